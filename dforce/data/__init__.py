@@ -1,0 +1,32 @@
+"""Trajectories on disk, windows of tokens in memory. torch and numpy; imports nothing of the core."""
+
+from .batch import Batch, Cond, check, cond_rows, cond_tokens, stack, unstack
+from .d4rl import read_d4rl, write_d4rl
+from .episodes import Episodes, pack
+from .maze import make_maze_dataset
+from .normalize import Affine, require_finite
+from .store import list_datasets
+from .trajectories import load_episodes, save_episodes
+from .windows import Windows, split_episodes
+
+__all__ = [
+    "Affine",
+    "Batch",
+    "Cond",
+    "Episodes",
+    "Windows",
+    "check",
+    "cond_rows",
+    "cond_tokens",
+    "list_datasets",
+    "load_episodes",
+    "make_maze_dataset",
+    "pack",
+    "read_d4rl",
+    "require_finite",
+    "save_episodes",
+    "split_episodes",
+    "stack",
+    "unstack",
+    "write_d4rl",
+]

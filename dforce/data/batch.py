@@ -1,0 +1,89 @@
+"""What a training step is handed: tokens, what is known about them, and where a sequence begins."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Cond = dict[str, dict[str, Tensor]]  # {"token": {name: [B, T, ...]}, "static": {name: [B, ...]}}
+
+
+class Batch(NamedTuple):
+    """Tokens of B sequences.
+
+    x: [B, T, *E] float32. mask: [B, T] bool, True where the token is data and not padding.
+    cond: what is known beside the tokens; its "token" half can be cut along T, its "static" half cannot.
+    first: [B] bool, True where the sequence begins anew, False where it continues row b of the batch before.
+    """
+
+    x: Tensor
+    mask: Tensor
+    cond: Cond
+    first: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            self.x.to(device), self.mask.to(device), _map(self.cond, lambda v: v.to(device)), self.first.to(device)
+        )
+
+    def rows(self, index: Tensor | slice) -> Batch:
+        """Some sequences of the batch. index: [N] integers, [B] bool, or a slice -> a batch of N."""
+        return Batch(self.x[index], self.mask[index], cond_rows(self.cond, index), self.first[index])
+
+
+def check(batch: Batch) -> Batch:
+    """The batch itself, if its shapes agree; ValueError says which one does not."""
+    size, tokens = batch.x.shape[:2]
+    found: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("mask", batch.mask, (size, tokens)),
+        ("first", batch.first, (size,)),
+        *((f"cond['token']['{name}']", value, (size, tokens)) for name, value in batch.cond.get("token", {}).items()),
+        *((f"cond['static']['{name}']", value, (size,)) for name, value in batch.cond.get("static", {}).items()),
+    ]
+    for name, value, wanted in found:
+        if tuple(value.shape[: len(wanted)]) != wanted:
+            raise ValueError(
+                f"{name} must begin with shape {wanted} as x is {tuple(batch.x.shape)}, got {tuple(value.shape)}"
+            )
+    unknown = set(batch.cond) - {"token", "static"}
+    if unknown:
+        raise ValueError(f"cond has the parts 'token' and 'static', got also {sorted(unknown)}")
+    return batch
+
+
+def cond_rows(cond: Cond, index: Tensor | slice) -> Cond:
+    """The conditions of some rows. index: [N] integers, [B] bool, or a slice."""
+    return _map(cond, lambda value: value[index])
+
+
+def cond_tokens(cond: Cond, start: int, stop: int) -> Cond:
+    """The conditions of tokens start..stop-1; what is static belongs to all of them."""
+    tokens = {name: value[:, start:stop] for name, value in cond.get("token", {}).items()}
+    return {**cond, "token": tokens} if "token" in cond else dict(cond)
+
+
+def stack(x: Tensor, size: int) -> Tensor:
+    """Join `size` consecutive raw tokens into one. x: [..., T * size, D] -> [..., T, size * D].
+
+    Frame stacking (Diffusion Forcing, Appendix B): a longer horizon for the same number of network steps.
+    Raises ValueError where the number of raw tokens is no multiple of `size`.
+    """
+    *lead, raw, width = x.shape
+    if size < 1 or raw % size:
+        raise ValueError(f"{raw} raw tokens cannot be stacked by {size}: choose a stack that divides {raw}")
+    return x.reshape(*lead, raw // size, size * width)
+
+
+def unstack(x: Tensor, size: int) -> Tensor:
+    """Inverse of `stack`. x: [..., T, size * D] -> [..., T * size, D]."""
+    *lead, tokens, width = x.shape
+    if size < 1 or width % size:
+        raise ValueError(f"tokens of width {width} do not hold {size} raw tokens each: was another stack used?")
+    return x.reshape(*lead, tokens * size, width // size)
+
+
+def _map(cond: Cond, function) -> Cond:
+    return {part: {name: function(value) for name, value in values.items()} for part, values in cond.items()}

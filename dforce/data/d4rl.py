@@ -1,0 +1,135 @@
+"""D4RL's HDF5 layout, read and written without d4rl (which cannot be imported beside today's MuJoCo)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .episodes import Episodes
+
+KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
+EPISODE = "infos/episode"  # ours: which rows belong together, where a file holds more than one trajectory
+
+
+def read_d4rl(
+    path: str | os.PathLike, *, cut_at: Sequence[str] = ("terminals",), max_length: int | None = None
+) -> Episodes:
+    """Read a D4RL file: row t is (o_t, a_t, r_t); o_{t+1} is the next row's, so an episode's last action is dropped.
+
+    cut_at: flags that end an episode. In maze2d `timeouts` mark a target reached in one continuous trajectory, not an
+    end (D4RL issue 85), so they are kept as truncations and nothing is cut there; for locomotion data pass
+    ("terminals", "timeouts"). max_length: cut longer episodes into pieces of at most so many steps.
+    Rewards are those of the present observation (D4RL relabels them from obs[t], issue 194). ValueError names a file
+    that is damaged or lacks a key.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [key for key in KEYS if key not in file and key != "timeouts"]
+            if missing:
+                raise ValueError(
+                    f"{path} lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, this one {sorted(file)}"
+                )
+            rows = {key: file[key][()] for key in KEYS if key in file}
+            infos = {key: value[()] for key, value in file.get("infos", {}).items() if isinstance(value, h5py.Dataset)}
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or no HDF5 file ({error})") from error
+    rows.setdefault("timeouts", np.zeros(len(rows["rewards"]), dtype=bool))
+    unknown = set(cut_at) - {"terminals", "timeouts"}
+    if unknown:
+        raise ValueError(f"cut_at names flags, 'terminals' and 'timeouts', got {sorted(unknown)}")
+    count = len(rows["observations"])
+    mark = infos.pop("episode", None)
+    if mark is None:
+        ends = np.zeros(count, dtype=bool)
+        for key in cut_at:
+            ends |= rows[key].astype(bool).reshape(-1)
+    else:
+        ends = np.append(np.diff(mark) != 0, True)
+    bounds = np.union1d(np.flatnonzero(ends) + 1, [count])
+    first, stop = _pieces(np.append(0, bounds[:-1]), bounds, max_length)
+    if not len(first):
+        raise ValueError(
+            f"{path} has no two consecutive rows that belong together: {count} rows, {int(ends.sum())} ends"
+        )
+    steps = _join(first, stop - 1)
+    kept = {key: rows[key][steps] for key in KEYS[1:]}
+    return Episodes(
+        rows["observations"][_join(first, stop)],
+        kept["actions"],
+        kept["rewards"].reshape(-1),
+        kept["terminals"].astype(bool).reshape(-1),
+        kept["timeouts"].astype(bool).reshape(-1),
+        stop - 1 - first,
+        {
+            key: value[steps]
+            for key, value in infos.items()
+            if np.ndim(value) and len(value) == count and key not in ("qpos", "qvel")
+        },
+        {"dataset": Path(path).stem},
+    )
+
+
+def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
+    """Write episodes in D4RL's layout, completely or not at all; `read_d4rl` gives them back.
+
+    D4RL has no observation after the last action: an episode gets one more row for it, with zero action and reward
+    (and, where there are several, with `timeouts` set, and `infos/episode` numbering them). Observations of width 4
+    are maze2d's (qpos, qvel) and are also stored as such. Blocks carry a checksum, so a changed byte is noticed.
+    """
+    import h5py
+
+    lengths, many = episodes.lengths, len(episodes) > 1
+    steps = np.arange(episodes.steps) + np.repeat(np.arange(len(episodes)), lengths)  # rows that have an action
+    last = np.cumsum(lengths + 1) - 1
+
+    def widen(values: np.ndarray, fill=None) -> np.ndarray:
+        wide = np.zeros((episodes.steps + len(episodes), *values.shape[1:]), values.dtype)
+        wide[steps] = values
+        wide[last] = wide[last - 1] if fill is None else fill
+        return wide
+
+    data = {
+        "observations": episodes.observations,
+        "actions": widen(episodes.actions, 0),
+        "rewards": widen(episodes.rewards, 0),
+        "terminals": widen(episodes.terminations, False),
+        "timeouts": widen(episodes.truncations, many),
+        **{f"infos/{key}": widen(value) for key, value in episodes.infos.items()},
+    }
+    if episodes.observations.shape[1] == 4:
+        data |= {"infos/qpos": episodes.observations[:, :2], "infos/qvel": episodes.observations[:, 2:]}
+    if many:
+        data[EPISODE] = np.repeat(np.arange(len(episodes)), lengths + 1)
+    partial = Path(f"{path}.partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            for key, value in data.items():
+                file.create_dataset(key, data=value, chunks=True, fletcher32=True)
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Row ranges of episodes with at least one step; neighbours of a cut share the row between them."""
+    if max_length is not None:
+        if max_length < 1:
+            raise ValueError(f"max_length is a number of steps, at least 1, got {max_length}")
+        cuts = [np.arange(a, b - 1, max_length) for a, b in zip(first, stop, strict=True)]
+        stop = np.concatenate([np.minimum(cut + max_length + 1, b) for cut, b in zip(cuts, stop, strict=True)])
+        first = np.concatenate(cuts)
+    keep = stop - first > 1
+    return first[keep], stop[keep]
+
+
+def _join(first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """The numbers first[e]..stop[e]-1 of all e, one after another."""
+    lengths = stop - first
+    return np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

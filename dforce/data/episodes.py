@@ -1,0 +1,112 @@
+"""Ragged episodes in packed arrays: what every source of trajectories is turned into, and what windows are cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """E episodes of S_e steps each, packed one after another; N = sum of S_e.
+
+    observations: [N + E, O], S_e + 1 rows an episode (the last is what the last action led to).
+    actions: [N, A]. rewards: [N]. terminations, truncations: [N] bool. lengths: [E], the S_e.
+    infos: {name: [N, ...]}, further facts of a step, as they were when its action was taken.
+    about: JSON-able facts of the whole: dataset, env, dt, observation_names, action_names, ...
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    lengths: np.ndarray
+    infos: dict[str, np.ndarray] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        steps, count = int(np.sum(self.lengths)), len(self.lengths)
+        if not count or np.min(self.lengths) < 1:
+            raise ValueError(f"episodes must have at least one step each, got lengths {list(self.lengths[:8])}")
+        if self.observations.ndim != 2 or self.actions.ndim != 2:
+            shapes = (self.observations.shape, self.actions.shape)
+            raise ValueError(
+                f"observations and actions must be packed as [rows, width], got {shapes[0]} and {shapes[1]}"
+            )
+        arrays = {k: getattr(self, k) for k in ("observations", "actions", "rewards", "terminations", "truncations")}
+        for name, array in {**arrays, **self.infos}.items():
+            wanted = steps + count if name == "observations" else steps
+            if len(array) != wanted:
+                raise ValueError(
+                    f"{name} has {len(array)} rows, but {count} episodes of {steps} steps in all need {wanted}"
+                    " (observations have one row more than steps in each episode)"
+                )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all, N."""
+        return len(self.actions)
+
+    @property
+    def first_step(self) -> np.ndarray:
+        """Row of each episode's first action: [E]."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def first_observation(self) -> np.ndarray:
+        """Row of each episode's first observation: [E]."""
+        return self.first_step + np.arange(len(self.lengths))
+
+    def episode(self, e: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations [S+1, O], actions [S, A] and rewards [S] of episode e, as views."""
+        step, row, length = int(self.first_step[e]), int(self.first_observation[e]), int(self.lengths[e])
+        return (
+            self.observations[row : row + length + 1],
+            self.actions[step : step + length],
+            self.rewards[step : step + length],
+        )
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Column names of observations and actions; numbered where the source named none."""
+        width = self.observations.shape[1], self.actions.shape[1]
+        observation = self.about.get("observation_names") or [f"observation[{i}]" for i in range(width[0])]
+        action = self.about.get("action_names") or [f"action[{i}]" for i in range(width[1])]
+        return list(observation), list(action)
+
+
+def pack(
+    observations: Sequence,
+    actions: Sequence,
+    rewards: Sequence,
+    *,
+    terminations=None,
+    truncations=None,
+    infos: dict[str, Sequence] | None = None,
+    about: dict | None = None,
+) -> Episodes:
+    """Episodes out of one array per episode: observations [S+1, O], actions [S, A], rewards [S], infos [S, ...].
+
+    Arrays with a leading episode dimension ([C, S+1, O], ...) do as well as lists of ragged ones.
+    Without flags nothing terminates, and every last step is truncated.
+    """
+    lengths = np.array([len(a) for a in actions], dtype=np.int64)
+    if len(observations) != len(actions) or len(rewards) != len(actions):
+        counts = f"{len(observations)}, {len(actions)}, {len(rewards)}"
+        raise ValueError(f"as many episodes of observations, actions and rewards are needed, got {counts}")
+    for e, (o, length) in enumerate(zip(observations, lengths, strict=True)):
+        if len(o) != length + 1:
+            raise ValueError(f"episode {e} has {length} actions, so it needs {length + 1} observations, got {len(o)}")
+    if terminations is None:
+        terminations = [np.zeros(length, dtype=bool) for length in lengths]
+    if truncations is None:
+        truncations = [np.arange(length) == length - 1 for length in lengths]
+    packed = {name: np.concatenate(list(values)) for name, values in (infos or {}).items()}
+    arrays = (np.concatenate(list(v)) for v in (observations, actions, rewards, terminations, truncations))
+    return Episodes(*arrays, lengths, packed, dict(about or {}))

@@ -1,0 +1,115 @@
+"""Where Minari datasets lie, how a folder is replaced in one go, and how a changed byte is noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+CHECKSUMS = "checksums.json"  # beside Minari's own "data" folder, so that Minari does not mind it
+MINARI_ROOT = "MINARI_DATASETS_PATH"
+
+
+def datasets_root(root: str | os.PathLike | None = None) -> Path:
+    """The folder that holds all datasets: `root`, else $MINARI_DATASETS_PATH, else Minari's own default."""
+    return Path(root or os.environ.get(MINARI_ROOT) or Path.home() / ".minari" / "datasets").expanduser()
+
+
+def list_datasets(root: str | os.PathLike | None = None) -> list[str]:
+    """Names of the Minari datasets that exist locally."""
+    top = datasets_root(root)
+    found = (path.parent.parent.relative_to(top) for path in top.glob("**/data/metadata.json"))
+    return sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
+
+
+@contextlib.contextmanager
+def staged(name: str, *, root: str | os.PathLike | None, overwrite: bool) -> Iterator[Path]:
+    """A folder to write dataset `name` under, which takes its place when the block ends well, and vanishes otherwise.
+
+    Meanwhile Minari is pointed at it. Until the new dataset is complete and on the disk the old one is untouched; it
+    then steps aside under a hidden name, from which `restore` brings it back if the process dies between two renames.
+    ValueError where the dataset exists and `overwrite` is not given.
+    """
+    top = datasets_root(root)
+    final = restore(top / name)
+    if final.exists() and not overwrite:
+        raise ValueError(
+            f"dataset {name!r} exists at {final}: pass overwrite=True to replace it, or choose another name"
+        )
+    top.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=top))
+    before = os.environ.get(MINARI_ROOT)
+    os.environ[MINARI_ROOT] = str(stage)
+    try:
+        yield stage
+        write_checksums(stage / name)
+        for folder in Path(name).parents:  # Minari keeps a file in each namespace
+            (top / folder).mkdir(exist_ok=True, parents=True)
+            for file in (stage / folder).glob("*.json"):
+                if not (top / folder / file.name).exists():
+                    os.replace(file, top / folder / file.name)
+        aside = _aside(final)
+        if final.exists():
+            os.replace(final, aside)
+        os.replace(stage / name, final)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if before is None:
+            os.environ.pop(MINARI_ROOT, None)
+        else:
+            os.environ[MINARI_ROOT] = before
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def restore(folder: Path) -> Path:
+    """`folder`, brought back from where `staged` puts the old dataset if the process died between its two renames."""
+    if not folder.exists() and _aside(folder).exists():
+        os.replace(_aside(folder), folder)
+    return folder
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def write_checksums(folder: Path) -> None:
+    """Note size and sha256 of every file under `folder`, and wait until all of them are on the disk."""
+    files = {
+        p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != CHECKSUMS
+    }
+    noted = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
+    (folder / CHECKSUMS).write_text(json.dumps({"format": 1, "files": noted}, indent=1))
+    for path in [*files.values(), folder / CHECKSUMS]:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def verify_checksums(folder: Path) -> None:
+    """ValueError naming the first file that is not as it was saved. Datasets without checksums (not ours) pass."""
+    if not (folder / CHECKSUMS).exists():
+        return
+    try:
+        noted = json.loads((folder / CHECKSUMS).read_text())["files"]
+        items = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in noted.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / CHECKSUMS} is damaged ({error}); restore the dataset or generate it again"
+        ) from error
+    cure = f"restore it or generate the dataset again; if you changed it on purpose, delete {folder / CHECKSUMS}"
+    for path, size, digest in items:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; {cure}")
+        if path.stat().st_size != size:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, but {size} were saved; {cure}")
+        if _sha256(path) != digest:
+            raise ValueError(f"{path} is damaged: its sha256 is not the one noted when it was saved; {cure}")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+"""Episodes to and from Minari, offline: any local dataset of vector observations trains."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .d4rl import read_d4rl
+from .episodes import Episodes, pack
+from .flatten import flatten_rows, width_names
+from .store import datasets_root, list_datasets, restore, staged, verify_checksums
+
+ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
+D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a part of it can be held out
+
+
+def save_episodes(
+    name: str,
+    episodes: Episodes,
+    *,
+    env: Any = None,
+    about: dict | None = None,
+    overwrite: bool = False,
+    root: str | os.PathLike | None = None,
+    **minari_fields: Any,
+) -> Path:
+    """Write episodes as the Minari dataset `name` ("namespace/name-v1") and return its folder.
+
+    env: Gymnasium id or spec, so that Minari can recover the environment. about: JSON-able facts, joined with
+    `episodes.about`. minari_fields: description, algorithm_name, author, ref_min_score, ... of
+    `minari.create_dataset_from_buffers`. The folder appears complete or not at all, with checksums;
+    ValueError where it exists, unless `overwrite`.
+    """
+    import gymnasium
+    import minari
+
+    facts = {**episodes.about, **(about or {})}
+    json.dumps(facts)  # fails here, and not after the arrays are written
+    _check_name(name)
+    spaces = {}
+    if env is None:  # the arrays are all that is known
+        for key, array in (("observation_space", episodes.observations), ("action_space", episodes.actions)):
+            kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
+            spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape[1:], kind.type)
+    with staged(name, root=root, overwrite=overwrite), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Minari asks for author, e-mail, permalink, one warning each
+        dataset = minari.create_dataset_from_buffers(
+            name, list(_buffers(episodes)), env=env, data_format="hdf5", jpeg_encoding=False, **spaces, **minari_fields
+        )
+        dataset.storage.update_metadata({ABOUT: facts})
+    return datasets_root(root) / name
+
+
+def load_episodes(
+    name_or_path: str | os.PathLike, *, infos: Sequence[str] = (), root: str | os.PathLike | None = None
+) -> Episodes:
+    """Read a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
+
+    Dict observations are joined to one vector, discrete actions become one-hot. infos: names of the numeric infos to
+    read as well. ValueError for a dataset that does not exist (lists those that do), is damaged (names the file),
+    or holds something else than vectors.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return read_d4rl(path, max_length=D4RL_PIECE)
+    folder = path if (path / "data" / "metadata.json").exists() else restore(datasets_root(root) / name_or_path)
+    if not (folder / "data" / "metadata.json").exists():
+        raise ValueError(_unknown(str(name_or_path), root))
+    verify_checksums(folder)
+    metadata = read_metadata(folder)
+    observation_space, action_space = _spaces(folder / "data", metadata)
+    names = width_names(observation_space, "observation"), width_names(action_space, "action")
+    columns: dict[str, list] = {
+        key: [] for key in ("observations", "actions", "rewards", "terminations", "truncations")
+    }
+    extra: dict[str, list] = {key: [] for key in infos}
+    for number, raw in enumerate(_raw_episodes(folder / "data", metadata)):
+        _collect(number, raw, observation_space, action_space, columns, extra, folder)
+    about = {"observation_names": names[0], "action_names": names[1], **metadata.get(ABOUT, {})}
+    about["dataset"] = metadata.get("dataset_id", str(name_or_path))
+    if "env" not in about and metadata.get("env_spec"):
+        about["env"] = json.loads(metadata["env_spec"])["id"]
+    flags = {key: columns.pop(key) for key in ("terminations", "truncations")}
+    return pack(**columns, **flags, infos=extra, about=about)
+
+
+def read_metadata(folder: Path) -> dict:
+    """Minari's metadata of a dataset folder; ValueError naming the file if it is no JSON."""
+    path = folder / "data" / "metadata.json"
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); restore the dataset or generate it again") from error
+
+
+def _collect(number: int, raw: dict, observation_space, action_space, columns: dict, extra: dict, folder: Path) -> None:
+    """Add one stored episode, flattened. Infos stand beside observations, so their last row has no action."""
+    try:
+        observations, actions = (
+            flatten_rows(observation_space, raw["observations"]),
+            flatten_rows(action_space, raw["actions"]),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"episode {number} of {folder} does not fit the dataset's spaces: {error}") from error
+    if len(observations) != len(actions) + 1:
+        raise ValueError(
+            f"episode {number} of {folder} has {len(observations)} observations and {len(actions)} actions; "
+            "Minari stores one observation more than actions"
+        )
+    columns["observations"].append(observations)
+    columns["actions"].append(actions)
+    for key in ("rewards", "terminations", "truncations"):
+        columns[key].append(np.asarray(raw[key]))
+    for key, values in extra.items():
+        value: Any = raw["infos"]
+        for part in key.split("/"):
+            if value is None or part not in value:
+                raise ValueError(
+                    f"episode {number} of {folder} has no info {key!r}, it has {sorted(raw['infos'] or {})}"
+                )
+            value = value[part]
+        values.append(np.asarray(value)[: len(actions)])
+
+
+def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
+    """Episodes as stored. HDF5 is read directly (Minari decodes every info first); other formats through Minari."""
+    if metadata.get("data_format", "hdf5") != "hdf5":
+        from minari.dataset.minari_storage import MinariStorage
+
+        yield from MinariStorage.read(data).get_episodes(range(metadata["total_episodes"]))
+        return
+    import h5py
+
+    path = data / "main_data.hdf5"
+    try:
+        with h5py.File(path, "r") as file:
+            for number in range(metadata["total_episodes"]):
+                group = file[f"episode_{number}"]
+                yield {
+                    **{k: group[k] for k in ("observations", "actions")},
+                    "infos": group.get("infos"),
+                    **{k: group[k][()] for k in ("rewards", "terminations", "truncations")},
+                }
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged or incomplete ({error}); restore it or generate the dataset again"
+        ) from error
+
+
+def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
+    """Observation and action space; from the environment where the dataset does not store them itself."""
+    from minari.serialization import deserialize_space
+
+    if metadata.get("observation_space") and metadata.get("action_space"):
+        return deserialize_space(metadata["observation_space"]), deserialize_space(metadata["action_space"])
+    from minari.dataset.minari_storage import MinariStorage
+
+    storage = MinariStorage.read(data)
+    return storage.observation_space, storage.action_space
+
+
+def _buffers(episodes: Episodes) -> Iterator[Any]:
+    """Minari's episode buffers. Its infos have a row for each observation, so the last one is told twice."""
+    from minari.data_collector import EpisodeBuffer
+
+    for e, (first, length) in enumerate(zip(episodes.first_step, episodes.lengths, strict=True)):
+        observations, actions, rewards = episodes.episode(e)
+        steps = slice(int(first), int(first + length))
+        infos = {k: np.concatenate([v[steps], v[steps][-1:]]) for k, v in episodes.infos.items()}
+        yield EpisodeBuffer(
+            id=e,
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            infos=infos or None,
+            terminations=episodes.terminations[steps],
+            truncations=episodes.truncations[steps],
+        )
+
+
+def _check_name(name: str) -> None:
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parsed = parse_dataset_id(name)[0] is not None
+    except (ValueError, TypeError):
+        parsed = False
+    if not parsed:
+        raise ValueError(
+            f"{name!r} is no Minari dataset name: it looks like 'namespace/name-v1', namespace of 2 letters or more"
+        )
+
+
+def _unknown(name: str, root) -> str:
+    there = list_datasets(root)
+    near = difflib.get_close_matches(name, there, 1, 0.5)
+    return (
+        f"no dataset {name!r} in {datasets_root(root)}"
+        + (f", did you mean {near[0]!r}?" if near else ".")
+        + f" Datasets there: {', '.join(there) or 'none'}. Maze data are made by `dforce data maze`"
+        " (make_maze_dataset in Python), published ones are fetched by `minari download <name>`."
+    )

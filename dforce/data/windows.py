@@ -1,0 +1,210 @@
+"""Fixed windows over ragged episodes, drawn by counters: batch s is a function of (seed, split, s) and of nothing else.
+
+Raw token t is (a_t, o_{t+1}): an action belongs with the observation that it led to, and o_0 stands in
+cond["static"]["start"]. All tokens are normalised and packed once; a window is a row of a strided view of them, so
+that a batch is one `index_select`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .episodes import Episodes
+from .normalize import Affine, require_finite
+
+SPLIT, TRAIN, VAL = 0, 1, 2  # streams of the counter-based generator
+
+
+class Windows:
+    """Windows of `horizon` environment steps, `stack` consecutive raw tokens to a token.
+
+    event_shape: (stack * (A + O),). layout: what the numbers of a token mean, JSON-able. normalizer: Affine over A + O.
+    len(windows): how many windows there are. virtual_shards: in how many equal parts `batch_at` can be asked for; the
+    largest divisor of `batch` up to the number asked for, so that it depends on no number of processes.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        *,
+        horizon: int,
+        stack: int = 1,
+        batch: int = 128,
+        seed: int = 0,
+        normalizer: Affine | None = None,
+        held_out: float = 0.02,
+        split: Literal["train", "val"] = "train",
+        virtual_shards: int = 8,
+        sequential: bool = False,
+        device: torch.device | str = "cpu",
+    ):
+        """horizon: environment steps, a multiple of stack. batch: windows in a batch.
+
+        normalizer: None fits one to the training episodes (in either split). held_out: part of the episodes, at least
+        one if there are two, that `split="val"` shows and `split="train"` does not.
+
+        Episodes shorter than the horizon are padded with their last raw token; mask is False on every token that is
+        not data through and through. Episodes shorter than `stack` hold no such token and are passed over.
+
+        sequential: row b of batch s + 1 goes on where row b of batch s ended, through all episodes in an order drawn
+        from the seed, round and round; `first` is True where an episode begins (and everywhere in batch 0). An
+        episode's last window is then padded, and its steps beyond the last whole token are left out.
+        """
+        _check_arguments(episodes, horizon, stack, batch, virtual_shards, split)
+        self.horizon, self.stack, self.batch, self.seed, self.sequential = horizon, stack, batch, seed, sequential
+        self.virtual_shards = max(n for n in range(1, min(virtual_shards, batch) + 1) if batch % n == 0)
+        self.split = split
+        self.train_episodes, self.val_episodes = split_episodes(len(episodes), held_out, seed)
+        chosen = self.train_episodes if split == "train" else self.val_episodes
+        if not len(chosen):
+            raise ValueError(
+                f"no episode is held out: {len(episodes)} episode(s), held_out={held_out}; two or more are "
+                "needed (a long one can be cut: read_d4rl(path, max_length=10_000))"
+            )
+        tokens, starts = _tokens(episodes)
+        self.normalizer = normalizer or Affine.fit(
+            tokens[_rows(episodes.lengths, episodes.first_step, self.train_episodes)]
+        )
+        self._set_layout(episodes)
+        self._pack(episodes, chosen, tokens, starts, device)
+
+    def __len__(self) -> int:
+        return len(self._window)
+
+    def batch_at(self, step: int, *, shards: tuple[int, int] | None = None) -> Batch:
+        """Batch number `step`, or the part of it that virtual shards lo..hi-1 hold (`shards=(lo, hi)`).
+
+        x [B, T, stack * (A + O)] normalised, cond["static"]["start"] [B, O] the normalised observation before it.
+        """
+        lo, hi = shards or (0, self.virtual_shards)
+        if not 0 <= lo < hi <= self.virtual_shards:
+            raise ValueError(f"shards (lo, hi) must lie in 0..{self.virtual_shards} with lo < hi, got {(lo, hi)}")
+        part = self.batch // self.virtual_shards
+        rows = np.arange(lo * part, hi * part)
+        if self.sequential:
+            begin = rows * len(self) // self.batch
+            return self.gather(
+                torch.from_numpy((begin + step) % len(self)), first=None if step else torch.ones(len(rows)).bool()
+            )
+        draws = uniform(self.batch, seed=self.seed, stream=TRAIN if self.split == "train" else VAL, step=step)[rows]
+        return self.gather(torch.from_numpy((draws * len(self)).astype(np.int64)))
+
+    def gather(self, index: Tensor, *, first: Tensor | None = None) -> Batch:
+        """Windows by number. index: [B] in 0..len(self)-1. first: [B] bool, instead of what follows from them."""
+        index = index.to(self._window.device)
+        rows = self._window.index_select(0, index)
+        size, tokens = len(rows), self.horizon // self.stack
+        x = self._x.index_select(0, rows).view(size, tokens, -1)
+        mask = self._mask.index_select(0, rows).view(size, tokens, self.stack).all(-1)
+        start = self._start.index_select(0, rows)
+        if first is None:
+            first = self._first.index_select(0, index) if self.sequential else torch.ones(size, dtype=torch.bool)
+        return Batch(x, mask, {"static": {"start": start}}, first.to(x.device))
+
+    def _set_layout(self, episodes: Episodes) -> None:
+        observation, action = episodes.names()
+        width = len(action) + len(observation)
+        if self.normalizer.width != width:
+            raise ValueError(
+                f"the normaliser has {self.normalizer.width} columns, actions and observations have {width}"
+            )
+        self.event_shape = (self.stack * width,)
+        about = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
+        self.layout: dict[str, Any] = {
+            "stack": self.stack,
+            "horizon": self.horizon,
+            "action": [0, len(action)],
+            "observation": [len(action), width],
+            "names": [*action, *observation],
+            **about,
+        }
+
+    def _pack(self, episodes: Episodes, chosen: np.ndarray, tokens: np.ndarray, starts: np.ndarray, device) -> None:
+        """Normalised tokens of the chosen episodes in one array, padded to whole windows, and where those start."""
+        chosen = chosen[episodes.lengths[chosen] >= self.stack]
+        if not len(chosen):
+            raise ValueError(
+                f"no {self.split} episode is as long as one token of {self.stack} steps: use a smaller stack"
+            )
+        if self.sequential:
+            chosen = chosen[np.argsort(uniform(len(chosen), seed=self.seed, stream=SPLIT, step=1), kind="stable")]
+        lengths, horizon = episodes.lengths[chosen], self.horizon
+        count = (lengths - self.stack) // horizon + 1 if self.sequential else np.maximum(lengths - horizon, 0) + 1
+        padded = count * horizon if self.sequential else np.maximum(lengths, horizon)
+        begin = np.cumsum(padded) - padded
+        within = np.arange(padded.sum()) - np.repeat(begin, padded)
+        last = np.repeat(lengths - 1, padded)
+        source = np.repeat(episodes.first_step[chosen], padded) + np.minimum(within, last)
+        actions = episodes.actions.shape[1]
+        normalizer = self.normalizer.part(0, tokens.shape[1]).cpu()  # a copy: the caller's own stays where it is
+        x = normalizer.normalize(torch.from_numpy(tokens[source])).to(device)
+        start = normalizer.part(actions, tokens.shape[1]).normalize(torch.from_numpy(starts[source]))
+        mask = torch.from_numpy(within <= last).to(device)
+        views, width = len(x) - horizon + 1, x.shape[1]
+        self._x = x.as_strided((views, horizon * width), (width, 1))
+        self._mask = mask.as_strided((views, horizon), (1, 1))
+        self._start = start.to(device)
+        number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of the window in its episode
+        self._window = torch.from_numpy(np.repeat(begin, count) + number * (horizon if self.sequential else 1)).to(
+            device
+        )
+        self._first = torch.from_numpy(number == 0).to(device)
+
+
+def _check_arguments(episodes: Episodes, horizon: int, stack: int, batch: int, shards: int, split: str) -> None:
+    if split not in ("train", "val"):
+        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    if min(horizon, stack, batch, shards) < 1:
+        got = f"{horizon}, {stack}, {batch}, {shards}"
+        raise ValueError(f"horizon, stack, batch and virtual_shards must be positive, got {got}")
+    if horizon % stack:
+        near = max(stack, round(horizon / stack) * stack)
+        raise ValueError(f"horizon {horizon} is not divisible by stack {stack}: the nearest horizon is {near}")
+    longest = int(episodes.lengths.max())
+    if horizon > longest:
+        raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps: shorten it")
+
+
+def split_episodes(count: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the training and of the held-out episodes, each ascending; a function of (count, held_out, seed)."""
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is the part of the episodes kept for validation, in [0, 1), got {held_out}")
+    kept = min(max(1, round(held_out * count)), count - 1) if held_out else 0
+    order = np.argsort(uniform(count, seed=seed, stream=SPLIT, step=0), kind="stable")
+    return np.sort(order[kept:]), np.sort(order[:kept])
+
+
+def uniform(size: int, *, seed: int, stream: int, step: int) -> np.ndarray:
+    """[size] float64 in [0, 1), a pure function of its arguments.
+
+    Raw Philox words (Salmon et al. 2011): numpy promises those, not the output of its distributions, to stay the
+    same from version to version.
+    """
+    if seed < 0 or step < 0:
+        raise ValueError(f"seed and step must not be negative, got {seed} and {step}")
+    words = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]).random_raw(size)
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+def _tokens(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
+    """Raw tokens (a_t, o_{t+1}) [N, A + O] and the observations before them, o_t [N, O], as float32, known finite."""
+    observation, action = episodes.names()
+    require_finite(episodes.actions, lengths=episodes.lengths, names=action, kind="actions")
+    require_finite(episodes.observations, lengths=episodes.lengths + 1, names=observation, kind="observations")
+    before = _rows(episodes.lengths, episodes.first_observation)
+    tokens = np.concatenate(
+        [episodes.actions, episodes.observations[before + 1]], 1, dtype=np.float32, casting="same_kind"
+    )
+    return tokens, episodes.observations[before].astype(np.float32)
+
+
+def _rows(lengths: np.ndarray, first: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+    """Rows first[e], first[e] + 1, ..., lengths[e] of them, for each (chosen) episode e, joined."""
+    if chosen is not None:
+        lengths, first = lengths[chosen], first[chosen]
+    return np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

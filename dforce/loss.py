@@ -1,0 +1,138 @@
+"""The training loss: corrupt every token at its own level, denoise in one pass, weigh the x0 error by the SNR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dforce.denoiser import Cond, Denoiser
+from dforce.schedule import Schedule
+from dforce.tree import State
+
+Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
+Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
+
+
+def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else None
+    return kind(*args, generator=generator, device=device)
+
+
+# ------------------------------------------------------------------------------------------------- level samplers
+
+def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Every token at its own uniform level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024)."""
+    return _draw(torch.randint, 0, schedule.levels + 1, shape, generator=generator)
+
+
+def shared(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """One uniform level 0..K a sequence: full-sequence diffusion."""
+    return independent(schedule, (shape[0], 1), generator).expand(shape)
+
+
+def rising(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Independent levels, sorted so that they rise along time: only what a pyramid shows."""
+    return independent(schedule, shape, generator).sort(1).values
+
+
+def teacher_forcing(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """A clean past, one token at a uniform level 1..K at a uniform position, and a future of pure noise."""
+    batch, time = shape
+    position = _draw(torch.randint, 0, time, (batch, 1), generator=generator)
+    level = _draw(torch.randint, 1, schedule.levels + 1, (batch, 1), generator=generator)
+    tokens = torch.arange(time, device=position.device)
+    return torch.where(tokens < position, 0, torch.where(tokens == position, level, schedule.levels))
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+# Of the x0 error, whatever the network predicts: the eps objective is SNR, the v objective SNR + 1, the x0 objective 1.
+
+def snr(cap: float = 100.0) -> Weight:
+    """min(SNR, cap): the eps objective of Ho et al. (2020), capped near clean tokens, where SNR is unbounded."""
+    return lambda log_snr: log_snr.exp().clamp(max=cap)
+
+
+def min_snr(gamma: float = 5.0) -> Weight:
+    """min(SNR, gamma) (Hang et al. 2023): in x0 space the same for every parameterisation."""
+    return lambda log_snr: log_snr.exp().clamp(max=gamma)
+
+
+def v_weight(cap: float = 5.0) -> Weight:
+    """min(SNR + 1, cap): the v objective (Salimans & Ho 2022), capped near clean tokens."""
+    return lambda log_snr: (log_snr.exp() + 1).clamp(max=cap)
+
+
+def uniform() -> Weight:
+    """1: the x0 objective as it is."""
+    return torch.ones_like
+
+
+def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
+    """Fused SNR (Chen et al. 2024, appendix B.1): a token's SNR together with that of its past.
+
+    With S_t = min(SNR_t, clip) / clip and the running mean C_t = decay C_{t-1} + (1 - decay) S_t (C_0 = S_0), the
+    weight of the x0 error is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0.
+    `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
+    """
+    def weight(log_snr: Tensor) -> Tensor:
+        own = log_snr.exp().clamp(max=clip) / clip
+        past, running = torch.zeros_like(own), own[:, 0]
+        for t in range(1, own.shape[1]):
+            past[:, t] = running
+            running = decay * running + (1 - decay) * own[:, t]
+        return clip * (1 - (1 - own) * (1 - decay * past))
+    return weight
+
+
+# ------------------------------------------------------------------------------------------------------------- loss
+
+def corrupt(schedule: Schedule, x0: Tensor, level: Tensor, noise: Tensor | torch.Generator | None = None) -> Tensor:
+    """x_level ~ q(. | x0): x0 [B, T, *E], every token at its own level [B, T]. Level 0 returns x0 bit for bit."""
+    if not isinstance(noise, Tensor):
+        noise = _draw(torch.randn, x0.shape, generator=noise).to(x0)
+    alpha, sigma = schedule(level, x0)
+    return alpha.to(x0.dtype) * x0 + sigma.to(x0.dtype) * noise
+
+
+def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Tensor | None = None,
+                 cond: Cond | None = None, state: State = None, levels: Levels = independent,
+                 weight: Weight | None = None, generator: torch.Generator | None = None) -> tuple[Tensor, State]:
+    """Weighted x0 error at random levels, one pass (Chen et al. 2024, Algorithm 1). Returns (loss, state after).
+
+    x0: [B, T, *E]; mask: [B, T] or [B, T, *E], true where there is data; `state` None starts new sequences from
+    `denoiser.init_state`; weight default `min_snr(5.)`.
+    """
+    level = levels(schedule, (x0.shape[0], x0.shape[1]), generator).to(x0.device)
+    noisy = corrupt(schedule, x0, level, generator)
+    state = denoiser.init_state(len(x0), cond) if state is None else state
+    x0_hat, state = denoiser(noisy, level, state, cond)
+    error = (x0_hat.float() - x0.float()).square()
+    factor = (weight or min_snr())(schedule.log_snr(level)).to(error.dtype)
+    if mask is not None and mask.shape != x0.shape[:2]:
+        event = mask.flatten(2)
+        error = (error.flatten(2) * event).sum(2) / event.sum(2).clamp(min=1)
+        mask = event.any(2)
+    else:
+        error = error.flatten(2).mean(2)
+    error = error * factor
+    return (error.mean() if mask is None else (error * mask).sum() / mask.sum().clamp(min=1)), state
+
+
+class ForcingObjective(nn.Module):
+    """The loss as a module that owns the denoiser, so that DDP and FSDP can wrap it.
+
+    objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond.
+    """
+
+    def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Levels = independent,
+                 weight: Weight | None = None):
+        super().__init__()
+        self.denoiser, self.schedule, self.levels, self.weight = denoiser, schedule, levels, weight or min_snr()
+
+    def forward(self, batch: Any, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, _ = forcing_loss(self.denoiser, self.schedule, batch.x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
+                               levels=self.levels, weight=self.weight, generator=generator)
+        return loss, {"loss": loss.detach()}

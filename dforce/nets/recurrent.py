@@ -1,0 +1,92 @@
+"""The thin recurrent network for vector tokens (plans, actions): only the GRU walks through time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dforce.nets.embed import LevelFeatures
+
+State = dict[str, Tensor]
+
+
+class RecurrentNet(nn.Module):
+    """Diffusion Forcing's two equations (Chen et al. 2024, section 3.1) with a thin recurrence::
+
+        e_t = encoder(x_t, k_t, cond_t)     z_t = GRU(z_{t-1}, e_t)     out_t = head(z_{t-1}, e_t)
+
+    Encoder and head run batched over all B * T tokens; out [B, T, *E] at token t sees x_t itself and the latent
+    before it. event_shape: *E of one token. `static` names and sizes of cond["static"] vectors that the initial
+    latent reads (such as {"start": 4}), `token` those of cond["token"] that the encoder reads; `width` of the latent,
+    `depth` GRU layers. State: {"z": [B, depth, width]}.
+    """
+
+    causal = True
+    recurrent = True
+
+    def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None,
+                 token: Mapping[str, int] | None = None, width: int = 256, depth: int = 1):
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.static, self.token = dict(static or {}), dict(token or {})
+        self.width, self.depth = width, depth
+        dim = int(torch.Size(self.event_shape).numel())
+        self.level = LevelFeatures()
+        self.encoder = nn.Sequential(nn.Linear(dim + self.level.dim + sum(self.token.values()), width), nn.SiLU(),
+                                     nn.Linear(width, width))
+        self.core = nn.GRU(width, width, depth, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
+                                  nn.Linear(2 * width, dim))
+        self.null = nn.Parameter(torch.zeros(depth, width))
+        self.start = nn.Sequential(nn.Linear(sum(self.static.values()), width), nn.SiLU(),
+                                   nn.Linear(width, depth * width)) if self.static else None
+
+    def init_state(self, batch: int, cond: Any = None) -> State:
+        """The latent before the first token; reads the `static` conditioning. Raises ValueError if some is missing."""
+        z = self.null.expand(batch, -1, -1)
+        if self.start is not None:
+            values = torch.cat(_gather(cond, "static", self.static), -1)
+            if len(values) != batch:
+                raise ValueError(f"cond['static'] holds {len(values)} rows for a batch of {batch}")
+            z = z + self.start(values).to(z.dtype).view(batch, self.depth, self.width)
+        return {"z": z}
+
+    def _encode(self, x: Tensor, label: Tensor, cond: Any) -> Tensor:
+        if tuple(x.shape[2:]) != self.event_shape:
+            raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, self.event_shape))}], got {[*x.shape]}")
+        parts = [x.flatten(2), self.level(label), *_gather(cond, "token", self.token)]
+        return self.encoder(torch.cat(parts, -1))
+
+    def _walk(self, code: Tensor, state: State) -> tuple[Tensor, State]:
+        """Latents after every token [B, T, width], and the state after the last."""
+        z, last = self.core(code, state["z"].transpose(0, 1).contiguous().to(code.dtype))
+        return z, {"z": last.transpose(0, 1).to(state["z"].dtype)}
+
+    def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
+        """The state after tokens x [B, T, *E]; no head."""
+        return self._walk(self._encode(x, label, cond), state)[1]
+
+    def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
+        """x [B, T, *E], label [B, T] -> out [B, T, *E], state."""
+        code = self._encode(x, label, cond)
+        before = state["z"][:, -1:].to(code.dtype)
+        z, state = self._walk(code, state)
+        out = self.head(torch.cat([torch.cat([before, z[:, :-1]], 1), code], -1))
+        return out.view(x.shape), state
+
+
+def _gather(cond: Any, kind: str, sizes: dict[str, int]) -> list[Tensor]:
+    """The named conditioning vectors in a fixed order, their sizes checked."""
+    found = []
+    for name, size in sizes.items():
+        value = (cond or {}).get(kind, {}).get(name)
+        if value is None:
+            have = sorted((cond or {}).get(kind, {}))
+            raise ValueError(f"the network was built for cond[{kind!r}][{name!r}] of size {size}, got {have or 'none'}")
+        if value.shape[-1] != size:
+            raise ValueError(f"cond[{kind!r}][{name!r}] must end in {size}, got {[*value.shape]}")
+        found.append(value)
+    return found

@@ -1,0 +1,222 @@
+"""Executing plans: from a plan and an observation to an action, and from many plans to played episodes.
+
+How a plan is executed decides a maze score as much as the plan itself does, so an executor is an explicit argument,
+never a default hidden in a planner, and its `variant` goes into every row of results. Everything is batched over
+N episodes and in physical units. An observation is (x, y, vx, vy), a length is one maze cell, and an action is
+(ax, ay) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dforce.envs import BatchedMaze, Maze
+from dforce.envs.maze import GOAL_RADIUS
+
+
+class Plan(NamedTuple):
+    """What is meant to happen. actions: [N, H, 2]; states: [N, H, 4], state h is where the plan is AFTER step h."""
+
+    actions: np.ndarray
+    states: np.ndarray
+
+
+Planner = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Plan]
+"""planner(obs [N, 4], goal [N, 2], remaining steps, rng) -> Plan. A plan may be longer or shorter than `remaining`."""
+
+Executor = Callable[[Plan, int, np.ndarray, np.ndarray], np.ndarray]
+"""executor(plan, t, obs [N, 4], goal [N, 2]) -> action [N, 2]; t counts the steps since the plan was made, from 0."""
+
+Act = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+"""act(t, obs [N, 4], goal [N, 2]) -> action [N, 2]; t counts the steps since the episode began, from 0."""
+
+
+class Executed(NamedTuple):
+    """N episodes of H steps as they went. Every field but `plan` has the episodes first.
+
+    rewards: [N, H], the sparse reward of each step (1 within half a cell of the goal, of the state stepped into)
+    trajectory: [N, H + 1, 4], observations from the start on; actions: [N, H, 2] as sent; goals: [N, 2]
+    plan: the first plan, for pictures; None where nothing was planned (the baselines)
+    """
+
+    rewards: np.ndarray
+    trajectory: np.ndarray
+    actions: np.ndarray
+    goals: np.ndarray
+    plan: Plan | None = None
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Sum of rewards, which is the number of steps spent at the goal. [N]"""
+        return self.rewards.sum(axis=1)
+
+    @property
+    def success(self) -> np.ndarray:
+        """Whether the goal was ever reached. [N] bool"""
+        return (self.rewards > 0).any(axis=1)
+
+    @property
+    def first_reach(self) -> np.ndarray:
+        """Steps taken until the first reward, 1..H, or -1 where it never came. [N] int"""
+        return np.where(self.success, (self.rewards > 0).argmax(axis=1) + 1, -1)
+
+    @property
+    def latched(self) -> np.ndarray:
+        """Return "if it had stayed": reward 1 on every step from the first success on (Diffusion Veteran's). [N]
+
+        Never comparable with `returns`: it forgives a plan that passes through the goal and leaves.
+        """
+        horizon = self.rewards.shape[1]
+        return np.where(self.success, horizon + 1.0 - self.first_reach, 0.0)
+
+
+@dataclass(frozen=True)
+class tracking:  # lower case, for it is used as the function that it is: tracking(hold=False)
+    """PD tracking of the planned states: clip(gain_p (p' - x) + gain_d (v' - v)), (p', v') the plan's next state.
+
+    gain_p: actions a cell of position error, gain_d: actions a cell/s of velocity error (D4RL's controller: 10 and 1).
+    hold: from the plan's first arrival within `arrive` cells of the goal on, the target is the goal itself at rest.
+    Demonstrations never stay at a goal, so neither do plans made from them. Diffuser's executor holds its last
+    waypoint for the same reason. Where the plan ends, its last state stays the target.
+    """
+
+    gain_p: float = 10.0
+    gain_d: float = 1.0
+    hold: bool = True
+    arrive: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.gain_p <= 0 or self.gain_d < 0:
+            raise ValueError(f"want gain_p > 0 and gain_d >= 0, got gain_p={self.gain_p}, gain_d={self.gain_d}")
+        if not 0 < self.arrive <= GOAL_RADIUS:
+            raise ValueError(f"arrive={self.arrive} is not in (0, {GOAL_RADIUS}], where reward is paid")
+
+    @property
+    def variant(self) -> dict[str, object]:
+        """What names this executor in a row of results."""
+        return {"executor": "tracking", **asdict(self)}
+
+    def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """plan of N, step t >= 0 of it, obs: [N, 4], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
+        target = plan.states[:, min(t, plan.states.shape[1] - 1)]
+        if self.hold:
+            gap = plan.states[:, : t + 1, :2] - goal[:, None]
+            arrived = ((gap**2).sum(axis=-1) <= self.arrive**2).any(axis=1)
+            rest = np.concatenate([goal, np.zeros_like(goal)], axis=1)
+            target = np.where(arrived[:, None], rest, target)
+        error = target - obs
+        return np.clip(self.gain_p * error[:, :2] + self.gain_d * error[:, 2:], -1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class diffused_action:
+    """The plan's own actions, open loop, clipped to [-1, 1]. Past the plan's end: no force, the ball coasts."""
+
+    @property
+    def variant(self) -> dict[str, object]:
+        """What names this executor in a row of results."""
+        return {"executor": "diffused_action"}
+
+    def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """plan of N, step t >= 0 of it, obs: [N, 4], goal: [N, 2] (unused) -> action [N, 2] in [-1, 1]."""
+        if t >= plan.actions.shape[1]:
+            return np.zeros_like(obs[:, :2])  # repeating the last force would drive on for ever
+        return np.clip(plan.actions[:, t], -1.0, 1.0)
+
+
+def play(maze: Maze, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None) -> Executed:
+    """Let `act` drive N episodes at once, each to the end: a maze never terminates.
+
+    starts: [N, 4]; goals: [N, 2] or one goal [2] for all; steps: maze.max_steps unless given.
+    """
+    starts, goals = episode_arrays(maze, starts, goals)
+    steps = maze.max_steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    count = len(starts)
+    env = BatchedMaze(maze, count)
+    env.state, env.goal = starts.copy(), goals.copy()
+    trajectory, actions = np.empty((count, steps + 1, 4)), np.empty((count, steps, 2))
+    rewards = np.empty((count, steps))
+    trajectory[:, 0] = starts
+    for t in range(steps):
+        actions[:, t] = act(t, trajectory[:, t], goals)
+        trajectory[:, t + 1], rewards[:, t] = env.step(actions[:, t])
+    return Executed(rewards, trajectory, actions, goals)
+
+
+def run_episodes(
+    maze: Maze,
+    planner: Planner,
+    executor: Executor,
+    starts: np.ndarray,
+    goals: np.ndarray,
+    *,
+    steps: int | None = None,
+    replan_every: int | None = None,
+    shrink: bool = False,
+    seed: int = 0,
+) -> Executed:
+    """Receding-horizon control: plan, execute `replan_every` steps of it, plan again from where the ball is.
+
+    starts: [N, 4]; goals: [N, 2] or [2]; steps: maze.max_steps unless given; replan_every=None plans once.
+    The planner is asked for `steps` steps each time (fixed horizon), or for those that are left (`shrink`).
+    Its generator is a function of (seed, step of the episode) alone, so a replan does not depend on those before it.
+    """
+    if replan_every is not None and replan_every < 1:
+        raise ValueError(f"replan_every={replan_every}: give a number of steps >= 1, or None to plan once")
+    steps = maze.max_steps if steps is None else steps
+    every = steps if replan_every is None else replan_every
+    plans: dict[str, Plan] = {}
+
+    def act(t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        age = t % every
+        if age == 0:
+            horizon = steps - t if shrink else steps
+            plans["now"] = checked_plan(planner(obs, goal, horizon, np.random.default_rng([seed, t])), len(obs))
+            plans.setdefault("first", plans["now"])
+        return executor(plans["now"], age, obs, goal)
+
+    played = play(maze, act, starts, goals, steps=steps)
+    return played._replace(plan=plans["first"])
+
+
+def checked_plan(plan: Plan, count: int) -> Plan:
+    """The plan itself, if it is finite, at least one step long and made for `count` episodes; else ValueError."""
+    actions, states = plan
+    horizon = states.shape[1] if states.ndim == 3 else 0
+    if horizon < 1 or states.shape != (count, horizon, 4) or actions.shape != (count, horizon, 2):
+        raise ValueError(
+            f"a plan for {count} episodes holds actions [{count}, H, 2] and states [{count}, H, 4] with H >= 1, got "
+            f"{actions.shape} and {states.shape}; stacked tokens have to be unstacked first"
+        )
+    for name, array in (("actions", actions), ("states", states)):
+        if not np.isfinite(array).all():
+            episode, step, column = np.argwhere(~np.isfinite(array))[0]
+            raise ValueError(
+                f"planned {name} are not finite, first at episode {episode}, step {step}, column {column}; "
+                f"a smaller guidance scale usually cures it"
+            )
+    return plan
+
+
+def episode_arrays(maze: Maze, starts: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts [N, 4] and goals [N, 2] in float64, one goal [2] repeated for all; ValueError where they cannot be."""
+    starts, goals = np.asarray(starts, dtype=np.float64), np.asarray(goals, dtype=np.float64)
+    if starts.ndim != 2 or starts.shape[1] != 4 or len(starts) == 0:
+        raise ValueError(f"starts must be [N, 4], rows of (x, y, vx, vy) with N >= 1, got {starts.shape}")
+    if goals.shape not in ((2,), (len(starts), 2)):
+        raise ValueError(f"goals must be [{len(starts)}, 2], or [2] for one goal shared by all, got {goals.shape}")
+    goals = np.broadcast_to(goals, (len(starts), 2))
+    for name, places in (("start", starts[:, :2]), ("goal", goals)):
+        free = maze.is_free(places)
+        if not free.all():
+            raise ValueError(
+                f"{name} {places[~free][0].tolist()} is not in a free cell of maze {maze.name!r}; free cells "
+                f"(row, column): {maze.free_cells.tolist()}"
+            )
+    return starts, goals

@@ -1,0 +1,206 @@
+"""Scores of played mazes: what they are, over which starts, and how sure one can be.
+
+A mean over all starts proves little in these mazes, because driving straight at the goal solves most of them. So each
+metric is reported twice: over all starts, and over the blocked ones, which straight driving never solves.
+Rows have the shape of every results.json: {task, method, variant, metric, value, low, high, n, seeds, unit,
+higher_is_better}; `variant["starts"]` says which starts they are about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dforce.envs import BatchedMaze, Maze, normalized_score
+from dforce.envs.batched import MARGIN, RADIUS
+from dforce.envs.maze import CELL_OFFSET
+from dforce.planning.baselines import run_driver, straight_driver
+from dforce.planning.execute import Executed
+
+Row = dict[str, Any]
+
+METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
+    "return": ("steps at goal", True),
+    "score": ("D4RL-normalised x100", True),
+    "score_latched": ("D4RL-normalised x100, reward kept from first success on", True),
+    "success": ("fraction", True),
+    "first_reach": ("steps, where reached", False),
+    "wall_contact": ("fraction of steps", False),
+    "plan_in_wall": ("fraction of planned states", False),
+}
+Z95 = 1.959963984540054  # two-sided 95% quantile of the normal law
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95% interval over n episodes."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class ScoreReport(NamedTuple):
+    """Episodes of one method, of all its seeds. Every field is [E].
+
+    values: metric name -> [E], see METRICS; first_reach is -1 where the goal was never reached; no scores where the
+        maze has no reference returns, no plan_in_wall where nothing was planned (it is about the first plan)
+    seed: which training seed (or repetition) an episode belongs to, equal ones side by side
+    blocked: whether straight driving fails from its start
+    """
+
+    values: dict[str, np.ndarray]
+    seed: np.ndarray
+    blocked: np.ndarray
+
+    def rows(self, *, task: str, method: str, variant: dict[str, Any] | None = None, seed: int = 0) -> list[Row]:
+        """Flat rows, every metric for all starts and for the blocked ones; `seed` is the bootstrap's.
+
+        first_reach averages over the episodes that reached the goal, and its n says how many. A metric without one
+        such episode, and `blocked` where no start is, has no row.
+        """
+        rows = []
+        for starts, subset in (("all", np.ones_like(self.blocked)), ("blocked", self.blocked)):
+            for metric, (unit, higher) in METRICS.items():
+                chosen = subset & (self.values["success"] > 0) if metric == "first_reach" else subset
+                if metric not in self.values or not chosen.any():
+                    continue
+                of = success_interval if metric == "success" else bootstrap_interval
+                estimate = of(self.values[metric][chosen], self.seed[chosen], rng=np.random.default_rng(seed))
+                rows.append(
+                    {"task": task, "method": method, "variant": {"starts": starts, **(variant or {})}, "metric": metric}
+                    | estimate._asdict()
+                    | {"seeds": len(np.unique(self.seed)), "unit": unit, "higher_is_better": higher}
+                )
+        return rows
+
+    def episodes(self, *, task: str, method: str, variant: dict[str, Any] | None = None) -> list[Row]:
+        """One flat object an episode, for episodes.jsonl: everything that the rows are computed from."""
+        names = {"task": task, "method": method, **(variant or {})}
+        clash = {"seed", "episode", "blocked", *METRICS} & names.keys()
+        if clash:
+            raise ValueError(f"variant must not use the names {sorted(clash)}, which an episode's line holds already")
+        lines = []
+        for e, (seed, blocked) in enumerate(zip(self.seed.tolist(), self.blocked.tolist(), strict=True)):
+            place = {"seed": seed, "episode": e - int(np.argmax(self.seed == seed)), "blocked": blocked}
+            lines.append(names | place | {metric: float(values[e]) for metric, values in self.values.items()})
+        return lines
+
+
+def score_report(maze: Maze, runs: Sequence[Executed], blocked: Sequence[np.ndarray]) -> ScoreReport:
+    """Put the episodes of one method together. runs: one a seed; blocked: its mask [N], one a seed."""
+    if len(runs) == 0 or len(runs) != len(blocked):
+        raise ValueError(f"want one mask of blocked starts for each of the runs, got {len(runs)} and {len(blocked)}")
+    for run, mask in zip(runs, blocked, strict=True):
+        if mask.shape != run.success.shape:
+            raise ValueError(f"blocked must be {run.success.shape}, one an episode, got {mask.shape}")
+    per_run = [episode_values(maze, run) for run in runs]
+    values = {name: np.concatenate([one[name] for one in per_run]) for name in per_run[0]}
+    seed = np.repeat(np.arange(len(runs)), [len(run.success) for run in runs])
+    return ScoreReport(values, seed, np.concatenate(blocked).astype(bool))
+
+
+def episode_values(maze: Maze, run: Executed) -> dict[str, np.ndarray]:
+    """Every metric of every episode, name -> [N] float64."""
+    values = {"return": run.returns, "success": run.success, "first_reach": run.first_reach}
+    if maze.ref_min is not None:
+        values["score"] = normalized_score(maze, run.returns)
+        values["score_latched"] = normalized_score(maze, run.latched)
+    values["wall_contact"] = wall_contact(maze, run.trajectory[:, :-1]).mean(axis=1)
+    if run.plan is not None:
+        values["plan_in_wall"] = 1.0 - maze.is_free(run.plan.states[..., :2]).mean(axis=1)
+    return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+
+
+def wall_contact(maze: Maze, states: np.ndarray) -> np.ndarray:
+    """Where a wall can push: the ball's surface is within the contact margin of one. states: [..., 4] -> [...] bool."""
+    offset = states[..., :2] + CELL_OFFSET
+    cell = np.rint(offset).astype(int)
+    offset = offset - cell
+    side = np.where(offset < 0, -1, 1)
+    gap = 0.5 - np.abs(offset)  # from the ball's centre to the nearest border of its cell, each axis
+    (i, j), (di, dj) = np.moveaxis(cell, -1, 0), np.moveaxis(side, -1, 0)
+    near = RADIUS + MARGIN
+    beside = maze.walls[i + di, j] & (gap[..., 0] < near) | maze.walls[i, j + dj] & (gap[..., 1] < near)
+    return beside | maze.walls[i + di, j + dj] & (np.hypot(gap[..., 0], gap[..., 1]) < near)
+
+
+def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
+    """n starts by D4RL's reset law: a uniform free cell +-.1, velocity N(0, .1^2). -> [n, 4]"""
+    return BatchedMaze(maze, n).reset(np.random.default_rng(seed))
+
+
+def blocked_mask(maze: Maze, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Where straight driving never reaches the goal in maze.max_steps. [N, 4], goals [N, 2] or [2] -> [N] bool."""
+    return ~run_driver(maze, straight_driver, starts, goals).success
+
+
+def bootstrap_interval(
+    values: np.ndarray, seed: np.ndarray | None = None, *, rng: np.random.Generator, draws: int = 2000
+) -> Interval:
+    """Mean and 95% percentile bootstrap: seeds are drawn first, then episodes within each drawn seed.
+
+    values: [E]; seed: [E] or None for one seed, where only episodes are drawn. With S seeds the spread between them
+    comes out too small by about sqrt((S - 1) / S), as in any bootstrap of S things: three seeds are few.
+    Memory: draws * E numbers.
+    """
+    groups = [values] if seed is None else [values[seed == s] for s in np.unique(seed)]
+    total, count = np.zeros(draws), np.zeros(draws)
+    for _ in groups:
+        picked = rng.integers(len(groups), size=draws)
+        for number, group in enumerate(groups):
+            where = np.flatnonzero(picked == number)
+            drawn = rng.integers(len(group), size=(len(where), len(group)))
+            total[where] += group[drawn].sum(axis=1)
+            count[where] += len(group)
+    low, high = np.percentile(total / count, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def wilson_interval(successes: int, n: int) -> Interval:
+    """Wilson's score interval for a proportion (1927): honest at 0 and 1, where a bootstrap has no width."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"want 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    p, z2 = successes / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def success_interval(success: np.ndarray, seed: np.ndarray | None = None, *, rng: np.random.Generator) -> Interval:
+    """Share of successes [E] with Wilson's interval; with several seeds, the wider of it and the bootstrap, end by end.
+
+    Where every episode of every seed succeeds the bootstrap has no width at all, so Wilson over all episodes is
+    the least that is claimed.
+    """
+    wilson = wilson_interval(int(success.sum()), len(success))
+    if seed is None or len(np.unique(seed)) == 1:
+        return wilson
+    between = bootstrap_interval(success, seed, rng=rng)
+    return wilson._replace(low=min(wilson.low, between.low), high=max(wilson.high, between.high))
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = None, *, rng_seed: int = 0) -> Interval:
+    """Mean of a - b with its bootstrap interval, a and b [E] being two methods on the SAME starts in the same order."""
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"a pair needs the same episodes on both sides, got {a.shape} and {b.shape}")
+    return bootstrap_interval(a - b, seed, rng=np.random.default_rng(rng_seed))
+
+
+def format_table(rows: Sequence[Row], metrics: Sequence[str] = ("score", "success")) -> str:
+    """Markdown: a line for each method and variant, columns metric x starts, cells "value [low, high]"."""
+    columns = [(metric, starts) for starts in ("all", "blocked") for metric in metrics]
+    lines: dict[tuple[str, str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        variant = ", ".join(f"{key}={value}" for key, value in row["variant"].items() if key != "starts")
+        digits = 2 if row["unit"].startswith("fraction") else 1
+        cell = f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+        line = lines.setdefault((row["task"], row["method"], variant), {})
+        line[row["metric"], row["variant"].get("starts", "all")] = cell
+    head = ["task", "method", "variant", *(f"{metric}, {starts}" for metric, starts in columns)]
+    table = [head, ["---"] * len(head)]
+    table += [[*names, *(cells.get(column, "-") for column in columns)] for names, cells in lines.items()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table)

@@ -1,0 +1,62 @@
+"""Which number format the networks run in: asked of the hardware, not assumed."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+
+GAIN = 1.25      # bfloat16 costs three digits: it must be at least this much faster to be chosen unasked
+SIDE = 512       # of the square matrices timed: large enough to be bound by arithmetic, about a millisecond each
+SECONDS = 0.025  # spent on timing either format
+
+
+class Precision(NamedTuple):
+    """name: "fp32" or "bf16", of the networks (autocast); losses and transition maths stay float32. reason: why."""
+
+    name: Literal["fp32", "bf16"]
+    reason: str
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context to run a network in."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.name == "bf16")
+
+
+def choose(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """`precision` itself, or for "auto" bf16 where the device multiplies it faster than float32, else fp32."""
+    if precision in ("fp32", "bf16"):
+        return Precision(precision, "asked for")
+    if precision != "auto":
+        raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision("bf16" if native else "fp32", f"{torch.cuda.get_device_name(device)} "
+                         f"{'has' if native else 'has no'} native bfloat16")
+    if device.type == "cpu":
+        return _choose_cpu()
+    return Precision("fp32", f"bfloat16 on {device.type} was not examined")
+
+
+@cache
+def _choose_cpu() -> Precision:
+    capability = torch.backends.cpu.get_cpu_capability()
+    units = [name for name, found in (("AMX", torch.cpu._is_amx_tile_supported()),
+                                      ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported())) if found]
+    if not units and capability not in ("SVE256", "SVE128"):  # Arm tells of bfloat16 by no flag: only the clock does
+        return Precision("fp32", f"{capability} without bfloat16 units")
+    gain = _gemm_seconds(torch.float32) / _gemm_seconds(torch.bfloat16)
+    return Precision("bf16" if gain >= GAIN else "fp32", f"{capability} with {' and '.join(units) or 'no flag'}: "
+                     f"bfloat16 matrix products {gain:.1f}x as fast")
+
+
+def _gemm_seconds(dtype: torch.dtype) -> float:
+    """Seconds of one SIDE^3 product, the least of all that fit into SECONDS: others may be using the machine."""
+    a, b = (torch.ones(SIDE, SIDE, dtype=dtype) for _ in range(2))
+    a @ b  # the first call also prepares the kernel
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    while (begin := time.perf_counter()) < end:
+        a @ b
+        best = min(best, time.perf_counter() - begin)
+    return best

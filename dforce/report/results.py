@@ -1,0 +1,165 @@
+"""The two files that tables and plots are made from: results.json and episodes.jsonl.
+
+results.json is `{"header": {...}, "rows": [...]}`, a row being one number with its interval. `variant` is a flat object
+that names what differs inside a method (matrix, order, executor, starts, ...). A number that is not defined is null.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROW_KEYS = ("task", "method", "variant", "metric", "value", "low", "high", "n", "seeds", "unit", "higher_is_better")
+HEADER_KEYS = ("command", "commit", "versions", "machine", "seconds", "peak_memory_mb")
+
+Row = dict[str, Any]
+
+
+class Results(NamedTuple):
+    """What a run measured: header (how it was measured) and rows (the numbers)."""
+
+    header: dict[str, Any]
+    rows: list[Row]
+
+
+def check_row(row: Mapping[str, Any], *, where: str = "row") -> Row:
+    """The row as plain JSON values, in the order of ROW_KEYS; ValueError names `where` and what is wrong."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} must be an object with the keys {', '.join(ROW_KEYS)}, got {type(row).__name__}")
+    _check_keys(row, ROW_KEYS, where)
+    plain = {key: _plain(row[key], f"{where}, key {key!r}") for key in ROW_KEYS}
+    for key in ("task", "method", "metric"):
+        if not isinstance(plain[key], str) or not plain[key]:
+            raise ValueError(f"{where}: {key} must be a non-empty string, got {plain[key]!r}")
+    if not isinstance(plain["unit"], str):
+        raise ValueError(f"{where}: unit must be a string ('' for none), got {plain['unit']!r}")
+    if not isinstance(plain["variant"], dict) or any(isinstance(v, (dict, list)) for v in plain["variant"].values()):
+        raise ValueError(f"{where}: variant must be a flat object of plain values, got {plain['variant']!r}")
+    for key in ("value", "low", "high"):
+        if plain[key] is not None and not _is_number(plain[key]):
+            raise ValueError(f"{where}: {key} must be a number or None, got {plain[key]!r}")
+    for key in ("n", "seeds"):
+        if type(plain[key]) is not int or plain[key] < 0:
+            raise ValueError(f"{where}: {key} must be a count (0, 1, ...), got {plain[key]!r}")
+    if plain["higher_is_better"] not in (True, False, None):
+        raise ValueError(f"{where}: higher_is_better must be True, False or None, got {plain['higher_is_better']!r}")
+    low, high = plain["low"], plain["high"]
+    if (low is None) != (high is None) or (low is not None and low > high):
+        raise ValueError(f"{where}: low and high must both be None or low <= high, got low={low!r}, high={high!r}")
+    return plain
+
+
+def write_results(file: str | Path, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write results.json, checked, through a temporary name: a reader never sees half a file. Returns the file."""
+    file = Path(file)
+    _check_keys(header, HEADER_KEYS, "header", extra=True)
+    plain = {
+        "header": _plain(dict(header), "header"),
+        "rows": [check_row(row, where=f"row {number}") for number, row in enumerate(rows)],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".part")
+    partial.write_text(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+    return file
+
+
+def read_results(file: str | Path) -> Results:
+    """Read and check a results.json. Raises FileNotFoundError, or ValueError that names the file and the row."""
+    file = Path(file)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); was the run stopped while it wrote?") from error
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise ValueError(f'{file} must hold {{"header": {{...}}, "rows": [...]}}, got {type(content).__name__}')
+    header = content.get("header")
+    _check_keys(header if isinstance(header, dict) else {}, HEADER_KEYS, f"{file}: header", extra=True)
+    rows = [check_row(row, where=f"{file}: row {number}") for number, row in enumerate(content["rows"])]
+    return Results(content["header"], rows)
+
+
+def append_episodes(file: str | Path, episodes: Iterable[Mapping[str, Any]]) -> Path:
+    """Add one line an episode to episodes.jsonl; each is a flat object. Returns the file."""
+    file = Path(file)
+    lines = []
+    for number, episode in enumerate(episodes):
+        plain = _plain(dict(episode), f"episode {number}")
+        nested = [key for key, value in plain.items() if isinstance(value, (dict, list))]
+        if nested:
+            raise ValueError(
+                f"episode {number} must be flat, but {nested} hold lists or objects; store one key a number"
+            )
+        lines.append(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write("".join(lines))
+    return file
+
+
+def read_episodes(file: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the episodes of an episodes.jsonl; ValueError names the line that cannot be read."""
+    with Path(file).open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
+
+
+def select(rows: Iterable[Row], *, variant: Mapping[str, Any] | None = None, **equal: Any) -> list[Row]:
+    """Rows whose keys equal `equal` and whose variant holds every pair of `variant`. A tuple or list means any of them.
+
+    `select(rows, method=("straight", "controller"), metric="score", variant={"starts": "blocked"})`
+    """
+    unknown = [key for key in equal if key not in ROW_KEYS]
+    if unknown:
+        raise ValueError(f"cannot select by {unknown}: a row has the keys {', '.join(ROW_KEYS)}")
+
+    def meets(value: Any, wanted: Any) -> bool:
+        return value in wanted if isinstance(wanted, (tuple, list, set)) else value == wanted
+
+    return [
+        row
+        for row in rows
+        if all(meets(row[key], wanted) for key, wanted in equal.items())
+        and all(key in row["variant"] and meets(row["variant"][key], wanted) for key, wanted in (variant or {}).items())
+    ]
+
+
+def _check_keys(mapping: Mapping[str, Any], keys: Sequence[str], where: str, *, extra: bool = False) -> None:
+    """Every key present and, unless `extra`, none besides; a misspelt one is answered with the nearest."""
+    unknown = [] if extra else [str(key) for key in mapping if key not in keys]
+    for key in unknown:
+        near = difflib.get_close_matches(key, keys, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(keys)}; what differs goes in variant"
+        raise ValueError(f"{where} has an unknown key {key!r}: {hint}")
+    missing = [key for key in keys if key not in mapping]
+    if missing:
+        raise ValueError(
+            f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(map(str, mapping)) or 'no keys'}"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Plain JSON values: numpy and torch scalars become numbers; anything else, and NaN, is refused by name."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, f"{where}.{key}") for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, f"{where}[{index}]") for index, inner in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, which JSON cannot hold; write None for 'not defined'")
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ValueError(f"{where} must be a plain value, got {type(value).__name__}")

@@ -1,0 +1,180 @@
+"""Noise schedules: two float64 tables (alpha, sigma) over integer levels 0..K, where level 0 is exactly clean.
+
+Nothing downstream sees a beta: every formula of the library is written in (alpha, sigma), and a network is told a
+level only through the third column, `label` (log-SNR, or a pretrained network's own timestep).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+LABEL_RANGE = 20.0  # nats of log-SNR: beyond e^20 a token is clean, below e^-20 it is noise, to any float32 network
+
+
+class Schedule(nn.Module):
+    """A Gaussian path x_k = alpha_k x_0 + sigma_k eps, tabulated at levels k = 0..K.
+
+    alpha, sigma, label: [K+1]. alpha[0] = 1 and sigma[0] = 0; the signal-to-noise ratio falls strictly with k.
+    `label` is what a network is told about a level; by default the log-SNR, a clean token being presented as level 1,
+    the least noisy level there is, so that networks never meet an infinity. The tables are float64 and stay float64
+    under `.to(dtype)`, `.half()` and `.bfloat16()` (1 - alpha_bar cancels in float32: DDPM's last steps lose 4 digits).
+
+    Raises ValueError if the tables are not such a path.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    label: Tensor
+
+    def __init__(self, alpha: Tensor, sigma: Tensor, label: Tensor | None = None):
+        super().__init__()
+        alpha, sigma = alpha.double(), sigma.double()
+        _check_tables(alpha, sigma, label)
+        if label is None:
+            label = 2 * (alpha.log() - sigma.log()).clamp(-LABEL_RANGE / 2, LABEL_RANGE / 2)
+            label[0] = label[1]
+        self.register_buffer("alpha", alpha, persistent=False)
+        self.register_buffer("sigma", sigma, persistent=False)
+        self.register_buffer("label", label.double(), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Schedule:
+        """Follow `.to(device)`, but never a cast: tables are put back to float64 from the unrounded values."""
+        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            self._buffers[name] = buffer.to(device=self._buffers[name].device)  # type: ignore[union-attr]
+        return self
+
+    @property
+    def levels(self) -> int:
+        """K, the index of the noisiest level."""
+        return len(self.alpha) - 1
+
+    def forward(self, level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at `level` [B, T], in float64, shaped to broadcast against `like` [B, T, *E]."""
+        shape = level.shape + (1,) * (like.ndim - level.ndim)
+        return self.alpha[level].view(shape), self.sigma[level].view(shape)
+
+    def log_snr(self, level: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2) at `level`, float64, clamped to +-20 nats; level 0 reads as level 1."""
+        level = level.clamp(min=1)
+        return 2 * (self.alpha[level].log() - self.sigma[level].log()).clamp(-LABEL_RANGE / 2, LABEL_RANGE / 2)
+
+    def nearest(self, noise_to_signal: float) -> int:
+        """The level whose sigma / alpha is nearest to `noise_to_signal` >= 0 (a noise standard deviation, data units)."""
+        if noise_to_signal < 0:
+            raise ValueError(f"a noise standard deviation cannot be negative, got {noise_to_signal}")
+        return int((self.sigma / self.alpha.clamp(min=1e-12) - noise_to_signal).abs().argmin())
+
+    def grid(self, steps: int, spacing: Literal["log_snr", "index"] = "log_snr") -> Tensor:
+        """[steps + 1] levels from K down to 0, strictly falling.
+
+        "log_snr": the first `steps` levels are evenly spaced in log-SNR between K and 1, then 0 (the spacing of
+        DPM-Solver, Lu et al. 2022, and the one second-order sampling wants). "index": evenly spaced in the level
+        ('trailing', Lin et al. 2023; the protocol of the Diffusion Forcing paper).
+        """
+        K = self.levels
+        if not 1 <= steps <= K:
+            raise ValueError(f"steps must lie in 1..{K} (the schedule has {K} levels), got {steps}")
+        if spacing == "index":
+            return torch.linspace(K, 0, steps + 1, dtype=torch.float64).round().long()
+        if spacing != "log_snr":
+            raise ValueError(f"spacing must be 'log_snr' or 'index', got {spacing!r}")
+        log_snr = self.log_snr(torch.arange(1, K + 1, device=self.alpha.device)).cpu()  # of levels 1..K, falling
+        wanted = torch.linspace(float(log_snr[-1]), float(log_snr[0]), steps, dtype=torch.float64)
+        level = (log_snr[None] - wanted[:, None]).abs().argmin(1) + 1
+        level[0] = K
+        # Near the clean end neighbouring levels can be further apart than the wanted spacing: keep the fall strict.
+        for i in range(steps - 1, -1, -1):
+            level[i] = max(int(level[i]), steps - i)
+            if i < steps - 1:
+                level[i] = max(int(level[i]), int(level[i + 1]) + 1)
+        for i in range(steps):
+            level[i] = min(int(level[i]), K - i)
+        return torch.cat([level, level.new_zeros(1)])
+
+
+def _check_tables(alpha: Tensor, sigma: Tensor, label: Tensor | None) -> None:
+    if alpha.ndim != 1 or alpha.shape != sigma.shape or len(alpha) < 2:
+        raise ValueError(f"alpha and sigma must be two tables [K+1] with K >= 1, got {[*alpha.shape]}, {[*sigma.shape]}")
+    if label is not None and label.shape != alpha.shape:
+        raise ValueError(f"label must have one entry a level, [{len(alpha)}], got {[*label.shape]}")
+    if not (torch.isfinite(alpha).all() and torch.isfinite(sigma).all()):
+        raise ValueError("alpha and sigma must be finite")
+    if alpha[0] != 1 or sigma[0] != 0:
+        raise ValueError(f"level 0 must be clean (alpha 1, sigma 0), got alpha={alpha[0]:.4g}, sigma={sigma[0]:.4g}")
+    ratio = sigma[1:].log() - alpha[1:].log()  # inf where alpha is 0: pure noise, allowed at K only
+    if (sigma[1:] <= 0).any() or (alpha < 0).any() or (ratio.diff() <= 0).any():
+        raise ValueError("sigma / alpha must rise strictly with the level, from 0 at level 0")
+
+
+def from_betas(betas: Tensor) -> Schedule:
+    """The variance-preserving schedule of Ho et al. (2020), eq. 4: alpha_k^2 = prod_{j<=k} (1 - beta_j). betas: [K]."""
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas.double()).cumprod(0)])
+    return Schedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+
+
+def linear(levels: int = 1000, *, start: float = 1e-4, end: float = 0.02) -> Schedule:
+    """Linear betas (Ho et al. 2020), `start` and `end` being their values at K = 1000.
+
+    For other K they are scaled by 1000 / K, so that the last level is as noisy at any K.
+    """
+    scale = 1000 / levels
+    return from_betas(torch.linspace(start * scale, min(end * scale, 0.999), levels, dtype=torch.float64))
+
+
+def _from_alpha_bar(alpha_bar: Tensor) -> Schedule:
+    """Variance preserving, from a falling curve alpha_bar [K+1]; betas capped at .999 (Nichol & Dhariwal 2021)."""
+    betas = (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(min=1e-8, max=0.999)
+    return from_betas(betas)
+
+
+def cosine(levels: int = 1000, *, offset: float = 0.008) -> Schedule:
+    """Nichol & Dhariwal (2021), eq. 17: alpha_bar = cos^2((u + offset) / (1 + offset) pi / 2), u = k / K."""
+    u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
+    return _from_alpha_bar(torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2)
+
+
+def sigmoid(levels: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    """Jabri et al. (2022), appendix B: alpha_bar falls from 1 to 0 as a sigmoid between `start` and `end` over `tau`."""
+    u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
+    low, high = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=torch.float64))
+    return _from_alpha_bar((high - torch.sigmoid((u * (end - start) + start) / tau)) / (high - low))
+
+
+def flow(levels: int = 1000, *, shift: float = 1.0) -> Schedule:
+    """The straight path of flow matching (Lipman et al. 2023): alpha = 1 - s, sigma = s, s in 0..1, s_K = 1.
+
+    `shift` moves the levels towards noise, s = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23).
+    """
+    u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
+    s = shift * u / (1 + (shift - 1) * u)
+    return Schedule(1 - s, s)
+
+
+def from_diffusers(scheduler: Any) -> Schedule:
+    """The table of a diffusers scheduler; its `step` is never called.
+
+    Schedulers with `alphas_cumprod` (DDPM, DDIM, PNDM, ...): level k is their timestep k - 1, and that timestep is
+    the label. Flow-matching schedulers: `sigmas` (rising with the level), labels are 1000 sigma, which their
+    networks expect.
+    """
+    alpha_bar = getattr(scheduler, "alphas_cumprod", None)
+    if alpha_bar is not None:
+        # Recomputed from the betas in float64: the stored product is a float32 cumprod.
+        exact = from_betas(scheduler.betas) if hasattr(scheduler, "betas") else _from_alpha_bar(
+            torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar.double()]))
+        timestep = (torch.arange(exact.levels + 1) - 1).clamp(min=0)
+        return Schedule(exact.alpha, exact.sigma, label=timestep)
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is None or not type(scheduler).__name__.startswith("FlowMatch"):
+        raise ValueError(f"{type(scheduler).__name__} has neither alphas_cumprod nor flow-matching sigmas; "
+                         "build a Schedule from its alpha and sigma tables instead")
+    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), sigmas[sigmas > 0].double().sort().values])
+    label = 1000 * sigma.clone()
+    label[0] = label[1]
+    return Schedule(1 - sigma, sigma, label=label)

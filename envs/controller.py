@@ -1,0 +1,95 @@
+"""D4RL's scripted waypoint controller, batched, and planned anew for each episode and each goal."""
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from .maze import MOVES, Maze, get_maze
+
+P_GAIN, D_GAIN = 10.0, -1.0        # action = 10 (waypoint - position) - velocity, D4RL's gains
+REACHED = 0.1                      # m, a waypoint is reached within this distance
+WAYPOINT_JITTER = 0.2              # m, a waypoint on the way is shifted by -U(0, 0.2): towards the cell's centre
+
+
+@lru_cache(maxsize=64)
+def next_cells(maze: Maze) -> np.ndarray:
+    """Int [R * C, R * C, 2]: the cell to go to, from cell index [target, here], on a shortest path to the target.
+
+    Cells are indexed i * C + j. Equals the greedy policy of value iteration (gamma < 1, reward for being at the
+    target); of several best moves the first of `MOVES` is taken, as D4RL's argmax does. A wall leads nowhere (itself).
+    """
+    rows, columns = maze.walls.shape
+    table = np.tile(np.stack(np.divmod(np.arange(rows * columns), columns), -1), (rows * columns, 1, 1))
+    for target in map(tuple, maze.free_cells):
+        distance = _distances(maze, target)
+        for i, j in maze.free_cells:
+            neighbours = [(i + di, j + dj) for di, dj in MOVES]
+            table[target[0] * columns + target[1], i * columns + j] = min(neighbours, key=distance.__getitem__)
+    return table
+
+
+def _distances(maze: Maze, target: tuple[int, int]) -> np.ndarray:
+    """Float [R, C], moves to `target` through free cells; infinite in walls. Breadth first."""
+    distance = np.full(maze.walls.shape, np.inf)
+    distance[target] = 0
+    frontier = [target]
+    for i, j in frontier:                                                   # grows while it is walked
+        for cell in ((i + di, j + dj) for di, dj in MOVES):
+            if not maze.walls[cell] and distance[cell] == np.inf:
+                distance[cell] = distance[i, j] + 1
+                frontier.append(cell)
+    return distance
+
+
+class WaypointController:
+    """n scripted drivers. Each follows waypoints to its goal, the goal itself being the last one.
+
+    `act` plans again for a row whose goal has changed or that `reset` has named; call `reset` when an episode starts,
+    or a row goes on following the path of its last episode (the flaw in D4RL's expert, whose score is `ref_max`).
+    """
+
+    def __init__(self, maze: Maze | str, n: int, rng: np.random.Generator):
+        self.maze, self.n, self.rng = get_maze(maze), n, rng
+        self.goal = np.full((n, 2), np.nan)              # nan: differs from every goal, so the first `act` plans
+        self.target = np.zeros(n, int)                   # index i * C + j of the goal's cell
+        self.cell = np.zeros((n, 2), int)                # the cell of the current waypoint
+        self.waypoint = np.zeros((n, 2))
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Forgets the plans of the rows in `mask` (bool [n]; None means all)."""
+        self.goal[slice(None) if mask is None else np.asarray(mask, bool)] = np.nan
+
+    def act(self, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """Actions [n, 2] in [-1, 1] for observations [n, 4] and goals [n, 2] (positions in free cells)."""
+        goal = np.asarray(goal, float)
+        new = np.flatnonzero((goal != self.goal).any(1))
+        if len(new):
+            self._plan(new, obs[new, :2], goal[new])
+        offset = self.waypoint - obs[:, :2]
+        action = np.minimum(np.maximum(P_GAIN * offset + D_GAIN * obs[:, 2:], -1.0), 1.0)
+        # The reached waypoint still gives this step's action, as in D4RL.
+        reached = np.flatnonzero(offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2)
+        if len(reached):
+            self._advance(reached)
+        return action
+
+    def _plan(self, rows: np.ndarray, position: np.ndarray, goal: np.ndarray) -> None:
+        start, target = self.maze.cell(position), self.maze.cell(goal)
+        for what, cells, free in (("position", position, self.maze.is_free(position)),
+                                  ("goal", goal, self.maze.is_free(goal))):
+            if not free.all():
+                raise ValueError(f"{what} {cells[~free][0]} is in a wall of maze {self.maze.name!r}; free cells "
+                                 f"(row, column): {self.maze.free_cells.tolist()}")
+        self.goal[rows] = goal
+        self.target[rows] = target[:, 0] * self.maze.walls.shape[1] + target[:, 1]
+        self.cell[rows] = start
+        self._advance(rows)
+
+    def _advance(self, rows: np.ndarray) -> None:
+        here = self.cell[rows, 0] * self.maze.walls.shape[1] + self.cell[rows, 1]
+        cell = next_cells(self.maze)[self.target[rows], here]
+        self.cell[rows] = cell
+        final = cell[:, 0] * self.maze.walls.shape[1] + cell[:, 1] == self.target[rows]
+        shifted = cell - self.rng.uniform(0.0, WAYPOINT_JITTER, cell.shape)
+        self.waypoint[rows] = np.where(final[:, None], self.goal[rows], shifted)

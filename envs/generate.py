@@ -1,0 +1,58 @@
+"""The maze2d dataset generator, vectorised over chains: a scripted driver visits random cells, one after another."""
+from __future__ import annotations
+
+import numpy as np
+
+from .batched import BatchedMaze
+from .controller import REACHED, WaypointController
+from .maze import Maze, get_maze
+
+
+def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 1000,
+             seed: int = 0) -> dict[str, np.ndarray]:
+    """`steps` transitions in C = `chains` continuous trajectories of S = steps / chains steps each, float64 arrays:
+
+    observations [C, S + 1, 4] (x, y, vx, vy), actions [C, S, 2] as executed (clipped), goals [C, S, 2] the integer
+    cell driven at, rewards [C, S]: 1 where the NEXT observation is within 0.5 of the maze's own goal (`maze.goal`, not
+    the cell driven at), which is what `step` of the environment returns. D4RL's files hold the reward of the present
+    observation instead, and one repeated row at each change of target.
+
+    The action is clip(controller + noise * N(0, 1)): 0.5 matches the statistics of the released maze2d-v1 files, 0 is
+    D4RL's script without `--noisy`. A new uniform cell is drawn when the ball is within 0.1 of the present one, or has
+    driven at it for `maze.max_steps` steps. A chain begins with a reset, not in the long run's distribution: at
+    1000 steps a chain this moves umaze's deviations by about 0.5%, longer chains by less. ValueError if `steps` is no
+    multiple of `chains`.
+    """
+    maze = get_maze(maze)
+    if chains < 1 or steps < chains or steps % chains:
+        raise ValueError(f"steps={steps} is no positive multiple of chains={chains}; each chain gets steps / chains")
+    if noise < 0:
+        raise ValueError(f"noise={noise} is the standard deviation of the action noise; want a number >= 0")
+    rng = np.random.default_rng(seed)
+    length = steps // chains
+    env = BatchedMaze(maze, chains)
+    driver = WaypointController(maze, chains, rng)
+    obs = env.reset(rng)
+    target, age = _random_cells(maze, chains, rng), np.zeros(chains, int)
+    observations, actions = np.empty((length + 1, chains, 4)), np.empty((length, chains, 2))
+    rewards, goals = np.empty((length, chains)), np.empty((length, chains, 2))
+    observations[0] = obs
+    for t in range(length):
+        goals[t] = target
+        action = driver.act(obs, target)
+        if noise:
+            action = np.clip(action + noise * rng.standard_normal(action.shape), -1.0, 1.0)
+        offset = obs[:, :2] - target
+        # As in D4RL, arrival is seen before the step, and the step's action still drives at the old target.
+        done = np.flatnonzero((offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2) | (age >= maze.max_steps))
+        obs, rewards[t] = env.step(action)
+        actions[t], observations[t + 1] = action, obs
+        age += 1
+        if len(done):
+            target[done], age[done] = _random_cells(maze, len(done), rng), 0
+    packed = {"observations": observations, "actions": actions, "goals": goals}
+    return {name: array.swapaxes(0, 1).copy() for name, array in packed.items()} | {"rewards": rewards.T.copy()}
+
+
+def _random_cells(maze: Maze, n: int, rng: np.random.Generator) -> np.ndarray:
+    return maze.free_cells[rng.integers(len(maze.free_cells), size=n)].astype(float)
