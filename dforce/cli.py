@@ -1,7 +1,7 @@
 """The command line: `dforce <verb> [kind] [key=value ...]`, each verb a Hydra application.
 
 A verb is a file `configs/<verb>.yaml`, whose first comment line says what it does, and a module `dforce.verbs.<verb>`
-with `run(cfg, folder)`. Help is read from the YAML alone, so that it comes at once: neither Hydra nor torch is imported.
+with `run(cfg, folder)`. Help is read from the YAML alone, so it comes at once: neither Hydra nor torch is imported.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dforce import __version__
 
 USAGE = "usage: dforce <verb> [key=value ...]      dforce <verb> --help      dforce --version"
 ENDING = """\
-Overrides are Hydra's: `dforce train lr=1e-3 net.width=128`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints the
-configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>)."""
+Overrides are Hydra's: `dforce train lr=1e-3 net.width=128`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
+the configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>)."""
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -47,14 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_verb_help(verb, verbs[verb]))
         return 0
     try:
-        return _launch(verb, _selected(verb, rest))
+        rest = _selected(verb, rest)
+        return _launch(verb, rest)
     except Exception as error:
-        return _report(error, verb)
+        key = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", str(error))
+        return _complain(_unknown_key(key[1] or key[2], verb, rest)) if key else _report(error)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-
-
-# --- help ---------------------------------------------------------------------------------------------------------------
 
 
 def _verbs() -> dict[str, str]:
@@ -92,9 +91,6 @@ def _comment(text: str) -> list[str]:
     return lines or [""]
 
 
-# --- running ------------------------------------------------------------------------------------------------------------
-
-
 def _selected(verb: str, arguments: list[str]) -> list[str]:
     """`data maze steps=3` -> `kind=maze steps=3`: a bare first word chooses among the kinds of a verb."""
     if arguments and re.fullmatch(r"\w[\w-]*", arguments[0]):
@@ -112,16 +108,27 @@ def _launch(verb: str, arguments: list[str]) -> int:
     # what the user says about hydra.* wins.
     defaults = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
     defaults += [f"hydra.sweep.dir=runs/{verb}/${{now:%Y-%m-%d_%H-%M-%S}}"]
-    if not {"-m", "--multirun"} & set(arguments):
+    flags, overrides = _split(arguments)
+    if not {"-m", "--multirun"} & set(flags):
         defaults += ["hydra/hydra_logging=none"]
     job = functools.partial(run_job, verb)
     functools.update_wrapper(job, run_job)  # Hydra reads the file and name of the function
-    with _process(["dforce", *arguments[:0], *defaults, *arguments], HYDRA_FULL_ERROR="1"):
+    with _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
         try:
             hydra_main(version_base="1.3", config_path="pkg://dforce.configs", config_name=verb)(job)()
         except SystemExit as end:  # argparse inside Hydra, or run_job
             return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's own flags with their values (`-m`, `--cfg job`), and the overrides: argparse wants each in one piece."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        value_of_flag = before.startswith("-") and "=" not in before + word and not word.startswith("~")
+        (flags if word.startswith("-") or value_of_flag else overrides).append(word)
+    return flags, overrides
 
 
 @contextlib.contextmanager
@@ -150,7 +157,7 @@ def run_job(verb: str, cfg: Any) -> None:
     except Exception as error:
         if sweep:  # the launcher has to know; it names the job
             raise
-        raise SystemExit(_report(error, verb)) from None
+        raise SystemExit(_report(error)) from None
 
 
 def _run_verb(verb: str, cfg: Any, hydra: Any, place: str | None) -> None:
@@ -160,8 +167,8 @@ def _run_verb(verb: str, cfg: Any, hydra: Any, place: str | None) -> None:
     trust = cfg.get("trust")
     if trust is not None:
         sys.path.append(os.getcwd())  # a console script does not look there, and the package is likely one's own
-    module = importlib.import_module(f"dforce.verbs.{verb}")
     check(cfg, trust=trust, files=_sources(hydra))
+    module = importlib.import_module(f"dforce.verbs.{verb}")
     if not getattr(module, "FOLDER", True):
         module.run(cfg, None)
         return
@@ -180,10 +187,7 @@ def _sources(hydra: Any) -> list[Path]:
     return [path for folder in folders for name in names if (path := folder / f"{name}.yaml").is_file()]
 
 
-# --- errors -------------------------------------------------------------------------------------------------------------
-
-
-def _report(error: BaseException, verb: str) -> int:
+def _report(error: BaseException) -> int:
     """One message for a mistake of the user's, a traceback for ours."""
     if os.environ.get("DFORCE_TRACEBACK") == "1":
         traceback.print_exception(error)
@@ -191,9 +195,6 @@ def _report(error: BaseException, verb: str) -> int:
     if not _users(error):
         traceback.print_exception(error)
         return _complain("this is not a mistake of yours; please report it with the lines above", FAILURE)
-    key = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", str(error))
-    if key:
-        return _complain(_unknown_key(key[1] or key[2], verb))
     if isinstance(error, ModuleNotFoundError):
         return _complain(f"{error}; pip install 'dforce[all]' brings all that the verbs use")
     return _complain(f"{error}\n(DFORCE_TRACEBACK=1 shows where it was raised)")
@@ -204,27 +205,30 @@ def _users(error: BaseException) -> bool:
     if isinstance(error, ModuleNotFoundError):
         return not (error.name or "").startswith("dforce")
     hydras = type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
-    return hydras or isinstance(error, (ValueError, OSError))
+    return hydras and not isinstance(error, AttributeError) or isinstance(error, (ValueError, OSError))
 
 
-def _unknown_key(key: str, verb: str) -> str:
+def _unknown_key(key: str, verb: str, arguments: list[str]) -> str:
     """The nearest right key of the verb's composed configuration, and the file that defines it."""
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
     from dforce.config import nearest
 
-    key = key.split("@")[0]
+    folder = Path(str(files("dforce.configs")))
+    choices = [word for word in arguments if "=" in word and (folder / word.split("=")[0]).is_dir()]
     with initialize_config_module("dforce.configs", version_base="1.3"):
-        cfg = OmegaConf.to_container(compose(verb), resolve=False)
+        composed = compose(verb, choices, return_hydra_config=True)
+    chosen = composed.hydra.runtime.choices
+    cfg: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]))
+    key = key.split("@")[0]
     head, _, last = key.rpartition(".")
-    parent: Any = cfg
+    parent = cfg
     for part in head.split(".") if head else []:
         parent = parent.get(part) if isinstance(parent, dict) else None
-    if not isinstance(parent, dict):
-        return f"dforce {verb} has no key {key!r}{nearest(key, _dotted(cfg))} (configs/{verb}.yaml)"
-    file = Path(str(files("dforce.configs"))) / f"{verb}.yaml"
-    return f"dforce {verb} has no key {key!r}{nearest(last, parent)} ({file}; to add a new key, +{key}=...)"
+    file = folder / (f"{head}/{chosen[head]}.yaml" if head in chosen else f"{verb}.yaml")
+    near = nearest(last, parent) if isinstance(parent, dict) else nearest(key, _dotted(cfg))
+    return f"dforce {verb} has no key {key!r}{near} ({file}; to add a new key, +{key}=...)"
 
 
 def _dotted(cfg: Any, where: str = "") -> list[str]:

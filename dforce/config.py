@@ -65,7 +65,7 @@ def _resolve(path: Any, packages: tuple[str, ...]) -> Callable[..., Any]:
     if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("_") for part in parts):
         raise ValueError(f"_target_ must be a public dotted name such as dforce.schedule.linear, got {path!r}")
     if parts[0] not in packages:
-        raise ValueError(f"_target_ {path!r} is outside {', '.join(packages)}; trust={parts[0]} would let it in")
+        raise ValueError(f"_target_ {path!r} is outside {', '.join(packages)}; a package of yours: trust={parts[0]}")
     found: Any = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], 2):
         found = _step(found, ".".join(parts[:i]), part)

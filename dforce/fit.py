@@ -119,8 +119,8 @@ def _run(training: Training, plan: _Plan, ranks: Ranks) -> Iterator[Log]:
         if look and training.failing >= PATIENCE:
             raise FloatingPointError(_diverged(measured, step, rate))
         known = {"lr": rate, "seconds": time.perf_counter() - begin}
-        if plan.validate and (training.step % plan.validate_every == 0 or training.step == plan.steps):
-            known |= _validation(training, plan, ranks)
+        if plan.validate is not None and (training.step % plan.validate_every == 0 or training.step == plan.steps):
+            known |= _validation(training, plan.validate, plan, ranks)
         yield Log(training.step, plan.steps, training, measured, known)
 
 
@@ -137,7 +137,8 @@ def _step(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module, ste
     bad = (~(torch.isfinite(measured["loss"]) & torch.isfinite(norm))).float()
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.found_inf = bad  # the fused kernel then leaves weights and moments alone, with no question to the device
+    # The fused kernel then leaves weights and moments alone, without our asking the device (GradScaler does the same).
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
     optimizer.step()
     training.skipped, training.failing = training.skipped + bad, (training.failing + 1) * bad
     training.step = step + 1
@@ -151,7 +152,7 @@ def _gradients(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module
     sums: dict[str, Tensor] = {}
     for part, batch in zip(range(lo, hi), _local_parts(plan, ranks, step), strict=True):
         # DDP averages over the processes once, at the last part.
-        alone = nullcontext() if ranks.world == 1 or part == hi - 1 else forward.no_sync()
+        alone = nullcontext() if ranks.world == 1 or part == hi - 1 else forward.no_sync()  # type: ignore[operator]
         with alone, _drawn(plan.seed, step, TRAIN, part, ranks.device) as draw:
             with training.precision.autocast(ranks.device):
                 loss, logs = forward(batch, draw)
@@ -197,12 +198,12 @@ def _drawn(seed: int, step: int, stream: int, part: int, device: torch.device) -
 
 
 @torch.no_grad()
-def _validation(training: Training, plan: _Plan, ranks: Ranks) -> dict[str, float]:
+def _validation(training: Training, validate: Callable[[int], Any], plan: _Plan, ranks: Ranks) -> dict[str, float]:
     """Mean loss and logs over the held-out batches, with averaged weights and the same draws every time."""
     sums: dict[str, Tensor] = {}
     with training.averaged() as objective:
         for index in range(ranks.rank, plan.validate_batches, ranks.world):
-            batch = map_state(lambda leaf: leaf.to(ranks.device), plan.validate(index))
+            batch = map_state(lambda leaf: leaf.to(ranks.device), validate(index))
             with _drawn(plan.seed, 0, VALIDATE, index, ranks.device) as draw, training.precision.autocast(ranks.device):
                 loss, logs = objective(batch, draw)
             for name, value in {**logs, "loss": loss}.items():

@@ -15,7 +15,7 @@ SECONDS_PER_LINE = 10.0
 class Ticker:
     """Counts work done: `with Ticker(steps, "train") as ticker: ticker.advance(note="loss 0.1")`.
 
-    total: units of work, None if unknown. Silent on ranks other than 0, and shorter than a line interval off a terminal.
+    total: units of work, None if unknown. Silent on ranks other than 0; off a terminal, until ten seconds have passed.
     """
 
     def __init__(self, total: int | None, description: str) -> None:
@@ -66,11 +66,12 @@ def progress(items: Iterable[T], description: str, *, total: int | None = None) 
 
 
 def _bar() -> Any:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+    text, note = rich.TextColumn("{task.description}"), rich.TextColumn("{task.fields[note]}")
+    times = rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
+    return rich.Progress(text, rich.BarColumn(), rich.MofNCompleteColumn(), *times, note, console=Console(stderr=True))
 
 
 def _clock(seconds: float) -> str:

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import Any
 
 from dforce.progress import Ticker, progress
+from dforce.report.results import append_episodes, write_results
 
-__all__ = ["RESULT_KEYS", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
+__all__ = ["RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
 
-RESULT_KEYS = ("task", "method", "variant", "metric", "value", "low", "high", "n", "seeds", "unit", "higher_is_better")
 PACKAGES = ("dforce", "torch", "numpy", "einops", "hydra-core", "gymnasium", "mujoco", "minari", "diffusers", "av")
 
 
@@ -68,35 +68,31 @@ class RunFolder:
 
     def log(self, step: int, **scalars: Any) -> None:
         """Appends one line to metrics.jsonl. Numbers that are not finite are written as null."""
-        seconds = round(time.monotonic() - self._begin, 3)
-        self._append("metrics.jsonl", [{"step": step, "seconds": seconds, **scalars}])
+        if self.writes:
+            row = {"step": step, "seconds": self.seconds(), **scalars}
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(_json(row)) + "\n")
 
     def episodes(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends to episodes.jsonl, one flat object an episode or sample."""
-        self._append("episodes.jsonl", rows)
+        if self.writes:
+            append_episodes(self.path / "episodes.jsonl", rows)
 
     def results(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes results.json: a header, and `rows` with exactly the keys RESULT_KEYS. Replaces an earlier one."""
-        rows = [dict(row) for row in rows]
-        for row in rows:
-            if set(row) != set(RESULT_KEYS):
-                missing, extra = sorted(set(RESULT_KEYS) - set(row)), sorted(set(row) - set(RESULT_KEYS))
-                raise ValueError(f"a result row has the keys {RESULT_KEYS}; missing {missing}, unknown {extra}")
+        """Writes results.json, header and rows as `dforce.report.results` has them. Replaces an earlier one."""
         header = {key: self._env[key] for key in ("command", "commit", "versions", "machine")}
-        header |= {"seconds": round(time.monotonic() - self._begin, 3), "peak_memory_mb": peak_memory_mb()}
+        header |= {"seconds": self.seconds(), "peak_memory_mb": peak_memory_mb()}
         if self.writes:
-            text = json.dumps(_json({"header": header, "rows": rows}), indent=2)
-            write_atomic(self.path / "results.json", text + "\n")
+            write_results(self.path / "results.json", header, rows)
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return round(time.monotonic() - self._begin, 3)
 
     def status(self, text: str) -> None:
         """Replaces STATUS: one line, `running`, `done` or `failed: message`."""
         if self.writes:
             write_atomic(self.path / "STATUS", " ".join(text.split()) + "\n")
-
-    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        if self.writes:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(_json(row)) + "\n" for row in rows)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -167,7 +163,7 @@ def _commit() -> str | None:
 
 
 def _machine() -> dict[str, Any]:
-    info = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    info: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         info["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     torch = sys.modules.get("torch")  # ask only where it is loaded: writing a folder must not load it
@@ -191,7 +187,7 @@ def _yaml(config: Any) -> str:
 
 
 def _json(value: Any) -> Any:
-    """Tensors, arrays, paths and numbers that are not finite, as strict JSON has them."""
+    """Tensors, arrays and numbers that are not finite, as strict JSON has them."""
     if isinstance(value, Mapping):
         return {str(key): _json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -200,4 +196,4 @@ def _json(value: Any) -> Any:
         return _json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_equals_a_loop_written_by_hand():
         optimizer.step()
         decay = min(0.9, (2 + step) / (11 + step))  # the recurrence of the average, after step + 1 steps
         average = [decay * mean + (1 - decay) * p.detach() for mean, p in zip(average, weights, strict=True)]
-        assert metrics[step]["loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert metrics[step]["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
         assert metrics[step]["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
     for name, p in by_hand.named_parameters():
         torch.testing.assert_close(dict(ours.named_parameters())[name], p, rtol=0, atol=2e-6)
@@ -184,13 +185,15 @@ def test_precision():
     assert log.training.precision == chosen
     other = "fp32" if chosen.name == "bf16" else "bf16"  # a resumed "auto" does not ask the clock again
     state = log.training.state()
-    resumed, _ = train(Regression(), precision="auto", resume=state._replace(record={**state.record, "precision": other}))
+    state = state._replace(record={**state.record, "precision": other})
+    resumed, _ = train(Regression(), precision="auto", resume=state)
     assert resumed.training.precision.name == other
 
 
 def test_bad_arguments():
-    for options, message in [({"lr": 0}, "lr must be positive"), ({"ema": 1.0}, "ema must lie"), ({"steps": 0}, "steps"),
-                             ({"decay": "linear"}, "'cosine' or 'constant'"), ({"accumulate": 0}, "accumulate")]:
+    for options, message in [({"lr": 0}, "lr must be positive"), ({"ema": 1.0}, "ema must lie"),
+                             ({"steps": 0}, "steps"), ({"decay": "linear"}, "'cosine' or 'constant'"),
+                             ({"accumulate": 0}, "accumulate")]:
         with pytest.raises(ValueError, match=message):
             train(Regression(), **options)
     with pytest.raises(ValueError, match="nothing to train"):
@@ -244,11 +247,14 @@ if join("cpu").rank == 0:
 
 
 def test_two_processes_equal_one(tmp_path):
-    """torchrun's environment, gloo, the batch dealt by shards: the numbers of one process that takes the parts in turn."""
+    """torchrun's environment, gloo, rows dealt by shards: the numbers of one process that takes the parts in turn."""
     def launch(name: str, **env: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", TWO, str(tmp_path / name), "2"], env=environment(**env), cwd=ROOT)
+        return subprocess.Popen([sys.executable, "-c", TWO, tmp_path / name, "2"], env=environment(**env), cwd=ROOT)
 
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29400 + os.getpid() % 500)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     running = [launch("two", RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)] + [launch("one")]
     assert [process.wait(timeout=100) for process in running] == [0, 0, 0]
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,5 +86,5 @@ def unstack(x: Tensor, size: int) -> Tensor:
     return x.reshape(*lead, tokens * size, width // size)
 
 
-def _map(cond: Cond, function) -> Cond:
+def _map(cond: Cond, function: Callable[[Tensor], Tensor]) -> Cond:
     return {part: {name: function(value) for name, value in values.items()} for part, values in cond.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,31 +26,9 @@ def read_d4rl(
     Rewards are those of the present observation (D4RL relabels them from obs[t], issue 194). ValueError names a file
     that is damaged or lacks a key.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [key for key in KEYS if key not in file and key != "timeouts"]
-            if missing:
-                raise ValueError(
-                    f"{path} lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, this one {sorted(file)}"
-                )
-            rows = {key: file[key][()] for key in KEYS if key in file}
-            infos = {key: value[()] for key, value in file.get("infos", {}).items() if isinstance(value, h5py.Dataset)}
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or no HDF5 file ({error})") from error
-    rows.setdefault("timeouts", np.zeros(len(rows["rewards"]), dtype=bool))
-    unknown = set(cut_at) - {"terminals", "timeouts"}
-    if unknown:
-        raise ValueError(f"cut_at names flags, 'terminals' and 'timeouts', got {sorted(unknown)}")
-    count = len(rows["observations"])
-    mark = infos.pop("episode", None)
-    if mark is None:
-        ends = np.zeros(count, dtype=bool)
-        for key in cut_at:
-            ends |= rows[key].astype(bool).reshape(-1)
-    else:
-        ends = np.append(np.diff(mark) != 0, True)
+    rows, infos = _read_rows(path)
+    ends = _ends(rows, infos.pop("episode", None), cut_at)
+    count = len(ends)
     bounds = np.union1d(np.flatnonzero(ends) + 1, [count])
     first, stop = _pieces(np.append(0, bounds[:-1]), bounds, max_length)
     if not len(first):
@@ -74,6 +53,25 @@ def read_d4rl(
     )
 
 
+def _read_rows(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The arrays of KEYS and those of infos/, as stored."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [key for key in KEYS if key not in file and key != "timeouts"]
+            if missing:
+                raise ValueError(
+                    f"{path} lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, this one {sorted(file)}"
+                )
+            rows = {key: file[key][()] for key in KEYS if key in file}
+            infos = {key: value[()] for key, value in file.get("infos", {}).items() if isinstance(value, h5py.Dataset)}
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or no HDF5 file ({error})") from error
+    rows.setdefault("timeouts", np.zeros(len(rows["rewards"]), dtype=bool))
+    return rows, infos
+
+
 def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
     """Write episodes in D4RL's layout, completely or not at all; `read_d4rl` gives them back.
 
@@ -81,13 +79,11 @@ def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
     (and, where there are several, with `timeouts` set, and `infos/episode` numbering them). Observations of width 4
     are maze2d's (qpos, qvel) and are also stored as such. Blocks carry a checksum, so a changed byte is noticed.
     """
-    import h5py
-
     lengths, many = episodes.lengths, len(episodes) > 1
     steps = np.arange(episodes.steps) + np.repeat(np.arange(len(episodes)), lengths)  # rows that have an action
     last = np.cumsum(lengths + 1) - 1
 
-    def widen(values: np.ndarray, fill=None) -> np.ndarray:
+    def widen(values: np.ndarray, fill: Any = None) -> np.ndarray:
         wide = np.zeros((episodes.steps + len(episodes), *values.shape[1:]), values.dtype)
         wide[steps] = values
         wide[last] = wide[last - 1] if fill is None else fill
@@ -105,7 +101,13 @@ def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
         data |= {"infos/qpos": episodes.observations[:, :2], "infos/qvel": episodes.observations[:, 2:]}
     if many:
         data[EPISODE] = np.repeat(np.arange(len(episodes)), lengths + 1)
-    partial = Path(f"{path}.partial")
+    _write_atomically(Path(path), data)
+
+
+def _write_atomically(path: Path, data: dict[str, np.ndarray]) -> None:
+    import h5py
+
+    partial = path.with_name(f"{path.name}.partial")
     try:
         with h5py.File(partial, "w") as file:
             for key, value in data.items():
@@ -115,6 +117,19 @@ def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _ends(rows: dict[str, np.ndarray], number: np.ndarray | None, cut_at: Sequence[str]) -> np.ndarray:
+    """[rows] bool, the last rows of episodes: where their number changes if there is one, else where a flag is set."""
+    unknown = set(cut_at) - {"terminals", "timeouts"}
+    if unknown:
+        raise ValueError(f"cut_at names flags, 'terminals' and 'timeouts', got {sorted(unknown)}")
+    if number is not None:
+        return np.append(np.diff(number) != 0, True)
+    ends = np.zeros(len(rows["observations"]), dtype=bool)
+    for key in cut_at:
+        ends |= rows[key].astype(bool).reshape(-1)
+    return ends
 
 
 def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None) -> tuple[np.ndarray, np.ndarray]:

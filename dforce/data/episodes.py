@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class Episodes:
     infos: dict[str, np.ndarray] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         steps, count = int(np.sum(self.lengths)), len(self.lengths)
         if not count or np.min(self.lengths) < 1:
             raise ValueError(f"episodes must have at least one step each, got lengths {list(self.lengths[:8])}")
@@ -86,9 +86,9 @@ def pack(
     actions: Sequence,
     rewards: Sequence,
     *,
-    terminations=None,
-    truncations=None,
-    infos: dict[str, Sequence] | None = None,
+    terminations: Sequence | None = None,
+    truncations: Sequence | None = None,
+    infos: Mapping[str, Sequence] | None = None,
     about: dict | None = None,
 ) -> Episodes:
     """Episodes out of one array per episode: observations [S+1, O], actions [S, A], rewards [S], infos [S, ...].
@@ -108,5 +108,5 @@ def pack(
     if truncations is None:
         truncations = [np.arange(length) == length - 1 for length in lengths]
     packed = {name: np.concatenate(list(values)) for name, values in (infos or {}).items()}
-    arrays = (np.concatenate(list(v)) for v in (observations, actions, rewards, terminations, truncations))
-    return Episodes(*arrays, lengths, packed, dict(about or {}))
+    o, a, r, ends, cuts = (np.concatenate(list(v)) for v in (observations, actions, rewards, terminations, truncations))
+    return Episodes(o, a, r, ends, cuts, lengths, packed, dict(about or {}))

@@ -11,6 +11,8 @@ from .trajectories import ABOUT, read_metadata, save_episodes
 
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
 
+NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy"]}
+
 
 def make_maze_dataset(
     maze: str = "umaze",
@@ -34,18 +36,8 @@ def make_maze_dataset(
 
     grid = envs.get_maze(maze)
     chains = chains or _chains(steps)
-    about: dict[str, Any] = {
-        "maze": grid.name,
-        "rows": list(grid.rows),
-        "steps": steps,
-        "noise": float(noise),
-        "seed": seed,
-        "chains": chains,
-        "dt": DT,
-        "env": f"maze2d-{grid.name}",
-        "observation_names": ["x", "y", "vx", "vy"],
-        "action_names": ["fx", "fy"],
-    }
+    settings = {"steps": steps, "noise": float(noise), "seed": seed, "chains": chains}
+    about = {"maze": grid.name, "rows": list(grid.rows), "env": f"maze2d-{grid.name}", "dt": DT, **settings, **NAMES}
     name = name or _default_name(grid.name, noise)
     folder = restore(datasets_root(root) / name)
     if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
@@ -57,21 +49,22 @@ def make_maze_dataset(
         )
     made = envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed)
     episodes = pack(made["observations"], made["actions"], made["rewards"], infos={"goal": made["goals"]}, about=about)
-    gym_id = f"dforce/maze2d-{grid.name}-v1"
     known = grid.name in envs.MAZES and envs.MAZES[grid.name].rows == grid.rows
-    scores = {"ref_min_score": grid.ref_min, "ref_max_score": grid.ref_max} if known else {}
-    save_episodes(
-        name,
-        episodes,
-        env=gym_id if known else None,
-        overwrite=overwrite,
-        root=root,
-        **scores,
-        algorithm_name=f"waypoint controller, action noise {noise:g}",
-        author="dforce",
-        description=f"D4RL's maze2d-{grid.name}, generated anew: one scripted driver, random targets.",
-    )
+    facts = _minari_facts(grid, noise) if known else {}
+    save_episodes(name, episodes, overwrite=overwrite, root=root, **facts)
     return name
+
+
+def _minari_facts(grid: Any, noise: float) -> dict[str, Any]:
+    """What Minari keeps beside the arrays of a maze that is registered with Gymnasium."""
+    return {
+        "env": f"dforce/maze2d-{grid.name}-v1",
+        "ref_min_score": grid.ref_min,
+        "ref_max_score": grid.ref_max,
+        "algorithm_name": f"waypoint controller, action noise {noise:g}",
+        "author": "dforce",
+        "description": f"D4RL's maze2d-{grid.name}, generated anew: one scripted driver, random targets.",
+    }
 
 
 def _chains(steps: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ class Affine(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean, std):
+    def __init__(self, mean: Any, std: Any) -> None:
         super().__init__()
         mean, std = (torch.as_tensor(v, dtype=torch.float32).clone() for v in (mean, std))
         if mean.dim() != 1 or mean.shape != std.shape:
@@ -30,7 +31,7 @@ class Affine(nn.Module):
         self.register_buffer("std", std)
 
     @classmethod
-    def fit(cls, data, *, lengths: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Affine:
+    def fit(cls, data: Any, *, lengths: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Affine:
         """Statistics of data [N, D], accumulated in float64; a constant column gets std 1 (it becomes 0, not NaN).
 
         lengths (rows per episode) and names (of columns) only serve the message of the ValueError that
@@ -74,7 +75,9 @@ class Affine(nn.Module):
         return x
 
 
-def require_finite(data: np.ndarray, *, lengths=None, names=None, kind: str = "data") -> None:
+def require_finite(
+    data: np.ndarray, *, lengths: Any = None, names: Sequence[str] | None = None, kind: str = "data"
+) -> None:
     """ValueError at the first NaN or infinity in data [N, D]: which episode, step and column, and how many in all.
 
     lengths: rows of each episode, summing to N; without it the row is named.

@@ -75,14 +75,14 @@ def load_episodes(
         raise ValueError(_unknown(str(name_or_path), root))
     verify_checksums(folder)
     metadata = read_metadata(folder)
-    observation_space, action_space = _spaces(folder / "data", metadata)
-    names = width_names(observation_space, "observation"), width_names(action_space, "action")
+    spaces = _spaces(folder / "data", metadata)
+    names = width_names(spaces[0], "observation"), width_names(spaces[1], "action")
     columns: dict[str, list] = {
         key: [] for key in ("observations", "actions", "rewards", "terminations", "truncations")
     }
     extra: dict[str, list] = {key: [] for key in infos}
     for number, raw in enumerate(_raw_episodes(folder / "data", metadata)):
-        _collect(number, raw, observation_space, action_space, columns, extra, folder)
+        _collect(number, raw, spaces, columns, extra, folder)
     about = {"observation_names": names[0], "action_names": names[1], **metadata.get(ABOUT, {})}
     about["dataset"] = metadata.get("dataset_id", str(name_or_path))
     if "env" not in about and metadata.get("env_spec"):
@@ -100,12 +100,12 @@ def read_metadata(folder: Path) -> dict:
         raise ValueError(f"{path} cannot be read ({error}); restore the dataset or generate it again") from error
 
 
-def _collect(number: int, raw: dict, observation_space, action_space, columns: dict, extra: dict, folder: Path) -> None:
+def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, extra: dict, folder: Path) -> None:
     """Add one stored episode, flattened. Infos stand beside observations, so their last row has no action."""
     try:
         observations, actions = (
-            flatten_rows(observation_space, raw["observations"]),
-            flatten_rows(action_space, raw["actions"]),
+            flatten_rows(spaces[0], raw["observations"]),
+            flatten_rows(spaces[1], raw["actions"]),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"episode {number} of {folder} does not fit the dataset's spaces: {error}") from error
@@ -198,7 +198,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _unknown(name: str, root) -> str:
+def _unknown(name: str, root: str | os.PathLike | None) -> str:
     there = list_datasets(root)
     near = difflib.get_close_matches(name, there, 1, 0.5)
     return (

@@ -26,6 +26,13 @@ class Windows:
     event_shape: (stack * (A + O),). layout: what the numbers of a token mean, JSON-able. normalizer: Affine over A + O.
     len(windows): how many windows there are. virtual_shards: in how many equal parts `batch_at` can be asked for; the
     largest divisor of `batch` up to the number asked for, so that it depends on no number of processes.
+
+    Episodes shorter than the horizon are padded with their last raw token; mask is False on every token that is
+    not data through and through. Episodes shorter than `stack` hold no such token and are passed over.
+
+    sequential: row b of batch s + 1 goes on where row b of batch s ended, through all episodes in an order drawn
+    from the seed, round and round; `first` is True where an episode begins (and everywhere in batch 0). An
+    episode's last window is then padded, and its steps beyond the last whole token are left out.
     """
 
     def __init__(
@@ -47,13 +54,6 @@ class Windows:
 
         normalizer: None fits one to the training episodes (in either split). held_out: part of the episodes, at least
         one if there are two, that `split="val"` shows and `split="train"` does not.
-
-        Episodes shorter than the horizon are padded with their last raw token; mask is False on every token that is
-        not data through and through. Episodes shorter than `stack` hold no such token and are passed over.
-
-        sequential: row b of batch s + 1 goes on where row b of batch s ended, through all episodes in an order drawn
-        from the seed, round and round; `first` is True where an episode begins (and everywhere in batch 0). An
-        episode's last window is then padded, and its steps beyond the last whole token are left out.
         """
         _check_arguments(episodes, horizon, stack, batch, virtual_shards, split)
         self.horizon, self.stack, self.batch, self.seed, self.sequential = horizon, stack, batch, seed, sequential
@@ -100,7 +100,9 @@ class Windows:
         rows = self._window.index_select(0, index)
         size, tokens = len(rows), self.horizon // self.stack
         x = self._x.index_select(0, rows).view(size, tokens, -1)
-        mask = self._mask.index_select(0, rows).view(size, tokens, self.stack).all(-1)
+        # a token is data through and through where the window has as many real steps as end with the token
+        ends = torch.arange(self.stack, self.horizon + 1, self.stack, device=index.device)
+        mask = ends <= self._real.index_select(0, index)[:, None]
         start = self._start.index_select(0, rows)
         if first is None:
             first = self._first.index_select(0, index) if self.sequential else torch.ones(size, dtype=torch.bool)
@@ -114,7 +116,7 @@ class Windows:
                 f"the normaliser has {self.normalizer.width} columns, actions and observations have {width}"
             )
         self.event_shape = (self.stack * width,)
-        about = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
+        about: dict[str, Any] = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
         self.layout: dict[str, Any] = {
             "stack": self.stack,
             "horizon": self.horizon,
@@ -124,7 +126,9 @@ class Windows:
             **about,
         }
 
-    def _pack(self, episodes: Episodes, chosen: np.ndarray, tokens: np.ndarray, starts: np.ndarray, device) -> None:
+    def _pack(
+        self, episodes: Episodes, chosen: np.ndarray, tokens: np.ndarray, starts: np.ndarray, device: Any
+    ) -> None:
         """Normalised tokens of the chosen episodes in one array, padded to whole windows, and where those start."""
         chosen = chosen[episodes.lengths[chosen] >= self.stack]
         if not len(chosen):
@@ -144,15 +148,13 @@ class Windows:
         normalizer = self.normalizer.part(0, tokens.shape[1]).cpu()  # a copy: the caller's own stays where it is
         x = normalizer.normalize(torch.from_numpy(tokens[source])).to(device)
         start = normalizer.part(actions, tokens.shape[1]).normalize(torch.from_numpy(starts[source]))
-        mask = torch.from_numpy(within <= last).to(device)
         views, width = len(x) - horizon + 1, x.shape[1]
         self._x = x.as_strided((views, horizon * width), (width, 1))
-        self._mask = mask.as_strided((views, horizon), (1, 1))
         self._start = start.to(device)
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of the window in its episode
-        self._window = torch.from_numpy(np.repeat(begin, count) + number * (horizon if self.sequential else 1)).to(
-            device
-        )
+        offset = number * (horizon if self.sequential else 1)
+        self._window = torch.from_numpy(np.repeat(begin, count) + offset).to(device)
+        self._real = torch.from_numpy(np.minimum(np.repeat(lengths, count) - offset, horizon)).to(device)
         self._first = torch.from_numpy(number == 0).to(device)
 
 

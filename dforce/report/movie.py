@@ -124,7 +124,8 @@ def write_frames(file: str | Path, frames: Iterable[np.ndarray], *, fps: int) ->
             file.unlink(missing_ok=True)
             file = file.with_suffix(".gif")
     # One palette and no dithering: the pictures are flat colours, and a shimmering floor would cost size and beauty.
-    palette = Image.fromarray(film[-1]).quantize(256)
+    samples = [film[round(n)] for n in np.linspace(0, len(film) - 1, 8)]
+    palette = Image.fromarray(np.concatenate(samples)).quantize(256)
     first, *rest = (Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in film)
     # Pillow joins equal neighbours into one longer frame, so the pause costs nothing.
     first.save(file, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, MUTED, GRID = "#1f2733", "#657085", "#e3e7ee"
 WALL, WALL_EDGE, FLOOR = "#ccd3de", "#b3bccb", "#ffffff"
@@ -31,7 +32,9 @@ TITLE, LABEL, TICK = 13.0, 11.0, 10.0  # points; at 100 px an inch (a 9 inch fig
 
 def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
     """An empty figure of width x height inches with its own Agg canvas; `figure.savefig(file)` writes it."""
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(width, height), dpi=dpi, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07)
+    )
     FigureCanvasAgg(figure)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,31 +20,40 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """headings: [C] of the value columns; labels: [L] of the lines; cells: [L][C]."""
+    """headings: [C] of the value columns; labels: [L] of the lines; cells: [L][C]; units: metric -> unit."""
 
     title: str
     headings: list[str]
     labels: list[str]
     cells: list[list[Cell]]
+    units: dict[str, str]
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, whole numbers from 100 on, never an exponent below a million; None is a dash."""
+def digits_for(rows: Iterable[Row]) -> int:
+    """Decimals shared by a column: three significant ones of its largest number, more where its smallest would be 0."""
+    rows = list(rows)
+    sizes = [abs(row[key]) for row in rows for key in ("value", "low", "high") if row[key]]
+    if not sizes:
+        return 0
+    smallest = min((abs(row["value"]) for row in rows if row["value"]), default=1.0)
+    for_largest = 2 - math.floor(math.log10(max(sizes) * 1.0005))  # 99.96 is written 100
+    for_smallest = -math.floor(math.log10(smallest))
+    return min(max(for_largest, for_smallest, 0), 6)
+
+
+def number(value: float | None, digits: int) -> str:
+    """`digits` decimals, a dash for None; never "-0"."""
     if value is None:
         return "–"
-    size = abs(value)
-    if size >= 1e6 or (size and size < 1e-3):
-        return f"{value:.2e}"
-    digits = 0 if size >= 99.95 or value == int(value) else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
     text = f"{value:.{digits}f}"
-    return text[1:] if text.startswith("-") and not text.strip("-0.") else text  # no "-0.0"
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
-def value_with_interval(row: Row) -> str:
+def value_with_interval(row: Row, digits: int) -> str:
     """`value [low, high]`, or the value alone where no interval was measured."""
     if row["value"] is None or row["low"] is None:
-        return number(row["value"])
-    return f"{number(row['value'])} [{number(row['low'])}, {number(row['high'])}]"
+        return number(row["value"], digits)
+    return f"{number(row['value'], digits)} [{number(row['low'], digits)}, {number(row['high'], digits)}]"
 
 
 def line_labels(rows: Iterable[Row], *, across: Sequence[str] = ACROSS) -> dict[tuple[Any, ...], str]:
@@ -97,7 +107,14 @@ def _one_task(task: str, rows: list[Row], chosen: list[Row], across: Sequence[st
     order = [key for key in labels if any(key in column for column in placed.values())]
     columns = [_column(column, order) for column in placed.values()]
     headings = [_heading(name, list(column.values())) for name, column in placed.items()]
-    return Table(task, headings, [labels[key] for key in order], [list(line) for line in zip(*columns, strict=True)])
+    units = {row["metric"]: row["unit"] for row in chosen if row["unit"]}
+    cells = [list(line) for line in zip(*columns, strict=True)]
+    return Table(task, headings, [labels[key] for key in order], cells, units)
+
+
+def units_line(table: Table) -> str:
+    """`score: D4RL-normalised x100 · success: fraction`."""
+    return " · ".join(f"{metric}: {unit}" for metric, unit in table.units.items())
 
 
 def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) -> list[Cell]:
@@ -107,6 +124,7 @@ def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) ->
     if len(found) > 1 and better in ({True}, {False}):
         best = (max if better == {True} else min)(row["value"] for row in found)
     counts = {row["n"] for row in column.values()}
+    digits = digits_for(column.values())
     cells = []
     for key in order:
         row = column.get(key)
@@ -114,19 +132,17 @@ def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) ->
             cells.append(Cell("", None))
             continue
         count = f" (n={row['n']})" if len(counts) > 1 else ""
-        cells.append(Cell(value_with_interval(row) + count, row, best is not None and row["value"] == best))
+        cells.append(Cell(value_with_interval(row, digits) + count, row, best is not None and row["value"] == best))
     return cells
 
 
 def _heading(name: tuple[Any, ...], rows: list[Row]) -> str:
-    """`metric, starts (unit, n) ↑`; n where all lines share it, the arrow where higher or lower is better."""
+    """`metric, starts (n) ↑`; n where all lines share it, the arrow where higher or lower is better."""
     metric, *spread = name
     where = "".join(f", {value}" for value in spread if value is not None)
-    units, counts = {row["unit"] for row in rows} - {""}, {row["n"] for row in rows}
-    notes = [*sorted(units), *(f"n={n}" for n in counts if len(counts) == 1)]
-    better = {row["higher_is_better"] for row in rows}
+    counts, better = {row["n"] for row in rows}, {row["higher_is_better"] for row in rows}
     arrow = " ↑" if better == {True} else " ↓" if better == {False} else ""
-    return metric + where + (f" ({', '.join(notes)})" if notes else "") + arrow
+    return metric + where + "".join(f" (n={n})" for n in counts if len(counts) == 1) + arrow
 
 
 def markdown_table(rows: Iterable[Row], *, metrics: Sequence[str] | None = None, across: Sequence[str] = ACROSS) -> str:
@@ -142,5 +158,6 @@ def markdown_table(rows: Iterable[Row], *, metrics: Sequence[str] | None = None,
         for label, cells in zip(table.labels, table.cells, strict=True):
             lines.append([label, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)])
         text = "\n".join("| " + " | ".join(part.replace("|", "\\|") for part in line) + " |" for line in lines)
+        text += f"\n\n{units_line(table)}" if table.units else ""
         parts.append(f"**{table.title}**\n\n{text}" if len(tables) > 1 else text)
     return "\n\n".join(parts) + ("\n" if parts else "")

@@ -9,7 +9,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,38 +55,21 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    text = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info < (3, 11):
-        return Finding("fail", "python", text, "install Python 3.11 or newer and make the environment with it")
-    return Finding("ok", "python", text)
+    return Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")  # pip refuses older ones
 
 
 def _torch() -> list[Finding]:
     try:
         import torch
+
+        from dforce.precision import choose
     except ImportError as error:
         return [Finding("fail", "torch", str(error), "pip install torch")]
     findings = [Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")]
     if torch.cuda.is_available():
-        gpu = f"{torch.cuda.get_device_name()}, bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}"
-        return [*findings, Finding("ok", "gpu", gpu)]
-    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
-    used = "bf16 is worth it" if ratio > 1 else "float32 is the better choice"
-    return [*findings, Finding("ok", "gpu", "none"), Finding("ok", "cpu bf16", f"{ratio:.1f}x float32 speed: {used}")]
-
-
-def _seconds(dtype: Any) -> float:
-    """Best of five times of a matrix product of the size that a small network makes."""
-    import torch
-
-    a = torch.ones(1024, 512, dtype=dtype)
-    b = torch.ones(512, 512, dtype=dtype)
-    times = []
-    for _ in range(6):  # the first one warms up
-        begin = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - begin)
-    return min(times[1:])
+        findings.append(Finding("ok", "gpu", torch.cuda.get_device_name()))
+    chosen = choose("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return [*findings, Finding("ok", "precision", f"{chosen.name}: {chosen.reason}")]
 
 
 def _module(name: str) -> Finding:

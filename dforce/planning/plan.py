@@ -1,0 +1,123 @@
+"""The diffusion planner: from where the robot is and a goal to a plan, by sampling under guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.data.normalize import Affine
+from dforce.denoiser import Denoiser
+from dforce.guidance import Energy, guided
+from dforce.matrix import pyramid
+from dforce.monte_carlo import monte_carlo
+from dforce.noise import Noise
+from dforce.planning.energy import Physical, SumOfDistances
+from dforce.planning.execute import Plan
+from dforce.sample import Step, generate, sample
+from dforce.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class DiffusionPlanner:
+    """planner(obs [N, O], goal [N, 2], remaining, rng) -> Plan, for `run_episodes`.
+
+    denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`). steps: denoising steps a token;
+    delay: rows by which a token runs behind the one before it (0 full sequence; steps / 4 is right for a causal
+    denoiser); order, eta: as in `generate`. energy: goal [N, 2] -> Energy of physical plans. scale 0: no guidance.
+    draws, lookahead: Monte Carlo Tree Guidance, 1 is plain guidance. options: further ones of `monte_carlo`.
+    episodes: how many are planned in one batch (bounds memory). bf16: autocast of the network.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+    normalizer: Affine
+    layout: dict[str, Any]
+    steps: int = 20
+    delay: int = 5
+    order: int = 2
+    eta: float = 0.0
+    spacing: str = "log_snr"
+    energy: Callable[[Tensor], Energy] = SumOfDistances
+    scale: float = 0.1
+    draws: int = 1
+    lookahead: int = 3
+    options: tuple[tuple[str, Any], ...] = ()
+    episodes: int = 256
+    bf16: bool = False
+    progress: Callable[[int], None] | None = None
+
+    def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
+        noise = Noise(int(rng.integers(2**62)))
+        parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, noise, i)
+                 for i in range(0, len(obs), self.episodes)]
+        plans = torch.cat(parts).double().numpy()
+        (a, b), (c, d) = self.layout["action"], self.layout["observation"]
+        return Plan(plans[..., a:b], plans[..., c:d])
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What names this planner in a row of results."""
+        return {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale, "draws": self.draws}
+
+    def tokens(self, remaining: int) -> int:
+        """How many tokens cover `remaining` environment steps."""
+        return max(1, -(-remaining // self.layout["stack"]))
+
+    def matrix(self, tokens: int) -> Tensor:
+        return pyramid(self.schedule.grid(self.steps, self.spacing), tokens, self.delay)  # type: ignore[arg-type]
+
+    def guide(self, goal: Tensor, noise: Noise) -> Denoiser:
+        """The denoiser that plans towards `goal` [N, 2]."""
+        if not self.scale:
+            return self.denoiser
+        energy = Physical(self.energy(goal), self.normalizer, self.layout["stack"])
+        if self.draws == 1:
+            return guided(self.denoiser, self.schedule, energy, self.scale)
+        return monte_carlo(self.denoiser, self.schedule, energy, self.draws, lookahead=self.lookahead,
+                           scale=self.scale, noise=noise, **dict(self.options))
+
+    def denoising(self, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
+                  ) -> Iterator[tuple[Step, np.ndarray]]:
+        """Every step of one planning, with the plan it would end in now: x0_hat as physical plans [N, H, D]."""
+        noise = Noise(seed)
+        x, cond, goal_ = self._start(obs, goal, remaining, noise, 0)
+        with self._cast():
+            for step in sample(self.guide(goal_, noise), self.schedule, self.matrix(x.shape[1]), x, cond=cond,
+                               eta=self.eta, order=self.order, noise=noise):
+                yield step, self._physical(step.x0)
+
+    def with_(self, **changes: Any) -> DiffusionPlanner:
+        """The same planner with other settings."""
+        return replace(self, **changes)
+
+    def _cast(self) -> AbstractContextManager:
+        device = self.schedule.alpha.device.type
+        return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def _start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, first: int) -> tuple:
+        device = self.schedule.alpha.device
+        time, (c, d) = self.tokens(remaining), self.layout["observation"]
+        width = self.layout["stack"] * (self.layout["action"][1] + d - c)
+        start = self.normalizer.part(c, d).normalize(torch.as_tensor(obs, dtype=torch.float32, device=device))
+        like = torch.empty(len(obs), time, width, device=device)
+        x = noise(-1, torch.arange(time, device=device), like,
+                  sample=first + torch.arange(len(obs), device=device))
+        return x, {"static": {"start": start}}, torch.as_tensor(goal, dtype=torch.float32, device=device)
+
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, first: int) -> Tensor:
+        x, cond, goal_ = self._start(obs, goal, remaining, noise, first)
+        with self._cast():
+            x0 = generate(self.guide(goal_, noise), self.schedule, self.matrix(x.shape[1]), x, cond=cond,
+                          eta=self.eta, order=self.order, noise=noise)
+        if self.progress:
+            self.progress(len(obs))
+        return torch.as_tensor(self._physical(x0))
+
+    def _physical(self, x0: Tensor) -> np.ndarray:
+        return Physical(lambda plan: plan, self.normalizer, self.layout["stack"]).plan(x0.float()).cpu().numpy()

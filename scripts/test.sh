@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# All the set-up, then style, types and tests: bash scripts/test.sh [pytest arguments].
+source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+ruff check .
+mypy
+exec python -m pytest "$@"
