@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dforce.checkpoint import load, save
     from dforce.denoiser import Precond
     from dforce.fit import fit
-    from dforce.guidance import classifier_free, guided, inpaint, monte_carlo
+    from dforce.guidance import classifier_free, guided, inpaint
     from dforce.loss import (
         ForcingObjective,
         corrupt,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         v_weight,
     )
     from dforce.matrix import autoregressive, full_sequence, pyramid
+    from dforce.monte_carlo import monte_carlo
     from dforce.rollout import rollout
     from dforce.sample import advance, generate, sample
     from dforce.schedule import Schedule, cosine, flow, from_betas, from_diffusers, linear, sigmoid
@@ -55,7 +56,8 @@ _PUBLIC = {
     ),
     "sample": ("advance", "sample", "generate"),
     "rollout": ("rollout",),
-    "guidance": ("guided", "classifier_free", "monte_carlo", "inpaint"),
+    "guidance": ("guided", "classifier_free", "inpaint"),
+    "monte_carlo": ("monte_carlo",),
     "fit": ("fit",),
     "checkpoint": ("save", "load"),
 }
@@ -91,8 +93,8 @@ __all__ = [
     "rollout",
     "guided",
     "classifier_free",
-    "monte_carlo",
     "inpaint",
+    "monte_carlo",
     "fit",
     "save",
     "load",

@@ -27,7 +27,7 @@ class Ranks(NamedTuple):
         if self.world == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over processes, the same on each."""

@@ -56,11 +56,16 @@ def test_every_public_name_is_there_and_agrees_with_what_type_checkers_are_told(
         _ = dforce.smaple
 
 
-@pytest.mark.parametrize("name", ["sample", "transition", "rollout", "fit"])
-def test_a_function_named_as_its_module_is_the_function_whatever_came_first(name: str) -> None:
-    last = f"from dforce import {name}\nprint(callable({name}), callable(dforce.{name}), dforce.{name}.__module__)"
-    for first in (f"import dforce.{name}", f"import dforce\ndforce.{name}\nimport dforce.{name}", "import dforce"):
-        assert fresh(f"{first}\n{last}") == f"True True dforce.{name}\n"
+FIRST = ["import dforce", "import dforce.{0}", "import dforce; dforce.{0}; import dforce.{0}"]
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_a_function_named_as_its_module_is_the_function_whatever_came_first(first: str) -> None:
+    names = [name for name in dforce.__all__ if dforce._HOME[name] == name]
+    assert {"sample", "transition", "rollout", "fit"} <= set(names)
+    begin = "\n".join(first.format(name) for name in names)
+    check = "\n".join(f"from dforce import {n}\nassert {n} is dforce.{n} and {n}.__name__ == '{n}'" for n in names)
+    assert fresh(f"{begin}\n{check}\nprint('fine')") == "fine\n"
 
 
 def test_the_version_is_the_project_s() -> None:
@@ -71,9 +76,10 @@ def test_the_version_is_the_project_s() -> None:
 
 
 def test_help_lists_every_verb_and_loads_neither_torch_nor_hydra() -> None:
-    code = "from dforce.cli import main\nfor a in {}: assert main(a) == 0\nprint({{'torch', 'hydra'}} & set(sys.modules))"
-    text = fresh(code.format([["--help"], *([verb, "--help"] for verb in VERBS)]))
-    assert text.endswith("set()\n")
+    asked = [["--help"], *([verb, "--help"] for verb in VERBS)]
+    code = f"from dforce.cli import main\nfor a in {asked}: assert main(a) == 0\n"
+    text = fresh(code + "print('loaded', {'torch', 'hydra'} & set(sys.modules))")
+    assert text.endswith("loaded set()\n")
     for verb in VERBS:
         assert re.search(rf"^  {verb} +\w.{{20,}}", text, re.M), verb
 

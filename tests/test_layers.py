@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {
     "schedule", "transition", "noise", "tree", "denoiser", "matrix", "loss", "sample", "wavefront", "rollout",
-    "guidance",
+    "guidance", "monte_carlo",
 }  # fmt: skip
 PILLARS = {"planning", "video", "policy", "align"}
 APPLICATION = {"cli", "verbs", "__main__", "__init__"}
@@ -82,6 +82,6 @@ def test_the_reader_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     file = tmp_path / "dforce" / "data" / "x.py"
     file.parent.mkdir(parents=True)
-    lines = "from dforce import envs", "from .batch import a", "from .. import fit", "def f():", "  import torch.nn as n"
+    lines = "from dforce import envs", "from .batch import a", "from .. import fit", "def f():", "  import torch.nn"
     file.write_text("\n".join(lines))
     assert imported(file) == {"dforce.envs", "dforce.data.batch", "dforce.fit", "torch.nn"}

@@ -16,7 +16,8 @@ FOLDERS = {"dforce": "dforce", "envs": "dforce/envs", "configs": "dforce/configs
 
 
 def sources() -> list[Path]:
-    return [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".yaml", ".xml")]
+    kinds = ".py", ".yaml", ".xml"
+    return [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in kinds]
 
 
 def shipped_as(file: Path) -> str:

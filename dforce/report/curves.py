@@ -40,17 +40,17 @@ def schedule_heatmap(matrix: object, K: int, title: str = "schedule matrix") -> 
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     bar = figure.colorbar(ScalarMappable(norm, style.LEVEL), ax=ax, aspect=26, pad=0.02)
-    bar.outline.set_edgecolor(style.GRID)  # type: ignore[operator]
+    bar.outline.set_edgecolor(style.GRID)
     bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3)
     bar.set_label(f"noise level (0 clean, {K} pure noise)", fontsize=style.LABEL, color=style.INK)
     return figure
 
 
 def loss_curve(
-    steps: object,
-    train: object,
-    val_steps: object = (),
-    val: object = (),
+    steps: Sequence[float],
+    train: Sequence[float | None],
+    val_steps: Sequence[float] = (),
+    val: Sequence[float | None] = (),
     *,
     title: str = "training",
     ylabel: str = "loss",
@@ -58,7 +58,7 @@ def loss_curve(
     """Training loss (raw faint, running median strong) and held-out loss (points).
 
     steps, train: [N]; val_steps, val: [V]. A value that is None or not finite leaves a gap. The
-    vertical axis is logarithmic where every finite value is positive.
+    vertical axis is logarithmic where every finite value is positive and they span more than a factor of two.
     """
     x, y = _pair("train", steps, train)
     held_x, held_y = _pair("val", val_steps, val)
@@ -72,7 +72,7 @@ def loss_curve(
         ax.plot(held_x, held_y, color=style.PALETTE[1], linewidth=1.8, label="held out", **look)
     every = np.concatenate([y, held_y])
     every = every[np.isfinite(every)]
-    if len(every) and every.min() > 0:
+    if len(every) and every.min() > 0 and every.max() > 2 * every.min():
         ax.set_yscale("log")
         plain_log_ticks(ax)
     ax.margins(x=0.02)
@@ -80,9 +80,9 @@ def loss_curve(
     return figure
 
 
-def _pair(name: str, steps: object, values: object) -> tuple[np.ndarray, np.ndarray]:
+def _pair(name: str, steps: Sequence[float], values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
     x = style.numbers(f"{name} steps", steps, (None,), "[N]")
-    y = style.numbers(name, [np.nan if v is None else v for v in values], (len(x),), f"[N] = [{len(x)}], as its steps")  # type: ignore[attr-defined]
+    y = style.numbers(name, [np.nan if v is None else v for v in values], (len(x),), f"[N] = [{len(x)}], as its steps")
     return x, y
 
 
@@ -97,10 +97,8 @@ def running_median(y: np.ndarray) -> np.ndarray:
 def plain_log_ticks(ax: Axes) -> None:
     """Decades and a few values between, written as plain numbers."""
     low, high = ax.get_ylim()
-    wide = high / low > 300
-    ax.yaxis.set_major_locator(
-        LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0) if high / low > 4 else np.arange(1, 10, 0.5))
-    )
+    subs = [1.0] if high / low > 300 else [1.0, 2.0, 5.0] if high / low > 8 else [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0]
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="y", which="minor", length=0)
@@ -134,12 +132,12 @@ def line_with_band(
         ax.set_xscale("log")
         ax.set_xticks(x, [f"{tick:g}" for tick in x])
         ax.tick_params(axis="x", which="minor", length=0)
-    for name, value in (references or {}).items():
-        ax.axhline(value, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
-        place = {"xytext": (-2, 4), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    for name, level in (references or {}).items():
+        ax.axhline(level, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
+        place: dict[str, Any] = {"xytext": (-2, 4), "textcoords": "offset points", "ha": "right", "va": "bottom"}
         ax.annotate(
-            name, (1, value), xycoords=("axes fraction", "data"), color=style.MUTED, fontsize=style.TICK, **place
-        )  # type: ignore[arg-type]
+            name, (1, level), xycoords=("axes fraction", "data"), color=style.MUTED, fontsize=style.TICK, **place
+        )
     if len(series) > 1:
         ax.legend(frameon=False, fontsize=style.LABEL, labelcolor=style.INK, loc="best")
     return figure
@@ -170,16 +168,9 @@ def bars_with_intervals(
     most = max(sum(row["variant"].get(by) == subset for row in marks) for subset in subsets)
     for color, ax, subset in zip(np.resize(style.PALETTE[:3], len(axes)), axes, subsets, strict=True):
         here = [row for row in chosen if row["variant"].get(by) == subset]
-        counts = sorted({row["n"] for row in here})
-        count = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
         style.plain_axes(ax, xlabel=chosen[0]["unit"] or metric, grid="x")
-        ax.set_title(
-            count if subset is None else f"{by}: {subset} ({count})",
-            fontsize=style.LABEL,
-            color=style.INK,
-            loc="left",
-            pad=8 + REFERENCE_LINE * most,
-        )
+        pad = 8 + REFERENCE_LINE * most
+        ax.set_title(_panel_title(by, subset, here), fontsize=style.LABEL, color=style.INK, loc="left", pad=pad)
         _bars(ax, [row for row in here if row not in marks], list(labels), str(color), by)
         _reference_lines(ax, [row for row in here if row in marks])
     axes[0].set_yticks(range(len(labels)), list(labels.values()), fontsize=style.LABEL)
@@ -188,16 +179,22 @@ def bars_with_intervals(
     return figure
 
 
+def _panel_title(by: str, subset: Any, rows: Sequence[Row]) -> str:
+    counts = sorted({row["n"] for row in rows})
+    count = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    return count if subset is None else f"{by}: {subset} ({count})"
+
+
 def _bars(ax: Axes, rows: Sequence[Row], order: Sequence[Any], color: str, by: str) -> None:
     """Bars with whiskers, and their numbers in a column at the right, where no line can cross them."""
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=style.MUTED, linewidth=0.8)
     digits = digits_for(rows)
-    aside = {"xytext": (42, 0), "textcoords": "offset points", "va": "center", "ha": "right"}
+    aside: dict[str, Any] = {"xytext": (42, 0), "textcoords": "offset points", "va": "center", "ha": "right"}
     for row in rows:
         place, value = order.index(line_key(row, across=(by,))), row["value"]
-        at = {"xycoords": ("axes fraction", "data"), "fontsize": style.LABEL, "color": style.INK}
-        ax.annotate(number(value, digits), (1, place), **at, **aside)  # type: ignore[arg-type]
+        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": style.LABEL, "color": style.INK}
+        ax.annotate(number(value, digits), (1, place), **at, **aside)
         if value is None:
             continue
         low, high = (value, value) if row["low"] is None else (row["low"], row["high"])
@@ -213,11 +210,11 @@ def _reference_lines(ax: Axes, rows: Sequence[Row]) -> None:
     for level, row in enumerate(rows):
         ax.axvline(row["value"], color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
         text = f"{row['method']} {number(row['value'], digits)}"
-        above = {
+        above: dict[str, Any] = {
             "xytext": (0, 4 + REFERENCE_LINE * level),
             "textcoords": "offset points",
             "ha": "center",
             "va": "bottom",
         }
-        at = {"xycoords": ("data", "axes fraction"), "fontsize": style.TICK, "color": style.INK}
-        ax.annotate(text, (row["value"], 1), **at, **above)  # type: ignore[arg-type]
+        at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "fontsize": style.TICK, "color": style.INK}
+        ax.annotate(text, (row["value"], 1), **at, **above)

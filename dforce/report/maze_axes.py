@@ -91,9 +91,9 @@ def timed_lines(plans: np.ndarray, **look: Any) -> LineCollection:
 def draw_markers(ax: Axes, start: np.ndarray, goal: np.ndarray, *, size: float = 1.0) -> list[Artist]:
     """Dashed circle inside which the reward is 1, goal star, start disc; returns the three. start, goal: [2]."""
     dashes = (0, (4, 3))
-    look = {"fill": False, "edgecolor": style.GOAL, "linewidth": 1.3 * size, "linestyle": dashes}
+    look: dict[str, Any] = {"fill": False, "edgecolor": style.GOAL, "linewidth": 1.3 * size, "linestyle": dashes}
     ring = ax.add_patch(Circle((goal[1], goal[0]), REACH, zorder=6, **look))
-    rim = {"linestyle": "none", "markeredgecolor": "white", "zorder": 9}
+    rim: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "zorder": 9}
     star = Line2D([goal[1]], [goal[0]], marker="*", markersize=19 * size, color=style.GOAL, markeredgewidth=size, **rim)
     disc = Line2D(
         [start[1]], [start[0]], marker="o", markersize=11 * size, color=style.START, markeredgewidth=1.5 * size, **rim
@@ -115,7 +115,7 @@ def draw_fan(ax: Axes, plans: np.ndarray, *, chosen: int = 0, size: float = 1.0)
 
 def draw_path(ax: Axes, path: np.ndarray, *, size: float = 1.0) -> list[Line2D]:
     """The executed path as a thin dark line with a light rim, over the plan; returns both lines. path: [H + 1, 2]."""
-    look = {"solid_capstyle": "round", "solid_joinstyle": "round"}
+    look: dict[str, Any] = {"solid_capstyle": "round", "solid_joinstyle": "round"}
     rim = ax.plot(path[:, 1], path[:, 0], color="white", linewidth=3.0 * size, alpha=0.8, zorder=6, **look)
     ink = ax.plot(path[:, 1], path[:, 0], color=style.INK, linewidth=1.5 * size, zorder=7, **look)
     return [*rim, *ink]

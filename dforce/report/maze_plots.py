@@ -1,6 +1,6 @@
 """Pictures of plans in a maze: one episode, several side by side, a plan emerging from noise, where the data are.
 
-Every function returns a matplotlib Figure; `figure.savefig("plan.png")` writes it. See `maze_axes` for the frame.
+Every function returns a matplotlib Figure; `figure.savefig(file)` writes it. See `maze_axes` for the frame.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def time_bar(figure: Figure, axes: Sequence[Axes], steps: int) -> None:
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, steps), style.TIME), ax=list(axes), shrink=0.6, aspect=28, pad=0.02
     )
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3)
     bar.set_label("time in plan (steps)", fontsize=style.LABEL, color=style.INK)
 
@@ -64,6 +64,18 @@ def figure_for(walls: np.ndarray, *, width: float = 7.2) -> tuple[Figure, Axes]:
     ax = figure.add_subplot()
     draw_maze(ax, walls, ticks=True)
     return figure, ax
+
+
+def _draw_episode(
+    ax: Axes, plans: object, path: object | None, start: object, goal: object, *, chosen: int = 0, size: float = 1.0
+) -> tuple[int, int]:
+    """Fan, path and markers on a drawn maze, all checked; returns (P, H) of the plans."""
+    fan, walk, begin, end = checked_episode(plans, path, start, goal, chosen)
+    draw_fan(ax, fan, chosen=chosen, size=size)
+    if walk is not None:
+        draw_path(ax, walk, size=size)
+    draw_markers(ax, begin, end, size=size)
+    return len(fan), fan.shape[1]
 
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
@@ -91,16 +103,12 @@ def plan_figure(
 
     walls: bool [R, C]; plans: [P, H, 2] positions in metres; path: [H + 1, 2] or None; start, goal: [2].
     """
-    fan, walk, begin, end = checked_episode(plans, path, start, goal, chosen)
     figure, ax = figure_for(walls)
-    draw_fan(ax, fan, chosen=chosen)
-    if walk is not None:
-        draw_path(ax, walk)
-    draw_markers(ax, begin, end)
+    count, steps = _draw_episode(ax, plans, path, start, goal, chosen=chosen)
     if title:
         ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=10, fontweight="bold")
-    time_bar(figure, [ax], fan.shape[1])
-    _legend(figure, legend_handles(candidates=len(fan) > 1, path=walk is not None))
+    time_bar(figure, [ax], steps)
+    _legend(figure, legend_handles(candidates=count > 1, path=path is not None))
     return figure
 
 
@@ -137,13 +145,9 @@ def plan_grid(
         if e >= len(plans):
             ax.set_visible(False)
             continue
-        fan, walk, begin, end = checked_episode(plans[e], paths[e], begins[e], ends[e], 0)
-        several, length = several or len(fan) > 1, max(length, fan.shape[1])
         draw_maze(ax, walls)
-        draw_fan(ax, fan, size=size)
-        if walk is not None:
-            draw_path(ax, walk, size=size)
-        draw_markers(ax, begin, end, size=size)
+        count, steps = _draw_episode(ax, plans[e], paths[e], begins[e], ends[e], size=size)
+        several, length = several or count > 1, max(length, steps)
         if titles:
             ax.set_title(titles[e], fontsize=style.TICK, color=style.INK, loc="left", pad=4)
     time_bar(figure, list(axes[: len(plans)]), length)
@@ -200,7 +204,7 @@ def coverage(walls: np.ndarray, positions: object, title: str = "", *, bins: int
         zorder=2,
     )
     bar = figure.colorbar(image, ax=ax, shrink=0.6, aspect=28, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3, which="major")
     bar.ax.minorticks_off()
     bar.set_label(f"visits a square of {1 / bins:.2g} m (count)", fontsize=style.LABEL, color=style.INK)

@@ -75,17 +75,18 @@ def _frames(
             figure, canvas, marks = _stage(walls, fans[due][1], start, goal, width)
             ax = figure.axes[0]
             caption = ax.text(0.01, 0.012, "", transform=ax.transAxes, fontsize=style.LABEL, color=style.INK, zorder=11)
-            ball = ax.add_patch(Circle((0, 0), BALL, facecolor=style.INK, edgecolor="white", linewidth=1.5, zorder=10))
-            caption.set_visible(False), ball.set_visible(False)
+            ball = Circle((0, 0), BALL, facecolor=style.INK, edgecolor="white", linewidth=1.5, zorder=10)
+            ax.add_patch(ball)
+            for artist in (caption, ball):
+                artist.set_animated(True)  # left out of the background, drawn by hand in each frame
             canvas.draw()
             background = canvas.copy_from_bbox(figure.bbox)
-            caption.set_visible(True), ball.set_visible(True)
         canvas.restore_region(background)
         lines = draw_path(ax, path[: step + 1], size=1.2)
         ball.center = (path[step, 1], path[step, 0])
         caption.set_text(f"step {step}")
-        for artist in (*lines, *marks, ball, caption):
-            ax.draw_artist(artist)
+        for drawn in (*lines, *marks, ball, caption):
+            ax.draw_artist(drawn)
         for line in lines:
             line.remove()
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()

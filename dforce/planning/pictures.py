@@ -1,0 +1,56 @@
+"""The pictures of a planning run, into a media folder: fans of plans, episodes, denoising, film, schedule matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dforce.envs import Maze
+from dforce.planning.execute import Executed
+from dforce.planning.plan import DiffusionPlanner
+from dforce.report.curves import schedule_heatmap
+from dforce.report.maze_plots import animation, denoising_strip, plan_figure, plan_grid
+
+FAN = 12  # plans of one start
+
+
+def fan(planner: DiffusionPlanner, start: np.ndarray, goal: np.ndarray, steps: int, *, seed: int = 1) -> np.ndarray:
+    """Positions [FAN, H, 2] of several plans from one start [4] to one goal [2]."""
+    plan = planner(np.repeat(start[None], FAN, 0), np.repeat(goal[None], FAN, 0), steps, np.random.default_rng(seed))
+    return plan.states[..., :2]
+
+
+def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, episodes: np.ndarray) -> None:
+    """plan.png, grid.png, denoising.png, schedule.png and animation.mp4 (or .gif) of the given `episodes` (numbers).
+
+    played: what `planner` did in them. The first episode gets the large picture.
+    """
+    if played.plan is None or not len(episodes):
+        raise ValueError("pictures of plans need at least one episode that was planned")
+    starts, goals = played.trajectory[:, 0], played.goals
+    steps = played.rewards.shape[1]
+    paths = played.trajectory[..., :2]
+    fans = [np.concatenate([played.plan.states[e:e + 1, :, :2], fan(planner, starts[e], goals[e], steps)])
+            for e in episodes]
+    first = episodes[0]
+    here = (starts[first, :2], goals[first])
+    figure = plan_figure(maze.walls, fans[0], paths[first], *here, title=f"{maze.name}: plans and the executed path")
+    figure.savefig(media / "plan.png")
+    scores = [f"{int(played.returns[e])} of {steps} steps at the goal" for e in episodes]
+    plan_grid(maze.walls, fans, [paths[e] for e in episodes], starts[episodes, :2], goals[episodes],
+              scores).savefig(media / "grid.png")
+    animation(maze.walls, fans[0], paths[first], *here, media / "animation.mp4")
+    _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
+    matrix = planner.matrix(planner.tokens(steps))
+    schedule_heatmap(matrix.numpy(), planner.schedule.levels).savefig(media / "schedule.png")
+
+
+def _denoising(media: Path, maze: Maze, planner: DiffusionPlanner, start: np.ndarray, goal: np.ndarray,
+               steps: int) -> None:
+    (lo, _), seen, labels = planner.layout["observation"], [], []
+    rows = planner.matrix(planner.tokens(steps)).shape[0] - 1
+    for row, (_, plan) in enumerate(planner.denoising(start, goal, steps)):
+        seen.append(plan[0, :, lo:lo + 2])
+        labels.append(f"row {row + 1} of {rows}")
+    denoising_strip(maze.walls, np.stack(seen), start[0, :2], goal[0], labels).savefig(media / "denoising.png")

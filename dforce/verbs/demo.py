@@ -1,0 +1,87 @@
+"""`dforce demo`: demonstrations, training, planning, scores and a page to open, in one command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from dforce.checkpoint import load
+from dforce.config import build
+from dforce.data import load_episodes
+from dforce.data.maze import make_maze_dataset
+from dforce.envs import Maze, get_maze
+from dforce.planning.baselines import retrieval_planner
+from dforce.planning.evaluate import Comparison, Method, difference, once, planned, references
+from dforce.planning.pictures import draw
+from dforce.planning.plan import DiffusionPlanner
+from dforce.planning.score import Row, fresh_starts
+from dforce.report.html import write_index
+from dforce.report.maze_plots import coverage
+from dforce.run import RunFolder
+from dforce.verbs.plan import FEW, build_planner, score, worth_drawing
+from dforce.verbs.train import train
+
+SMALL = 40_000  # environment steps of data under fast_dev_run
+
+
+def run(cfg: Any, folder: RunFolder) -> None:
+    """The whole road; see configs/demo.yaml."""
+    maze = get_maze(cfg.maze)
+    steps, name = cfg.data_steps, None
+    if cfg.fast_dev_run:
+        steps, name = SMALL, f"dforce/maze2d-{maze.name}-small-v1"
+    data = make_maze_dataset(cfg.maze, steps=steps, noise=cfg.noise, seed=cfg.seed, name=name)
+    parts = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    for part in (parts.train, parts.plan):
+        part.seed, part.fast_dev_run, part.trust = cfg.seed, cfg.fast_dev_run, cfg.trust
+    parts.train.data = data
+    checkpoint = train(parts.train, folder)
+
+    planner = build_planner(parts.plan, load(checkpoint, trust=cfg.trust))
+    starts = fresh_starts(maze, FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
+    memory = _chains(data)
+    methods = [*references(maze, seed=cfg.seed), *_methods(parts, maze, planner, memory)]
+    compared = score(folder, maze, methods, starts, task=f"maze2d-{maze.name}",
+                     more=lambda compared: _differences(compared, methods))
+    draw(folder.media, maze, planner, compared.played[_number(methods, "MCTG")],
+         worth_drawing(compared, parts.plan.pictures))
+    coverage(maze.walls, memory[0].reshape(-1, 4)[:, :2], "where the demonstrations are").savefig(
+        folder.media / "coverage.png")
+    write_index(folder.path)
+    print(f"open {folder.path / 'index.html'}")
+
+
+def _methods(cfg: Any, maze: Maze, planner: DiffusionPlanner, memory: tuple[np.ndarray, np.ndarray]) -> list[Method]:
+    """Retrieval with two tolerances, then every planner of cfg.methods, driven with the hold and without it."""
+    hold = build(cfg.plan.executor, trust=cfg.trust)
+    executors = [hold, replace(hold, hold=False)] if hasattr(hold, "hold") else [hold]
+    methods = [planned("retrieval", maze, retrieval_planner(*memory, horizon=maze.max_steps, slack=slack), hold,
+                       seed=cfg.seed, variant={"slack": slack}) for slack in (0.0, 0.1)]
+    for name, changes in cfg.methods.items():
+        plans = once(planner.with_(**changes))
+        methods += [planned(name, maze, plans, executor, seed=cfg.seed) for executor in executors]
+    return methods
+
+
+def _differences(compared: Comparison, methods: list[Method]) -> list[Row]:
+    """MCTG against each other planner of the list under the first executor, paired on the same starts."""
+    tree = _number(methods, "MCTG")
+    others = [n for n in dict.fromkeys(method.name for method in methods) if n in ("guided", "full sequence", "retrieval",
+                                                                                     "controller")]
+    return [row for other in others for row in difference(
+        compared.rows[0]["task"], f"MCTG - {other}", compared.reports[tree], compared.reports[_number(methods, other)])]
+
+
+def _number(methods: list[Method], name: str) -> int:
+    """Number of the first method of that name."""
+    return next(i for i, method in enumerate(methods) if method.name == name)
+
+
+def _chains(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The demonstrations as equal chains: observations [C, S + 1, 4], actions [C, S, 2]."""
+    episodes = load_episodes(name)
+    count = len(episodes)
+    return episodes.observations.reshape(count, -1, 4), episodes.actions.reshape(count, -1, 2)

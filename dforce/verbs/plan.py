@@ -1,0 +1,80 @@
+"""`dforce plan`: a checkpoint's planner beside drivers that learn nothing, from the same fresh starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dforce.checkpoint import Bundle, CheckpointError, load
+from dforce.config import build
+from dforce.envs import Maze, get_maze
+from dforce.planning.evaluate import Comparison, Method, compare, planned, references
+from dforce.planning.pictures import draw
+from dforce.planning.plan import DiffusionPlanner
+from dforce.planning.score import format_table, fresh_starts
+from dforce.precision import choose
+from dforce.report.curves import bars_with_intervals
+from dforce.report.html import write_index
+from dforce.run import RunFolder, Ticker
+
+DRIVERS = ("random", "straight", "controller")
+FEW = 8  # episodes under fast_dev_run
+
+
+def run(cfg: Any, folder: RunFolder) -> None:
+    """Plans, drives, scores and draws as cfg says."""
+    if not cfg.checkpoint:
+        raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model that "
+                         "ships with dforce")
+    maze = get_maze(cfg.maze)
+    planner = build_planner(cfg, load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust))
+    executor = build(cfg.executor, trust=cfg.trust)
+    starts = fresh_starts(maze, FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
+    name = "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1 else "guided"
+    methods = [*references(maze, seed=cfg.seed),
+               planned(name, maze, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every, shrink=cfg.shrink)]
+    compared = score(folder, maze, methods, starts, task=f"maze2d-{maze.name}")
+    draw(folder.media, maze, planner, compared.played[-1], worth_drawing(compared, cfg.pictures))
+    write_index(folder.path)
+
+
+def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:
+    """The planner node of cfg around a checkpoint. CheckpointError if it was not trained on a maze."""
+    if bundle.normalizer is None or not str(bundle.layout.get("env", "")).startswith("maze2d"):
+        raise CheckpointError(f"this checkpoint was trained on {bundle.layout.get('env') or 'another kind of data'}, not on "
+                              "a maze; plan with one that `dforce train data=dforce/maze2d-<maze>-v1` made")
+    for parameter in bundle.denoiser.parameters():
+        parameter.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
+    bf16 = choose(cfg.precision, torch.device("cpu")).name == "bf16"
+    return build(cfg.planner, trust=cfg.trust)(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout,
+                                               bf16=bf16)
+
+
+def score(folder: RunFolder, maze: Maze, methods: list[Method], starts: np.ndarray, *, task: str,
+          more: Any = lambda compared: []) -> Comparison:
+    """Play all methods, write results.json, episodes.jsonl and media/score.png, print the table.
+
+    `more(comparison)` gives further rows, such as paired differences.
+    """
+    with Ticker(len(methods), "evaluate") as ticker:
+        def counted() -> Any:
+            for method in methods:
+                yield method
+                ticker.advance(note=method.name)
+
+        compared = compare(maze, counted(), starts, np.asarray(maze.goal, float), task=task)
+    rows = compared.rows + more(compared)
+    folder.results(rows)
+    folder.episodes(compared.episodes)
+    scored = [row for row in rows if row["metric"] == "score"]
+    if scored:
+        bars_with_intervals(scored, "score", references=("straight", "controller")).savefig(folder.media / "score.png")
+    print(format_table([row for row in rows if row["metric"] in ("score", "success")]))
+    return compared
+
+
+def worth_drawing(compared: Comparison, count: int) -> np.ndarray:
+    """The first blocked episodes, in which there is something to plan; others where there are too few."""
+    return np.argsort(~compared.blocked, kind="stable")[:count]
