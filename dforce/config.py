@@ -142,10 +142,15 @@ def _check_keys(node: dict[str, Any], target: Callable[..., Any], where: str, fi
                 raise ValueError(f"{here} must be {wanted}, got {value!r}{_line(files, key)}")
 
 
-def nearest(key: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'? valid: a, b, x`: the tail of every message about an unknown name."""
+def nearest(key: str, names: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
+    """`; did you mean 'x'? valid: a, b, x`: the tail of every message about an unknown name.
+
+    elsewhere: last part -> full name of keys in other places, asked only where none of `names` is near.
+    """
     names = sorted(names)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    if not near and elsewhere:
+        near = [elsewhere[name] for name in difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.5)]
     return (f"; did you mean {near[0]!r}?" if near else ";") + f" valid: {', '.join(names) or 'none'}"
 
 

@@ -51,13 +51,14 @@ def check(matrix: Tensor, levels: int, *, horizon: int | None = None, complete: 
         raise ValueError(f"levels must lie in 0..{levels}, got {int(matrix.min())}..{int(matrix.max())}")
     rises = (matrix.diff(dim=0) > 0).nonzero()
     if len(rises):
-        row, *_, token = rises[0].tolist()
-        raise ValueError(f"a token's level may not rise: token {token} goes from {int(matrix[row][..., token].min())} to "
-                         f"{int(matrix[row + 1][..., token].max())} at row {row + 1}; to noise a token again use renoise()")
+        row, *at = rises[0].tolist()
+        raise ValueError(f"a token's level may not rise: token {at[-1]} goes from {int(matrix[row, *at])} to "
+                         f"{int(matrix[row + 1, *at])} at row {row + 1}; to noise a token again use renoise()")
     if complete and (matrix[0] != levels).any():
-        raise ValueError(f"the first row must be pure noise, level {levels}, got {matrix[0].flatten().tolist()[:8]}...; "
+        got = matrix[0].flatten().tolist()[:8]
+        raise ValueError(f"the first row must be pure noise, level {levels}, got {got}...; "
                          "pass complete=False for a warm start")
     if complete and (matrix[-1] != 0).any():
-        raise ValueError(f"the last row must be clean (0), got {matrix[-1].flatten().tolist()[:8]}...; did you pass levels "
-                         "instead of a grid?")
+        got = matrix[-1].flatten().tolist()[:8]
+        raise ValueError(f"the last row must be clean (0), got {got}...; did you pass levels instead of a grid?")
     return matrix.long()

@@ -84,8 +84,8 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
                              f"mean, the same for all draws), got {draws}, {chunk}, {lookahead}")
         if self.reduce not in ("mean", "logmeanexp", "gaussian") or branch not in ("tree", "posterior") or (
                 futures not in ("joint", "sequential")):
-            raise ValueError("reduce is 'mean', 'logmeanexp' or 'gaussian', branch 'tree' or 'posterior', futures 'joint' "
-                             f"or 'sequential'; got {self.reduce!r}, {branch!r}, {futures!r}")
+            raise ValueError("reduce is 'mean', 'logmeanexp' or 'gaussian', branch 'tree' or 'posterior', futures "
+                             f"'joint' or 'sequential'; got {self.reduce!r}, {branch!r}, {futures!r}")
         if self.reduce == "gaussian" and not isinstance(energy, GoalEnergy):
             raise ValueError("reduce='gaussian' needs an energy with goal, std and features(x0)")
         if futures == "sequential" and not denoiser.causal:
@@ -97,7 +97,8 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             x0, inner = self.denoiser(leaf, level, state["inner"], cond)
-            found = [self._differentiate(leaf, x0, torch.ones_like(level, dtype=torch.bool)[None], state)] if tree else []
+            whole_row = torch.ones_like(level, dtype=torch.bool)[None]
+            found = [self._differentiate(leaf, x0, whole_row, state)] if tree else []
             kept = self._kept(level, self.draws - 1 if tree else self.draws)
             for first in range(0, len(kept) if self.draws > 1 else 0, self.chunk):
                 part = kept[first:first + self.chunk]
@@ -185,7 +186,7 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         return (weight.view(*weight.shape, *(1,) * (draws.gradient.ndim - 4)) * draws.gradient).sum((0, 1))
 
     def _moment_matched(self, value: Tensor, kept: Tensor, count: Tensor) -> Tensor:
-        """d log N(goal; mean_j, std^2 + var_j) / d feature_j, [F, n, B, T]: moments over the draws that kept a token."""
+        """d log N(goal; mean_j, std^2 + var_j) / d feature_j, [F, n, B, T], over the draws that kept a token."""
         goal, std = self.energy.goal, self.energy.std  # type: ignore[union-attr]
         goal = goal.to(value).expand(value.shape[2], value.shape[0]).T[..., None]      # [F, B, 1]
         mean = (kept * value).sum(1) / count                                           # [F, B, T]

@@ -39,7 +39,7 @@ def mix(*counters: Tensor | int) -> Tensor:
 
 
 def seed_of(*counters: int) -> int:
-    """A non-negative 63-bit seed for a `torch.Generator` or numpy, from integer counters (seed, step, stream, shard)."""
+    """A non-negative 63-bit seed for a generator, from integer counters (seed, step, stream, shard)."""
     return int(_shift(mix(*counters), 1))
 
 

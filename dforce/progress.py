@@ -15,7 +15,7 @@ SECONDS_PER_LINE = 10.0
 class Ticker:
     """Counts work done: `with Ticker(steps, "train") as ticker: ticker.advance(note="loss 0.1")`.
 
-    total: units of work, None if unknown. Silent on ranks other than 0; off a terminal, until ten seconds have passed.
+    total: units of work, None while unknown. Silent on ranks other than 0; off a terminal, until ten seconds have passed.
     """
 
     def __init__(self, total: int | None, description: str) -> None:
@@ -41,7 +41,7 @@ class Ticker:
         """`count` more units are done; `note` is shown beside the ETA."""
         self.done += count
         if self._bar is not None:
-            self._bar.update(self._task, advance=count, note=note)
+            self._bar.update(self._task, advance=count, total=self.total, note=note)
         elif not self._quiet and time.monotonic() - self._last >= SECONDS_PER_LINE:
             self._print(note)
 

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -35,10 +36,19 @@ class RunFolder:
 
     verb: first part of the default place, runs/<verb>/<time>. config: written to config.yaml, resolved.
     out: another place. resume: go on in a folder that has content; without it such a folder is refused.
+    command: what to put on record as the command, sys.argv if None.
     Raises FileExistsError, and ValueError under torchrun without `out` (ranks would disagree on the time).
     """
 
-    def __init__(self, verb: str, config: Any = None, *, out: str | Path | None = None, resume: bool = False) -> None:
+    def __init__(
+        self,
+        verb: str,
+        config: Any = None,
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+        command: str | None = None,
+    ) -> None:
         self.writes = int(os.environ.get("RANK", "0")) == 0
         if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes need one folder: give out=runs/<name>")
@@ -46,7 +56,7 @@ class RunFolder:
         self.media = self.path / "media"
         self.checkpoints = self.path / "checkpoints"
         self._begin = time.monotonic()
-        self._env = environment()
+        self._env = environment(command)
         if not self.writes:
             return
         if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -108,11 +118,11 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def environment() -> dict[str, Any]:
+def environment(command: str | None = None) -> dict[str, Any]:
     """Command, commit, versions and machine of this process. Imports nothing heavy."""
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": _machine(),

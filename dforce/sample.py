@@ -147,8 +147,8 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
             return wavefront(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise)
         case "rows":
             if not (denoiser.causal and ordered(rows)):
-                raise ValueError("absorbing finished tokens needs a causal denoiser and a matrix whose tokens start and "
-                                 "finish in order; use path='auto'")
+                raise ValueError("absorbing finished tokens needs a causal denoiser and a matrix whose tokens start "
+                                 "and finish in order; use path='auto'")
             return _absorbing(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise)
         case "double_loop":
             for step in sample(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise):

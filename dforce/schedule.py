@@ -65,7 +65,7 @@ class Schedule(nn.Module):
         return 2 * (self.alpha[level].log() - self.sigma[level].log()).clamp(-LABEL_RANGE / 2, LABEL_RANGE / 2)
 
     def nearest(self, noise_to_signal: float) -> int:
-        """The level whose sigma / alpha is nearest to `noise_to_signal` >= 0 (a noise standard deviation, data units)."""
+        """The level whose sigma / alpha is nearest to `noise_to_signal` >= 0, a noise std in data units."""
         if noise_to_signal < 0:
             raise ValueError(f"a noise standard deviation cannot be negative, got {noise_to_signal}")
         return int((self.sigma / self.alpha.clamp(min=1e-12) - noise_to_signal).abs().argmin())
@@ -100,7 +100,7 @@ class Schedule(nn.Module):
 
 def _check_tables(alpha: Tensor, sigma: Tensor, label: Tensor | None) -> None:
     if alpha.ndim != 1 or alpha.shape != sigma.shape or len(alpha) < 2:
-        raise ValueError(f"alpha and sigma must be two tables [K+1] with K >= 1, got {[*alpha.shape]}, {[*sigma.shape]}")
+        raise ValueError(f"alpha and sigma must be tables [K+1] with K >= 1, got {[*alpha.shape]}, {[*sigma.shape]}")
     if label is not None and label.shape != alpha.shape:
         raise ValueError(f"label must have one entry a level, [{len(alpha)}], got {[*label.shape]}")
     if not (torch.isfinite(alpha).all() and torch.isfinite(sigma).all()):
@@ -108,7 +108,7 @@ def _check_tables(alpha: Tensor, sigma: Tensor, label: Tensor | None) -> None:
     if alpha[0] != 1 or sigma[0] != 0:
         raise ValueError(f"level 0 must be clean (alpha 1, sigma 0), got alpha={alpha[0]:.4g}, sigma={sigma[0]:.4g}")
     ratio = sigma[1:].log() - alpha[1:].log()  # inf where alpha is 0: pure noise, allowed at K only
-    if (sigma[1:] <= 0).any() or (alpha < 0).any() or (ratio.diff() <= 0).any():
+    if (sigma[1:] <= 0).any() or (alpha < 0).any() or not (ratio.diff() > 0).all():  # inf - inf is nan
         raise ValueError("sigma / alpha must rise strictly with the level, from 0 at level 0")
 
 
@@ -140,7 +140,7 @@ def cosine(levels: int = 1000, *, offset: float = 0.008) -> Schedule:
 
 
 def sigmoid(levels: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
-    """Jabri et al. (2022), appendix B: alpha_bar falls from 1 to 0 as a sigmoid between `start` and `end` over `tau`."""
+    """Jabri et al. (2022), appendix B: alpha_bar falls from 1 to 0 as a sigmoid from `start` to `end`, over `tau`."""
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     low, high = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=torch.float64))
     return _from_alpha_bar((high - torch.sigmoid((u * (end - start) + start) / tau)) / (high - low))

@@ -110,6 +110,6 @@ def renoise(schedule: Schedule, x: Tensor, level: Tensor, to: Tensor, noise: Ten
     alpha, sigma = schedule(level, x)
     alpha_s, sigma_s = schedule(to, x)
     still = (level == to).view(sigma.shape)
-    scale = alpha_s / alpha
+    scale = alpha_s / alpha.where(~still, 1.0)  # held noise of a flow path: 0 / 0
     spread = (sigma_s**2 - (scale * sigma) ** 2).clamp(min=0).sqrt()
     return torch.where(still, x, scale.to(x.dtype) * x + spread.to(x.dtype) * noise)

@@ -63,7 +63,7 @@ def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *
         x[cells] = step.x.view(n, batch, *x.shape[2:])
         memory.x0[cells] = after.x0.view(n, batch, *x.shape[2:])
         memory.level[cells] = after.level.view(n, batch)
-        map_state(lambda leaf, new, at=cells: leaf.index_copy_(0, at + 1, new.view(n, batch, *leaf.shape[2:])),
+        map_state(lambda leaf, new, at=cells: leaf.index_copy_(0, at + 1, new.view(len(at), batch, *leaf.shape[2:])),
                   latent, carry)
     return x.transpose(0, 1).contiguous()
 

@@ -118,8 +118,12 @@ def test_every_group_file_passes_the_check(file: Path) -> None:
     ("arguments", "parts"),
     [
         (["trian"], ["no verb 'trian'", "did you mean 'train'", "doctor"]),
-        (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'steps'", "train.yaml"]),
+        (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train.yaml"]),
         (["train", "net.widht=3"], ["no key 'net.widht'", "did you mean 'width'", "net/recurrent.yaml"]),
+        (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
+        (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
+        (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
+        (["demo", "train.fit.steps=x"], ["train.fit.steps must be int, got 'x'", "train.yaml, line"]),
         (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
         (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
         (["train", "net.width=wide"], ["net.width must be int, got 'wide'"]),
@@ -176,7 +180,8 @@ def test_data_maze_writes_a_data_set_and_a_run_folder(tmp_path: Path, capsys: py
     assert len(load_episodes(name).actions) == 2000
     assert (tmp_path / "here" / "STATUS").read_text() == "done\n"
     assert "steps: 2000" in (tmp_path / "here" / "config.yaml").read_text()
-    assert json.loads((tmp_path / "here" / "env.json").read_text())["versions"]["mujoco"]
+    env = json.loads((tmp_path / "here" / "env.json").read_text())
+    assert env["versions"]["mujoco"] and env["command"] == f"dforce data maze steps=2000 name={name} out=here"
     assert {p.name for p in tmp_path.iterdir()} == {"here", "minari"}  # Hydra leaves nothing of its own
     assert main(["data", "maze", "steps=2000", f"name={name}", "out=here"]) == 2
 

@@ -1,23 +1,15 @@
-"""fit: equal to a loop written by hand, to itself after an interruption, and to itself on two processes."""
+"""fit: equal to a loop written by hand, and to itself after an interruption."""
 
 from __future__ import annotations
-
-import os
-import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from dforce.fit import fit, learning_rate, stop_requested
+from dforce.fit import fit, learning_rate
 from dforce.noise import seed_of
 from dforce.precision import Precision, choose
 
-ROOT = Path(__file__).resolve().parent.parent
 PLAIN = {"lr": 1e-2, "warmup": 3, "precision": "fp32", "device": "cpu"}
 
 
@@ -207,58 +199,3 @@ def test_bad_arguments():
         train(Regression(), resume=state._replace(optim={}))
     with pytest.warns(UserWarning, match="not bit for bit"):
         train(Regression(), accumulate=2, resume=state)
-
-
-def test_stop_requested():
-    seen = []
-    with stop_requested() as stop:
-        for log in fit(Regression(), batch_at, **PLAIN, steps=10):
-            if log.step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-            seen.append(log.step)
-            if stop():
-                break
-    assert seen == [1, 2, 3] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    twice = ("import os, signal; from dforce.fit import stop_requested\n"
-             "with stop_requested():\n    [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]; print('lived')")
-    done = subprocess.run([sys.executable, "-c", twice], capture_output=True, cwd=ROOT, env=environment(), timeout=60)
-    assert done.returncode == -signal.SIGTERM and not done.stdout
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", **more}
-
-
-TWO = """
-import sys, torch
-from test_fit import PLAIN, Regression, batch_at
-from dforce.fit import fit
-def dealt(step, *, shards=None):
-    batch = batch_at(step)
-    return batch if shards is None else {name: value[shards[0] * 2:shards[1] * 2] for name, value in batch.items()}
-losses = []
-for log in fit(Regression(dropout=.2), dealt, **PLAIN, steps=12, accumulate=int(sys.argv[2]), shards=4,
-               validate=batch_at, validate_every=6):
-    losses.append([log.metrics[name] for name in ("loss", "grad_norm", "skipped")])
-from dforce.ranks import join
-if join("cpu").rank == 0:
-    torch.save({"losses": losses, "val": log.metrics["val_loss"], "model": log.training.state().model}, sys.argv[1])
-"""
-
-
-def test_two_processes_equal_one(tmp_path):
-    """torchrun's environment, gloo, rows dealt by shards: the numbers of one process that takes the parts in turn."""
-    def launch(name: str, **env: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-c", TWO, tmp_path / name, "2"], env=environment(**env), cwd=ROOT)
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [launch("two", RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)] + [launch("one")]
-    assert [process.wait(timeout=100) for process in running] == [0, 0, 0]
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
-    torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), rtol=1e-5, atol=1e-6)
-    assert two["val"] == pytest.approx(one["val"], rel=1e-5)
-    for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value, rtol=0, atol=1e-6)

@@ -29,6 +29,7 @@ ALLOWED = {
     "report": set(),
     "config": set(),
     "progress": set(),
+    "manual": set(),
     "configs": set(),
 }
 THIRD = {

@@ -1,8 +1,9 @@
-"""How a network is told a noise level."""
+"""How a network is told a noise level and its conditioning, and what every network checks of its tokens."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,3 +26,32 @@ class LevelFeatures(nn.Module):
     def forward(self, label: Tensor) -> Tensor:
         angle = label[..., None] * self.frequency
         return torch.cat([label[..., None] / 10, angle.sin(), angle.cos()], -1)
+
+
+def flat_tokens(x: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+    """x [B, T, *E] as vectors [B, T, dim]. Raises ValueError if *E is not `event_shape`."""
+    if tuple(x.shape[2:]) != event_shape:
+        raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, event_shape))}], got {[*x.shape]}")
+    return x.flatten(2)
+
+
+def static_vector(cond: Any, sizes: dict[str, int], batch: int) -> Tensor:
+    """The vectors cond["static"][name] [B, size] side by side, [B, sum of sizes]; their rows and sizes checked."""
+    values = torch.cat(gather(cond, "static", sizes), -1)
+    if len(values) != batch:
+        raise ValueError(f"cond['static'] holds {len(values)} rows for a batch of {batch}")
+    return values
+
+
+def gather(cond: Any, kind: str, sizes: dict[str, int]) -> list[Tensor]:
+    """The vectors cond[kind][name] that a network was built for, in a fixed order; ValueError if one does not fit."""
+    found = []
+    for name, size in sizes.items():
+        value = (cond or {}).get(kind, {}).get(name)
+        if value is None:
+            have = sorted((cond or {}).get(kind, {}))
+            raise ValueError(f"the network was built for cond[{kind!r}][{name!r}] of size {size}, got {have or 'none'}")
+        if value.shape[-1] != size:
+            raise ValueError(f"cond[{kind!r}][{name!r}] must end in {size}, got {[*value.shape]}")
+        found.append(value)
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.nets.embed import LevelFeatures
+from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
 
 State = dict[str, Tensor]
 
@@ -38,8 +38,8 @@ class RecurrentNet(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(dim + self.level.dim + sum(self.token.values()), width), nn.SiLU(),
                                      nn.Linear(width, width))
         self.core = nn.GRU(width, width, depth, batch_first=True)
-        self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width), nn.SiLU(),
-                                  nn.Linear(2 * width, dim))
+        self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, 2 * width),
+                                  nn.SiLU(), nn.Linear(2 * width, dim))
         self.null = nn.Parameter(torch.zeros(depth, width))
         self.start = nn.Sequential(nn.Linear(sum(self.static.values()), width), nn.SiLU(),
                                    nn.Linear(width, depth * width)) if self.static else None
@@ -48,16 +48,11 @@ class RecurrentNet(nn.Module):
         """The latent before the first token; reads the `static` conditioning. Raises ValueError if some is missing."""
         z = self.null.expand(batch, -1, -1)
         if self.start is not None:
-            values = torch.cat(_gather(cond, "static", self.static), -1)
-            if len(values) != batch:
-                raise ValueError(f"cond['static'] holds {len(values)} rows for a batch of {batch}")
-            z = z + self.start(values).to(z.dtype).view(batch, self.depth, self.width)
+            z = z + self.start(static_vector(cond, self.static, batch)).to(z.dtype).view(batch, self.depth, self.width)
         return {"z": z}
 
     def _encode(self, x: Tensor, label: Tensor, cond: Any) -> Tensor:
-        if tuple(x.shape[2:]) != self.event_shape:
-            raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, self.event_shape))}], got {[*x.shape]}")
-        parts = [x.flatten(2), self.level(label), *_gather(cond, "token", self.token)]
+        parts = [flat_tokens(x, self.event_shape), self.level(label), *gather(cond, "token", self.token)]
         return self.encoder(torch.cat(parts, -1))
 
     def _walk(self, code: Tensor, state: State) -> tuple[Tensor, State]:
@@ -76,17 +71,3 @@ class RecurrentNet(nn.Module):
         z, state = self._walk(code, state)
         out = self.head(torch.cat([torch.cat([before, z[:, :-1]], 1), code], -1))
         return out.view(x.shape), state
-
-
-def _gather(cond: Any, kind: str, sizes: dict[str, int]) -> list[Tensor]:
-    """The named conditioning vectors in a fixed order, their sizes checked."""
-    found = []
-    for name, size in sizes.items():
-        value = (cond or {}).get(kind, {}).get(name)
-        if value is None:
-            have = sorted((cond or {}).get(kind, {}))
-            raise ValueError(f"the network was built for cond[{kind!r}][{name!r}] of size {size}, got {have or 'none'}")
-        if value.shape[-1] != size:
-            raise ValueError(f"cond[{kind!r}][{name!r}] must end in {size}, got {[*value.shape]}")
-        found.append(value)
-    return found

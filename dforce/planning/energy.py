@@ -17,7 +17,7 @@ from torch import Tensor
 from dforce.data.batch import unstack
 
 
-class Affine(Protocol):
+class Denormalizer(Protocol):
     """The part of `dforce.data.normalize.Affine` that is needed here."""
 
     def denormalize(self, x: Tensor) -> Tensor: ...
@@ -98,7 +98,7 @@ class Reward:
 class Physical:
     """An energy of plans in physical units as an energy of the network's tokens [B, T, stack * D]."""
 
-    def __init__(self, energy: Any, normalizer: Affine, stack: int):
+    def __init__(self, energy: Any, normalizer: Denormalizer, stack: int):
         self.energy, self.normalizer, self.stack = energy, normalizer, stack
         self.reduce = getattr(energy, "reduce", "logmeanexp")
         if hasattr(energy, "features"):

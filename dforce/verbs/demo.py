@@ -69,8 +69,8 @@ def _methods(cfg: Any, maze: Maze, planner: DiffusionPlanner, memory: tuple[np.n
 def _differences(compared: Comparison, methods: list[Method]) -> list[Row]:
     """MCTG against each other planner of the list under the first executor, paired on the same starts."""
     tree = _number(methods, "MCTG")
-    others = [n for n in dict.fromkeys(method.name for method in methods) if n in ("guided", "full sequence", "retrieval",
-                                                                                     "controller")]
+    rivals = ("guided", "full sequence", "retrieval", "controller")
+    others = [name for name in dict.fromkeys(method.name for method in methods) if name in rivals]
     return [row for other in others for row in difference(
         compared.rows[0]["task"], f"MCTG - {other}", compared.reports[tree], compared.reports[_number(methods, other)])]
 

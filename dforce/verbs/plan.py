@@ -26,8 +26,8 @@ FEW = 8  # episodes under fast_dev_run
 def run(cfg: Any, folder: RunFolder) -> None:
     """Plans, drives, scores and draws as cfg says."""
     if not cfg.checkpoint:
-        raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model that "
-                         "ships with dforce")
+        raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model "
+                         "that ships with dforce")
     maze = get_maze(cfg.maze)
     planner = build_planner(cfg, load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust))
     executor = build(cfg.executor, trust=cfg.trust)
@@ -43,8 +43,9 @@ def run(cfg: Any, folder: RunFolder) -> None:
 def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:
     """The planner node of cfg around a checkpoint. CheckpointError if it was not trained on a maze."""
     if bundle.normalizer is None or not str(bundle.layout.get("env", "")).startswith("maze2d"):
-        raise CheckpointError(f"this checkpoint was trained on {bundle.layout.get('env') or 'another kind of data'}, not on "
-                              "a maze; plan with one that `dforce train data=dforce/maze2d-<maze>-v1` made")
+        trained = bundle.layout.get("env") or "another kind of data"
+        raise CheckpointError(f"this checkpoint was trained on {trained}, not on a maze; plan with one that "
+                              "`dforce train data=dforce/maze2d-<maze>-v1` made")
     for parameter in bundle.denoiser.parameters():
         parameter.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
     bf16 = choose(cfg.precision, torch.device("cpu")).name == "bf16"

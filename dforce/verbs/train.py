@@ -45,8 +45,8 @@ def train(cfg: Any, folder: RunFolder) -> Path:
     def write(log: Log) -> None:
         nonlocal written
         if folder.writes:
-            written = save(step_folder(folder.checkpoints, log.step), log.training.state(), config=config, layout=layout,
-                           normalizer=windows.normalizer)
+            written = save(step_folder(folder.checkpoints, log.step), log.training.state(), config=config,
+                           layout=layout, normalizer=windows.normalizer)
             keep_last(folder.checkpoints, cfg.keep)
 
     with stop_requested() as stop:

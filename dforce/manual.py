@@ -1,0 +1,49 @@
+"""The manual of the command line, made of the YAML files: `dforce --help` and `dforce <verb> --help`."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+USAGE = "usage: dforce <verb> [key=value ...]      dforce <verb> --help      dforce --version"
+ENDING = """\
+Overrides are Hydra's: `dforce train lr=1e-3 net.width=128`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
+the configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>)."""
+
+
+def verbs() -> dict[str, str]:
+    """Verb -> text of its YAML."""
+    found = {f.name[:-5]: f.read_text("utf-8") for f in files("dforce.configs").iterdir() if f.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
+def overview() -> str:
+    lines = [f"  {verb:<9} {_comment(text)[0]}" for verb, text in verbs().items()]
+    return "\n".join(["dforce: Diffusion Forcing", "", USAGE, "", "verbs:", *lines, "", ENDING])
+
+
+def verb_help(verb: str) -> str:
+    """What the verb does, the options of the config groups it uses, then its own YAML, comments and all."""
+    text = verbs()[verb]
+    about = _comment(text)
+    body = text.splitlines()[len(about) :]
+    lines = ["\n".join(about), "", f"usage: dforce {verb} [key=value ...]"]
+    for folder in sorted((f for f in files("dforce.configs").iterdir() if f.is_dir()), key=lambda f: f.name):
+        options = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+        default = re.search(rf"^\s*- {folder.name}:\s*(\S+)", text, re.MULTILINE)
+        if options and default:
+            lines.append(f"  {folder.name}={'|'.join(options)}   (default {default[1]})")
+            lines += [f"      {line}" for line in (folder / f"{default[1]}.yaml").read_text("utf-8").splitlines()]
+    for other, key in re.findall(r"^\s*- (\w+)@(\w+)\s*$", text, re.MULTILINE):
+        lines.append(f"  {key}.*   (the keys of `dforce {other} --help`)")
+    return "\n".join([*lines, "", "keys and defaults:", *(f"  {line}" for line in body), "", ENDING])
+
+
+def _comment(text: str) -> list[str]:
+    """The lines of the comment that a YAML file begins with."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").rstrip())
+    return lines or [""]

@@ -1,0 +1,82 @@
+"""A pretrained image network of diffusers as a network of one token, noise label its own timestep."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+# cond["static"] name -> argument of the UNet's forward, or entry of its added_cond_kwargs (Stable Diffusion XL)
+ARGUMENTS = {"text": "encoder_hidden_states", "text_mask": "encoder_attention_mask", "class": "class_labels"}
+ADDED = {"pooled": "text_embeds", "size": "time_ids"}
+
+
+class PretrainedUNet(nn.Module):
+    """A diffusers `UNet2DConditionModel` or `UNet2DModel` over one token, an image or latent [B, 1, C, H, W].
+
+    The label that it is told is its own timestep, so the schedule must be `from_diffusers(scheduler)`; `predict` of
+    `Precond` is the scheduler's prediction_type ("epsilon": "eps", "v_prediction": "v", "sample": "x0").
+    Conditioning, all in cond["static"] and carried by the state, [B, ...] each: "text" [B, L, D] becomes
+    encoder_hidden_states, "text_mask" encoder_attention_mask, "class" class_labels, "pooled" and "size" the text_embeds
+    and time_ids of Stable Diffusion XL.
+
+    Not causal, although one token depends on no later one: images know no past, so there is nothing to absorb or to
+    roll out. Weights in half precision are fed in half precision; the algebra outside stays as the tokens are.
+    """
+
+    causal = False
+    recurrent = False
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        self.unet = unet
+        self.accepted = set(inspect.signature(unet.forward).parameters)
+
+    def init_state(self, batch: int, cond: Any = None) -> State:
+        """The conditioning of `batch` images. ValueError for names that this UNet does not take, or wrong rows."""
+        static = dict((cond or {}).get("static") or {})
+        known = {name for name, argument in ARGUMENTS.items() if argument in self.accepted}
+        known |= set(ADDED) if "added_cond_kwargs" in self.accepted else set()
+        if unknown := sorted(set(static) - known):
+            raise ValueError(f"a {type(self.unet).__name__} takes cond['static'] of {sorted(known)}, got {unknown}")
+        if "encoder_hidden_states" in self.accepted and "text" not in static:
+            raise ValueError(f"a {type(self.unet).__name__} needs cond['static']['text'] [B, L, D], "
+                             f"got {sorted(static) or 'none'}")
+        for name, value in static.items():
+            if len(value) != batch:
+                raise ValueError(f"cond['static'][{name!r}] holds {len(value)} rows for a batch of {batch}")
+        return static or {"none": next(self.unet.parameters()).new_zeros(batch, 0)}
+
+    def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
+        """x [B, 1, C, H, W], label [B, 1], timesteps -> out [B, 1, C, H, W]; the state comes back as it is."""
+        if x.ndim != 5 or x.shape[1] != 1:
+            raise ValueError(f"a pretrained image network takes one token, [B, 1, C, H, W], got {[*x.shape]}")
+        dtype = next(self.unet.parameters()).dtype
+        given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        arguments: dict[str, Any] = {ARGUMENTS[name]: value for name, value in given.items() if name in ARGUMENTS}
+        if added := {ADDED[name]: value for name, value in given.items() if name in ADDED}:
+            arguments["added_cond_kwargs"] = added
+        out = self.unet(x[:, 0].to(dtype), label[:, 0], return_dict=False, **arguments)[0]
+        if out.shape[1] != x.shape[2]:
+            raise ValueError(f"this UNet answers with {out.shape[1]} channels for {x.shape[2]}: one that also predicts "
+                             "a variance, or that takes masks beside the image, is not supported")
+        return out[:, None], state
+
+
+def load_unet(path: str, *, subfolder: str | None = "unet", dtype: torch.dtype | None = None) -> PretrainedUNet:
+    """The UNet in a diffusers pipeline folder (`subfolder` None: in the UNet's own folder), text-conditioned or not.
+
+    Raises ImportError where diffusers is not installed, OSError where the path holds no such network.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("pretrained image networks need diffusers: pip install 'dforce[align]'") from error
+    name = diffusers.ModelMixin.load_config(path, subfolder=subfolder).get("_class_name", "UNet2DConditionModel")
+    if name not in ("UNet2DConditionModel", "UNet2DModel"):
+        raise ValueError(f"{path} holds a {name}; a UNet2DConditionModel or UNet2DModel is wanted")
+    return PretrainedUNet(getattr(diffusers, name).from_pretrained(path, subfolder=subfolder, torch_dtype=dtype))

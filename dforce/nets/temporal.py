@@ -1,0 +1,114 @@
+"""Diffuser's network: a non-causal U-Net of 1-D convolutions over time, for the baseline that plans as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
+
+State = dict[str, Tensor]
+
+GROUPS = 8  # of every group norm, as in Diffuser
+
+
+class TemporalUNet(nn.Module):
+    """The temporal U-Net of Janner et al. (2022), appendix C, told a noise level for every token.
+
+    Where Diffuser adds one embedding of the level to all positions, each position here gets its own, averaged over the
+    tokens that a coarser position stands for; with equal levels this is Diffuser's network. Every token sees all
+    others (the receptive field allowing), so it is not causal: it absorbs nothing, and a plan stays in the sequence.
+    Any number of tokens: a sequence that 2^(resolutions - 1) does not divide is padded with zeros at its end, at the
+    last token's level, and cut again.
+
+    event_shape: *E of one token; `static`: names and sizes of vectors added to every position's embedding, `token`:
+    of those beside the tokens; `width` (a multiple of 8): channels times `multipliers`, one a resolution.
+    State: {"start": [B, width]}, the embedded static conditioning.
+    """
+
+    causal = False
+    recurrent = False
+
+    def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None,
+                 token: Mapping[str, int] | None = None, width: int = 32, multipliers: Sequence[int] = (1, 4, 8)):
+        super().__init__()
+        if width < 1 or width % GROUPS or not multipliers or min(multipliers) < 1:
+            raise ValueError(f"width must be a positive multiple of {GROUPS}, multipliers one or more integers >= 1, "
+                             f"got width={width}, multipliers={list(multipliers)}")
+        self.event_shape = tuple(event_shape)
+        self.static, self.token = dict(static or {}), dict(token or {})
+        self.width, self.shrink = width, 2 ** (len(multipliers) - 1)
+        dim = int(torch.Size(self.event_shape).numel())
+        sizes = [dim + sum(self.token.values()), *(width * m for m in multipliers)]
+        self.level = LevelFeatures()
+        self.embed = nn.Sequential(nn.Linear(self.level.dim, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
+        self.start = nn.Sequential(nn.Linear(sum(self.static.values()), 4 * width), nn.Mish(),
+                                   nn.Linear(4 * width, width)) if self.static else None
+        self.down = nn.ModuleList(_Pair(i, o, width) for i, o in pairwise(sizes))
+        self.coarsen = nn.ModuleList(nn.Conv1d(size, size, 3, stride=2, padding=1) for size in sizes[1:-1])
+        self.middle = _Pair(sizes[-1], sizes[-1], width)
+        coarse = list(zip(sizes[2:], sizes[1:], strict=False))[::-1]  # from the coarsest resolution to the finest
+        self.up = nn.ModuleList(_Pair(2 * i, o, width) for i, o in coarse)
+        self.refine = nn.ModuleList(nn.ConvTranspose1d(o, o, 4, stride=2, padding=1) for _, o in coarse)
+        self.last = nn.Sequential(_ConvBlock(sizes[1], sizes[1]), nn.Conv1d(sizes[1], dim, 1))
+
+    def init_state(self, batch: int, cond: Any = None) -> State:
+        """The embedded `static` conditioning, zeros without one. Raises ValueError if some is missing."""
+        if self.start is None:
+            return {"start": self.embed[0].weight.new_zeros(batch, self.width)}
+        return {"start": self.start(static_vector(cond, self.static, batch))}
+
+    def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
+        """x [B, T, *E], label [B, T] -> out [B, T, *E]; the state comes back as it is."""
+        time = x.shape[1]
+        missing = -time % self.shrink
+        features = (self.embed(self.level(label)) + state["start"][:, None]).transpose(1, 2)
+        features = F.pad(features, (0, missing), mode="replicate")
+        h = torch.cat([flat_tokens(x, self.event_shape), *gather(cond, "token", self.token)], -1).transpose(1, 2)
+        h = F.pad(h, (0, missing))
+        scales, skips = [features], []
+        for i, pair in enumerate(self.down):
+            h = pair(h, scales[-1])
+            if i < len(self.coarsen):
+                skips.append(h)
+                h = self.coarsen[i](h)
+                scales.append(F.avg_pool1d(scales[-1], 2))
+        skips.append(h)
+        h = self.middle(h, scales[-1])
+        for pair, refine in zip(self.up, self.refine, strict=True):
+            h = refine(pair(torch.cat([h, skips.pop()], 1), scales.pop()))
+        return self.last(h)[:, :, :time].transpose(1, 2).reshape(x.shape), state
+
+
+class _ConvBlock(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(nn.Conv1d(inputs, outputs, 5, padding=2), nn.GroupNorm(GROUPS, outputs), nn.Mish())
+
+
+class _Residual(nn.Module):
+    """Two convolutions around the addition of the level's features, and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, features: int):
+        super().__init__()
+        self.first, self.second = _ConvBlock(inputs, outputs), _ConvBlock(outputs, outputs)
+        self.level = nn.Sequential(nn.Mish(), nn.Conv1d(features, outputs, 1))
+        self.short = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, h: Tensor, features: Tensor) -> Tensor:
+        return self.second(self.first(h) + self.level(features)) + self.short(h)
+
+
+class _Pair(nn.Module):
+    """One resolution: two residual blocks. h: [B, inputs, L], features: [B, F, L] -> [B, outputs, L]."""
+
+    def __init__(self, inputs: int, outputs: int, features: int):
+        super().__init__()
+        self.first, self.second = _Residual(inputs, outputs, features), _Residual(outputs, outputs, features)
+
+    def forward(self, h: Tensor, features: Tensor) -> Tensor:
+        return self.second(self.first(h, features), features)

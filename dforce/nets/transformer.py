@@ -1,0 +1,167 @@
+"""A transformer over vector tokens: causal, with a cache of its past as its state, or without the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
+
+State = dict[str, Tensor]
+
+ROTARY_BASE = 10_000.0         # Su et al. (2021), section 3.2.2
+AGES = (1.0, 4.0, 16.0)        # tokens: how fast the network forgets how long ago its sequence began
+
+
+class TransformerNet(nn.Module):
+    """A pre-norm transformer (SwiGLU, RMS norm, rotary positions) with the interface of `RecurrentNet`.
+
+    out [B, T, *E] at token t sees x_t at its own level, and the `context` tokens before it at the levels at which they
+    were shown. A token sees no further in any layer, whether the past stands in the sequence or in the state, so both
+    agree, and a run may be endless: the oldest token slides out, and rotary angles depend on distances only.
+    The conditioning `static` (such as {"start": 4}) is added to every token, hence it never slides out; how long ago
+    the sequence began is told by features that fade, so that nothing unseen in training comes up in a long rollout.
+
+    event_shape: *E of one token; `static`, `token`: names and sizes of conditioning vectors; `width` a multiple of
+    2 `heads`; `depth` layers. `causal` False drops the mask: tokens within `context` on both sides see each other, and
+    there is no past to keep, so such a network absorbs nothing.
+
+    State, every row of the batch at a position of its own: {"start": [B, width], "position": [B] int64, tokens seen,
+    "k", "v": [B, depth, heads, context, width / heads], preallocated, the newest token last}; only
+    "start" where causal is False.
+    """
+
+    recurrent = False
+
+    def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None,
+                 token: Mapping[str, int] | None = None, width: int = 128, depth: int = 4, heads: int = 4,
+                 context: int = 64, causal: bool = True):
+        super().__init__()
+        if width % (2 * heads) or min(width, depth, heads, context) < 1:
+            raise ValueError("a transformer takes width, depth, heads and context >= 1, width a multiple of 2 * heads; "
+                             f"got width={width}, depth={depth}, heads={heads}, context={context}")
+        self.event_shape, self.causal = tuple(event_shape), causal
+        self.static, self.token = dict(static or {}), dict(token or {})
+        self.width, self.depth, self.heads, self.context = width, depth, heads, context
+        dim = int(torch.Size(self.event_shape).numel())
+        self.level = LevelFeatures()
+        self.encoder = nn.Sequential(nn.Linear(dim + self.level.dim + sum(self.token.values()) + len(AGES), width),
+                                     nn.SiLU(), nn.Linear(width, width))
+        self.start = nn.Sequential(nn.Linear(sum(self.static.values()), width), nn.SiLU(),
+                                   nn.Linear(width, width)) if self.static else None
+        self.blocks = nn.ModuleList(_Block(width, heads, depth) for _ in range(depth))
+        self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, dim)
+
+    def init_state(self, batch: int, cond: Any = None) -> State:
+        """The state before the first token; reads the `static` conditioning. Raises ValueError if some is missing."""
+        zeros = self.norm.weight.new_zeros
+        start = zeros(1, self.width).expand(batch, -1)
+        if self.start is not None:
+            start = self.start(static_vector(cond, self.static, batch)).to(start.dtype)
+        if not self.causal:
+            return {"start": start}
+        empty = zeros(1, self.depth, self.heads, self.context, self.width // self.heads).expand(batch, -1, -1, -1, -1)
+        position = torch.zeros(batch, dtype=torch.long, device=start.device)
+        return {"start": start, "position": position, "k": empty, "v": empty}
+
+    def _embed(self, x: Tensor, label: Tensor, place: Tensor, start: Tensor, cond: Any) -> Tensor:
+        age = torch.exp(-place[..., None] / label.new_tensor(AGES)).expand(len(x), -1, -1)
+        parts = [flat_tokens(x, self.event_shape), self.level(label), age, *gather(cond, "token", self.token)]
+        return self.encoder(torch.cat(parts, -1)) + start[:, None]
+
+    def _visible(self, time: int, position: Tensor | None, filled: int, device: torch.device) -> Tensor:
+        """Which keys each of T tokens sees: [1, 1, T, T], or [B, 1, T, filled + T] with the past in front."""
+        token = torch.arange(time, device=device)
+        if position is None:
+            return ((token[:, None] - token).abs() <= self.context)[None, None]
+        key = torch.arange(-filled, time, device=device)
+        distance, written = token[:, None] - key, key >= -position[:, None]
+        return (((distance >= 0) & (distance <= self.context)) & written[:, None])[:, None]
+
+    def _filled(self, position: Tensor | None) -> int:
+        """How much of the cache attention is shown: all of it, or on a CPU, where looking is free, what is in use."""
+        if position is None:
+            return 0
+        return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
+
+    def _walk(self, x: Tensor, label: Tensor, state: State, cond: Any, *, finish: bool) -> tuple[Tensor, State]:
+        """Token features [B, T, width] before the head (void unless `finish`), and the state after the last token."""
+        time, position = x.shape[1], state.get("position")
+        place = torch.arange(time, device=x.device)[None] + (0 if position is None else position[:, None])
+        h = self._embed(x, label, place, state["start"], cond)
+        filled, turn = self._filled(position), _angles(place, self.width // self.heads)
+        visible = self._visible(time, position, filled, x.device)
+        past, seen = slice(self.context - filled, None), []
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.project(h, turn)
+            seen.append((k, v))
+            if filled:
+                k = torch.cat([state["k"][:, i, :, past].to(k.dtype), k], 2)
+                v = torch.cat([state["v"][:, i, :, past].to(v.dtype), v], 2)
+            if finish or i + 1 < self.depth:  # nobody reads what the last layer says of an absorbed token
+                h = block.mix(h, q, k, v, visible)
+        return h, state if position is None else self._pushed(state, seen, time)
+
+    def _pushed(self, state: State, seen: list[tuple[Tensor, Tensor]], time: int) -> State:
+        """The state with the keys and values of `time` more tokens, layer by layer, the oldest ones gone."""
+        cache = {}
+        for name, new in zip(("k", "v"), zip(*seen, strict=True), strict=True):
+            newest = torch.stack([layer[:, :, -self.context:] for layer in new], 1).to(state[name].dtype)
+            cache[name] = torch.cat([state[name][:, :, :, time:], newest], 3)
+        return {**state, "position": state["position"] + time, **cache}
+
+    def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
+        """The state after tokens x [B, T, *E]; neither head nor last layer. ValueError where causal is False."""
+        if not self.causal:
+            raise ValueError("this transformer was built with causal=False and keeps no past; let its finished tokens "
+                             "stay in the sequence, or build it with causal=True")
+        return self._walk(x, label, state, cond, finish=False)[1]
+
+    def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
+        """x [B, T, *E], label [B, T] -> out [B, T, *E], state."""
+        h, state = self._walk(x, label, state, cond, finish=True)
+        return self.head(self.norm(h)).view(x.shape), state
+
+
+class _Block(nn.Module):
+    """One layer, in the two halves between which the past comes in."""
+
+    def __init__(self, width: int, heads: int, depth: int):
+        super().__init__()
+        self.heads, hidden = heads, -(-8 * width // 24) * 8  # 8/3 width, so that SwiGLU has an ordinary MLP's size
+        self.norm_attention, self.norm_mlp = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv, self.merge = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+        with torch.no_grad():  # the residual stream's variance is then the same at any depth (Radford et al. 2019)
+            for last in (self.merge, self.down):
+                last.weight.mul_((2 * depth) ** -0.5)
+
+    def project(self, h: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [B, heads, T, dim] of tokens h [B, T, width], rotated by their positions."""
+        q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return _rotate(q, turn), _rotate(k, turn), v
+
+    def mix(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+        """h [B, T, width] after attention to k, v [B, heads, S, dim] where visible [., 1, T, S], and the MLP."""
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        h = h + self.merge(seen.transpose(1, 2).flatten(2))
+        gate, value = self.up(self.norm_mlp(h)).chunk(2, -1)
+        return h + self.down(F.silu(gate) * value)
+
+
+def _angles(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """cos, sin [B, 1, T, dim / 2] at positions `place` [B, T]: in float64, for endless runs have large positions."""
+    frequency = ROTARY_BASE ** (-torch.arange(0, dim, 2, device=place.device, dtype=torch.float64) / dim)
+    angle = (place[..., None] * frequency)[:, None]
+    return angle.cos().float(), angle.sin().float()
+
+
+def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions (Su et al. 2021): the two halves of x [B, heads, T, dim] turned as pairs; x's dtype stays."""
+    cos, sin = turn
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
