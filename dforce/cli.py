@@ -13,7 +13,9 @@ import importlib
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -45,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         key = re.search(r"Could not override '([^']+)'", str(error))
         return _complain(_unknown_key(key[1], verb, rest)) if key else _report(error)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _complain(str(stop) or "interrupted", INTERRUPTED)
 
 
 def _selected(verb: str, arguments: list[str]) -> list[str]:
@@ -71,7 +73,7 @@ def _launch(verb: str, arguments: list[str]) -> int:
         defaults += ["hydra/hydra_logging=none"]
     job = functools.partial(run_job, verb, shlex.join(["dforce", verb, *arguments]))
     functools.update_wrapper(job, run_job)  # Hydra reads the file and name of the function
-    with _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
+    with _terminable(), _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
         try:
             hydra_main(version_base="1.3", config_path="pkg://dforce.configs", config_name=verb)(job)()
         except SystemExit as end:  # argparse inside Hydra, or run_job
@@ -101,6 +103,23 @@ def _process(argv: list[str], **environ: str) -> Iterator[None]:
         sys.argv = before[0]
         for key, value in before[1].items():
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does, so that STATUS does not say `running` for ever. Main thread only."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("stopped by SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_job(verb: str, command: str, cfg: Any) -> None:

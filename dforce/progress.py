@@ -15,7 +15,7 @@ SECONDS_PER_LINE = 10.0
 class Ticker:
     """Counts work done: `with Ticker(steps, "train") as ticker: ticker.advance(note="loss 0.1")`.
 
-    total: units of work, None while unknown. Silent on ranks other than 0; off a terminal, until ten seconds have passed.
+    total: units of work, None while unknown. Silent on ranks but 0 and, off a terminal, until ten seconds have passed.
     """
 
     def __init__(self, total: int | None, description: str) -> None:

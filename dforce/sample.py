@@ -38,6 +38,9 @@ class Step(NamedTuple):
 # A draw decides the noise of a step: (step whose x is still the old one, noise [B, T, *E]) -> (next x, ancestors).
 Draw = Callable[[Step, Tensor], tuple[Tensor, Tensor | None]]
 
+# An explicit std: a number, [B, T], or a rule (level [B, T], to [B, T]) -> [B, T], for one that falls along the path.
+Std = Tensor | float | Callable[[Tensor, Tensor], Tensor]
+
 
 def plain(step: Step, noise: Tensor) -> tuple[Tensor, None]:
     """The ordinary draw: mean + std * noise."""
@@ -69,7 +72,7 @@ def extrapolate(schedule: Schedule, x0: Tensor, level: Tensor, to: Tensor, memor
 
 def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to: Tensor, state: State,
             cond: Cond | None = None, *, memory: Memory, eta: float = 0.0, order: int = 2, draw: Draw = plain,
-            noise: Tensor | None = None, std: Tensor | float | None = None, min_std: float = 0.0,
+            noise: Tensor | None = None, std: Std | None = None, min_std: float = 0.0,
             ) -> tuple[Step, Memory, State]:
     """One pure step of any set of tokens x [B, T, *E] from `level` to `to` [B, T].
 
@@ -78,7 +81,8 @@ def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to
     """
     x0, state = denoiser(x, level, state, cond)
     mean = x0 if order == 1 else extrapolate(schedule, x0, level, to, memory)
-    kernel = transition(schedule, x, mean, level, to, eta=eta, std=std, min_std=min_std)
+    spread = std(level, to) if callable(std) else std
+    kernel = transition(schedule, x, mean, level, to, eta=eta, std=spread, min_std=min_std)
     step = Step(x, x0, kernel, level, to)
     after, ancestors = (kernel.mean, None) if noise is None and draw is plain else draw(
         step, torch.zeros_like(x) if noise is None else noise)
@@ -100,7 +104,7 @@ def _rows(matrix: Tensor, x: Tensor, schedule: Schedule, order: int) -> Tensor:
 
 def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
            cond: Cond | None = None, eta: float = 0.0, order: int = 2, draw: Draw = plain, noise: Noise | None = None,
-           std: Tensor | float | None = None, min_std: float = 0.0) -> Iterator[Step]:
+           std: Std | None = None, min_std: float = 0.0) -> Iterator[Step]:
     """Walk down the rows of `matrix` [M, T] or [M, B, T] from x [B, T, *E], yielding every step, all tokens in each.
 
     `*_, last = sample(...)` for the end only; `generate` gives the same tokens faster. `noise` is drawn only where a

@@ -7,8 +7,11 @@ M + T small calls in place of M * T: 18x faster at batch 1, with equal results.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dforce.denoiser import Cond, Denoiser
 from dforce.noise import Noise
@@ -33,39 +36,78 @@ def ordered(rows: Tensor) -> bool:
 
 
 def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *, state: State, cond: Cond | None,
-              eta: float, order: int, noise: Noise | None) -> Tensor:
-    """x [B, T, *E] walked down rows [M, B, T] by stages; see the module's docstring. The caller checks `ordered`."""
+              eta: float, order: int, noise: Noise | None, constant: bool = False) -> Tensor:
+    """x [B, T, *E] walked down rows [M, B, T] by stages; see the module's docstring. The caller checks `ordered`.
+
+    constant: every stage has as many cells as the fullest one, a token that nobody reads standing in where there are
+    fewer. Then all shapes are the same from stage to stage, as a CUDA graph or a compiled stage wants them.
+    """
     batch, time = x.shape[:2]
     first, last = _lives(rows)
-    noise, token = noise or Noise(), torch.arange(time)
-    memory = Memory(*(leaf.transpose(0, 1).contiguous() for leaf in no_memory(x)))  # token first: gathers are views
-    x = x.transpose(0, 1).contiguous()
-    # latent[t] is the state before token t, as of the last stage that wrote it.
-    latent = map_state(lambda leaf: leaf[None].repeat(time + 1, *(1,) * leaf.ndim), state)
+    stages = _stages(first, last, constant)
     per_token = {name: value.transpose(0, 1) for name, value in ((cond or {}).get("token") or {}).items()}
+    x = x.transpose(0, 1)
+    if constant:  # the stand-in is token T: clean, so it is held, and behind all others, so its latent goes nowhere
+        x = torch.cat([x, torch.zeros_like(x[:1])])
+        rows = torch.cat([rows, torch.zeros_like(rows[..., :1])], 2)
+        last = torch.cat([last, last.new_zeros(1)])
+        per_token = {name: torch.cat([value, value[-1:]]) for name, value in per_token.items()}
+    front = _Front(
+        x.contiguous(), Memory(*(leaf.transpose(0, 1).contiguous() for leaf in no_memory(x.transpose(0, 1)))),
+        map_state(lambda leaf: leaf[None].repeat(len(x) + 1, *(1,) * leaf.ndim), state), per_token)
+    for cells, row in stages:
+        after = torch.minimum(row + 1, last[cells])
+        cells, row, after = cells.to(x.device), row.to(x.device), after.to(x.device)
+        _stage(denoiser, schedule, front, cells, row, rows[row, :, cells], rows[after, :, cells], cond=cond, eta=eta,
+               order=order, noise=noise or Noise())
+    return front.x[:time].transpose(0, 1).contiguous()
+
+
+class _Front(NamedTuple):
+    """What stages read and write in place, token first: a gather of cells is then a copy of whole rows."""
+
+    x: Tensor                     # [T, B, *E]
+    memory: Memory                # [T, B, *E], [T, B]
+    latent: State                 # [T + 1, B, ...]: the state before token t, as of the last stage that wrote it
+    per_token: dict[str, Tensor]  # [T, B, ...] conditioning
+
+
+def _stages(first: Tensor, last: Tensor, constant: bool) -> list[tuple[Tensor, Tensor]]:
+    """The tokens [n] of every stage and the row of each, n being the same throughout if `constant`; on the CPU."""
+    token = torch.arange(len(first))
+    stages = []
     for stage in range(int((last + token).max()) + 1):
         row = stage - token
-        active = (row >= first) & (row <= last)
-        cells = active.nonzero()[:, 0]
-        if not len(cells):
-            continue
-        row, n = row[cells], len(cells)
-        cells, row = cells.to(x.device), row.to(x.device)
-        level, to = rows[row, :, cells], rows[torch.minimum(row + 1, last[cells.cpu()].to(x.device)), :, cells]
-        flat = _flatten(x[cells])
-        drawn = noise(_each(row, batch), _each(cells, batch), flat,
-                      sample=torch.arange(batch, device=x.device).repeat(n)) if eta > 0 else None
-        step, after, carry = advance(
-            denoiser, schedule, flat, level.reshape(-1, 1), to.reshape(-1, 1),
-            map_state(lambda leaf, at=cells: leaf[at].flatten(0, 1), latent), _cond(cond, per_token, cells),
-            memory=Memory(_flatten(memory.x0[cells]), memory.level[cells].reshape(-1, 1)), eta=eta, order=order,
-            noise=drawn)
-        x[cells] = step.x.view(n, batch, *x.shape[2:])
-        memory.x0[cells] = after.x0.view(n, batch, *x.shape[2:])
-        memory.level[cells] = after.level.view(n, batch)
-        map_state(lambda leaf, new, at=cells: leaf.index_copy_(0, at + 1, new.view(len(at), batch, *leaf.shape[2:])),
-                  latent, carry)
-    return x.transpose(0, 1).contiguous()
+        cells = ((row >= first) & (row <= last)).nonzero()[:, 0]
+        if len(cells):
+            stages.append((cells, row[cells]))
+    if constant:
+        widest = max(len(cells) for cells, _ in stages)
+        stages = [(pad(cells, (0, widest - len(cells)), value=len(first)), pad(row, (0, widest - len(row))))
+                  for cells, row in stages]
+    return stages
+
+
+def _stage(denoiser: Denoiser, schedule: Schedule, front: _Front, cells: Tensor, row: Tensor, level: Tensor, to: Tensor,
+           *, cond: Cond | None, eta: float, order: int, noise: Noise) -> None:
+    """One step of the cells (row [n], token [n]) from `level` to `to` [n, B]; changes `front`, never waits for a GPU."""
+    n, batch = level.shape
+    flat = _flatten(front.x[cells])
+    drawn = noise(_each(row, batch), _each(cells, batch), flat,
+                  sample=torch.arange(batch, device=flat.device).repeat(n)) if eta > 0 else None
+    step, after, carry = advance(
+        denoiser, schedule, flat, level.reshape(-1, 1), to.reshape(-1, 1),
+        map_state(lambda leaf: leaf[cells].flatten(0, 1), front.latent), _cond(cond, front.per_token, cells),
+        memory=Memory(_flatten(front.memory.x0[cells]), front.memory.level[cells].reshape(-1, 1)), eta=eta, order=order,
+        noise=drawn)
+
+    def write(leaf: Tensor, new: Tensor, at: Tensor = cells) -> Tensor:
+        return leaf.index_copy_(0, at, new.view(n, batch, *leaf.shape[2:]))
+
+    write(front.x, step.x)
+    write(front.memory.x0, after.x0)
+    write(front.memory.level, after.level)
+    map_state(lambda leaf, new: write(leaf, new, cells + 1), front.latent, carry)
 
 
 def _flatten(cells: Tensor) -> Tensor:

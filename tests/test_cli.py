@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,17 @@ def test_every_group_file_passes_the_check(file: Path) -> None:
     check(OmegaConf.load(file), files=[file])
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "net").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from dforce.checkpoint import build_denoiser
+
+    config = {"net": OmegaConf.load(file), "schedule": {"_target_": "dforce.schedule.linear"}, "predict": "x0"}
+    denoiser = build_denoiser(config, {"event_shape": [6], "static": {"start": 4}})
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) > 0
+
+
 # mistakes
 
 
@@ -189,6 +201,16 @@ def test_data_maze_writes_a_data_set_and_a_run_folder(tmp_path: Path, capsys: py
 def test_a_failed_run_says_so(tmp_path: Path) -> None:
     assert main(["data", "robot", "out=here"]) == 2
     assert (tmp_path / "here" / "STATUS").read_text().startswith("failed: data of kind 'robot'")
+
+
+def test_sigterm_is_on_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dforce.verbs.data.run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["data", "maze", "out=here"]) == 130
+    assert (tmp_path / "here" / "STATUS").read_text() == "failed: stopped by SIGTERM\n"
+    assert "stopped by SIGTERM" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_sweep_makes_one_folder_a_job(tmp_path: Path) -> None:

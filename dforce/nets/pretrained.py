@@ -76,7 +76,7 @@ def load_unet(path: str, *, subfolder: str | None = "unet", dtype: torch.dtype |
         import diffusers
     except ImportError as error:
         raise ImportError("pretrained image networks need diffusers: pip install 'dforce[align]'") from error
-    name = diffusers.ModelMixin.load_config(path, subfolder=subfolder).get("_class_name", "UNet2DConditionModel")
+    name = diffusers.UNet2DModel.load_config(path, subfolder=subfolder).get("_class_name")
     if name not in ("UNet2DConditionModel", "UNet2DModel"):
         raise ValueError(f"{path} holds a {name}; a UNet2DConditionModel or UNet2DModel is wanted")
     return PretrainedUNet(getattr(diffusers, name).from_pretrained(path, subfolder=subfolder, torch_dtype=dtype))

@@ -36,6 +36,7 @@ class TransformerNet(nn.Module):
     """
 
     recurrent = False
+    ages: Tensor
 
     def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None,
                  token: Mapping[str, int] | None = None, width: int = 128, depth: int = 4, heads: int = 4,
@@ -49,6 +50,7 @@ class TransformerNet(nn.Module):
         self.width, self.depth, self.heads, self.context = width, depth, heads, context
         dim = int(torch.Size(self.event_shape).numel())
         self.level = LevelFeatures()
+        self.register_buffer("ages", torch.tensor(AGES), persistent=False)
         self.encoder = nn.Sequential(nn.Linear(dim + self.level.dim + sum(self.token.values()) + len(AGES), width),
                                      nn.SiLU(), nn.Linear(width, width))
         self.start = nn.Sequential(nn.Linear(sum(self.static.values()), width), nn.SiLU(),
@@ -69,14 +71,16 @@ class TransformerNet(nn.Module):
         return {"start": start, "position": position, "k": empty, "v": empty}
 
     def _embed(self, x: Tensor, label: Tensor, place: Tensor, start: Tensor, cond: Any) -> Tensor:
-        age = torch.exp(-place[..., None] / label.new_tensor(AGES)).expand(len(x), -1, -1)
+        age = torch.exp(-place[..., None] / self.ages).expand(len(x), -1, -1)
         parts = [flat_tokens(x, self.event_shape), self.level(label), age, *gather(cond, "token", self.token)]
         return self.encoder(torch.cat(parts, -1)) + start[:, None]
 
-    def _visible(self, time: int, position: Tensor | None, filled: int, device: torch.device) -> Tensor:
-        """Which keys each of T tokens sees: [1, 1, T, T], or [B, 1, T, filled + T] with the past in front."""
+    def _visible(self, time: int, position: Tensor | None, filled: int, device: torch.device) -> Tensor | None:
+        """Which keys each of T tokens sees: [1, 1, T, T] or None for all, [B, 1, T, filled + T] with the past in front."""
         token = torch.arange(time, device=device)
         if position is None:
+            if time <= self.context + 1:
+                return None
             return ((token[:, None] - token).abs() <= self.context)[None, None]
         key = torch.arange(-filled, time, device=device)
         distance, written = token[:, None] - key, key >= -position[:, None]
@@ -145,7 +149,7 @@ class _Block(nn.Module):
         q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return _rotate(q, turn), _rotate(k, turn), v
 
-    def mix(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    def mix(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """h [B, T, width] after attention to k, v [B, heads, S, dim] where visible [., 1, T, S], and the MLP."""
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         h = h + self.merge(seen.transpose(1, 2).flatten(2))

@@ -1,0 +1,62 @@
+"""The wavefront with stages of one shape: the same tokens as with stages of their own, and as the double loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gaussian_bed import Causal
+
+from dforce.denoiser import Precond
+from dforce.matrix import pyramid
+from dforce.nets.recurrent import RecurrentNet
+from dforce.noise import Noise
+from dforce.sample import generate
+from dforce.schedule import cosine, linear
+from dforce.wavefront import _lives, _stages, wavefront
+
+
+def both(denoiser, schedule, rows, x, *, cond=None, eta=0.0, order=2):
+    state = denoiser.init_state(len(x), cond)
+    with torch.no_grad():
+        return [wavefront(denoiser, schedule, rows, x.clone(), state=state, cond=cond, eta=eta, order=order,
+                          noise=Noise(3), constant=constant) for constant in (False, True)]
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3, 8])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_network_with_conditioning(delay, eta):
+    torch.manual_seed(0)
+    schedule = linear(100)
+    net = RecurrentNet((3,), static={"start": 2}, token={"hint": 2}, width=16, depth=2)
+    denoiser = Precond(net, schedule, "v")
+    cond = {"static": {"start": torch.randn(2, 2)}, "token": {"hint": torch.randn(2, 7, 2)}}
+    x = torch.randn(2, 7, 3)
+    matrix = pyramid(schedule.grid(8), 7, delay)
+    rows = matrix[:, None].expand(-1, 2, -1)
+    own, constant = both(denoiser, schedule, rows, x, cond=cond, eta=eta)
+    torch.testing.assert_close(constant, own, rtol=0, atol=1e-5)
+    loop = generate(denoiser, schedule, matrix, x, cond=cond, eta=eta, noise=Noise(3), path="double_loop")
+    torch.testing.assert_close(constant, loop, rtol=0, atol=1e-5)
+
+
+def test_levels_that_differ_over_the_batch_and_tokens_that_stay():
+    schedule = cosine(200)
+    denoiser = Causal(schedule)
+    plain = pyramid(schedule.grid(5), 6, 2)
+    late = torch.cat([plain[:1], plain[:-1]])
+    rows = torch.stack([plain, late], 1)
+    rows[:, :, 0] = 0  # a known token: shown, never moved
+    x = torch.randn(2, 6, 1, generator=torch.Generator().manual_seed(0))
+    own, constant = both(denoiser, schedule, rows, x, order=1)
+    torch.testing.assert_close(constant, own, rtol=0, atol=1e-6)
+
+
+def test_all_stages_have_the_shape_of_the_fullest():
+    rows = pyramid(linear(100).grid(50), 60, 1)[:, None]
+    first, last = _lives(rows)
+    own, constant = _stages(first, last, False), _stages(first, last, True)
+    assert len(own) == len(constant) == 50 + 2 * 59 + 1
+    assert {len(cells) for cells, _ in constant} == {50 // 2 + 1} == {max(len(cells) for cells, _ in own)}
+    for (cells, row), (padded, padded_row) in zip(own, constant, strict=True):
+        real = padded < 60
+        assert torch.equal(padded[real], cells) and torch.equal(padded_row[real], row)
