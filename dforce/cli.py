@@ -139,6 +139,7 @@ def run_job(verb: str, command: str, cfg: Any) -> None:
 
 def _run_verb(verb: str, command: str, cfg: Any, hydra: Any, place: str | None) -> None:
     from dforce.config import check
+    from dforce.report.html import write_index
     from dforce.run import RunFolder
 
     trust = cfg.get("trust")
@@ -150,10 +151,13 @@ def _run_verb(verb: str, command: str, cfg: Any, hydra: Any, place: str | None) 
         module.run(cfg, None)
         return
     out = place or cfg.get("out")
-    with RunFolder(verb, cfg, out=out, resume=bool(cfg.get("resume")), command=command) as folder:
-        module.run(cfg, folder)
-        if folder.writes:
-            print(f"run folder: {folder.path}")
+    folder = RunFolder(verb, cfg, out=out, resume=bool(cfg.get("resume")), command=command)
+    try:
+        with folder:
+            module.run(cfg, folder)
+    finally:
+        if folder.writes:  # after STATUS is written; a run that failed has a page too
+            print(f"open {write_index(folder.path)}")
 
 
 def _sources(hydra: Any) -> list[Path]:

@@ -46,6 +46,7 @@ class Precond(nn.Module):
     """
 
     global_x0 = False
+    net: Any  # an nn.Module with init_state and absorb beside forward
 
     def __init__(self, net: nn.Module, schedule: Schedule, predict: Literal["x0", "eps", "v", "flow"] = "x0", *,
                  data_std: float | None = None):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
                  branch: Literal["tree", "posterior"] = "tree", futures: Literal["joint", "sequential"] = "joint",
                  scale: float = 1.0, noise: Noise | None = None, chunk: int | None = None):
         super().__init__(denoiser, schedule, energy, scale)
+        self.goal_energy: Any = energy
         self.draws, self.branch, self.futures, self.chunk = draws, branch, futures, chunk or draws
         self.reduce = reduce or getattr(energy, "reduce", "logmeanexp")
         if draws < 1 or self.chunk < 1 or lookahead < 2:
@@ -131,7 +133,8 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         sample = first * batch + torch.arange(n * batch, device=x.device)
 
         def noise(salt: int, at: slice = slice(None)) -> Tensor:
-            return self.noise(row, token[at], x[:, at], salt=salt, sample=sample)
+            # Salts below 0 are these draws': a sampler that shares `noise` has its own at salt 0 and above.
+            return self.noise(row, token[at], x[:, at], salt=-2 - salt, sample=sample)
 
         start = kept.flatten(0, 1)
         x = torch.where(start.view(*start.shape, *(1,) * (x.ndim - 2)), x, noise(0))
@@ -144,7 +147,7 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         for t in range(x.shape[1]):
             at = slice(t, t + 1)
             x0, inner = self._jump(x[:, at], level[:, at], moving[:, at], inner, cut(cond, at),
-                                   lambda salt, at=at: noise(salt, at))
+                                   partial(noise, at=at))
             done.append(x0)
         return torch.cat(done, 1)
 
@@ -163,7 +166,7 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         """Values of the draws and their gradients with respect to the noisy tokens, `leaf` [n B, T, *E]."""
         x0, n = whole(state["past"], x0), len(kept)
         if self.reduce == "gaussian":
-            value = self.energy.features(x0)  # type: ignore[union-attr]
+            value = self.goal_energy.features(x0)
         else:
             value = energies(self.energy, x0)[:, None]
         last = value.shape[1] - 1
@@ -187,7 +190,7 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
 
     def _moment_matched(self, value: Tensor, kept: Tensor, count: Tensor) -> Tensor:
         """d log N(goal; mean_j, std^2 + var_j) / d feature_j, [F, n, B, T], over the draws that kept a token."""
-        goal, std = self.energy.goal, self.energy.std  # type: ignore[union-attr]
+        goal, std = self.goal_energy.goal, self.goal_energy.std
         goal = goal.to(value).expand(value.shape[2], value.shape[0]).T[..., None]      # [F, B, 1]
         mean = (kept * value).sum(1) / count                                           # [F, B, T]
         away = kept * (value - mean[:, None])

@@ -46,14 +46,14 @@ def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *
     first, last = _lives(rows)
     stages = _stages(first, last, constant)
     per_token = {name: value.transpose(0, 1) for name, value in ((cond or {}).get("token") or {}).items()}
-    x = x.transpose(0, 1)
+    x = x.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # a copy even at batch 1: stages write in it
     if constant:  # the stand-in is token T: clean, so it is held, and behind all others, so its latent goes nowhere
         x = torch.cat([x, torch.zeros_like(x[:1])])
         rows = torch.cat([rows, torch.zeros_like(rows[..., :1])], 2)
         last = torch.cat([last, last.new_zeros(1)])
         per_token = {name: torch.cat([value, value[-1:]]) for name, value in per_token.items()}
     front = _Front(
-        x.contiguous(), Memory(*(leaf.transpose(0, 1).contiguous() for leaf in no_memory(x.transpose(0, 1)))),
+        x, Memory(*(leaf.transpose(0, 1).contiguous() for leaf in no_memory(x.transpose(0, 1)))),
         map_state(lambda leaf: leaf[None].repeat(len(x) + 1, *(1,) * leaf.ndim), state), per_token)
     for cells, row in stages:
         after = torch.minimum(row + 1, last[cells])
@@ -90,7 +90,7 @@ def _stages(first: Tensor, last: Tensor, constant: bool) -> list[tuple[Tensor, T
 
 def _stage(denoiser: Denoiser, schedule: Schedule, front: _Front, cells: Tensor, row: Tensor, level: Tensor, to: Tensor,
            *, cond: Cond | None, eta: float, order: int, noise: Noise) -> None:
-    """One step of the cells (row [n], token [n]) from `level` to `to` [n, B]; changes `front`, never waits for a GPU."""
+    """One step of the cells (row [n], token [n]) from `level` to `to` [n, B]; changes `front`, waits for no GPU."""
     n, batch = level.shape
     flat = _flatten(front.x[cells])
     drawn = noise(_each(row, batch), _each(cells, batch), flat,

@@ -112,10 +112,11 @@ def test_guidance_is_the_gradient_of_the_energy_at_x0_hat():
         for e in range(2):
             nudge = torch.zeros_like(x)
             nudge[0, t, e] = 1e-5
-            slope = (energy(denoiser(x + nudge, level, state)[0]) - energy(denoiser(x - nudge, level, state)[0])) / 2e-5
+            with torch.no_grad():
+                up, down = (energy(denoiser(x + d, level, state)[0]) for d in (nudge, -nudge))
             k = level[0, t]
-            shift = 0.7 * float(slope.detach()) * float(S.sigma[k] ** 2 / S.alpha[k])
-            assert float(got[0, t, e] - plain[0, t, e]) == pytest.approx(shift, rel=1e-4, abs=1e-8)
+            shift = 0.7 * float(up - down) / 2e-5 * float(S.sigma[k] ** 2 / S.alpha[k])
+            assert float((got - plain).detach()[0, t, e]) == pytest.approx(shift, rel=1e-4, abs=1e-8)
 
 
 def test_tilt_leaves_finished_tokens_and_the_pure_noise_of_a_flow():
@@ -243,11 +244,15 @@ def test_classifier_free_under_guidance_and_its_draws():
 
 
 def test_classifier_free_says_when_its_null_does_not_fit():
-    denoiser, _, _, full = conditional()
-    with pytest.raises(ValueError, match=r"null\['static'\]\['s'\] must be \[1, ...\], got \[3, 1\]"):
-        classifier_free(denoiser, 2.0, full)
-    with pytest.raises(ValueError, match=r"must be \[1, 1, ...\], got \[3, 6, 2\]"):
+    denoiser, cond, _, full = conditional()
+    with pytest.raises(ValueError, match=r"must be one entry for all tokens, \[1, 1, ...\], got \[3, 6, 2\]"):
         classifier_free(denoiser, 2.0, {"token": full["token"]})
+    # A static null for each sequence is welcome (a negative prompt).
+    x, level = torch.randn(3, 6, 2).double(), torch.full((3, 6), 500)
+    each = {"static": {"s": torch.randn(3, 1).double()}, "token": {"a": torch.zeros(1, 1, 2).double()}}
+    guide = classifier_free(denoiser, 0.0, each)
+    wanted, _ = denoiser(x, level, denoiser.init_state(3, {"static": each["static"]}), full)
+    torch.testing.assert_close(guide(x, level, guide.init_state(3, cond), cond)[0], wanted)
 
 
 # ------------------------------------------------------------------------------------------------- clipped, inpaint

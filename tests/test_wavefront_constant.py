@@ -60,3 +60,15 @@ def test_all_stages_have_the_shape_of_the_fullest():
     for (cells, row), (padded, padded_row) in zip(own, constant, strict=True):
         real = padded < 60
         assert torch.equal(padded[real], cells) and torch.equal(padded_row[real], row)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_noise_that_it_starts_from_is_left_alone(batch, constant):
+    schedule = linear(100)
+    denoiser = Causal(schedule)
+    x = torch.randn(batch, 6, 1, generator=torch.Generator().manual_seed(0))
+    before, rows = x.clone(), pyramid(schedule.grid(5), 6, 1)[:, None].expand(-1, batch, -1)
+    out = wavefront(denoiser, schedule, rows, x, state=denoiser.init_state(batch), cond=None, eta=0.0, order=2, noise=None,
+                    constant=constant)
+    assert torch.equal(x, before) and not torch.equal(out, before)

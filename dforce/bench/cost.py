@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
@@ -39,14 +41,34 @@ def flops(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-class _Launches(TorchDispatchMode):
+class _Watch(TorchDispatchMode):
+    """Sees every operation below autograd. count: of kernels; live, peak: bytes that they allocated."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count = self.live = self.peak = 0
+        self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         self.count += not (func.is_view or func.overloadpacket in NO_KERNEL)
-        return func(*args, **(kwargs or {}))
+        self._see((args, kwargs), new=False)
+        out = func(*args, **kwargs)
+        self._see(out, new=True)
+        return out
+
+    def _see(self, tensors: Any, *, new: bool) -> None:
+        for leaf in tree_leaves(tensors):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self._known:
+                size = storage.nbytes() if new else 0  # what arrives as an argument was there before
+                self._known.add(storage._cdata)
+                weakref.finalize(storage, self._freed, storage._cdata, size)
+                self.live += size
+                self.peak = max(self.peak, self.live)
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
 
 
 def launches(run: Callable[[], Any]) -> int:
@@ -55,26 +77,19 @@ def launches(run: Callable[[], Any]) -> int:
     Counted below autograd, where composite functions have fallen into the kernels that they are made of (on a CPU
     also `nn.GRU`, which cuDNN runs as one).
     """
-    with _Launches() as mode:
+    with _Watch() as watch:
         run()
-    return mode.count
+    return watch.count
 
 
-def peak_memory(run: Callable[[], Any], device: torch.device) -> float:
-    """Most memory held at a time by what one call allocates, in MB (2^20 bytes); what was there before not counted."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+def peak_memory(run: Callable[[], Any]) -> float:
+    """Most memory held at a time by tensors that one call makes, in MB (2^20 bytes); what was there before not counted.
+
+    The tensors' own bytes, on any device: without a kernel's scratch space, and without what an allocator keeps.
+    """
+    with _Watch() as watch:
         run()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        run()
-    events = trace.profiler.kineto_results.events()  # type: ignore[union-attr]
-    live = peak = 0
-    for _, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
-        live += size
-        peak = max(peak, live)
-    return peak / 2**20
+    return watch.peak / 2**20
 
 
 @cache

@@ -87,7 +87,7 @@ def _one(sizes: Sizes) -> Measured:
     measured = raced.measured(TASK, variant)
     return measured._replace(rows=measured.rows + [
         row(task=TASK, method=name, variant=variant, metric="share of a training step", samples=seconds / spent,
-            unit=f"fraction of {spent:.3g} s (width {width}, {precision})", higher_is_better=False)
+            unit=f"fraction, width {width} in {precision}", higher_is_better=False)
         for name, seconds in raced.seconds.items()])
 
 

@@ -71,10 +71,10 @@ def race(ways: Sequence[Way], *, rounds: int = 9, seconds: float = 60.0) -> Race
     Every round runs each once, every other round in reverse order, `rounds` times or until `seconds` have passed (but
     at least 3 times). Raises AssertionError naming the way whose result is not the first one's.
     """
-    difference = agree(ways)
     names = [way.name for way in ways]
     if len(set(names)) < len(names):
         raise ValueError(f"ways need names of their own, got {names}")
+    difference = agree(ways)
     for way in ways:
         way.run()  # the first call also prepares kernels, caches and threads
     taken: dict[str, list[float]] = {name: [] for name in names}
@@ -82,14 +82,14 @@ def race(ways: Sequence[Way], *, rounds: int = 9, seconds: float = 60.0) -> Race
     for index in range(rounds):
         if index >= FEWEST and time.perf_counter() - begin > seconds:
             break
+        gc.collect()  # the collector's turn; it rests while a clock runs
         for way in ways if index % 2 == 0 else reversed(ways):
             taken[way.name].append(clock(way.run))
     return Race({name: np.array(values) for name, values in taken.items()}, difference)
 
 
 def clock(run: Callable[[], Any]) -> float:
-    """Seconds of one call, until the device has finished it; the collector waits."""
-    gc.collect()
+    """Seconds of one call, until the device has finished it."""
     gc.disable()
     try:
         _finish()
@@ -114,8 +114,8 @@ def agree(ways: Sequence[Way]) -> dict[str, float]:
     for way in others:
         found = difference[way.name] = relative_difference(_results(way), reference)
         if not found <= way.tolerance:  # NaN is no agreement either
-            raise AssertionError(f"{way.name!r} computes something else than {first.name!r}: they differ by {found:.3g} "
-                                 f"of its size, {way.tolerance:g} is allowed; nothing was timed")
+            raise AssertionError(f"{way.name!r} computes something else than {first.name!r}: they differ by "
+                                 f"{found:.3g} of its size, {way.tolerance:g} is allowed; nothing was timed")
     return difference
 
 

@@ -41,7 +41,8 @@ class TokenByToken(nn.Module):
         out = net.head(torch.cat([z[-1].to(code.dtype), code], -1))
         after, inner = [], code
         for layer, latent in enumerate(z):
-            inner = torch.gru_cell(inner, latent.to(inner.dtype), *(getattr(net.core, f"{name}_l{layer}") for name in CELL))
+            weights = (getattr(net.core, f"{name}_l{layer}") for name in CELL)
+            inner = torch.gru_cell(inner, latent.to(inner.dtype), *weights)
             after.append(inner)
         return out.view(x.shape), after
 

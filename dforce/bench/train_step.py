@@ -48,7 +48,7 @@ def loss_and_gradient(objective: nn.Module, batch: Batch, precision: Name) -> li
     objective = deepcopy(objective)
     loss = _forward(objective, batch, precision)
     loss.backward()
-    return [loss, torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])]
+    return [loss.detach(), torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])]
 
 
 def _forward(objective: nn.Module, batch: Batch, precision: Name) -> Tensor:
@@ -85,12 +85,14 @@ def _costs(sizes: Sizes, width: int, variant: dict[str, Any], ways: list[Way], r
     for (name, once_a_token, precision), way in zip(WAYS, ways, strict=True):
         about: dict[str, Any] = {"task": TASK, "method": name, "variant": variant}
         peak = gemm_peak(DTYPE[precision], sizes.device)
+        rows.append(row(**about, metric="rate", samples=work / raced.seconds[name] / 1e9, unit="GFLOP/s",
+                        higher_is_better=True))
         rows.append(row(**about, metric="of GEMM peak", samples=work / raced.seconds[name] / peak,
-                        unit=f"fraction of {peak / 1e9:.0f} GFLOP/s in {precision}", higher_is_better=True))
+                        unit="fraction, in the same dtype", higher_is_better=True))
         # How many kernels start depends on no width and no batch size, so a small network tells.
         small = stepper(objective(sizes, 8, once_a_token=once_a_token), batch, precision)
         small()
         rows.append(row(**about, metric="launches", samples=[launches(small)], unit="kernels", higher_is_better=False))
-        rows.append(row(**about, metric="peak memory", samples=[peak_memory(way.run, sizes.device)], unit="MB",
+        rows.append(row(**about, metric="peak memory", samples=[peak_memory(way.run)], unit="MB",
                         higher_is_better=False))
     return rows

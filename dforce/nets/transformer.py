@@ -76,7 +76,7 @@ class TransformerNet(nn.Module):
         return self.encoder(torch.cat(parts, -1)) + start[:, None]
 
     def _visible(self, time: int, position: Tensor | None, filled: int, device: torch.device) -> Tensor | None:
-        """Which keys each of T tokens sees: [1, 1, T, T] or None for all, [B, 1, T, filled + T] with the past in front."""
+        """Which keys each of T tokens sees: [1, 1, T, T] (None: all), or [B, 1, T, filled + T], the past in front."""
         token = torch.arange(time, device=device)
         if position is None:
             if time <= self.context + 1:

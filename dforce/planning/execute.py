@@ -8,6 +8,7 @@ N episodes and in physical units. An observation is (x, y, vx, vy), a length is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -82,16 +83,21 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
     hold: from the plan's first arrival within `arrive` cells of the goal on, the target is the goal itself at rest.
     Demonstrations never stay at a goal, so neither do plans made from them. Diffuser's executor holds its last
     waypoint for the same reason. Where the plan ends, its last state stays the target.
+    pace: the plan is run through so many times as fast, its velocities scaled alike. Demonstrators are slower than
+    the actuators allow, and so are plans made from them.
     """
 
     gain_p: float = 10.0
     gain_d: float = 1.0
     hold: bool = True
     arrive: float = 0.4
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
         if self.gain_p <= 0 or self.gain_d < 0:
             raise ValueError(f"want gain_p > 0 and gain_d >= 0, got gain_p={self.gain_p}, gain_d={self.gain_d}")
+        if self.pace <= 0:
+            raise ValueError(f"pace={self.pace} must be positive; 1 follows the plan as it was made")
         if not 0 < self.arrive <= GOAL_RADIUS:
             raise ValueError(f"arrive={self.arrive} is not in (0, {GOAL_RADIUS}], where reward is paid")
 
@@ -102,9 +108,15 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """plan of N, step t >= 0 of it, obs: [N, 4], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
-        target = plan.states[:, min(t, plan.states.shape[1] - 1)]
+        last = plan.states.shape[1] - 1
+        place = min(self.pace * (t + 1) - 1, last)  # in the plan; between two of its states unless pace is whole
+        before = max(math.floor(place), 0)
+        target = plan.states[:, before]
+        if place > before:
+            target = target + (place - before) * (plan.states[:, before + 1] - target)
+        target = target * (1, 1, self.pace, self.pace)
         if self.hold:
-            gap = plan.states[:, : t + 1, :2] - goal[:, None]
+            gap = plan.states[:, : before + 1, :2] - goal[:, None]
             arrived = ((gap**2).sum(axis=-1) <= self.arrive**2).any(axis=1)
             rest = np.concatenate([goal, np.zeros_like(goal)], axis=1)
             target = np.where(arrived[:, None], rest, target)

@@ -12,13 +12,13 @@ from dforce.planning.plan import DiffusionPlanner
 from dforce.report.curves import schedule_heatmap
 from dforce.report.maze_plots import animation, denoising_strip, plan_figure, plan_grid
 
-FAN = 12  # plans of one start
+FAN = 8  # plans of one start
 
 
-def fan(planner: DiffusionPlanner, start: np.ndarray, goal: np.ndarray, steps: int, *, seed: int = 1) -> np.ndarray:
-    """Positions [FAN, H, 2] of several plans from one start [4] to one goal [2]."""
-    plan = planner(np.repeat(start[None], FAN, 0), np.repeat(goal[None], FAN, 0), steps, np.random.default_rng(seed))
-    return plan.states[..., :2]
+def fans(planner: DiffusionPlanner, starts: np.ndarray, goals: np.ndarray, steps: int, *, seed: int = 1) -> np.ndarray:
+    """Positions [E, FAN, H, 2] of several plans from each start [E, 4] to its goal [E, 2]."""
+    plan = planner(np.repeat(starts, FAN, 0), np.repeat(goals, FAN, 0), steps, np.random.default_rng(seed))
+    return plan.states[..., :2].reshape(len(starts), FAN, -1, 2)
 
 
 def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, episodes: np.ndarray) -> None:
@@ -31,16 +31,17 @@ def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, e
     starts, goals = played.trajectory[:, 0], played.goals
     steps = played.rewards.shape[1]
     paths = played.trajectory[..., :2]
-    fans = [np.concatenate([played.plan.states[e:e + 1, :, :2], fan(planner, starts[e], goals[e], steps)])
-            for e in episodes]
+    others = fans(planner, starts[episodes], goals[episodes], steps)
+    both = [np.concatenate([played.plan.states[e:e + 1, :, :2], other])
+            for e, other in zip(episodes, others, strict=True)]
     first = episodes[0]
     here = (starts[first, :2], goals[first])
-    figure = plan_figure(maze.walls, fans[0], paths[first], *here, title=f"{maze.name}: plans and the executed path")
+    figure = plan_figure(maze.walls, both[0], paths[first], *here, title=f"{maze.name}: plans and the executed path")
     figure.savefig(media / "plan.png")
     scores = [f"{int(played.returns[e])} of {steps} steps at the goal" for e in episodes]
-    plan_grid(maze.walls, fans, [paths[e] for e in episodes], starts[episodes, :2], goals[episodes],
+    plan_grid(maze.walls, both, [paths[e] for e in episodes], starts[episodes, :2], goals[episodes],
               scores).savefig(media / "grid.png")
-    animation(maze.walls, fans[0], paths[first], *here, media / "animation.mp4")
+    animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4")
     _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
     matrix = planner.matrix(planner.tokens(steps))
     schedule_heatmap(matrix.numpy(), planner.schedule.levels).savefig(media / "schedule.png")

@@ -39,14 +39,14 @@ class DiffusionPlanner:
     normalizer: Affine
     layout: dict[str, Any]
     steps: int = 20
-    delay: int = 5
+    delay: int = 1
     order: int = 2
     eta: float = 0.0
     spacing: str = "log_snr"
     energy: Callable[[Tensor], Energy] = SumOfDistances
-    scale: float = 0.1
+    scale: float = 0.3
     draws: int = 1
-    lookahead: int = 3
+    lookahead: int = 2
     options: tuple[tuple[str, Any], ...] = ()
     episodes: int = 256
     bf16: bool = False
@@ -104,11 +104,11 @@ class DiffusionPlanner:
         device = self.schedule.alpha.device
         time, (c, d) = self.tokens(remaining), self.layout["observation"]
         width = self.layout["stack"] * (self.layout["action"][1] + d - c)
-        start = self.normalizer.part(c, d).normalize(torch.as_tensor(obs, dtype=torch.float32, device=device))
+        start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))
         like = torch.empty(len(obs), time, width, device=device)
         x = noise(-1, torch.arange(time, device=device), like,
                   sample=first + torch.arange(len(obs), device=device))
-        return x, {"static": {"start": start}}, torch.as_tensor(goal, dtype=torch.float32, device=device)
+        return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, first: int) -> Tensor:
         x, cond, goal_ = self._start(obs, goal, remaining, noise, first)

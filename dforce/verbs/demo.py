@@ -18,7 +18,6 @@ from dforce.planning.evaluate import Comparison, Method, difference, once, plann
 from dforce.planning.pictures import draw
 from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.score import Row, fresh_starts
-from dforce.report.html import write_index
 from dforce.report.maze_plots import coverage
 from dforce.run import RunFolder
 from dforce.verbs.plan import FEW, build_planner, score, worth_drawing
@@ -50,16 +49,18 @@ def run(cfg: Any, folder: RunFolder) -> None:
          worth_drawing(compared, parts.plan.pictures))
     coverage(maze.walls, memory[0].reshape(-1, 4)[:, :2], "where the demonstrations are").savefig(
         folder.media / "coverage.png")
-    write_index(folder.path)
-    print(f"open {folder.path / 'index.html'}")
 
 
 def _methods(cfg: Any, maze: Maze, planner: DiffusionPlanner, memory: tuple[np.ndarray, np.ndarray]) -> list[Method]:
-    """Retrieval with two tolerances, then every planner of cfg.methods, driven with the hold and without it."""
-    hold = build(cfg.plan.executor, trust=cfg.trust)
-    executors = [hold, replace(hold, hold=False)] if hasattr(hold, "hold") else [hold]
-    methods = [planned("retrieval", maze, retrieval_planner(*memory, horizon=maze.max_steps, slack=slack), hold,
-                       seed=cfg.seed, variant={"slack": slack}) for slack in (0.0, 0.1)]
+    """Retrieval, then every planner of cfg.methods, each under all executors of cfg.executors."""
+    usual = build(cfg.plan.executor, trust=cfg.trust)
+    executors = [replace(usual, **changes) for changes in cfg.executors]
+    retrieval = [(0.0, executors[:1]), (0.1, executors)]  # the nearest start, and the quickest of the near ones
+    methods = []
+    for slack, chosen in retrieval:
+        plans = once(retrieval_planner(*memory, horizon=maze.max_steps, slack=slack))
+        methods += [planned("retrieval", maze, plans, executor, seed=cfg.seed, variant={"slack": slack})
+                    for executor in chosen]
     for name, changes in cfg.methods.items():
         plans = once(planner.with_(**changes))
         methods += [planned(name, maze, plans, executor, seed=cfg.seed) for executor in executors]

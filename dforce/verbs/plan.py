@@ -16,7 +16,6 @@ from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.score import format_table, fresh_starts
 from dforce.precision import choose
 from dforce.report.curves import bars_with_intervals
-from dforce.report.html import write_index
 from dforce.run import RunFolder, Ticker
 
 DRIVERS = ("random", "straight", "controller")
@@ -37,7 +36,6 @@ def run(cfg: Any, folder: RunFolder) -> None:
                planned(name, maze, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every, shrink=cfg.shrink)]
     compared = score(folder, maze, methods, starts, task=f"maze2d-{maze.name}")
     draw(folder.media, maze, planner, compared.played[-1], worth_drawing(compared, cfg.pictures))
-    write_index(folder.path)
 
 
 def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:

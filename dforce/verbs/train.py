@@ -15,7 +15,6 @@ from dforce.config import build
 from dforce.data import Windows, load_episodes
 from dforce.fit import Log, stop_requested
 from dforce.report.curves import loss_curve
-from dforce.report.html import write_index
 from dforce.run import RunFolder, Ticker
 
 FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # fast_dev_run
@@ -25,7 +24,6 @@ LINE = 25  # steps a line of metrics.jsonl
 def run(cfg: Any, folder: RunFolder) -> None:
     """Trains as cfg says; checkpoints, metrics and the page go into `folder`."""
     train(cfg, folder)
-    write_index(folder.path)
 
 
 def train(cfg: Any, folder: RunFolder) -> Path:
