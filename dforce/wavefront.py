@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from dforce.denoiser import Cond, Denoiser
 from dforce.noise import Noise
@@ -44,7 +44,7 @@ def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *
     """
     batch, time = x.shape[:2]
     first, last = _lives(rows)
-    stages = _stages(first, last, constant)
+    cells, row, sizes = _stages(first, last, constant)
     per_token = {name: value.transpose(0, 1) for name, value in ((cond or {}).get("token") or {}).items()}
     x = x.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # a copy even at batch 1: stages write in it
     if constant:  # the stand-in is token T: clean, so it is held, and behind all others, so its latent goes nowhere
@@ -55,11 +55,11 @@ def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *
     front = _Front(
         x, Memory(*(leaf.transpose(0, 1).contiguous() for leaf in no_memory(x.transpose(0, 1)))),
         map_state(lambda leaf: leaf[None].repeat(len(x) + 1, *(1,) * leaf.ndim), state), per_token)
-    for cells, row in stages:
-        after = torch.minimum(row + 1, last[cells])
-        cells, row, after = cells.to(x.device), row.to(x.device), after.to(x.device)
-        _stage(denoiser, schedule, front, cells, row, rows[row, :, cells], rows[after, :, cells], cond=cond, eta=eta,
-               order=order, noise=noise or Noise())
+    after = torch.minimum(row + 1, last[cells])
+    cells, row, after = cells.to(x.device), row.to(x.device), after.to(x.device)
+    level, to = rows[row, :, cells], rows[after, :, cells]
+    for stage in zip(*(each.split(sizes) for each in (cells, row, level, to)), strict=True):
+        _stage(denoiser, schedule, front, *stage, cond=cond, eta=eta, order=order, noise=noise or Noise())
     return front.x[:time].transpose(0, 1).contiguous()
 
 
@@ -72,20 +72,23 @@ class _Front(NamedTuple):
     per_token: dict[str, Tensor]  # [T, B, ...] conditioning
 
 
-def _stages(first: Tensor, last: Tensor, constant: bool) -> list[tuple[Tensor, Tensor]]:
-    """The tokens [n] of every stage and the row of each, n being the same throughout if `constant`; on the CPU."""
-    token = torch.arange(len(first))
-    stages = []
-    for stage in range(int((last + token).max()) + 1):
-        row = stage - token
-        cells = ((row >= first) & (row <= last)).nonzero()[:, 0]
-        if len(cells):
-            stages.append((cells, row[cells]))
+def _stages(first: Tensor, last: Tensor, constant: bool) -> tuple[Tensor, Tensor, list[int]]:
+    """All cells in the order of their stages: token [N] and row [N] of each, and how many every stage has; on the CPU.
+
+    Token t is shown at rows first[t]..last[t]. If `constant`, all stages have as many: cells (0, T) fill them up.
+    """
+    lives = last - first + 1
+    token = torch.arange(len(first)).repeat_interleave(lives)
+    row = torch.arange(len(token)) - (lives.cumsum(0) - lives - first).repeat_interleave(lives)
+    stage = row + token
+    order = stage.argsort(stable=True)
+    sizes = [size for size in stage.bincount().tolist() if size]
+    token, row = token[order], row[order]
     if constant:
-        widest = max(len(cells) for cells, _ in stages)
-        stages = [(pad(cells, (0, widest - len(cells)), value=len(first)), pad(row, (0, widest - len(row))))
-                  for cells, row in stages]
-    return stages
+        token = pad_sequence(token.split(sizes), batch_first=True, padding_value=len(first))
+        row, sizes = pad_sequence(row.split(sizes), batch_first=True).flatten(), [token.shape[1]] * len(sizes)
+        token = token.flatten()
+    return token, row, sizes
 
 
 def _stage(denoiser: Denoiser, schedule: Schedule, front: _Front, cells: Tensor, row: Tensor, level: Tensor, to: Tensor,

@@ -63,7 +63,7 @@ def test_diffused_action_is_clipped_open_loop_and_coasts_after_the_end():
 
 def test_executors_name_themselves():
     assert tracking(hold=False).variant == {
-        "executor": "tracking", "gain_p": 10.0, "gain_d": 1.0, "hold": False, "arrive": 0.4,
+        "executor": "tracking", "gain_p": 10.0, "gain_d": 1.0, "hold": False, "arrive": 0.4, "pace": 1.0,
     }  # fmt: skip
     assert diffused_action().variant == {"executor": "diffused_action"}
 

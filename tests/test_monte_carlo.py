@@ -43,13 +43,13 @@ def whitened(batch, time=T, seed=0):
 
 # --------------------------------------------------------------------------------------------------------- the law
 
-def errors(samples, delay=5, denoiser=None, seed=0, **options):
+def errors(samples, delay=5, denoiser=None, seed=0, steps=20, **options):
     """Largest errors of mean and covariance against the analytic posterior of AR(1) under Terminal."""
     cov = covariance(T)
     gain = cov[:, -1] / (1 + STD**2)
     denoiser = denoiser or Causal(S)
     guide = monte_carlo(denoiser, S, Terminal(), noise=Noise(seed + 1), **options)
-    x = generate(guide, S, pyramid(S.grid(20), T, delay), whitened(samples, seed=seed))[..., 0].double()
+    x = generate(guide, S, pyramid(S.grid(steps), T, delay), whitened(samples, seed=seed))[..., 0].double()
     mean = (x.mean(0) - gain * GOAL).abs().max()
     spread = (torch.cov(x.T) - (cov - torch.outer(gain, cov[:, -1]))).abs().max()
     return float(mean), float(spread)
@@ -60,7 +60,7 @@ POSTERIOR = {"branch": "posterior", "futures": "sequential"}
 
 def test_moment_matched_draws_give_the_posterior():
     """The plug-in's error is 3.75 here (tests of guidance); 16 draws bring mean and covariance within .1."""
-    mean, spread = errors(60, draws=16, lookahead=8, reduce="gaussian", **POSTERIOR)
+    mean, spread = errors(24, draws=16, lookahead=8, reduce="gaussian", **POSTERIOR)
     assert mean < 0.1 and spread < 0.1
 
 
@@ -73,8 +73,8 @@ def test_moment_matched_draws_give_the_posterior_at_any_seed_and_delay(seed, del
 
 
 def test_log_mean_exp_comes_near_with_a_few_draws():
-    """A quicker form of the law below: the error falls with the draws, 3.75, then under 1 at 12."""
-    assert errors(40, draws=12, lookahead=5, reduce="logmeanexp", **POSTERIOR)[0] < 1.0
+    """A quicker form of the law below: the plug-in's error of 3.75 falls with the draws, to under 1 with 16."""
+    assert errors(20, 3, steps=10, draws=16, lookahead=8, reduce="logmeanexp", **POSTERIOR)[0] < 1.0
 
 
 @pytest.mark.slow
@@ -85,12 +85,19 @@ def test_log_mean_exp_gives_the_posterior():
 
 def test_the_mean_of_gradients_changes_nothing():
     """For a quadratic energy the mean gradient over futures is the gradient at the mean: the plug-in again."""
-    assert errors(40, draws=6, lookahead=4, reduce="mean", **POSTERIOR)[0] > 3
+    assert errors(20, 3, steps=10, draws=4, lookahead=3, reduce="mean", **POSTERIOR)[0] > 3
 
 
 def test_a_non_causal_denoiser_needs_no_delay():
+    """What is left (.2) does not fall with more draws: it is that of few joint steps."""
     mean, spread = errors(60, 0, NonCausal(S, T), draws=16, lookahead=8, reduce="gaussian", branch="posterior")
-    assert mean < 0.1 and spread < 0.12
+    assert mean < 0.25 and spread < 0.12
+
+
+def test_the_tree_pulls_less_than_the_plug_in_though_more_than_the_posterior():
+    """Later tokens drawn from scratch forget what is known of them: better than 3.75 by far, but not the law."""
+    mean, _ = errors(24, 3, steps=10, draws=16, lookahead=4, reduce="gaussian")
+    assert 0.2 < mean < 1.2
 
 
 # ----------------------------------------------------------------------------------------------- one draw is guided
@@ -143,16 +150,16 @@ def test_one_moment_matched_draw_is_plain_guidance():
 @pytest.mark.parametrize("reduce", ["mean", "logmeanexp", "gaussian"])
 def test_neither_chunk_nor_path_matters(branch, futures, reduce):
     denoiser, schedule = small()
-    x, cond = given()
-    matrix = pyramid(schedule.grid(4), 6, 2)
+    x, cond = given(time=4)
+    matrix = pyramid(schedule.grid(3), 4, 1)
 
     def run(path="auto", chunk=None, seed=0):
-        guide = monte_carlo(denoiser, schedule, Last(), 5, lookahead=3, reduce=reduce, branch=branch, futures=futures,
+        guide = monte_carlo(denoiser, schedule, Last(), 4, lookahead=3, reduce=reduce, branch=branch, futures=futures,
                             scale=0.3, chunk=chunk, noise=Noise(seed))
         return generate(guide, schedule, matrix, x, cond=cond, path=path)
 
     wanted = run("double_loop")
-    for other in (run("rows"), run(chunk=1), run(chunk=2), run(chunk=7)):
+    for other in (run("rows"), run(chunk=1), run(chunk=2)):
         torch.testing.assert_close(other, wanted, rtol=1e-7, atol=1e-8)
     assert (run(seed=1) - wanted).abs().max() > 1e-6
 
@@ -187,7 +194,7 @@ def test_splits_are_stratified_over_the_unfinished_tokens():
     assert monte_carlo(Causal(S), S, Terminal(), 4, branch="posterior")._kept(level, 4).all()
     # Another row, other splits; the same row, the same.
     assert torch.equal(guide._kept(level, 32), kept)
-    assert not torch.equal(guide._kept(level + (level > 400), 32)[:, 0], kept[:, 0])
+    assert not all(torch.equal(guide._kept(level + d, 5)[:, 0], guide._kept(level, 5)[:, 0]) for d in range(1, 5))
 
 
 def test_draws_start_from_what_they_keep():

@@ -54,12 +54,13 @@ def test_levels_that_differ_over_the_batch_and_tokens_that_stay():
 def test_all_stages_have_the_shape_of_the_fullest():
     rows = pyramid(linear(100).grid(50), 60, 1)[:, None]
     first, last = _lives(rows)
-    own, constant = _stages(first, last, False), _stages(first, last, True)
-    assert len(own) == len(constant) == 50 + 2 * 59 + 1
-    assert {len(cells) for cells, _ in constant} == {50 // 2 + 1} == {max(len(cells) for cells, _ in own)}
-    for (cells, row), (padded, padded_row) in zip(own, constant, strict=True):
-        real = padded < 60
-        assert torch.equal(padded[real], cells) and torch.equal(padded_row[real], row)
+    (cells, row, sizes), (padded, padded_row, same) = _stages(first, last, False), _stages(first, last, True)
+    assert len(sizes) == len(same) == 50 + 2 * 59 + 1 and sum(sizes) == 60 * 51
+    assert set(same) == {50 // 2 + 1} == {max(sizes)}
+    real = padded < 60
+    assert torch.equal(padded[real], cells) and torch.equal(padded_row[real], row)
+    stage = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    assert torch.equal(row + cells, stage) and len({*zip(row.tolist(), cells.tolist(), strict=True)}) == len(cells)
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -69,6 +70,6 @@ def test_the_noise_that_it_starts_from_is_left_alone(batch, constant):
     denoiser = Causal(schedule)
     x = torch.randn(batch, 6, 1, generator=torch.Generator().manual_seed(0))
     before, rows = x.clone(), pyramid(schedule.grid(5), 6, 1)[:, None].expand(-1, batch, -1)
-    out = wavefront(denoiser, schedule, rows, x, state=denoiser.init_state(batch), cond=None, eta=0.0, order=2, noise=None,
-                    constant=constant)
+    out = wavefront(denoiser, schedule, rows, x, state=denoiser.init_state(batch), cond=None, eta=0.0, order=2,
+                    noise=None, constant=constant)
     assert torch.equal(x, before) and not torch.equal(out, before)
