@@ -133,6 +133,8 @@ def test_a_slow_race_still_has_three_rounds():
     assert len(race([way], rounds=5).seconds["only"]) == 5
     with pytest.raises(ValueError, match="names of their own"):
         race([way, way])
+    with pytest.raises(ValueError, match="at least one round"):
+        race([way], rounds=0)
 
 
 def test_clock_measures_one_call(monkeypatch):

@@ -71,6 +71,8 @@ def race(ways: Sequence[Way], *, rounds: int = 9, seconds: float = 60.0) -> Race
     Every round runs each once, every other round in reverse order, `rounds` times or until `seconds` have passed (but
     at least 3 times). Raises AssertionError naming the way whose result is not the first one's.
     """
+    if rounds < 1:
+        raise ValueError(f"a race has at least one round, got rounds={rounds}")
     names = [way.name for way in ways]
     if len(set(names)) < len(names):
         raise ValueError(f"ways need names of their own, got {names}")
