@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+NOISE_END = -12.0   # nats of log-SNR: even spacing starts here where level K is noisier (below it nothing happens)
 LABEL_RANGE = 20.0  # nats of log-SNR: beyond e^20 a token is clean, below e^-20 it is noise, to any float32 network
 
 
@@ -29,17 +30,17 @@ class Schedule(nn.Module):
     alpha: Tensor
     sigma: Tensor
     label: Tensor
+    _log_snr: Tensor
 
     def __init__(self, alpha: Tensor, sigma: Tensor, label: Tensor | None = None):
         super().__init__()
         alpha, sigma = alpha.double(), sigma.double()
         _check_tables(alpha, sigma, label)
-        if label is None:
-            label = 2 * (alpha.log() - sigma.log()).clamp(-LABEL_RANGE / 2, LABEL_RANGE / 2)
-            label[0] = label[1]
-        self.register_buffer("alpha", alpha, persistent=False)
-        self.register_buffer("sigma", sigma, persistent=False)
-        self.register_buffer("label", label.double(), persistent=False)
+        log_snr = 2 * (alpha.log() - sigma.log()).clamp(-LABEL_RANGE / 2, LABEL_RANGE / 2)
+        log_snr[0] = log_snr[1]
+        label = log_snr.clone() if label is None else label.double()
+        for name, table in {"alpha": alpha, "sigma": sigma, "label": label, "_log_snr": log_snr}.items():
+            self.register_buffer(name, table, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Schedule:
         """Follow `.to(device)`, but never a cast: tables are put back to float64 from the unrounded values."""
@@ -61,8 +62,7 @@ class Schedule(nn.Module):
 
     def log_snr(self, level: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2) at `level`, float64, clamped to +-20 nats; level 0 reads as level 1."""
-        level = level.clamp(min=1)
-        return 2 * (self.alpha[level].log() - self.sigma[level].log()).clamp(-LABEL_RANGE / 2, LABEL_RANGE / 2)
+        return self._log_snr[level]
 
     def nearest(self, noise_to_signal: float) -> int:
         """The level whose sigma / alpha is nearest to `noise_to_signal` >= 0, a noise std in data units."""
@@ -74,8 +74,9 @@ class Schedule(nn.Module):
         """[steps + 1] levels from K down to 0, strictly falling.
 
         "log_snr": the first `steps` levels are evenly spaced in log-SNR between K and 1, then 0 (the spacing of
-        DPM-Solver, Lu et al. 2022, and the one second-order sampling wants). "index": evenly spaced in the level
-        ('trailing', Lin et al. 2023; the protocol of the Diffusion Forcing paper).
+        DPM-Solver, Lu et al. 2022, and the one second-order sampling wants). Where K is noisier than -12 nats (cosine,
+        sigmoid, flow) the spacing counts from there, or a third of 10 steps would go into pure noise. "index": evenly
+        spaced in the level ('trailing', Lin et al. 2023; the protocol of the Diffusion Forcing paper).
         """
         K = self.levels
         if not 1 <= steps <= K:
@@ -85,7 +86,8 @@ class Schedule(nn.Module):
         if spacing != "log_snr":
             raise ValueError(f"spacing must be 'log_snr' or 'index', got {spacing!r}")
         log_snr = self.log_snr(torch.arange(1, K + 1, device=self.alpha.device)).cpu()  # of levels 1..K, falling
-        wanted = torch.linspace(float(log_snr[-1]), float(log_snr[0]), steps, dtype=torch.float64)
+        noisiest = min(max(float(log_snr[-1]), NOISE_END), float(log_snr[0]))
+        wanted = torch.linspace(noisiest, float(log_snr[0]), steps, dtype=torch.float64)
         level = (log_snr[None] - wanted[:, None]).abs().argmin(1) + 1
         level[0] = K
         # Near the clean end neighbouring levels can be further apart than the wanted spacing: keep the fall strict.

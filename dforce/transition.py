@@ -74,19 +74,23 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
     alpha, sigma = schedule(level, x)
     alpha_s, sigma_s = schedule(to, x)
     still = (level == to).view(sigma.shape)
-    sigma_k, alpha_t = sigma.where(~still, 1.0), alpha_s.where(~still, 1.0)  # a held token may sit where they are 0
-    if std is None:
-        ratio = alpha / alpha_t * sigma_s / sigma_k
-        spread = eta * sigma_s * (1 - ratio**2).clamp(min=0).sqrt()
+    sigma_k = sigma.where(~still, 1.0)  # a held token may sit where it is 0
+    if std is None and eta == 0:
+        spread, carry = torch.zeros_like(sigma), sigma_s / sigma_k
     else:
-        spread = _explicit_std(std, sigma_s, still)
-    carry = (sigma_s**2 - spread**2).clamp(min=0).sqrt() / sigma_k
+        spread = _eta_std(eta, alpha, alpha_s.where(~still, 1.0), sigma_k, sigma_s) if std is None else _explicit_std(
+            std, sigma_s, still)
+        carry = (sigma_s**2 - spread**2).clamp(min=0).sqrt() / sigma_k
+        spread = torch.where(still, 0.0, spread)
     if min_std > 0:
-        spread = torch.where((to == 0).view(sigma.shape), spread.clamp(min=min_std), spread)
-    spread = torch.where(still, 0.0, spread)
+        spread = torch.where((to == 0).view(sigma.shape) & ~still, spread.clamp(min=min_std), spread)
     dtype = torch.promote_types(x.dtype, torch.float32)
     mean = (alpha_s - carry * alpha).to(dtype) * x0 + carry.to(dtype) * x
     return Gaussian(torch.where(still, x.to(dtype), mean), spread.to(dtype).expand_as(mean))
+
+
+def _eta_std(eta: float, alpha: Tensor, alpha_s: Tensor, sigma: Tensor, sigma_s: Tensor) -> Tensor:
+    return eta * sigma_s * (1 - (alpha / alpha_s * sigma_s / sigma) ** 2).clamp(min=0).sqrt()
 
 
 def _explicit_std(std: Tensor | float, sigma_s: Tensor, still: Tensor) -> Tensor:

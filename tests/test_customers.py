@@ -199,7 +199,7 @@ def test_padded_dimensions_of_the_smaller_token_do_not_count(net):
         g = torch.Generator().manual_seed(1)
         return forcing_loss(denoiser, schedule, target, mask=mask, cond=cond, generator=g)[0]
 
-    head = denoiser.net.head[-1] if net == "recurrent" else denoiser.net.head
+    head = denoiser.net.head[-1]
     before = loss(x)
     with torch.no_grad():
         head.bias[2] += 1.0

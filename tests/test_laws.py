@@ -13,7 +13,7 @@ from dforce.matrix import autoregressive, pyramid
 from dforce.noise import Noise
 from dforce.rollout import rollout
 from dforce.sample import generate
-from dforce.schedule import Schedule, cosine, linear
+from dforce.schedule import Schedule, cosine, flow, linear, sigmoid
 from dforce.transition import Gaussian, transition
 
 S = linear(1000)
@@ -23,8 +23,9 @@ INNOVATION = (1 - RHO**2) ** 0.5
 def rolled(steps, *, spacing="log_snr", order=2, eta=0.0, schedule=S, chunk=10, tokens=40, batch=1500, seed=0):
     """[B, tokens] of a rollout, token after token."""
     denoiser = Causal(schedule)
-    run = rollout(denoiser, schedule, autoregressive(schedule.grid(steps, spacing), chunk), denoiser.init_state(batch), (1,),
-                  batch=batch, order=order, eta=eta, noise=Noise(seed))
+    matrix = autoregressive(schedule.grid(steps, spacing), chunk)
+    run = rollout(denoiser, schedule, matrix, denoiser.init_state(batch), (1,), batch=batch, order=order, eta=eta,
+                  noise=Noise(seed))
     return torch.cat([x for x, _ in itertools.islice(run, tokens // chunk)], 1)[..., 0]
 
 
@@ -41,8 +42,9 @@ def test_first_order_shrinks_a_rollout_and_second_order_does_not(steps, spacing,
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_second_order_holds_on_the_cosine_schedule(eta):
-    assert abs(float(rolled(10, schedule=cosine(1000), eta=eta)[:, -20:].std()) - 1) < 0.05
+@pytest.mark.parametrize("schedule", [cosine(1000), sigmoid(1000), flow(1000)], ids=["cosine", "sigmoid", "flow"])
+def test_second_order_holds_on_other_schedules(schedule, eta):
+    assert abs(float(rolled(10, schedule=schedule, eta=eta)[:, -20:].std()) - 1) < 0.06
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 30])
@@ -73,7 +75,8 @@ def joint(denoiser, steps, delay, time=16):
     x = generate(denoiser, S, pyramid(S.grid(steps), time, delay), whitened(100, time))[..., 0].double()
     cov = torch.cov(x.T)
     noise = cov.diagonal()[1:] + RHO**2 * cov.diagonal()[:-1] - 2 * RHO * cov.diagonal(1)
-    return [float(v) for v in (cov[7, 7].sqrt(), cov[-1, -1].sqrt(), noise.mean().sqrt(), (cov - covariance(time)).abs().max())]
+    error = (cov - covariance(time)).abs().max()
+    return [float(v) for v in (cov[7, 7].sqrt(), cov[-1, -1].sqrt(), noise.mean().sqrt(), error)]
 
 
 @pytest.mark.parametrize("steps, delay, wanted", [
@@ -83,7 +86,8 @@ def joint(denoiser, steps, delay, time=16):
 def test_a_causal_denoiser_needs_a_delay(steps, delay, wanted):
     """Early tokens never hear of later noisy ones: delay / steps decides, and more steps do not help."""
     got = joint(Causal(S), steps, delay)
-    assert all(abs(a - b) < tolerance for a, b, tolerance in zip(got, wanted, (0.03, 0.03, 0.02, 0.05), strict=True)), got
+    tolerances = (0.03, 0.03, 0.02, 0.05)
+    assert all(abs(a - b) < limit for a, b, limit in zip(got, wanted, tolerances, strict=True)), got
     if delay >= steps / 4:
         assert got[3] < 0.1
 
@@ -126,11 +130,11 @@ def elbo(levels, x0):
 def test_the_elbo_lies_below_the_likelihood_and_approaches_it():
     time = 4
     x0 = ar1(1000, time, torch.Generator().manual_seed(1))
-    exact = torch.distributions.MultivariateNormal(torch.zeros(time).double(), covariance(time)).log_prob(x0[..., 0].double())
-    gaps = [exact - elbo(levels, x0) for levels in (10, 40, 160)]
+    law = torch.distributions.MultivariateNormal(torch.zeros(time).double(), covariance(time))
+    gaps = [law.log_prob(x0[..., 0].double()) - elbo(levels, x0) for levels in (10, 40, 160, 640)]
     means, errors = [float(gap.mean()) for gap in gaps], [float(gap.std()) / 1000**0.5 for gap in gaps]
     assert all(mean > -2 * error for mean, error in zip(means, errors, strict=True)), (means, errors)
-    assert means[0] > 3 * means[1] > 9 * means[2] and means[2] < 0.5, (means, errors)
+    assert all(b < a / 3 for a, b in itertools.pairwise(means)) and means[-1] < 0.4, (means, errors)
 
 
 def test_the_bed_itself():

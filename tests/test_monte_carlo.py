@@ -1,4 +1,4 @@
-"""Monte Carlo Tree Guidance: one draw is plain guidance, bookkeeping of draws, and the tilt's law on a known bed."""
+"""Monte Carlo Tree Guidance: one draw is plain guidance; draws, splits, chunks and reductions are what they claim."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from gaussian_bed import Causal, NonCausal, covariance
+from gaussian_bed import Causal, NonCausal
 
 from dforce.denoiser import Precond
 from dforce.guidance import guided
@@ -41,65 +41,6 @@ def whitened(batch, time=T, seed=0):
     return (z @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(z.T))).T).float()[..., None]
 
 
-# --------------------------------------------------------------------------------------------------------- the law
-
-def errors(samples, delay=5, denoiser=None, seed=0, steps=20, **options):
-    """Largest errors of mean and covariance against the analytic posterior of AR(1) under Terminal."""
-    cov = covariance(T)
-    gain = cov[:, -1] / (1 + STD**2)
-    denoiser = denoiser or Causal(S)
-    guide = monte_carlo(denoiser, S, Terminal(), noise=Noise(seed + 1), **options)
-    x = generate(guide, S, pyramid(S.grid(steps), T, delay), whitened(samples, seed=seed))[..., 0].double()
-    mean = (x.mean(0) - gain * GOAL).abs().max()
-    spread = (torch.cov(x.T) - (cov - torch.outer(gain, cov[:, -1]))).abs().max()
-    return float(mean), float(spread)
-
-
-POSTERIOR = {"branch": "posterior", "futures": "sequential"}
-
-
-def test_moment_matched_draws_give_the_posterior():
-    """The plug-in's error is 3.75 here (tests of guidance); 16 draws bring mean and covariance within .1."""
-    mean, spread = errors(24, draws=16, lookahead=8, reduce="gaussian", **POSTERIOR)
-    assert mean < 0.1 and spread < 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("delay", [5, 10])
-def test_moment_matched_draws_give_the_posterior_at_any_seed_and_delay(seed, delay):
-    mean, spread = errors(100, delay, seed=seed, draws=16, lookahead=8, reduce="gaussian", **POSTERIOR)
-    assert mean < 0.1 and spread < 0.1
-
-
-def test_log_mean_exp_comes_near_with_a_few_draws():
-    """A quicker form of the law below: the plug-in's error of 3.75 falls with the draws, to under 1 with 16."""
-    assert errors(20, 3, steps=10, draws=16, lookahead=8, reduce="logmeanexp", **POSTERIOR)[0] < 1.0
-
-
-@pytest.mark.slow
-def test_log_mean_exp_gives_the_posterior():
-    mean, spread = errors(60, draws=64, lookahead=10, reduce="logmeanexp", **POSTERIOR)
-    assert mean < 0.15 and spread < 0.15
-
-
-def test_the_mean_of_gradients_changes_nothing():
-    """For a quadratic energy the mean gradient over futures is the gradient at the mean: the plug-in again."""
-    assert errors(20, 3, steps=10, draws=4, lookahead=3, reduce="mean", **POSTERIOR)[0] > 3
-
-
-def test_a_non_causal_denoiser_needs_no_delay():
-    """What is left (.2) does not fall with more draws: it is that of few joint steps."""
-    mean, spread = errors(60, 0, NonCausal(S, T), draws=16, lookahead=8, reduce="gaussian", branch="posterior")
-    assert mean < 0.25 and spread < 0.12
-
-
-def test_the_tree_pulls_less_than_the_plug_in_though_more_than_the_posterior():
-    """Later tokens drawn from scratch forget what is known of them: better than 3.75 by far, but not the law."""
-    mean, _ = errors(24, 3, steps=10, draws=16, lookahead=4, reduce="gaussian")
-    assert 0.2 < mean < 1.2
-
-
 # ----------------------------------------------------------------------------------------------- one draw is guided
 
 def small(seed=0):
@@ -120,7 +61,8 @@ class Last:
 
 def given(batch=3, time=6):
     g = torch.Generator().manual_seed(2)
-    cond = {"static": {"s": torch.randn(batch, 1, generator=g).double()}, "token": {"a": torch.randn(batch, time, 1, generator=g).double()}}
+    cond = {"static": {"s": torch.randn(batch, 1, generator=g).double()},
+            "token": {"a": torch.randn(batch, time, 1, generator=g).double()}}
     return torch.randn(batch, time, 2, generator=g).double(), cond
 
 
@@ -140,13 +82,14 @@ def test_one_moment_matched_draw_is_plain_guidance():
     denoiser = Causal(S)
     matrix, x = pyramid(S.grid(10), T, 3), whitened(20)
     plain = generate(guided(denoiser, S, Terminal()), S, matrix, x)
-    torch.testing.assert_close(generate(monte_carlo(denoiser, S, Terminal(), 1, reduce="gaussian"), S, matrix, x), plain,
-                               rtol=1e-4, atol=1e-4)
+    guide = monte_carlo(denoiser, S, Terminal(), 1, reduce="gaussian")
+    torch.testing.assert_close(generate(guide, S, matrix, x), plain, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------ bookkeeping
 
-@pytest.mark.parametrize("branch, futures", [("tree", "joint"), ("tree", "sequential"), ("posterior", "sequential"), ("posterior", "joint")])
+@pytest.mark.parametrize("branch", ["tree", "posterior"])
+@pytest.mark.parametrize("futures", ["joint", "sequential"])
 @pytest.mark.parametrize("reduce", ["mean", "logmeanexp", "gaussian"])
 def test_neither_chunk_nor_path_matters(branch, futures, reduce):
     denoiser, schedule = small()
@@ -296,7 +239,8 @@ def test_reductions_by_autograd(reduce):
 @pytest.mark.parametrize("reduce", ["mean", "logmeanexp", "gaussian"])
 def test_a_token_is_combined_over_the_draws_that_kept_it(reduce):
     slope, base = pretend()
-    kept = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]]).bool()[:, None].expand(6, 2, 3)
+    lengths = torch.tensor([3, 2, 2, 1, 3, 1])
+    kept = (torch.arange(3) < lengths[:, None])[:, None].expand(6, 2, 3)
     got = combined(reduce, base, slope, kept)
     for t in range(3):
         those = kept[:, 0, t]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_standard_normal(seed):
 @pytest.mark.parametrize("dim", range(4), ids=["row", "sample", "token", "dimension"])
 def test_every_slice_is_normal_and_uncorrelated_with_its_neighbour(dim):
     values = many(3)
-    a, b = values.narrow(dim, 0, values.shape[dim] - 1).flatten(), values.narrow(dim, 1, values.shape[dim] - 1).flatten()
+    a, b = (values.narrow(dim, first, values.shape[dim] - 1).flatten() for first in (0, 1))
     limit = 4 / len(a) ** 0.5
     for f in (lambda v: v, lambda v: v**2 - 1, torch.sign):
         assert abs(float((f(a) * f(b)).mean())) < limit * f(a).std() * f(b).std()
@@ -44,8 +46,8 @@ def test_seeds_and_salts_are_streams_of_their_own(other):
 
 def test_counters_do_not_stand_in_for_each_other():
     like = torch.zeros(1, 1, 4)
-    cells = [Noise(a)(b, c, like, salt=d, sample=torch.tensor([e])) for a in range(3) for b in range(3) for c in range(3)
-             for d in range(3) for e in range(3)]
+    cells = [Noise(a)(b, c, like, salt=d, sample=torch.tensor([e]))
+             for a, b, c, d, e in itertools.product(range(3), repeat=5)]
     assert len(torch.cat(cells).flatten().unique()) == 3**5 * 4
 
 

@@ -55,7 +55,8 @@ def test_equals_ddpm_paper():
         mean = (bar_s.sqrt() * beta / (1 - bar_t)) * x0 + ((1 - beta).sqrt() * (1 - bar_s) / (1 - bar_t)) * x
         kernel = transition(s, x, x0, level, to, eta=1.0)
         torch.testing.assert_close(kernel.mean, mean, rtol=1e-8, atol=1e-10)
-        torch.testing.assert_close(kernel.std**2, ((1 - bar_s) / (1 - bar_t) * beta).expand_as(x), rtol=1e-8, atol=1e-12)
+        variance = (1 - bar_s) / (1 - bar_t) * beta
+        torch.testing.assert_close(kernel.std**2, variance.expand_as(x), rtol=1e-8, atol=1e-12)
 
 
 def test_the_posterior_by_bayes_rule():

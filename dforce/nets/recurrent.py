@@ -57,8 +57,17 @@ class RecurrentNet(nn.Module):
 
     def _walk(self, code: Tensor, state: State) -> tuple[Tensor, State]:
         """Latents after every token [B, T, width], and the state after the last."""
+        if code.shape[1] == 1:  # one step of it costs less than starting a sequence
+            return self._step(code[:, 0], state)
         z, last = self.core(code, state["z"].transpose(0, 1).contiguous().to(code.dtype))
         return z, {"z": last.transpose(0, 1).to(state["z"].dtype)}
+
+    def _step(self, code: Tensor, state: State) -> tuple[Tensor, State]:
+        latents, old = [], state["z"].to(code.dtype)
+        for layer, weights in enumerate(self.core.all_weights):
+            code = torch.gru_cell(code, old[:, layer].contiguous(), *(w.to(code.dtype) for w in weights))
+            latents.append(code)
+        return code[:, None], {"z": torch.stack(latents, 1).to(state["z"].dtype)}
 
     def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
         """The state after tokens x [B, T, *E]; no head."""

@@ -56,7 +56,10 @@ class TransformerNet(nn.Module):
         self.start = nn.Sequential(nn.Linear(sum(self.static.values()), width), nn.SiLU(),
                                    nn.Linear(width, width)) if self.static else None
         self.blocks = nn.ModuleList(_Block(width, heads, depth) for _ in range(depth))
-        self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, dim)
+        self.norm = nn.RMSNorm(width)
+        # The head also reads the token's own embedding, before any norm: of a nearly clean token it must give back the
+        # number itself, and a normalised stream has lost its size.
+        self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, dim))
 
     def init_state(self, batch: int, cond: Any = None) -> State:
         """The state before the first token; reads the `static` conditioning. Raises ValueError if some is missing."""
@@ -70,10 +73,15 @@ class TransformerNet(nn.Module):
         position = torch.zeros(batch, dtype=torch.long, device=start.device)
         return {"start": start, "position": position, "k": empty, "v": empty}
 
-    def _embed(self, x: Tensor, label: Tensor, place: Tensor, start: Tensor, cond: Any) -> Tensor:
-        age = torch.exp(-place[..., None] / self.ages).expand(len(x), -1, -1)
+    def _place(self, state: State, time: int) -> Tensor:
+        """Positions of the next `time` tokens: [B, T], or [1, T] where there is no past."""
+        token = torch.arange(time, device=state["start"].device)[None]
+        return token + state["position"][:, None] if self.causal else token
+
+    def _embed(self, x: Tensor, label: Tensor, state: State, cond: Any) -> Tensor:
+        age = torch.exp(-self._place(state, x.shape[1])[..., None] / self.ages).expand(len(x), -1, -1)
         parts = [flat_tokens(x, self.event_shape), self.level(label), age, *gather(cond, "token", self.token)]
-        return self.encoder(torch.cat(parts, -1)) + start[:, None]
+        return self.encoder(torch.cat(parts, -1)) + state["start"][:, None]
 
     def _visible(self, time: int, position: Tensor | None, filled: int, device: torch.device) -> Tensor | None:
         """Which keys each of T tokens sees: [1, 1, T, T] (None: all), or [B, 1, T, filled + T], the past in front."""
@@ -92,13 +100,11 @@ class TransformerNet(nn.Module):
             return 0
         return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
 
-    def _walk(self, x: Tensor, label: Tensor, state: State, cond: Any, *, finish: bool) -> tuple[Tensor, State]:
-        """Token features [B, T, width] before the head (void unless `finish`), and the state after the last token."""
-        time, position = x.shape[1], state.get("position")
-        place = torch.arange(time, device=x.device)[None] + (0 if position is None else position[:, None])
-        h = self._embed(x, label, place, state["start"], cond)
-        filled, turn = self._filled(position), _angles(place, self.width // self.heads)
-        visible = self._visible(time, position, filled, x.device)
+    def _walk(self, h: Tensor, state: State, *, finish: bool) -> tuple[Tensor, State]:
+        """Features [B, T, width] of embedded tokens h (void unless `finish`), and the state after the last of them."""
+        time, position = h.shape[1], state.get("position")
+        filled, turn = self._filled(position), _angles(self._place(state, time), self.width // self.heads)
+        visible = self._visible(time, position, filled, h.device)
         past, seen = slice(self.context - filled, None), []
         for i, block in enumerate(self.blocks):
             q, k, v = block.project(h, turn)
@@ -123,12 +129,13 @@ class TransformerNet(nn.Module):
         if not self.causal:
             raise ValueError("this transformer was built with causal=False and keeps no past; let its finished tokens "
                              "stay in the sequence, or build it with causal=True")
-        return self._walk(x, label, state, cond, finish=False)[1]
+        return self._walk(self._embed(x, label, state, cond), state, finish=False)[1]
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, T, *E], label [B, T] -> out [B, T, *E], state."""
-        h, state = self._walk(x, label, state, cond, finish=True)
-        return self.head(self.norm(h)).view(x.shape), state
+        code = self._embed(x, label, state, cond)
+        h, state = self._walk(code, state, finish=True)
+        return self.head(torch.cat([self.norm(h), code], -1)).view(x.shape), state
 
 
 class _Block(nn.Module):

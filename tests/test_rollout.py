@@ -1,0 +1,80 @@
+"""Endless rollouts: a carried state, noise of its own for each chunk, stabilisation, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from gaussian_bed import Causal, NonCausal
+from test_sample import GRID, E, S, network
+
+from dforce.matrix import pyramid
+from dforce.noise import Noise
+from dforce.rollout import rollout
+
+
+def chunks(denoiser, matrix, count, schedule=S, batch=2, **options):
+    run = rollout(denoiser, schedule, matrix, denoiser.init_state(batch), E, batch=batch, **options)
+    return [chunk for chunk, _ in itertools.islice(run, count)]
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_rollout_is_generate_from_the_carried_state(eta):
+    denoiser = network().float()
+    noise, matrix = Noise(4), pyramid(GRID, 3, 2)
+    run = rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, eta=eta, noise=noise)
+    (first, state), (second, after) = next(run), next(run)
+    assert first.shape == (2, 3, *E) and not torch.equal(first, second)
+    zeros = torch.zeros(2, 3, dtype=torch.long)
+    by_hand = denoiser.absorb(first, zeros, denoiser.init_state(2))
+    torch.testing.assert_close(state["z"], by_hand["z"])
+    torch.testing.assert_close(after["z"], denoiser.absorb(second, zeros, state)["z"])
+    assert torch.equal(first, chunks(denoiser, matrix, 1, eta=eta, noise=noise)[0])
+    assert not torch.equal(first, chunks(denoiser, matrix, 1, eta=eta, noise=Noise(5))[0])
+
+
+def test_rollout_chunks_have_noise_of_their_own():
+    class Still(Causal):
+        """Ignores what it sees: chunks differ by their noise alone."""
+
+        def __call__(self, x, level, state, cond=None):
+            return torch.zeros_like(x), state
+
+    matrix = torch.tensor([[40, 40], [1, 1], [0, 0]])  # a last step from level 1: x0; look at the tokens before it
+    seen = []
+
+    class Spy(Still):
+        def __call__(self, x, level, state, cond=None):
+            if (level == 40).all():
+                seen.append(x.clone())
+            return super().__call__(x, level, state, cond)
+
+    chunks(Spy(S), matrix, 6, batch=500)
+    values = torch.stack([v.flatten() for v in seen[:6]])
+    assert len(values.flatten().unique()) > 0.99 * values.numel() and abs(float(values.std()) - 1) < 0.05
+    assert (torch.corrcoef(values) - torch.eye(len(values))).abs().max() < 0.15
+
+
+def test_rollout_stabilises():
+    """`stabilise_std` tells the network that finished tokens carry noise; mode 'noise' also makes it true."""
+    denoiser = network().float()
+    matrix, std = pyramid(GRID, 3, 2), 0.1
+    level = S.nearest(std)
+    assert level > 0
+    levels = torch.full((2, 3), level)
+    run = rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, stabilise_std=std)
+    x, state = next(run)
+    torch.testing.assert_close(state["z"], denoiser.absorb(x, levels, denoiser.init_state(2))["z"])
+    y, noisy = next(rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, stabilise_std=std, mode="noise"))
+    assert torch.equal(x, y) and not torch.equal(noisy["z"], state["z"])
+    assert torch.equal(chunks(denoiser, matrix, 2, stabilise_std=0.0)[1], chunks(denoiser, matrix, 2)[1])
+
+
+def test_rollout_refuses():
+    with pytest.raises(ValueError, match="takes a causal denoiser"):
+        next(rollout(NonCausal(S, 3), S, pyramid(GRID, 3), torch.zeros(1, 0), (1,), batch=1))
+    with pytest.raises(ValueError, match="mode must be 'label' or 'noise', got 'both'"):
+        next(rollout(network(), S, pyramid(GRID, 3), None, E, batch=1, mode="both"))
+    with pytest.raises(ValueError, match="last row must be clean"):
+        next(rollout(network(), S, pyramid(GRID, 3)[:-1], None, E, batch=1))
