@@ -2,6 +2,7 @@
 
     model.safetensors   weights of the objective by its own names, their average under "ema.", "normalizer." statistics
     optim.safetensors   the optimiser's moments (not in a checkpoint made for others to use)
+    carried.safetensors the states that the next windows begin in, where training carries them from window to window
     state.json          step, what going on exactly takes, what the caller added
     config.yaml         the resolved configuration: `net`, `schedule`, `predict` are what the model is built from
     layout.json         what the numbers of a token mean: event shape, slices, frame stack, time step, environment
@@ -48,6 +49,7 @@ class Parts(NamedTuple):
     state: dict[str, Any]
     config: dict[str, Any]
     layout: dict[str, Any]
+    carried: dict[str, Tensor] = {}
 
 
 # format n -> what turns the parts of format n into those of n + 1. Every format ever released has to stay here.
@@ -94,16 +96,17 @@ def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any],
         "layout.json": _json(layout, "layout"),
         "README.md": _card(Path(folder).name, state, layout),
     }
-    size = sum(t.nbytes for t in [*tensors.values(), *state.optim.values()]) + sum(map(len, files.values()))
+    written = {"model": tensors, "optim": state.optim, "carried": state.carried}
+    size = sum(t.nbytes for group in written.values() for t in group.values()) + sum(map(len, files.values()))
     versions = {"dforce": dforce.__version__, "python": platform.python_version(), "torch": torch.__version__,
                 "safetensors": safetensors.__version__}
     about = {"format": FORMAT, "step": state.step, "versions": versions}
     with sealed(Path(folder), about=about, needed=size) as inside:
         for name, text in files.items():
             (inside / name).write_text(text, encoding="utf-8")
-        write_tensors(inside / "model.safetensors", tensors)
-        if state.optim:
-            write_tensors(inside / "optim.safetensors", state.optim)
+        for name, group in written.items():
+            if group:
+                write_tensors(inside / f"{name}.safetensors", group)
     return Path(folder)
 
 
@@ -111,7 +114,8 @@ def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = F
          trust: Iterable[str] | str | None = None) -> Bundle:
     """A denoiser that samples, and all that tells what its numbers mean.
 
-    where: a checkpoint, a run folder (its newest whole checkpoint), or the name of a model that ships with dforce.
+    where: a run folder (its newest whole checkpoint), a checkpoint (such as <run folder>/checkpoints/best, that of the
+    lowest validation loss), or the name of a model that ships with dforce.
     The weights are the averaged ones where there are such, unless `raw`. trust: packages beside dforce whose names
     its configuration may use. Raises CheckpointError.
     """
@@ -138,7 +142,7 @@ def load_state(where: str | Path) -> TrainingState:
     parts = _read(find(where))
     model = {name: value for name, value in parts.tensors.items() if not name.startswith(("ema.", "normalizer."))}
     average = _stripped("ema.", parts.tensors)
-    return TrainingState(parts.state["step"], model, average, parts.optim, parts.state["record"])
+    return TrainingState(parts.state["step"], model, average, parts.optim, parts.state["record"], parts.carried)
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
@@ -199,11 +203,12 @@ def _read(folder: Path) -> Parts:
     """The verified content, brought to the present format."""
     manifest = verify(folder)
     try:
-        optim = load_file(folder / "optim.safetensors") if "optim.safetensors" in manifest["files"] else {}
-        parts = Parts(load_file(folder / "model.safetensors"), optim,
-                      json.loads((folder / "state.json").read_text(encoding="utf-8")),
+        model, optim, carried = (load_file(folder / f"{name}.safetensors")
+                                 if f"{name}.safetensors" in manifest["files"] else {}
+                                 for name in ("model", "optim", "carried"))
+        parts = Parts(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
                       yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
-                      json.loads((folder / "layout.json").read_text(encoding="utf-8")))
+                      json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
     except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
     for version in range(manifest["format"], FORMAT):

@@ -69,6 +69,9 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
     steps and at the end, always under the same noise. resume: `log.training.state()` of the run to go on with.
     device: None takes the accelerator if there is one.
 
+    Where objective.carry is true, it is called as objective(batch, generator, carried) -> (loss, logs, carried), with
+    what it gave back for the same rows a step before (None at first): see `dforce.loss.ForcingObjective`.
+
     A step whose loss or gradient is not finite leaves weights and moments as they were; FloatingPointError after 5 of
     them in a row. ValueError for arguments out of range and for a `resume` that belongs to another run.
     """
@@ -89,6 +92,8 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
     if resume is not None:
         _check_resume(record, resume)
         restore(training, resume)
+        training.carried = training.carried and [leaf[slice(*ranks.deal(len(leaf), "rows of a batch"))].to(ranks.device)
+                                                 for leaf in training.carried]
 
     def rate(step: int) -> float:
         return learning_rate(step, lr=lr, steps=steps, warmup=warmup, decay=decay, floor=floor)
@@ -150,15 +155,18 @@ def _gradients(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module
     """Accumulates the mean gradient of this process's parts; the mean loss and logs over all of them."""
     lo, hi = ranks.deal(plan.parts, "accumulate")
     sums: dict[str, Tensor] = {}
+    before, after = _cut(training.carried, hi - lo), []
     for part, batch in zip(range(lo, hi), _local_parts(plan, ranks, step), strict=True):
         # DDP averages over the processes once, at the last part.
         alone = nullcontext() if ranks.world == 1 or part == hi - 1 else forward.no_sync()  # type: ignore[operator]
         with alone, _drawn(plan.seed, step, TRAIN, part, ranks.device) as draw:
             with training.precision.autocast(ranks.device):
-                loss, logs = forward(batch, draw)
+                loss, logs, carried = _call(training.objective, forward, batch, draw, before[part - lo])
+        after.append(carried)
             (loss / (hi - lo)).backward()
         for name, value in {**logs, "loss": loss}.items():
             sums[name] = sums.get(name, 0) + value.detach().float() / (hi - lo)
+    training.carried = [torch.cat(rows) for rows in zip(*after, strict=True)] or None
     return dict(zip(sums, ranks.mean(torch.stack(list(sums.values()))), strict=True))
 
 
@@ -177,6 +185,20 @@ def _local_parts(plan: _Plan, ranks: Ranks, step: int) -> Iterator[Any]:
     for part in range(lo, hi):
         own = slice(part * size, (part + 1) * size)
         yield map_state(lambda leaf, own=own: leaf[own].to(ranks.device, non_blocking=True), batch)
+
+
+def _call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
+          carried: list[Tensor] | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    """Loss, logs, and the states to carry on: none, where `objective` (that `forward` may wrap) carries none."""
+    if getattr(objective, "carry", False):
+        return forward(batch, draw, carried)
+    loss, logs = forward(batch, draw)
+    return loss, logs, []
+
+
+def _cut(carried: list[Tensor] | None, parts: int) -> list[Any]:
+    """The carried states of each part of a batch, None for each where there are none."""
+    return list(zip(*(leaf.chunk(parts) for leaf in carried), strict=True)) if carried else [None] * parts
 
 
 @contextmanager
@@ -201,13 +223,15 @@ def _drawn(seed: int, step: int, stream: int, part: int, device: torch.device) -
 def _validation(training: Training, validate: Callable[[int], Any], plan: _Plan, ranks: Ranks) -> dict[str, float]:
     """Mean loss and logs over the held-out batches, with averaged weights and the same draws every time."""
     sums: dict[str, Tensor] = {}
+    carry, carried = getattr(training.objective, "carry", False), None
+    first, every = (0, 1) if carry else (ranks.rank, ranks.world)  # what is carried goes through all batches in turn
     with training.averaged() as objective:
-        for index in range(ranks.rank, plan.validate_batches, ranks.world):
+        for index in range(first, plan.validate_batches, every):
             batch = map_state(lambda leaf: leaf.to(ranks.device), validate(index))
             with _drawn(plan.seed, 0, VALIDATE, index, ranks.device) as draw, training.precision.autocast(ranks.device):
-                loss, logs = objective(batch, draw)
+                loss, logs, carried = _call(objective, objective, batch, draw, carried)
             for name, value in {**logs, "loss": loss}.items():
-                sums[f"val_{name}"] = sums.get(f"val_{name}", 0) + value.float() * ranks.world / plan.validate_batches
+                sums[f"val_{name}"] = sums.get(f"val_{name}", 0) + value.float() * every / plan.validate_batches
     return dict(zip(sums, ranks.mean(torch.stack(list(sums.values()))).tolist(), strict=True))
 
 

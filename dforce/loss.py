@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dforce.denoiser import Cond, Denoiser
 from dforce.schedule import Schedule
-from dforce.tree import State
+from dforce.tree import State, leaves, map_state, reset
 
 Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
 Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
@@ -125,14 +125,33 @@ class ForcingObjective(nn.Module):
     """The loss as a module that owns the denoiser, so that DDP and FSDP can wrap it.
 
     objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond.
+
+    carry: a window begins in the state in which the window before it in the same row ended, without gradient, except
+    where `batch.first`; so the state learns to hold more than a window shows. Then
+    objective(batch, generator, carried) -> (loss, logs, carried), a list of tensors with B rows each, None at first.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Levels = independent,
-                 weight: Weight | None = None):
+                 weight: Weight | None = None, carry: bool = False):
         super().__init__()
+        if carry and not getattr(denoiser, "causal", False):
+            raise ValueError("carry=True needs a causal denoiser: others end a window in no state that goes on")
         self.denoiser, self.schedule, self.levels, self.weight = denoiser, schedule, levels, weight or min_snr()
+        self.carry = carry
 
-    def forward(self, batch: Any, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, _ = forcing_loss(self.denoiser, self.schedule, batch.x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
-                               levels=self.levels, weight=self.weight, generator=generator)
-        return loss, {"loss": loss.detach()}
+    def forward(self, batch: Any, generator: torch.Generator | None = None,
+                carried: list[Tensor] | None = None) -> tuple[Any, ...]:
+        state = None if carried is None else self._begin(batch, carried)
+        loss, state = forcing_loss(self.denoiser, self.schedule, batch.x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
+                                   state=state, levels=self.levels, weight=self.weight, generator=generator)
+        logs = {"loss": loss.detach()}
+        return (loss, logs, [leaf.detach() for leaf in leaves(state)]) if self.carry else (loss, logs)
+
+    def _begin(self, batch: Any, carried: list[Tensor]) -> State:
+        """The state before the window: the one carried here, or a fresh one in rows that begin anew."""
+        size = len(batch.x)
+        if len(carried[0]) != size:
+            raise ValueError(f"states of {len(carried[0])} rows were carried to a batch of {size}: keep the batch size")
+        fresh, kept = self.denoiser.init_state(size, batch.cond), iter(carried)  # type: ignore[operator]
+        broken = torch.stack([~leaf.isfinite().flatten(1).all(1) for leaf in carried]).any(0)  # after a bad window
+        return reset(map_state(lambda _: next(kept), fresh), fresh, batch.first | broken)

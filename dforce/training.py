@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dforce.precision import Precision
@@ -19,6 +20,8 @@ class TrainingState(NamedTuple):
 
     step: steps done. model, ema: weights of the objective by its own names. optim: "<parameter>.<moment>".
     record: what has to be the same again (seed, parts, precision), and how many steps were skipped; JSON-able.
+    carried: states that the next windows begin in, [B, ...] each, in the order of the whole batch's rows, so that
+    the number of processes may change; {} where the objective carries none.
     """
 
     step: int
@@ -26,6 +29,7 @@ class TrainingState(NamedTuple):
     ema: dict[str, Tensor]
     optim: dict[str, Tensor]
     record: dict[str, Any]
+    carried: dict[str, Tensor] = {}
 
 
 @dataclass
@@ -33,7 +37,8 @@ class Training:
     """The live state of a run; `fit` changes it in place.
 
     parameters: those that learn, by their names in the objective; ema: their averages, {} where decay is None.
-    skipped, failing: non-finite steps in all, and in a row up to now.
+    skipped, failing: non-finite steps in all, and in a row up to now. carried: what an objective that carries states
+    gave back for this process's rows, None before the first step.
     """
 
     objective: nn.Module
@@ -46,14 +51,19 @@ class Training:
     skipped: Tensor
     failing: Tensor
     step: int = 0
+    carried: list[Tensor] | None = None
 
     def state(self) -> TrainingState:
-        """A copy of all that `fit(resume=...)` needs, and that `dforce.checkpoint.save` writes."""
+        """A copy of all that `fit(resume=...)` needs, and that `dforce.checkpoint.save` writes.
+
+        Where states are carried over several processes, all of them must call this together.
+        """
         moments = {f"{name}.{moment}": value.clone() for name, parameter in self.parameters.items()
                    for moment, value in self.optimizer.state[parameter].items()}
         model = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
         ema = {name: value.clone() for name, value in self.ema.items()}
-        return TrainingState(self.step, model, ema, moments, {**self.record, "skipped": int(self.skipped)})
+        carried = {str(i): _all_rows(leaf) for i, leaf in enumerate(self.carried or [])}
+        return TrainingState(self.step, model, ema, moments, {**self.record, "skipped": int(self.skipped)}, carried)
 
     def update_average(self) -> None:
         """ema <- d ema + (1 - d) weights with d = min(decay, (1 + s) / (10 + s)) after s steps.
@@ -102,6 +112,11 @@ class Log:
     def metrics(self) -> dict[str, float]:
         return dict(zip(self._names, self._values.tolist(), strict=True)) | self._known
 
+    @property
+    def validation(self) -> dict[str, float]:
+        """The val_* of this step, {} where it had no validation. Waits for no device."""
+        return {name: value for name, value in self._known.items() if name.startswith("val_")}
+
 
 def start(objective: nn.Module, *, weight_decay: float, betas: tuple[float, float], ema: float | None,
           precision: Precision, record: dict[str, Any], device: torch.device) -> Training:
@@ -139,8 +154,18 @@ def restore(training: Training, state: TrainingState) -> None:
         for name, parameter in own.items():
             training.optimizer.state[parameter] = {key: value.to(parameter.device, copy=True)
                                                    for key, value in moments[name].items()}
+    training.carried = [leaf.clone() for _, leaf in sorted(state.carried.items(), key=lambda item: int(item[0]))] or None
     training.step = state.step
     training.skipped += float(state.record.get("skipped", 0))
+
+
+def _all_rows(leaf: Tensor) -> Tensor:
+    """The rows of all processes, in their order: a copy."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return leaf.clone()
+    rows = [torch.empty_like(leaf) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, leaf.contiguous())
+    return torch.cat(rows)
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> None:

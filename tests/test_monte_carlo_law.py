@@ -38,7 +38,9 @@ def test_moment_matched_draws_give_the_posterior():
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("delay", [5, 10])
 def test_moment_matched_draws_give_the_posterior_at_any_seed_and_delay(seed, delay):
-    mean, spread = errors(100, delay, seed=seed, draws=16, lookahead=8, reduce="gaussian", **POSTERIOR)
+    """Ten passes a draw: the first number of second-order stochastic steps that keeps a token's variance (at 8 and
+    delay 10 the mean is off by .15)."""
+    mean, spread = errors(60, delay, seed=seed, draws=16, lookahead=10, reduce="gaussian", **POSTERIOR)
     assert mean < 0.1 and spread < 0.1
 
 

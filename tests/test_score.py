@@ -12,7 +12,6 @@ from dforce.planning.score import (
     METRICS,
     blocked_mask,
     bootstrap_interval,
-    format_table,
     fresh_starts,
     paired_difference,
     score_report,
@@ -181,16 +180,3 @@ def test_bad_reports_are_answered():
         score_report(UMAZE, [run], [np.zeros(2, bool)]).episodes(task="u", method="x", variant={"success": 1})
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(3, 2)
-
-
-def test_table_has_a_line_a_method_and_a_cell_a_metric():
-    rewards = np.zeros((2, 300))
-    rewards[0, 100:] = 1
-    rows = []
-    for hold in (True, False):
-        report = score_report(UMAZE, [episodes(rewards)], [np.array([False, False])])
-        rows += report.rows(task="umaze", method="plan", variant={"hold": hold})
-    table = format_table(rows, metrics=("return", "success")).splitlines()
-    assert len(table) == 4 and len({line.count("|") for line in table}) == 1
-    assert "hold=True" in table[2] and "hold=False" in table[3]
-    assert "100.0 [0.0, 200.0]" in table[2] and "0.50 [0.09, 0.91]" in table[2] and table[2].endswith("| - | - |")

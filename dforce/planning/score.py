@@ -188,19 +188,3 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = No
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"a pair needs the same episodes on both sides, got {a.shape} and {b.shape}")
     return bootstrap_interval(a - b, seed, rng=np.random.default_rng(rng_seed))
-
-
-def format_table(rows: Sequence[Row], metrics: Sequence[str] = ("score", "success")) -> str:
-    """Markdown: a line for each method and variant, columns metric x starts, cells "value [low, high]"."""
-    columns = [(metric, starts) for starts in ("all", "blocked") for metric in metrics]
-    lines: dict[tuple[str, str, str], dict[tuple[str, str], str]] = {}
-    for row in rows:
-        variant = ", ".join(f"{key}={value}" for key, value in row["variant"].items() if key != "starts")
-        digits = 2 if row["unit"].startswith("fraction") else 1
-        cell = f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-        line = lines.setdefault((row["task"], row["method"], variant), {})
-        line[row["metric"], row["variant"].get("starts", "all")] = cell
-    head = ["task", "method", "variant", *(f"{metric}, {starts}" for metric, starts in columns)]
-    table = [head, ["---"] * len(head)]
-    table += [[*names, *(cells.get(column, "-") for column in columns)] for names, cells in lines.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in table)

@@ -13,12 +13,12 @@ from dforce.envs import Maze, get_maze
 from dforce.planning.evaluate import Comparison, Method, compare, planned, references
 from dforce.planning.pictures import draw
 from dforce.planning.plan import DiffusionPlanner
-from dforce.planning.score import format_table, fresh_starts
+from dforce.planning.score import fresh_starts
 from dforce.precision import choose
 from dforce.report.curves import bars_with_intervals
+from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker
 
-DRIVERS = ("random", "straight", "controller")
 FEW = 8  # episodes under fast_dev_run
 
 
@@ -70,7 +70,7 @@ def score(folder: RunFolder, maze: Maze, methods: list[Method], starts: np.ndarr
     scored = [row for row in rows if row["metric"] == "score"]
     if scored:
         bars_with_intervals(scored, "score", references=("straight", "controller")).savefig(folder.media / "score.png")
-    print(format_table([row for row in rows if row["metric"] in ("score", "success")]))
+    print(markdown_table(rows, metrics=("score", "success")))
     return compared
 
 

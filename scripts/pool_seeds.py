@@ -1,0 +1,67 @@
+"""One table of several runs that differ in the seed: python scripts/pool_seeds.py OUT.json RUN [RUN ...]
+
+Reads results.json and episodes.jsonl of each run folder, bootstraps seeds first and episodes within them, and writes
+rows and paired differences (the first --versus method minus each of the others) to OUT.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dforce.planning.evaluate import difference
+from dforce.planning.score import METRICS, Row, ScoreReport
+from dforce.report.results import read_episodes, read_results, write_results
+
+NAMES = {"seed", "episode", "blocked", "task", "method", *METRICS}
+
+
+def reports(runs: list[Path]) -> dict[tuple[str, str, str], ScoreReport]:
+    """(task, method, variant as JSON) -> the episodes of all runs, run number as seed."""
+    lines: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        for line in read_episodes(run / "episodes.jsonl"):
+            variant = json.dumps({key: value for key, value in line.items() if key not in NAMES})
+            lines[line["task"], line["method"], variant].append(line | {"seed": number})
+    found = {}
+    for key, episodes in lines.items():
+        values = {m: np.array([e[m] for e in episodes], float) for m in METRICS if m in episodes[0]}
+        found[key] = ScoreReport(values, np.array([e["seed"] for e in episodes]),
+                                 np.array([e["blocked"] for e in episodes], bool))
+    return found
+
+
+def rows(pooled: dict[tuple[str, str, str], ScoreReport], versus: str) -> list[Row]:
+    """All rows, and the differences between first variants of methods."""
+    found = [row for (task, method, variant), report in pooled.items()
+             for row in report.rows(task=task, method=method, variant=json.loads(variant))]
+    first: dict[str, ScoreReport] = {}
+    for (_, method, _), report in pooled.items():
+        first.setdefault(method, report)
+    if versus in first:
+        task = next(iter(pooled))[0]
+        for other, report in first.items():
+            if other != versus:
+                found += difference(task, f"{versus} - {other}", first[versus], report)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--versus", default="MCTG", help="method that the others are subtracted from")
+    args = parser.parse_args()
+    headers = [read_results(run / "results.json").header for run in args.runs]
+    header = {key: [h[key] for h in headers] for key in ("command", "commit", "seconds", "peak_memory_mb")}
+    write_results(args.out, {**headers[0], **header}, rows(reports(args.runs), args.versus))
+    print(f"{args.out}: {len(args.runs)} runs")
+
+
+if __name__ == "__main__":
+    main()

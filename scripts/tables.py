@@ -1,0 +1,41 @@
+"""Tables of README and docs from docs/results/*.json, in place: python scripts/tables.py [--check]
+
+A table stands between `<!-- table FILE METRICS [starts=...] -->` and `<!-- end -->`; everything between is rewritten.
+`--check` changes nothing and fails where a table is not what its file says.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from dforce.report.results import read_results
+from dforce.report.table import markdown_table
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(match: re.Match[str]) -> str:
+    results = read_results(ROOT / match[2])
+    metrics = match[3].split(",")
+    text = markdown_table([row for row in results.rows if row["metric"] in metrics], metrics=metrics)
+    return f"{match[1]}{text.strip()}\n{match[4]}"
+
+
+def main() -> int:
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        old = page.read_text(encoding="utf-8")
+        new = MARK.sub(table, old)
+        if new != old:
+            stale.append(page.name)
+            if "--check" not in sys.argv:
+                page.write_text(new, encoding="utf-8")
+    print(f"{'stale' if '--check' in sys.argv else 'rewritten'}: {', '.join(stale) or 'none'}")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
