@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dforce.noise import seed_of
 from dforce.precision import choose
 from dforce.ranks import Ranks, join, stop_requested
-from dforce.training import Log, Training, TrainingState, restore, start
+from dforce.training import Log, Training, TrainingState, call, cut, restore, start
 from dforce.tree import leaves, map_state
 
 __all__ = ["Log", "Training", "TrainingState", "fit", "learning_rate", "stop_requested"]
@@ -155,15 +155,15 @@ def _gradients(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module
     """Accumulates the mean gradient of this process's parts; the mean loss and logs over all of them."""
     lo, hi = ranks.deal(plan.parts, "accumulate")
     sums: dict[str, Tensor] = {}
-    before, after = _cut(training.carried, hi - lo), []
+    before, after = cut(training.carried, hi - lo), []
     for part, batch in zip(range(lo, hi), _local_parts(plan, ranks, step), strict=True):
         # DDP averages over the processes once, at the last part.
         alone = nullcontext() if ranks.world == 1 or part == hi - 1 else forward.no_sync()  # type: ignore[operator]
         with alone, _drawn(plan.seed, step, TRAIN, part, ranks.device) as draw:
             with training.precision.autocast(ranks.device):
-                loss, logs, carried = _call(training.objective, forward, batch, draw, before[part - lo])
-        after.append(carried)
+                loss, logs, carried = call(training.objective, forward, batch, draw, before[part - lo])
             (loss / (hi - lo)).backward()
+        after.append(carried)
         for name, value in {**logs, "loss": loss}.items():
             sums[name] = sums.get(name, 0) + value.detach().float() / (hi - lo)
     training.carried = [torch.cat(rows) for rows in zip(*after, strict=True)] or None
@@ -185,20 +185,6 @@ def _local_parts(plan: _Plan, ranks: Ranks, step: int) -> Iterator[Any]:
     for part in range(lo, hi):
         own = slice(part * size, (part + 1) * size)
         yield map_state(lambda leaf, own=own: leaf[own].to(ranks.device, non_blocking=True), batch)
-
-
-def _call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
-          carried: list[Tensor] | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-    """Loss, logs, and the states to carry on: none, where `objective` (that `forward` may wrap) carries none."""
-    if getattr(objective, "carry", False):
-        return forward(batch, draw, carried)
-    loss, logs = forward(batch, draw)
-    return loss, logs, []
-
-
-def _cut(carried: list[Tensor] | None, parts: int) -> list[Any]:
-    """The carried states of each part of a batch, None for each where there are none."""
-    return list(zip(*(leaf.chunk(parts) for leaf in carried), strict=True)) if carried else [None] * parts
 
 
 @contextmanager
@@ -229,7 +215,7 @@ def _validation(training: Training, validate: Callable[[int], Any], plan: _Plan,
         for index in range(first, plan.validate_batches, every):
             batch = map_state(lambda leaf: leaf.to(ranks.device), validate(index))
             with _drawn(plan.seed, 0, VALIDATE, index, ranks.device) as draw, training.precision.autocast(ranks.device):
-                loss, logs, carried = _call(objective, objective, batch, draw, carried)
+                loss, logs, carried = call(objective, objective, batch, draw, carried)
             for name, value in {**logs, "loss": loss}.items():
                 sums[f"val_{name}"] = sums.get(f"val_{name}", 0) + value.float() * every / plan.validate_batches
     return dict(zip(sums, ranks.mean(torch.stack(list(sums.values()))).tolist(), strict=True))

@@ -154,9 +154,23 @@ def restore(training: Training, state: TrainingState) -> None:
         for name, parameter in own.items():
             training.optimizer.state[parameter] = {key: value.to(parameter.device, copy=True)
                                                    for key, value in moments[name].items()}
-    training.carried = [leaf.clone() for _, leaf in sorted(state.carried.items(), key=lambda item: int(item[0]))] or None
+    training.carried = [state.carried[str(i)].clone() for i in range(len(state.carried))] or None
     training.step = state.step
     training.skipped += float(state.record.get("skipped", 0))
+
+
+def call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
+         carried: list[Tensor] | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    """Loss, logs, and the states to carry on: none, where `objective` (that `forward` may wrap) carries none."""
+    if getattr(objective, "carry", False):
+        return forward(batch, draw, carried)
+    loss, logs = forward(batch, draw)
+    return loss, logs, []
+
+
+def cut(carried: list[Tensor] | None, parts: int) -> list[Any]:
+    """The carried states of each part of a batch, None for each where there are none."""
+    return list(zip(*(leaf.chunk(parts) for leaf in carried), strict=True)) if carried else [None] * parts
 
 
 def _all_rows(leaf: Tensor) -> Tensor:

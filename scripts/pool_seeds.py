@@ -18,6 +18,7 @@ from dforce.planning.evaluate import difference
 from dforce.planning.score import METRICS, Row, ScoreReport
 from dforce.report.results import read_episodes, read_results, write_results
 
+EXECUTOR = ("executor", "gain_p", "gain_d", "hold", "arrive", "pace")
 NAMES = {"seed", "episode", "blocked", "task", "method", *METRICS}
 
 
@@ -40,14 +41,14 @@ def rows(pooled: dict[tuple[str, str, str], ScoreReport], versus: str) -> list[R
     """All rows, and the differences between first variants of methods."""
     found = [row for (task, method, variant), report in pooled.items()
              for row in report.rows(task=task, method=method, variant=json.loads(variant))]
-    first: dict[str, ScoreReport] = {}
-    for (_, method, _), report in pooled.items():
-        first.setdefault(method, report)
-    if versus in first:
-        task = next(iter(pooled))[0]
-        for other, report in first.items():
-            if other != versus:
-                found += difference(task, f"{versus} - {other}", first[versus], report)
+    for (task, method, variant), report in pooled.items():
+        for (_, other, other_variant), rival in pooled.items():
+            own, its = json.loads(variant), json.loads(other_variant)
+            driven = {key: its.get(key, own.get(key)) for key in EXECUTOR}  # a driver has no executor: it meets them all
+            if method == versus != other and driven == {key: own.get(key) for key in EXECUTOR}:
+                named = {key: its[key] for key in its if key not in EXECUTOR} | {key: own[key] for key in ("hold", "pace")}
+                found += [row | {"variant": named | row["variant"]}
+                          for row in difference(task, f"{versus} - {other}", report, rival)]
     return found
 
 

@@ -16,7 +16,7 @@ from dforce.denoiser import Denoiser
 from dforce.guidance import Energy, guided
 from dforce.matrix import pyramid
 from dforce.monte_carlo import monte_carlo
-from dforce.noise import Noise
+from dforce.noise import Noise, seed_of
 from dforce.planning.energy import Physical, SumOfDistances
 from dforce.planning.execute import Plan
 from dforce.sample import Step, generate, sample
@@ -53,8 +53,8 @@ class DiffusionPlanner:
     progress: Callable[[int], None] | None = None
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
-        noise = Noise(int(rng.integers(2**62)))
-        parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, noise, i)
+        seed = int(rng.integers(2**62))
+        parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, Noise(seed_of(seed, i)))
                  for i in range(0, len(obs), self.episodes)]
         plans = torch.cat(parts).double().numpy()
         (a, b), (c, d) = self.layout["action"], self.layout["observation"]
@@ -86,7 +86,7 @@ class DiffusionPlanner:
                   ) -> Iterator[tuple[Step, np.ndarray]]:
         """Every step of one planning, with the plan it would end in now: x0_hat as physical plans [N, H, D]."""
         noise = Noise(seed)
-        x, cond, goal_ = self._start(obs, goal, remaining, noise, 0)
+        x, cond, goal_ = self._start(obs, goal, remaining, noise)
         with self._cast():
             for step in sample(self.guide(goal_, noise), self.schedule, self.matrix(x.shape[1]), x, cond=cond,
                                eta=self.eta, order=self.order, noise=noise):
@@ -100,18 +100,17 @@ class DiffusionPlanner:
         device = self.schedule.alpha.device.type
         return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def _start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, first: int) -> tuple:
+    def _start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> tuple:
         device = self.schedule.alpha.device
         time, (c, d) = self.tokens(remaining), self.layout["observation"]
         width = self.layout["stack"] * (self.layout["action"][1] + d - c)
         start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))
         like = torch.empty(len(obs), time, width, device=device)
-        x = noise(-1, torch.arange(time, device=device), like,
-                  sample=first + torch.arange(len(obs), device=device))
+        x = noise(-1, torch.arange(time, device=device), like)
         return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
 
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, first: int) -> Tensor:
-        x, cond, goal_ = self._start(obs, goal, remaining, noise, first)
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+        x, cond, goal_ = self._start(obs, goal, remaining, noise)
         with self._cast():
             x0 = generate(self.guide(goal_, noise), self.schedule, self.matrix(x.shape[1]), x, cond=cond,
                           eta=self.eta, order=self.order, noise=noise)

@@ -55,7 +55,7 @@ def _methods(cfg: Any, maze: Maze, planner: DiffusionPlanner, memory: tuple[np.n
     """Retrieval, then every planner of cfg.methods, each under all executors of cfg.executors."""
     usual = build(cfg.plan.executor, trust=cfg.trust)
     executors = [replace(usual, **changes) for changes in cfg.executors]
-    retrieval = [(0.0, executors[:1]), (0.1, executors)]  # the nearest start, and the quickest of the near ones
+    retrieval = [(0.1, executors), (0.0, executors[:1])]  # the quickest of the near starts, and the nearest
     methods = []
     for slack, chosen in retrieval:
         plans = once(retrieval_planner(*memory, horizon=maze.max_steps, slack=slack))

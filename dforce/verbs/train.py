@@ -3,27 +3,77 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from dforce.checkpoint import build_denoiser, keep_last, load_state, save, step_folder
+from dforce.checkpoint import (
+    CheckpointError,
+    build_denoiser,
+    find,
+    keep_last,
+    load,
+    load_state,
+    save,
+    step_folder,
+    verify,
+)
 from dforce.config import build
 from dforce.data import Windows, load_episodes
-from dforce.fit import Log, stop_requested
+from dforce.fit import Log, TrainingState, stop_requested
 from dforce.report.curves import loss_curve
-from dforce.run import RunFolder, Ticker
+from dforce.report.html import write_index
+from dforce.run import RunFolder, Ticker, write_atomic
 
+FOLDER = False  # a run that is resumed goes on in the folder it has, so the choice of the folder is made here
 FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # fast_dev_run
 LINE = 25  # steps a line of metrics.jsonl
 
 
-def run(cfg: Any, folder: RunFolder) -> None:
-    """Trains as cfg says; checkpoints, metrics and the page go into `folder`."""
-    train(cfg, folder)
+def run(cfg: Any, _: None = None) -> None:
+    """Trains as cfg says; checkpoints, metrics and the page go into the run folder, the old one of a resumed run."""
+    job = HydraConfig.get()
+    out = cfg.out
+    if cfg.resume:
+        cfg = _as_before(cfg, job.overrides.task)
+        out = cfg.out
+    elif job.mode == RunMode.MULTIRUN:
+        out = job.runtime.output_dir
+    command = shlex.join(["dforce", "train", *job.overrides.task])
+    folder = RunFolder("train", cfg, out=out, resume=bool(cfg.resume), command=command)
+    try:
+        with folder:
+            train(cfg, folder)
+    finally:
+        if folder.writes:  # after STATUS is written; a run that failed has a page too
+            print(f"open {write_index(folder.path)}")
+
+
+def _as_before(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The configuration of the run or checkpoint cfg.resume, but for what was given on the command line now.
+
+    ValueError where there is none.
+    """
+    where = Path(cfg.resume)
+    file = where / "config.yaml"
+    before = OmegaConf.load(file) if file.is_file() else {}
+    if not {"fit", "data", "net"} <= set(before):
+        raise ValueError(f"resume={cfg.resume} is no run folder (nor a checkpoint) of dforce train: "
+                         f"{file} {'describes something else' if before else 'does not exist'}")
+    merged = OmegaConf.create({**cfg, **before})  # keys that are newer than the run have their defaults
+    for key in (override.partition("=")[0].lstrip("+~").partition("@")[0] for override in overrides):
+        OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+    checkpoint = (where / "MANIFEST.json").is_file()
+    merged.resume, merged.out = cfg.resume, cfg.out or (None if checkpoint else cfg.resume)
+    return merged
 
 
 def train(cfg: Any, folder: RunFolder) -> Path:
@@ -33,32 +83,27 @@ def train(cfg: Any, folder: RunFolder) -> Path:
     torch.manual_seed(cfg.seed)
     config = OmegaConf.to_container(cfg, resolve=True)
     denoiser = build_denoiser(config, layout, trust=cfg.trust)
-    objective = build(cfg.objective, trust=cfg.trust)(denoiser, denoiser.schedule)
-    resume = load_state(cfg.resume) if cfg.resume else None
+    carry = {"carry": True} if cfg.carry else {}
+    objective = build(cfg.objective, trust=cfg.trust)(denoiser, denoiser.schedule, **carry)
+    state = _state(cfg, windows)
     options = FEW if cfg.fast_dev_run else {}
-    logs = build(cfg.fit, trust=cfg.trust)(objective, windows.batch_at, seed=cfg.seed, resume=resume,
-                                           shards=windows.virtual_shards, validate=held_out.batch_at, **options)
-    written = folder.checkpoints
-
-    def write(log: Log) -> None:
-        nonlocal written
-        if folder.writes:
-            written = save(step_folder(folder.checkpoints, log.step), log.training.state(), config=config,
-                           layout=layout, normalizer=windows.normalizer)
-            keep_last(folder.checkpoints, cfg.keep)
-
+    logs = build(cfg.fit, trust=cfg.trust)(objective, windows.batch_at, seed=cfg.seed, resume=state,
+                                           shards=windows.virtual_shards, validate=held_out and held_out.batch_at,
+                                           **options)
+    keeper = Keeper(folder, cfg.keep, {"config": config, "layout": layout, "normalizer": windows.normalizer})
     with stop_requested() as stop:
-        _follow(logs, cfg, folder, write, stop)
+        _follow(logs, cfg, folder, keeper.write, stop, begin=state.step if state else 0)
     if folder.writes:
         _curve(folder)
-    return written
+    return keeper.newest or find(cfg.resume)
 
 
-def _windows(cfg: Any) -> tuple[Windows, Windows]:
+def _windows(cfg: Any) -> tuple[Windows, Windows | None]:
     episodes = load_episodes(cfg.data)
-    shape = {"horizon": cfg.horizon, "stack": cfg.stack, "batch": cfg.batch, "seed": cfg.seed, "held_out": cfg.held_out}
+    shape = {"horizon": cfg.horizon, "stack": cfg.stack, "batch": cfg.batch, "seed": cfg.seed,
+             "held_out": cfg.held_out, "sequential": cfg.carry}
     windows = Windows(episodes, **shape)
-    return windows, Windows(episodes, split="val", normalizer=windows.normalizer, **shape)
+    return windows, Windows(episodes, split="val", normalizer=windows.normalizer, **shape) if cfg.held_out else None
 
 
 def _static(windows: Windows) -> dict[str, int]:
@@ -66,23 +111,93 @@ def _static(windows: Windows) -> dict[str, int]:
     return {"start": hi - lo}
 
 
-def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[[Log], None], stop: Callable[[], bool]) -> None:
-    """Log, show and save what training yields, until it ends or is asked to stop."""
+def _state(cfg: Any, windows: Windows) -> TrainingState | None:
+    """Where cfg.resume stopped; None for a new run, and for one that was stopped before its first checkpoint."""
+    if not cfg.resume:
+        return None
+    where = Path(cfg.resume)
+    if not (where / "MANIFEST.json").is_file() and not any((where / "checkpoints").glob("step_*")):
+        return None
+    before, now = load(where, trust=cfg.trust).normalizer, windows.normalizer
+    if before is None or not (torch.equal(before.mean, now.mean) and torch.equal(before.std, now.std)):
+        raise ValueError(f"the data {cfg.data} are not those that {where} was trained on (their means or deviations "
+                         "differ): bring the old ones back, or start a new run")
+    return load_state(where)
+
+
+@dataclass
+class Keeper:
+    """Writes the checkpoints of a run: step_*, of which the newest `keep` stay, and best, of the lowest val_loss.
+
+    about: config, layout and normalizer, as `dforce.checkpoint.save` takes them. newest: the last one written.
+    """
+
+    folder: RunFolder
+    keep: int
+    about: dict[str, Any]
+    newest: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.lowest = _lowest(self.folder.checkpoints / "best")
+
+    def write(self, log: Log, *, due: bool) -> None:
+        """best where there was a validation, and better than any before; step_* where one is due."""
+        held_out = log.validation.get("val_loss", float("inf"))
+        places = [self.folder.checkpoints / "best"] if held_out < self.lowest else []
+        places += [step_folder(self.folder.checkpoints, log.step)] if due else []
+        if not places:
+            return
+        self.lowest = min(self.lowest, held_out)
+        state = log.training.state()  # on every process: carried states are gathered from all
+        for place in places if self.folder.writes else []:
+            save(place, state, extra=log.validation, **self.about)
+        if due:
+            self.newest = places[-1]
+            if self.folder.writes:
+                keep_last(self.folder.checkpoints, self.keep)
+
+
+def _lowest(best: Path) -> float:
+    """The validation loss of the best checkpoint of this folder so far."""
+    try:
+        verify(find(best))
+        return float(json.loads((best / "state.json").read_text("utf-8"))["extra"]["val_loss"])
+    except CheckpointError:  # there is none, or it is damaged: the next one takes its place
+        return float("inf")
+
+
+def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[..., None], stop: Callable[[], bool], *,
+            begin: int) -> None:
+    """Log, show and save what training yields after step `begin`, until it ends or is asked to stop."""
     log, note = None, ""
     with Ticker(None, "train") as ticker:
         for log in logs:
-            ticker.total = log.steps
+            if log.step == begin + 1 and folder.writes:  # by now every process has read what it goes on from
+                _rewind(folder, begin)
+            ticker.total = log.steps - begin
             last, asked = log.step == log.steps, stop()
-            if log.step % LINE == 0 or last:  # to read the numbers of a step is to wait for it
+            if log.step % LINE == 0 or last or log.validation:  # to read the numbers of a step is to wait for it
                 folder.log(log.step, **log.metrics)
                 note = f"loss {log.metrics['loss']:.4f}"
             ticker.advance(note=note)
-            if log.step % cfg.save_every == 0 or last or asked:
-                write(log)
-            if asked:
+            write(log, due=log.step % cfg.save_every == 0 or last or asked)
+            if asked and not last:
                 raise KeyboardInterrupt(f"stopped at step {log.step}; go on with resume={folder.path}")
-    if log is None:
-        raise ValueError(f"the run in {cfg.resume} has all its steps; raise fit.steps to train further")
+    if log is None and folder.writes:
+        print(f"the run has all its {begin} steps; raise fit.steps to train further")
+
+
+def _rewind(folder: RunFolder, step: int) -> None:
+    """Drops what a killed run logged, and damaged checkpoints it left, after the `step` that training goes on from."""
+    file = folder.path / "metrics.jsonl"
+    lines = file.read_text("utf-8").splitlines(keepends=True) if file.is_file() else []
+    whole = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+    if lines != whole:
+        write_atomic(file, "".join(whole))
+    for later in folder.checkpoints.glob("step_*"):
+        number = later.name.removeprefix("step_").partition(".")[0]  # also of one half written: step_00000100.tmp-4711
+        if number.isdigit() and int(number) > step:
+            shutil.rmtree(later)
 
 
 def _curve(folder: RunFolder) -> None:

@@ -1,0 +1,34 @@
+"""Make a trained model part of the package: python scripts/ship_checkpoint.py RUN NAME
+
+Takes the newest checkpoint of a run folder, keeps the averaged weights and the normaliser (no optimiser state), and
+writes dforce/pretrained/NAME. The command and commit of the run go into its state.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from dforce.checkpoint import PRETRAINED, find, load, save
+from dforce.training import TrainingState
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    args = parser.parse_args()
+    bundle = load(args.run)
+    env = json.loads((args.run / "env.json").read_text(encoding="utf-8"))
+    weights = {f"denoiser.{name}": value for name, value in bundle.denoiser.state_dict().items()}
+    config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
+    made = {"training": bundle.config, **{key: env[key] for key in ("command", "commit", "time")}}
+    folder = save(PRETRAINED / args.name, TrainingState(bundle.step, weights, {}, {}, {}), config=config,
+                  layout=bundle.layout, normalizer=bundle.normalizer, extra=made)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+    print(f"{folder}: {size:.1f} MB, from {find(args.run)}; `dforce plan checkpoint={args.name}`")
+
+
+if __name__ == "__main__":
+    main()
