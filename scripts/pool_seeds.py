@@ -44,9 +44,11 @@ def rows(pooled: dict[tuple[str, str, str], ScoreReport], versus: str) -> list[R
     for (task, method, variant), report in pooled.items():
         for (_, other, other_variant), rival in pooled.items():
             own, its = json.loads(variant), json.loads(other_variant)
-            driven = {key: its.get(key, own.get(key)) for key in EXECUTOR}  # a driver has no executor: it meets them all
-            if method == versus != other and driven == {key: own.get(key) for key in EXECUTOR}:
-                named = {key: its[key] for key in its if key not in EXECUTOR} | {key: own[key] for key in ("hold", "pace")}
+            # A driver has no executor: it meets them all.
+            same = all(its.get(key, own.get(key)) == own.get(key) for key in EXECUTOR)
+            if method == versus != other and same:
+                named = {key: its[key] for key in its if key not in EXECUTOR}
+                named |= {key: own[key] for key in ("hold", "pace")}
                 found += [row | {"variant": named | row["variant"]}
                           for row in difference(task, f"{versus} - {other}", report, rival)]
     return found

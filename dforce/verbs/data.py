@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dforce.run import RunFolder
 
 KINDS = ("maze",)
+STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of the released files; 1,000,000 for the others
 
 
 def run(cfg: Any, folder: RunFolder) -> None:
@@ -15,7 +19,70 @@ def run(cfg: Any, folder: RunFolder) -> None:
         raise ValueError(f"data of kind {cfg.kind!r} cannot be generated; kinds: {', '.join(KINDS)}")
     from dforce.data.maze import make_maze_dataset
 
-    name = make_maze_dataset(
-        maze=cfg.maze, steps=cfg.steps, noise=cfg.noise, seed=cfg.seed, name=cfg.name, overwrite=cfg.overwrite
-    )
+    maze = read_maze(cfg.maze)
+    settings = {"steps": cfg.steps or STEPS.get(maze, 1_000_000), "noise": cfg.noise, "seed": cfg.seed}
+    sparse = None if cfg.dense else cfg.name
+    name = make_maze_dataset(maze=maze, name=sparse or _own_name(maze, cfg.noise), overwrite=cfg.overwrite, **settings)
+    if cfg.dense:
+        name = make_dense(name, cfg.name or name.replace("-v1", "-dense-v1"), overwrite=cfg.overwrite)
     print(f"dataset {name}; to learn from it: dforce train data={name}")
+
+
+def read_maze(maze: str) -> str:
+    """A maze's name or its text grid, which may stand in a file. ValueError for what is neither."""
+    from dforce.envs import MAZES, get_maze
+
+    if maze not in MAZES and "#" not in maze:
+        if not Path(maze).is_file():
+            raise ValueError(f"maze={maze} is no file, and no maze of that name exists: {', '.join(sorted(MAZES))}; "
+                             "a grid of your own: maze=\"'#####/#OOG#/#####'\", or a file that holds it")
+        maze = Path(maze).read_text(encoding="utf-8")
+    get_maze(maze)  # says what is wrong with a grid
+    return maze
+
+
+def _own_name(maze: str, noise: float) -> str | None:
+    """A name that no other grid has, for a maze of one's own; None for the known ones, which have names."""
+    from dforce.envs import MAZES, get_maze
+
+    if maze in MAZES:
+        return None
+    digest = hashlib.sha256("/".join(get_maze(maze).rows).encode()).hexdigest()[:8]
+    suffix = "" if noise == 0.5 else f"-noise{noise:g}".replace(".", "p")
+    return f"dforce/maze2d-custom-{digest}{suffix}-v1"
+
+
+def make_dense(sparse: str, name: str, *, overwrite: bool = False) -> str:
+    """The data set `sparse` with the reward exp(-distance to the maze's goal) of the next state, saved as `name`.
+
+    The trajectories are the same, as in D4RL, whose dense files are its sparse ones with other rewards. An equal data
+    set that exists is left as it is; ValueError for another one of that name, unless `overwrite`.
+    """
+    from dforce.data import load_episodes, save_episodes
+    from dforce.data.store import datasets_root, restore, verify_checksums
+    from dforce.data.trajectories import ABOUT, read_metadata
+    from dforce.envs import MAZES, maze_from_text, maze_reward
+
+    episodes = load_episodes(sparse, infos=["goal"])
+    about = {**episodes.about, "dense": True}
+    about.pop("dataset")
+    known = restore(datasets_root() / name)
+    if not overwrite and (known / "data" / "metadata.json").exists() and read_metadata(known).get(ABOUT) == about:
+        verify_checksums(known)
+        return name
+    maze = maze_from_text("/".join(about["rows"]), name=about["maze"])
+    facts = {}
+    if maze.name in MAZES:
+        low, high = MAZES[maze.name].dense_ref_min, MAZES[maze.name].dense_ref_max
+        facts = {"env": f"dforce/maze2d-{maze.name}-dense-v1", "ref_min_score": low, "ref_max_score": high}
+    after = episodes.first_observation.repeat(episodes.lengths) + 1 + _within(episodes.lengths)
+    rewards = maze_reward(episodes.observations[after, :2], maze.goal, dense=True)
+    save_episodes(name, replace(episodes, rewards=rewards, about=about), overwrite=overwrite, **facts)
+    return name
+
+
+def _within(lengths: Any) -> Any:
+    """0, 1, ..., length - 1 for each episode, joined."""
+    import numpy as np
+
+    return np.concatenate([np.arange(length) for length in lengths])
