@@ -79,7 +79,8 @@ def main() -> None:
                              "unit": "weighted x0 error", "higher_is_better": False})
     env, seconds = environment(), sum(map(duration, args.out.iterdir()))
     header = {key: env[key] for key in ("command", "commit", "versions", "machine")}
-    write_results(Path("docs/results/scaling.json"), {**header, "seconds": seconds, "peak_memory_mb": peak_memory_mb()}, rows)
+    header |= {"seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+    write_results(Path("docs/results/scaling.json"), header, rows)
     draw(series)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ def run(cfg: Any, folder: RunFolder) -> None:
 
     maze = read_maze(cfg.maze)
     settings = {"steps": cfg.steps or STEPS.get(maze, 1_000_000), "noise": cfg.noise, "seed": cfg.seed}
-    sparse = None if cfg.dense else cfg.name
+    sparse = _inserted("sparse", cfg.name) if cfg.dense and cfg.name else cfg.name
     name = make_maze_dataset(maze=maze, name=sparse or _own_name(maze, cfg.noise), overwrite=cfg.overwrite, **settings)
     if cfg.dense:
-        name = make_dense(name, cfg.name or name.replace("-v1", "-dense-v1"), overwrite=cfg.overwrite)
+        name = make_dense(name, cfg.name or _inserted("dense", name), overwrite=cfg.overwrite)
     print(f"dataset {name}; to learn from it: dforce train data={name}")
 
 
@@ -34,7 +35,7 @@ def read_maze(maze: str) -> str:
 
     if maze not in MAZES and "#" not in maze:
         if not Path(maze).is_file():
-            raise ValueError(f"maze={maze} is no file, and no maze of that name exists: {', '.join(sorted(MAZES))}; "
+            raise ValueError(f"{maze!r} is no maze ({', '.join(sorted(MAZES))}), and no file that holds one; "
                              "a grid of your own: maze=\"'#####/#OOG#/#####'\", or a file that holds it")
         maze = Path(maze).read_text(encoding="utf-8")
     get_maze(maze)  # says what is wrong with a grid
@@ -50,6 +51,11 @@ def _own_name(maze: str, noise: float) -> str | None:
     digest = hashlib.sha256("/".join(get_maze(maze).rows).encode()).hexdigest()[:8]
     suffix = "" if noise == 0.5 else f"-noise{noise:g}".replace(".", "p")
     return f"dforce/maze2d-custom-{digest}{suffix}-v1"
+
+
+def _inserted(word: str, name: str) -> str:
+    """dforce/mine-v0 -> dforce/mine-dense-v0."""
+    return re.sub(r"(-v\d+)?$", rf"-{word}\1", name, count=1)
 
 
 def make_dense(sparse: str, name: str, *, overwrite: bool = False) -> str:
