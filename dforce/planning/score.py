@@ -23,11 +23,11 @@ from dforce.planning.execute import Executed
 Row = dict[str, Any]
 
 METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
-    "return": ("steps at goal", True),
     "score": ("D4RL-normalised x100", True),
-    "score_latched": ("D4RL-normalised x100, reward kept from first success on", True),
     "success": ("fraction", True),
     "first_reach": ("steps, where reached", False),
+    "return": ("steps at goal", True),
+    "score_latched": ("D4RL-normalised x100, reward kept from first success on", True),
     "wall_contact": ("fraction of steps", False),
     "plan_in_wall": ("fraction of planned states", False),
 }
