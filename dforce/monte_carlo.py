@@ -17,6 +17,8 @@ from dforce.sample import advance, no_memory
 from dforce.schedule import Schedule
 from dforce.tree import State, fork
 
+SHARED_TOKENS = 2**16  # of all draws in one network call
+
 
 @runtime_checkable
 class GoalEnergy(Protocol):
@@ -67,7 +69,8 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
 
     `reduce` combines draws: "logmeanexp" (the tilt, for energies in nats), "gaussian" (moment-matched
     log N(goal; mean_j, std^2 + var_j), for a `GoalEnergy`), "mean" (the paper's). None takes the energy's own
-    `reduce`, or "logmeanexp". `chunk` bounds how many draws share one network call.
+    `reduce`, or "logmeanexp". `chunk` bounds how many draws share one network call; None lets them share it while that
+    helps, up to 2^16 tokens: beyond, a batch fills the machine anyway and larger ones only take memory.
     Noise is fresh at every row: the levels of a row are its counter.
 
     Raises ValueError for draws or lookahead out of range and for unknown names.
@@ -79,9 +82,9 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
                  scale: float = 1.0, noise: Noise | None = None, chunk: int | None = None):
         super().__init__(denoiser, schedule, energy, scale)
         self.goal_energy: Any = energy
-        self.draws, self.branch, self.futures, self.chunk = draws, branch, futures, chunk or draws
+        self.draws, self.branch, self.futures, self.chunk = draws, branch, futures, chunk
         self.reduce = reduce or getattr(energy, "reduce", "logmeanexp")
-        if draws < 1 or self.chunk < 1 or lookahead < 2:
+        if draws < 1 or (chunk is not None and chunk < 1) or lookahead < 2:
             raise ValueError(f"draws and chunk must be >= 1 and lookahead >= 2 (one pass from pure noise gives the "
                              f"mean, the same for all draws), got {draws}, {chunk}, {lookahead}")
         if self.reduce not in ("mean", "logmeanexp", "gaussian") or branch not in ("tree", "posterior") or (
@@ -102,8 +105,9 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
             whole_row = torch.ones_like(level, dtype=torch.bool)[None]
             found = [self._differentiate(leaf, x0, whole_row, state)] if tree else []
             kept = self._kept(level, self.draws - 1 if tree else self.draws)
-            for first in range(0, len(kept) if self.draws > 1 else 0, self.chunk):
-                part = kept[first:first + self.chunk]
+            chunk = self.chunk or max(1, SHARED_TOKENS // level.numel())
+            for first in range(0, len(kept) if self.draws > 1 else 0, chunk):
+                part = kept[first:first + chunk]
                 leaf = x.detach().repeat(len(part), *(1,) * (x.ndim - 1)).requires_grad_()
                 drawn = self._draw(leaf, level.repeat(len(part), 1), part, state, cond, first)
                 found.append(self._differentiate(leaf, drawn, part, state))

@@ -128,11 +128,12 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
 @torch.no_grad()
 def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
              cond: Cond | None = None, eta: float = 0.0, order: int = 2, noise: Noise | None = None,
-             path: Literal["auto", "wavefront", "rows", "double_loop"] = "auto") -> Tensor:
+             path: Literal["auto", "wavefront", "constant", "rows", "double_loop"] = "auto") -> Tensor:
     """The tokens at the end of `sample`, [B, T, *E], computing nothing that nobody needs. Equal up to rounding.
 
     "wavefront" (recurrent denoisers without guidance): stage s holds the cells with row + token = s, all of them one
-    batched step of the network. "rows": finished tokens are absorbed once into the state, tokens that have not started
+    batched step of the network; "constant" is the same with equal shapes in all stages, as CUDA graphs and compiled
+    stages want. "rows": finished tokens are absorbed once into the state, tokens that have not started
     are left alone (unless guidance needs their estimates). "double_loop": every token at every row. "auto": the first
     of these that the denoiser allows. Raises ValueError if a path is asked for that it does not.
     """
@@ -144,11 +145,12 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
     if path == "auto":
         path = "wavefront" if may_wave else "rows" if denoiser.causal and ordered(rows) else "double_loop"
     match path:
-        case "wavefront":
+        case "wavefront" | "constant":
             if not may_wave:
                 raise ValueError("a wavefront needs a recurrent denoiser without guidance and a matrix whose tokens "
                                  "start and finish in order; use path='auto'")
-            return wavefront(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise)
+            return wavefront(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise,
+                             constant=path == "constant")
         case "rows":
             if not (denoiser.causal and ordered(rows)):
                 raise ValueError("absorbing finished tokens needs a causal denoiser and a matrix whose tokens start "
@@ -159,7 +161,7 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
                 x = step.x
             return x
         case _:
-            raise ValueError(f"path must be 'auto', 'wavefront', 'rows' or 'double_loop', got {path!r}")
+            raise ValueError(f"path must be 'auto', 'wavefront', 'constant', 'rows' or 'double_loop', got {path!r}")
 
 
 def _absorbing(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *, state: State, cond: Cond | None,

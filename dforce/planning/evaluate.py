@@ -87,7 +87,7 @@ def difference(task: str, name: str, a: ScoreReport, b: ScoreReport, *, metric: 
     for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)):
         if mask.any():
             found = paired_difference(a.values[metric][mask], b.values[metric][mask], a.seed[mask])
-            rows.append({"task": f"{task}, paired differences", "method": name, "variant": {"starts": starts}, "metric": f"{metric}_difference",
-                         **found._asdict(), "seeds": len(np.unique(a.seed)), "unit": "D4RL-normalised x100, paired",
+            rows.append({"task": f"{task}, paired differences", "method": name, "variant": {"starts": starts},
+                         "metric": f"{metric}_difference", **found._asdict(), "seeds": len(np.unique(a.seed)), "unit": "D4RL-normalised x100, paired",
                          "higher_is_better": True})
     return rows
