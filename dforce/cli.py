@@ -138,7 +138,7 @@ def run_job(verb: str, command: str, cfg: Any) -> None:
 
 
 def _run_verb(verb: str, command: str, cfg: Any, hydra: Any, place: str | None) -> None:
-    from dforce.config import check
+    from dforce.config import check, check_like
     from dforce.report.html import write_index
     from dforce.run import RunFolder
 
@@ -146,6 +146,7 @@ def _run_verb(verb: str, command: str, cfg: Any, hydra: Any, place: str | None) 
     if trust is not None:
         sys.path.append(os.getcwd())  # a console script does not look there, and the package is likely one's own
     check(cfg, trust=trust, files=_sources(hydra))
+    check_like(cfg, manual.verbs()[verb])
     module = importlib.import_module(f"dforce.verbs.{verb}")
     if not getattr(module, "FOLDER", True):
         module.run(cfg, None)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 RESERVED = ("_target_", "_partial_")
 APPLICATION = ("dforce.cli", "dforce.config", "dforce.run", "dforce.checkpoint", "dforce.verbs")  # these touch files
 
@@ -29,6 +31,18 @@ def check(cfg: Any, *, trust: Iterable[str] | str | None = None, files: Sequence
     Raises ValueError that names the key, the nearest right one, all right ones, and the file and line.
     """
     _check_node(_plain(cfg), "", _packages(trust), files)
+
+
+def check_like(cfg: Mapping[str, Any], text: str) -> None:
+    """Checks the plain keys of a verb's configuration against the defaults in its YAML `text`.
+
+    Raises ValueError where a number, a switch or a word has become something else; null defaults take anything.
+    """
+    for key, default in (yaml.safe_load(text) or {}).items():
+        value = cfg.get(key)
+        hint = {bool: bool, int: int, float: float, str: str}.get(type(default))
+        if hint is not None and not _fits(value, hint):
+            raise ValueError(f"{key} must be {hint.__name__}, as its default {default!r}, got {value!r}")
 
 
 def build(node: Any, *, trust: Iterable[str] | str | None = None, **from_data: Any) -> Any:

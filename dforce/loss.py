@@ -153,5 +153,6 @@ class ForcingObjective(nn.Module):
         if len(carried[0]) != size:
             raise ValueError(f"states of {len(carried[0])} rows were carried to a batch of {size}: keep the batch size")
         fresh, kept = self.denoiser.init_state(size, batch.cond), iter(carried)  # type: ignore[operator]
-        broken = torch.stack([~leaf.isfinite().flatten(1).all(1) for leaf in carried]).any(0)  # after a bad window
+        # what a bad window left behind goes no further
+        broken = torch.stack([~leaf.isfinite().reshape(size, -1).all(1) for leaf in carried]).any(0)
         return reset(map_state(lambda _: next(kept), fresh), fresh, batch.first | broken)

@@ -150,7 +150,7 @@ def test_what_cannot_be_resumed_says_why(capsys: pytest.CaptureFixture[str], sto
     folder = trained("run")
     resumed(folder, "data=dforce/tiny-v0", "fit.steps=50", code=2)
     assert "are not those that run was trained on" in capsys.readouterr().err
-    resumed(folder, "net.width=32", "fit.steps=50", code=2)
+    resumed(folder, "net.width=32", "fit.steps=50", code=2)  # with the data of the run, whatever was tried since
     assert "another model" in capsys.readouterr().err
     for path in (folder / "checkpoints").glob("step_*/model.safetensors"):
         path.write_bytes(b"")

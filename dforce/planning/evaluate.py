@@ -88,6 +88,7 @@ def difference(task: str, name: str, a: ScoreReport, b: ScoreReport, *, metric: 
         if mask.any():
             found = paired_difference(a.values[metric][mask], b.values[metric][mask], a.seed[mask])
             rows.append({"task": f"{task}, paired differences", "method": name, "variant": {"starts": starts},
-                         "metric": f"{metric}_difference", **found._asdict(), "seeds": len(np.unique(a.seed)), "unit": "D4RL-normalised x100, paired",
+                         "metric": f"{metric}_difference", **found._asdict(), "seeds": len(np.unique(a.seed)),
+                         "unit": "D4RL-normalised x100, paired",
                          "higher_is_better": True})
     return rows

@@ -63,7 +63,7 @@ def _as_before(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     ValueError where there is none.
     """
     where = Path(cfg.resume)
-    file = where / "config.yaml"
+    file = (find(where) if _has_checkpoint(where) else where) / "config.yaml"  # what trained, not what was tried since
     before = OmegaConf.load(file) if file.is_file() else {}
     if not {"fit", "data", "net"} <= set(before):
         raise ValueError(f"resume={cfg.resume} is no run folder (nor a checkpoint) of dforce train: "
@@ -116,13 +116,18 @@ def _state(cfg: Any, windows: Windows) -> TrainingState | None:
     if not cfg.resume:
         return None
     where = Path(cfg.resume)
-    if not (where / "MANIFEST.json").is_file() and not any((where / "checkpoints").glob("step_*")):
+    if not _has_checkpoint(where):
         return None
     before, now = load(where, trust=cfg.trust).normalizer, windows.normalizer
     if before is None or not (torch.equal(before.mean, now.mean) and torch.equal(before.std, now.std)):
         raise ValueError(f"the data {cfg.data} are not those that {where} was trained on (their means or deviations "
                          "differ): bring the old ones back, or start a new run")
     return load_state(where)
+
+
+def _has_checkpoint(where: Path) -> bool:
+    """Is `where` a checkpoint, or a run folder that holds one to go on from?"""
+    return (where / "MANIFEST.json").is_file() or any((where / "checkpoints").glob("step_*"))
 
 
 @dataclass
