@@ -173,7 +173,8 @@ def _commit() -> str | None:
 
 
 def _machine() -> dict[str, Any]:
-    info: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+    system = f"{platform.system()} {platform.machine()}"
+    info: dict[str, Any] = {"system": system, "processor": _processor(), "cores": os.cpu_count()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         info["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     torch = sys.modules.get("torch")  # ask only where it is loaded: writing a folder must not load it

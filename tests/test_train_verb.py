@@ -208,8 +208,8 @@ def test_torchrun_with_two_processes_gives_the_loss_curve_of_one(carry: str, tmp
     script.write_text(RANKED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     settings = ["data=dforce/small-v1", *SMALL, "fit.accumulate=2", f"carry={carry}"]
-    trained("changed", "fit.accumulate=2", f"carry={carry}", "fit.steps=20", "fit.decay=constant")
-    steady = trained("steady", "fit.accumulate=2", f"carry={carry}", "fit.decay=constant")
+    trained("changed", "fit.accumulate=2", f"carry={carry}", "fit.steps=20", "+fit.decay=constant")
+    steady = trained("steady", "fit.accumulate=2", f"carry={carry}", "+fit.decay=constant")
     runs = [[*settings, "out=two"], ["resume=changed", "fit.steps=40"]]
     for arguments in runs:
         done = subprocess.run([*command, "train", *arguments], env=environment(), timeout=250, capture_output=True,
