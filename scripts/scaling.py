@@ -1,4 +1,4 @@
-"""Held-out loss over parameters and over compute: python scripts/scaling.py [--steps 1000] [--out runs/scaling]
+"""Held-out loss over parameters and over compute: python scripts/scaling.py [--steps 800] [--out runs/scaling]
 
 Trains GRU and transformer planners of three sizes each on umaze, one run a size, through `dforce train`. Resumable: a
 size whose run is done is not trained again. Writes docs/results/scaling.json and docs/img/scaling.png.
@@ -24,7 +24,7 @@ from dforce.run import environment, peak_memory_mb
 
 SIZES = {
     "GRU": ["net=recurrent net.width=96", "net=recurrent net.width=192", "net=recurrent net.width=384"],
-    "transformer": ["net=transformer net.width=64", "net=transformer net.width=128", "net=transformer net.width=256"],
+    "transformer": ["net=transformer net.width=48", "net=transformer net.width=96", "net=transformer net.width=192"],
 }
 EVERY = 100  # steps between looks at the held-out data
 
@@ -61,7 +61,7 @@ def duration(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
