@@ -1,6 +1,7 @@
 """Tables of README and docs from docs/results/*.json, in place: python scripts/tables.py [--check]
 
-A table stands between `<!-- table FILE METRICS [starts=...] -->` and `<!-- end -->`; everything between is rewritten.
+A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; everything between is rewritten.
+METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key.
 `--check` changes nothing and fails where a table is not what its file says.
 """
 
@@ -14,14 +15,16 @@ from dforce.report.results import read_results
 from dforce.report.table import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table (\S+) (\S+)((?: \S+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(match: re.Match[str]) -> str:
     results = read_results(ROOT / match[2])
     metrics = match[3].split(",")
-    text = markdown_table([row for row in results.rows if row["metric"] in metrics], metrics=metrics)
-    return f"{match[1]}{text.strip()}\n{match[4]}"
+    wanted = dict(pair.split("=", 1) for pair in match[4].split())
+    rows = [row for row in results.rows if row["metric"] in metrics
+            and all(str(row["variant"].get(key, value)) == value for key, value in wanted.items())]
+    return f"{match[1]}{markdown_table(rows, metrics=metrics).strip()}\n{match[5]}"
 
 
 def main() -> int:

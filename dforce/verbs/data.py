@@ -64,6 +64,8 @@ def make_dense(sparse: str, name: str, *, overwrite: bool = False) -> str:
     The trajectories are the same, as in D4RL, whose dense files are its sparse ones with other rewards. An equal data
     set that exists is left as it is; ValueError for another one of that name, unless `overwrite`.
     """
+    import numpy as np
+
     from dforce.data import load_episodes, save_episodes
     from dforce.data.store import datasets_root, restore, verify_checksums
     from dforce.data.trajectories import ABOUT, read_metadata
@@ -81,14 +83,7 @@ def make_dense(sparse: str, name: str, *, overwrite: bool = False) -> str:
     if maze.name in MAZES:
         low, high = MAZES[maze.name].dense_ref_min, MAZES[maze.name].dense_ref_max
         facts = {"env": f"dforce/maze2d-{maze.name}-dense-v1", "ref_min_score": low, "ref_max_score": high}
-    after = episodes.first_observation.repeat(episodes.lengths) + 1 + _within(episodes.lengths)
-    rewards = maze_reward(episodes.observations[after, :2], maze.goal, dense=True)
+    after = np.delete(episodes.observations[:, :2], episodes.first_observation, axis=0)
+    rewards = maze_reward(after, maze.goal, dense=True)
     save_episodes(name, replace(episodes, rewards=rewards, about=about), overwrite=overwrite, **facts)
     return name
-
-
-def _within(lengths: Any) -> Any:
-    """0, 1, ..., length - 1 for each episode, joined."""
-    import numpy as np
-
-    return np.concatenate([np.arange(length) for length in lengths])
