@@ -37,7 +37,7 @@ def batches(seed: int, horizon: int) -> Any:
     return batch_at
 
 
-def learn(folder: Path, net: str, *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 2e-3,
+def learn(folder: Path, net: str, *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,
           levels: Levels = independent, precision: str = "auto") -> Precond:
     """The network NETS[net] after `steps` steps, its averaged weights in float32. Goes on where `folder` stopped."""
     config = {"net": NETS[net], "schedule": {"_target_": "dforce.schedule.linear", "levels": 1000}, "predict": "v"}
