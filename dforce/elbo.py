@@ -13,7 +13,7 @@ from dforce.loss import corrupt
 from dforce.noise import Noise, mix
 from dforce.schedule import Schedule
 from dforce.transition import Gaussian, transition
-from dforce.tree import State, fork, leaves, map_state, select
+from dforce.tree import State, fork, leaves, map_state
 
 FLOATS = 2**24  # in the states and tokens shown to a network at once: 64 MB of them in float32
 LEVELS_SALT = 1  # stream of the levels' draws, beside the noise's
@@ -87,9 +87,9 @@ def held_out_bound(denoiser: Denoiser, schedule: Schedule, batch: Any, *, levels
     It costs T absorbed tokens and rows * T * (levels + 1) calls of a single one. The same `noise` every time makes
     the numbers of a run comparable.
     """
-    x, mask, cond = select((batch.x, batch.mask, batch.cond or {}), slice(rows))
-    bound = elbo(denoiser, schedule, x, cond=cond, mask=mask, levels=min(levels, schedule.levels - 1), noise=noise)
-    return bound.bound.sum() / mask.flatten(2).any(2).sum().clamp(min=1)
+    x, mask, cond = map_state(lambda leaf: leaf[:rows], (batch.x, batch.mask, batch.cond or {}))
+    found = elbo(denoiser, schedule, x, cond=cond, mask=mask, levels=min(levels, schedule.levels - 1), noise=noise)
+    return found.bound.sum() / (mask if mask.ndim == 2 else mask.flatten(2).any(2)).sum().clamp(min=1)
 
 
 def _prior(schedule: Schedule, x0: Tensor, mask: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _terms_of(denoiser: Denoiser, schedule: Schedule, cells: _Cells, low: Tensor
     count = len(cells.sample) // len(low)
     low, size, row = (column.repeat_interleave(count) for column in (low, size, row))
     # A sequence shares its level: its first token draws for all.
-    draw = mix(noise.seed, LEVELS_SALT, row, cells.token[:, 0], cells.sample) >> 1
+    draw = mix(noise.seed, LEVELS_SALT, row, cells.token[:, 0], cells.sample)
     level = (low + draw % size)[:, None].expand(cells.token.shape)
     x = corrupt(schedule, cells.x0, level,
                 noise(row[:, None], cells.token, cells.x0, sample=cells.sample).to(cells.x0.dtype))

@@ -26,6 +26,7 @@ SIZES = {
     "GRU": ["net=recurrent net.width=96", "net=recurrent net.width=192", "net=recurrent net.width=384"],
     "transformer": ["net=transformer net.width=48", "net=transformer net.width=96", "net=transformer net.width=192"],
 }
+SHARE = {"GRU": 1.0, "transformer": 0.5}  # of --steps: a step of the transformer costs several of the GRU's
 EVERY = 100  # steps between looks at the held-out data
 
 
@@ -69,7 +70,7 @@ def main() -> None:
     for net, sizes in SIZES.items():
         for number, overrides in enumerate(sizes):
             folder = args.out / f"{net}-{number}"
-            train(overrides, args.steps, folder)
+            train(overrides, int(args.steps * SHARE[net]), folder)
             steps, losses, parameters, cost = curve(folder)
             series[f"{net}, {parameters / 1e6:.2f} M"] = ([cost * s for s in steps], losses)
             for step, loss in zip(steps, losses, strict=True):

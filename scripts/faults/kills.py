@@ -24,8 +24,8 @@ from dforce.checkpoint import load_state
 from dforce.cli import main
 from dforce.data import make_maze_dataset
 
-SETTINGS = ["horizon=40", "stack=5", "batch=16", "held_out=0.2", "net.width=32", "fit.steps=240", "fit.warmup=10",
-            "fit.validate_every=30", "save_every=12", "fit.precision=fp32"]
+SETTINGS = ["horizon=40", "stack=5", "batch=16", "held_out=0.2", "net.width=32", "fit.steps=120", "fit.warmup=10",
+            "fit.validate_every=15", "save_every=6", "fit.precision=fp32"]
 
 
 def launch(arguments: list[str]) -> int:
