@@ -88,7 +88,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     for before, word in zip(["", *arguments], arguments, strict=False):
         value_of_flag = before.startswith("-") and "=" not in before + word and not word.startswith("~")
         (flags if word.startswith("-") or value_of_flag else overrides).append(word)
-    return flags, overrides
+    # Hydra's grammar knows no '#' outside of quotes, and a maze is full of them
+    return flags, [re.sub(r"""=([^'",[{ ]*#[^'",[{ ]*)$""", r"='\1'", word) for word in overrides]
 
 
 @contextlib.contextmanager

@@ -94,8 +94,10 @@ def verify_checksums(folder: Path) -> None:
     if not (folder / CHECKSUMS).exists():
         return
     try:
-        noted = json.loads((folder / CHECKSUMS).read_text())["files"]
-        items = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in noted.items()]
+        noted = json.loads((folder / CHECKSUMS).read_text())
+        if noted["format"] != 1:
+            raise ValueError(f"its format is {noted['format']!r}, this dforce writes 1")
+        items = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in noted["files"].items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder / CHECKSUMS} is damaged ({error}); restore the dataset or generate it again"

@@ -36,7 +36,7 @@ def read_maze(maze: str) -> str:
     if maze not in MAZES and "#" not in maze:
         if not Path(maze).is_file():
             raise ValueError(f"{maze!r} is no maze ({', '.join(sorted(MAZES))}), and no file that holds one; "
-                             "a grid of your own: maze=\"'#####/#OOG#/#####'\", or a file that holds it")
+                             "a grid of your own: maze=\"#####/#OOG#/#####\", or a file that holds it")
         maze = Path(maze).read_text(encoding="utf-8")
     get_maze(maze)  # says what is wrong with a grid
     return maze
