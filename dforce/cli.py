@@ -159,7 +159,9 @@ def _run_verb(verb: str, command: str, cfg: Any, hydra: Any, place: str | None) 
             module.run(cfg, folder)
     finally:
         if folder.writes:  # after STATUS is written; a run that failed has a page too
-            print(f"open {write_index(folder.path)}")
+            page = write_index(folder.path)
+    if folder.writes:
+        print(f"open {page}")
 
 
 def _sources(hydra: Any) -> list[Path]:

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 USAGE = "usage: dforce <verb> [key=value ...]      dforce <verb> --help      dforce --version"
 ENDING = """\
-Overrides are Hydra's: `dforce train lr=1e-3 net.width=128`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
+Overrides are Hydra's: `dforce train fit.lr=1e-3 net.width=9`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
 the configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>)."""
 
 

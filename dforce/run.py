@@ -66,7 +66,15 @@ class RunFolder:
         self.status("running")
         if config is not None:
             write_atomic(self.path / "config.yaml", _yaml(config))
-        write_atomic(self.path / "env.json", json.dumps(self._env, indent=2) + "\n")
+        write_atomic(self.path / "env.json", json.dumps({**self._env, "before": self._before()}, indent=2) + "\n")
+
+    def _before(self) -> list[dict[str, Any]]:
+        """Command, commit and time of what ran in this folder earlier, oldest first."""
+        try:
+            old = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+            return [*old.get("before", []), {key: old[key] for key in ("command", "commit", "time")}]
+        except (OSError, ValueError, KeyError):
+            return []
 
     def __enter__(self) -> RunFolder:
         return self

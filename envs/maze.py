@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,14 +131,19 @@ MAZES: dict[str, Maze] = {maze.name: maze for maze in (
 
 
 def get_maze(name_or_text: str | Maze) -> Maze:
-    """A maze by its name, or read from a text grid (anything with a '#' in it); a `Maze` is returned as it came."""
+    """A maze by its name, read from a text grid (anything with a '#' in it), or from a file that holds one.
+
+    A `Maze` is returned as it came.
+    """
     if isinstance(name_or_text, Maze):
         return name_or_text
     if "#" in name_or_text:
         return maze_from_text(name_or_text)
     if name_or_text not in MAZES:
-        raise ValueError(f"unknown maze {name_or_text!r}; choose one of {sorted(MAZES)} or pass a text grid of '#', "
-                         "'O' and 'G'")
+        if Path(name_or_text).is_file():
+            return maze_from_text(Path(name_or_text).read_text(encoding="utf-8"))
+        raise ValueError(f"unknown maze {name_or_text!r}; choose one of {sorted(MAZES)}, or give a text grid of '#', "
+                         "'O' and 'G' such as \"#####/#OOG#/#####\", or a file that holds one")
     return MAZES[name_or_text]
 
 

@@ -1,6 +1,6 @@
 """Tables of README and docs from docs/results/*.json, in place: python scripts/tables.py [--check]
 
-A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; everything between is rewritten.
+A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; all between is rewritten.
 METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key.
 `--check` changes nothing and fails where a table is not what its file says.
 """

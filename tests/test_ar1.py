@@ -8,17 +8,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from gaussian_bed import RHO, Causal, ar1
 
-from dforce.loss import independent, shared
 from dforce.schedule import linear
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts" / "laws"))
+import learn as learning  # noqa: E402
 from figures import INNOVATION, TRUE, figures, interval, joint, moments, rolled  # noqa: E402
-from learn import batches, learn  # noqa: E402
+from learn import even, learn  # noqa: E402
 
 
 def gru(width):
@@ -27,7 +26,6 @@ def gru(width):
 
 def law(denoiser, *, steps=20, order=2, tokens=64, batch=512):
     """lag-1 correlation, innovation std and std of the second half of a rollout."""
-    torch.set_num_threads(1)
     x = rolled(denoiser, denoiser.schedule, steps=steps, order=order, eta=0.0, tokens=tokens, batch=batch, seed=0)
     return dict(zip(TRUE, figures(moments(x[:, tokens // 2:])).tolist(), strict=True))
 
@@ -67,38 +65,59 @@ def test_joint_figures_of_the_exact_denoiser():
     assert right["largest mean error"] < 1e-3
 
 
-def test_training_goes_on_where_it_stopped(tmp_path):
-    whole = learn(tmp_path / "whole", gru(8), seed=0, steps=6, horizon=4, precision="fp32")
-    assert torch.equal(batches(0, 4)(3).x, batches(0, 4)(3).x) and not torch.equal(batches(0, 4)(3).x,
-                                                                                 batches(1, 4)(3).x)
-    again = learn(tmp_path / "whole", gru(8), seed=0, steps=6, horizon=4)  # done: loaded
-    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
+def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """A run killed after its checkpoint of step 4 ends in the weights of one that was left alone."""
+    options = {"seed": 0, "steps": 8, "horizon": 4, "precision": "fp32"}
+    whole = learn(tmp_path / "whole", gru(8), **options)
+    monkeypatch.setattr(learning, "SAVE_EVERY", 4)
+    monkeypatch.setattr(learning, "keep_last", killed := Killed())
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "parts", gru(8), **options)
+    monkeypatch.setattr(learning, "keep_last", lambda *_: None)
+    parts, again = (learn(tmp_path / "parts", gru(8), **options) for _ in range(2))  # goes on; is only loaded
+    assert killed.calls == 1
+    for a, b, c in zip(whole.parameters(), parts.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b) and torch.equal(b, c)
+
+
+class Killed:
+    """Stands where old checkpoints are deleted, and stops the run there."""
+
+    calls = 0
+
+    def __call__(self, *_):
+        self.calls += 1
+        raise KeyboardInterrupt
 
 
 # ------------------------------------------------------------------------------------------------- learnt, and kept
 
+def even_shared(schedule, shape, generator=None):
+    """`even` levels, one a sequence: the baseline of full-sequence diffusion."""
+    return even(schedule, (shape[0], 1), generator).expand(shape)
+
+
 def test_learnt_and_kept_in_short(tmp_path):
-    """800 steps of a GRU of width 32 on 16 tokens, 64 rolled out: lag-1 within .03, innovation std within 8%, std
-    within 15%. Beside it, first order loses variance, and one level a sequence in training (where a clean past comes
-    with a clean present) learns another law."""
-    options = {"seed": 0, "steps": 800, "horizon": 16, "lr": 4e-3}
-    denoiser = learn(tmp_path / "independent", gru(32), levels=independent, **options)
+    """1,000 steps of a GRU of width 32 on 16 tokens, 64 rolled out: lag-1 within .03, innovation std within 8%, std
+    within 12%. First order beside it loses variance; trained with one level a sequence, so that a clean past never
+    comes with a noisy present, the same network learns another law."""
+    options = {"seed": 0, "steps": 1000, "horizon": 16, "lr": 8e-3, "precision": "fp32"}
+    denoiser = learn(tmp_path / "own", gru(32), levels=even, **options)
     second, first = law(denoiser), law(denoiser, order=1)
-    same = law(learn(tmp_path / "shared", gru(32), levels=shared, **options))
-    print(second, first, same)
+    shared = law(learn(tmp_path / "shared", gru(32), levels=even_shared, **options))
     error = off(second)
-    assert abs(second["lag-1"] - RHO) < 0.03 and abs(error["innovation std"]) < 0.08 and abs(error["std"]) < 0.15
-    assert first["std"] < second["std"] - 0.08 and first["innovation std"] < second["innovation std"] - 0.03
-    assert np.abs(list(off(same).values())).max() > 0.15
+    assert abs(second["lag-1"] - RHO) < 0.03 and abs(error["innovation std"]) < 0.08 and abs(error["std"]) < 0.12
+    assert first["std"] < second["std"] - 0.08 and off(first)["innovation std"] < -0.08
+    assert abs(shared["lag-1"] - RHO) > 0.06
 
 
 @pytest.mark.slow
 def test_learnt_and_kept(tmp_path):
     """4,000 steps of width 64 on 32 tokens, 640 rolled out: lag-1 within .015, innovation std within 5%, std within
-    10%. First order, at 5 times the network calls, is not better."""
-    denoiser = learn(tmp_path, gru(64), seed=0, steps=4000)
+    10%; first order loses more than that."""
+    denoiser = learn(tmp_path, gru(64), seed=0, steps=4000, levels=even)
     second, first = law(denoiser, tokens=640, batch=128), law(denoiser, order=1, tokens=640, batch=128)
+    print(second, first)
     error = off(second)
     assert abs(second["lag-1"] - RHO) < 0.015 and abs(error["innovation std"]) < 0.05 and abs(error["std"]) < 0.1
-    assert first["std"] < second["std"] - 0.08
+    assert first["std"] < second["std"] - 0.08 and off(first)["innovation std"] < -0.08

@@ -60,7 +60,7 @@ def test_a_grid_of_ones_own_from_the_command_line_and_from_a_file(tmp_path: Path
 
 
 @pytest.mark.parametrize(("maze", "message"), [
-    ("nowhere.txt", "'nowhere.txt' is no maze (large, medium, open, umaze), and no file"),
+    ("nowhere.txt", "unknown maze 'nowhere.txt'"),
     ("broken.txt", "not closed by walls"),
     ("'#####/#OO##/####'", "not rectangular"),
 ])  # fmt: skip

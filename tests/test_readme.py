@@ -34,3 +34,13 @@ def test_tables_are_what_the_result_files_say(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists(), link
+
+
+def test_the_planner_that_ships_plans_as_written() -> None:
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    states = names["plan"].states[0]
+    assert states.shape == (300, 4)
+    assert ((states[:10, :2] - [3.0, 2.0]) ** 2).sum(-1).max() ** 0.5 < 0.7             # it begins where the ball is,
+    assert ((states[:, :2] - names["goal"]) ** 2).sum(-1).min() ** 0.5 < 0.5            # and comes by the goal

@@ -116,7 +116,8 @@ class Windows:
                 f"the normaliser has {self.normalizer.width} columns, actions and observations have {width}"
             )
         self.event_shape = (self.stack * width,)
-        about: dict[str, Any] = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
+        kept = ("dataset", "env", "dt", "rows")
+        about: dict[str, Any] = {key: episodes.about[key] for key in kept if key in episodes.about}
         self.layout: dict[str, Any] = {
             "stack": self.stack,
             "horizon": self.horizon,

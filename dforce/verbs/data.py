@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dforce.run import RunFolder
@@ -33,13 +32,7 @@ def read_maze(maze: str) -> str:
     """A maze's name or its text grid, which may stand in a file. ValueError for what is neither."""
     from dforce.envs import MAZES, get_maze
 
-    if maze not in MAZES and "#" not in maze:
-        if not Path(maze).is_file():
-            raise ValueError(f"{maze!r} is no maze ({', '.join(sorted(MAZES))}), and no file that holds one; "
-                             "a grid of your own: maze=\"#####/#OOG#/#####\", or a file that holds it")
-        maze = Path(maze).read_text(encoding="utf-8")
-    get_maze(maze)  # says what is wrong with a grid
-    return maze
+    return maze if maze in MAZES else "/".join(get_maze(maze).rows)
 
 
 def _own_name(maze: str, noise: float) -> str | None:

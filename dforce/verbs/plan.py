@@ -9,7 +9,7 @@ import torch
 
 from dforce.checkpoint import Bundle, CheckpointError, load
 from dforce.config import build
-from dforce.envs import Maze, get_maze
+from dforce.envs import MAZES, Maze, get_maze
 from dforce.planning.evaluate import Comparison, Method, compare, planned, references
 from dforce.planning.pictures import draw
 from dforce.planning.plan import DiffusionPlanner
@@ -27,8 +27,11 @@ def run(cfg: Any, folder: RunFolder) -> None:
     if not cfg.checkpoint:
         raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model "
                          "that ships with dforce")
-    maze = get_maze(cfg.maze)
-    planner = build_planner(cfg, load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust))
+    bundle = load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
+    planner = build_planner(cfg, bundle)
+    maze = trained_maze(bundle) if cfg.maze is None else get_maze(cfg.maze)
+    if maze.rows != trained_maze(bundle).rows:
+        print(f"note: {cfg.checkpoint} was trained in {trained_maze(bundle).name}, and is driven in {maze.name}")
     executor = build(cfg.executor, trust=cfg.trust)
     starts = fresh_starts(maze, FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
     name = "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1 else "guided"
@@ -36,6 +39,12 @@ def run(cfg: Any, folder: RunFolder) -> None:
                planned(name, maze, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every, shrink=cfg.shrink)]
     compared = score(folder, maze, methods, starts, task=f"maze2d-{maze.name}")
     draw(folder.media, maze, planner, compared.played[-1], worth_drawing(compared, cfg.pictures))
+
+
+def trained_maze(bundle: Bundle) -> Maze:
+    """The maze that a planner's data came from."""
+    name = str(bundle.layout["env"]).removeprefix("maze2d-")
+    return MAZES[name] if name in MAZES else get_maze("/".join(bundle.layout["rows"]))
 
 
 def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:
@@ -67,10 +76,10 @@ def score(folder: RunFolder, maze: Maze, methods: list[Method], starts: np.ndarr
     rows = compared.rows + more(compared)
     folder.results(rows)
     folder.episodes(compared.episodes)
-    scored = [row for row in rows if row["metric"] == "score"]
-    if scored:
-        bars_with_intervals(scored, "score", references=("straight", "controller")).savefig(folder.media / "score.png")
-    print(markdown_table(rows, metrics=("score", "success")))
+    metric = "score" if maze.ref_min is not None else "return"  # a maze of one's own has no reference returns
+    shown = [row for row in rows if row["metric"] in (metric, "success")]
+    bars_with_intervals(shown, metric, references=("straight", "controller")).savefig(folder.media / "score.png")
+    print(markdown_table(shown, metrics=(metric, "success")))
     return compared
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -48,13 +48,21 @@ def run(cfg: Any, _: None = None) -> None:
     elif job.mode == RunMode.MULTIRUN:
         out = job.runtime.output_dir
     command = shlex.join(["dforce", "train", *job.overrides.task])
+    try:
+        prepared = prepare(cfg)
+    except Finished as nothing_to_do:
+        print(nothing_to_do)
+        return
+    # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
     folder = RunFolder("train", cfg, out=out, resume=bool(cfg.resume), command=command)
     try:
         with folder:
-            train(cfg, folder)
+            _train(prepared, cfg, folder)
     finally:
         if folder.writes:  # after STATUS is written; a run that failed has a page too
-            print(f"open {write_index(folder.path)}")
+            write_index(folder.path)
+    if folder.writes:
+        print(f"open {folder.path / 'index.html'}; a maze is planned in with: dforce plan checkpoint={folder.path}")
 
 
 def _as_before(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -76,8 +84,25 @@ def _as_before(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return merged
 
 
+class Finished(ValueError):
+    """The run to resume has all its steps."""
+
+
+class Prepared(NamedTuple):
+    """All that can be refused before a run begins. about: config, layout and normalizer, for its checkpoints."""
+
+    logs: Iterator[Log]
+    about: dict[str, Any]
+    begin: int
+
+
 def train(cfg: Any, folder: RunFolder) -> Path:
     """The newest checkpoint of the finished (or stopped) run. cfg: the keys of configs/train.yaml."""
+    return _train(prepare(cfg), cfg, folder)
+
+
+def prepare(cfg: Any) -> Prepared:
+    """Data, model and training loop of cfg, or ValueError."""
     windows, held_out = _windows(cfg)
     layout = {**windows.layout, "event_shape": [*windows.event_shape], "static": _static(windows)}
     torch.manual_seed(cfg.seed)
@@ -90,9 +115,17 @@ def train(cfg: Any, folder: RunFolder) -> Path:
     logs = build(cfg.fit, trust=cfg.trust)(objective, windows.batch_at, seed=cfg.seed, resume=state,
                                            shards=windows.virtual_shards, validate=held_out and held_out.batch_at,
                                            **options)
-    keeper = Keeper(folder, cfg.keep, {"config": config, "layout": layout, "normalizer": windows.normalizer})
+    steps = options.get("steps", cfg.fit.steps)
+    if state is not None and state.step >= steps:
+        raise Finished(f"the run in {cfg.resume} has all its {steps} steps; raise fit.steps to train further")
+    return Prepared(logs, {"config": config, "layout": layout, "normalizer": windows.normalizer},
+                    state.step if state else 0)
+
+
+def _train(prepared: Prepared, cfg: Any, folder: RunFolder) -> Path:
+    keeper = Keeper(folder, cfg.keep, prepared.about)
     with stop_requested() as stop:
-        _follow(logs, cfg, folder, keeper.write, stop, begin=state.step if state else 0)
+        _follow(prepared.logs, cfg, folder, keeper.write, stop, begin=prepared.begin)
     if folder.writes:
         _curve(folder)
     return keeper.newest or find(cfg.resume)
@@ -188,8 +221,6 @@ def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[..., None], 
             write(log, due=log.step % cfg.save_every == 0 or last or asked)
             if asked and not last:
                 raise KeyboardInterrupt(f"stopped at step {log.step}; go on with resume={folder.path}")
-    if log is None and folder.writes:
-        print(f"the run has all its {begin} steps; raise fit.steps to train further")
 
 
 def _rewind(folder: RunFolder, step: int) -> None:

@@ -1,89 +1,83 @@
 """Is a known process learnt, and kept? AR(1), rho .9: rollouts 20 times beyond training, and the planner's matrices.
 
-python scripts/laws/ar1.py [rollout|matrices] [--seeds 3] [--steps 20000] [--out docs/results/ar1.json]
+python scripts/laws/ar1.py [rollout|matrices] [--seeds 3] [--steps 20000] [--runs runs/laws] [--out FILE]
 
-rollout: trains a GRU of width 64 on 32 tokens, a network a seed, and rolls out 640. matrices: 16 tokens sampled down
-pyramids of several delays by the GRU, by a transformer without its mask, and by the exact denoisers of both kinds.
-Resumable: what is trained, or rolled out, stays in --runs. The results of the other mode are kept.
+rollout: trains a GRU of width 64 on 32 tokens, one a seed, and rolls out 640. matrices: 16 tokens sampled down pyramids
+of several delays by these GRUs, by a transformer without its mask, and by the exact denoisers of both kinds. Resumable:
+training goes on from its last checkpoint in --runs, and what is rolled out stays there.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from figures import TRUE, figures, interval, joint, moments, rolled
-from learn import learn
+from gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
+from learn import even, learn
 
-from dforce.report.results import read_results, write_results
+from dforce.denoiser import Precond
+from dforce.report.results import write_results
 from dforce.run import environment, peak_memory_mb
 
+NETS: dict[str, dict[str, Any]] = {
+    "GRU": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 64},
+    "transformer": {"_target_": "dforce.nets.transformer.TransformerNet", "causal": False, "width": 64, "depth": 2},
+}
 TOKENS, SEQUENCES, COUNTED = 640, 256, 320  # rolled out, how many, and the last ones that are judged
-VARIANTS = [(20, 2, 0.0), (20, 1, 0.0), (20, 2, 1.0), (20, 1, 1.0), (10, 2, 0.0), (10, 1, 0.0), (10, 2, 1.0),
-            (10, 1, 1.0), (100, 1, 0.0)]    # steps, order, eta
-STEPS, DELAYS = 20, (0, 1, 5, 10, 20)       # of a pyramid
-BOUNDS = {"lag-1": 0.01, "innovation std": 0.03 * TRUE["innovation std"], "std": 0.05}
+VARIANTS = [*itertools.product((20, 10), (2, 1), (0.0, 1.0)), (100, 1, 0.0)]  # steps, order, eta
+STEPS, DELAYS, DRAWS = 20, (0, 1, 5, 10, 20), 2048  # of pyramids
 
 
-def row(method: str, variant: dict[str, Any], metric: str, value: float, *, n: int, seeds: int, low: float | None = None,
-        high: float | None = None) -> dict[str, Any]:
-    return {"task": "AR(1)", "method": method, "variant": variant, "metric": metric, "value": value, "low": low,
-            "high": high, "n": n, "seeds": seeds, "unit": "", "higher_is_better": None}
+def row(method: str, variant: dict[str, Any], metric: str, value: float, **about: Any) -> dict[str, Any]:
+    return {"task": "AR(1)", "method": method, "variant": variant, "metric": metric, "value": value, **about,
+            "unit": "", "higher_is_better": None}
 
 
-def rolled_moments(runs: Path, seed: int, steps: int, variant: tuple[int, int, float]) -> np.ndarray:
+def network(asked: argparse.Namespace, name: str, seed: int, **options: Any) -> Precond:
+    return learn(asked.runs / f"{name}-{seed}", NETS[name], seed=seed, **{"steps": asked.steps, **options})
+
+
+def rolled_moments(asked: argparse.Namespace, seed: int, variant: tuple[int, int, float]) -> np.ndarray:
     """moments [SEQUENCES, 6] of one seed's rollout, from its file where there is one."""
-    file = runs / f"GRU-{seed}" / "rollouts" / f"{steps}-{'-'.join(map(str, variant))}.npy"
+    file = asked.runs / f"GRU-{seed}" / "rollouts" / f"{asked.steps}-{'-'.join(map(str, variant))}.npy"
     if not file.is_file():
-        denoiser = learn(runs / f"GRU-{seed}", "GRU", seed=seed, steps=steps)
-        sampling, order, eta = variant
-        x = rolled(denoiser, denoiser.schedule, steps=sampling, order=order, eta=eta, tokens=TOKENS, batch=SEQUENCES,
+        denoiser, (steps, order, eta) = network(asked, "GRU", seed), variant
+        x = rolled(denoiser, denoiser.schedule, steps=steps, order=order, eta=eta, tokens=TOKENS, batch=SEQUENCES,
                    seed=seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, moments(x[:, -COUNTED:]))
     return np.load(file)
 
 
-def rollout_rows(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    found = []
+def rollout_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for variant in VARIANTS:
-        seeds = [rolled_moments(asked.runs, seed, asked.steps, variant) for seed in range(asked.seeds)]
-        values, (low, high) = figures(np.concatenate(seeds)), interval(seeds)
-        label = dict(zip(("steps", "order", "eta"), variant, strict=True)) | {"training": asked.steps}
-        for i, metric in enumerate(TRUE):
-            each = {f"seed {seed}": round(float(figures(one)[i]), 4) for seed, one in enumerate(seeds)}
-            found.append(row("GRU, rollout", label | each, metric, float(values[i]), low=float(low[i]),
-                             high=float(high[i]), n=asked.seeds * SEQUENCES, seeds=asked.seeds))
-        told = ", ".join(f"{metric} {v:.3f} [{a:.3f}, {b:.3f}] {'ok' if abs(v - TRUE[metric]) < BOUNDS[metric] else '-'}"
-                         for metric, v, a, b in zip(TRUE, values, low, high, strict=True))
-        print(f"{variant[0]:4} steps, order {variant[1]}, eta {variant[2]:.0f}: {told}", flush=True)
-    return found
+        runs = [rolled_moments(asked, seed, variant) for seed in range(asked.seeds)]
+        for seed, chosen in [("all", runs), *((seed, [run]) for seed, run in enumerate(runs))]:
+            label = dict(zip(("steps", "order", "eta"), variant, strict=True)) | {"seed": seed}
+            for metric, value, low, high in zip(TRUE, figures(np.concatenate(chosen)), *interval(chosen), strict=True):
+                yield row("GRU, rollout", label, metric, float(value), low=float(low), high=float(high),
+                          n=len(chosen) * SEQUENCES, seeds=len(chosen))
 
 
-def matrix_rows(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    from gaussian_bed import Causal, NonCausal
-
-    learnt = {net: [learn(asked.runs / f"{net.split(',')[0]}-{seed}", net, seed=seed, steps=steps, horizon=horizon)
-                    for seed in range(count)]
-              for net, steps, horizon, count in (("GRU", asked.steps, 32, asked.seeds),
-                                                 ("transformer, no mask", asked.steps // 2, 16, 1))}
-    schedule = learnt["GRU"][0].schedule
-    exact = {"exact, causal": [Causal(schedule)], "exact, non-causal": [NonCausal(schedule, 16)]}
-    found = []
-    for method, denoisers in (exact | learnt).items():
-        for delay in DELAYS:
-            laws = [joint(denoiser, schedule, steps=STEPS, delay=delay) for denoiser in denoisers]
-            for metric in laws[0]:
-                values = [law[metric] for law in laws]
-                found.append(row(method, {"steps": STEPS, "delay": delay, "delay / steps": delay / STEPS}, metric,
-                                 float(np.mean(values)), low=min(values), high=max(values), n=2048, seeds=len(laws)))
-            print(f"{method:21} delay {delay:2}: " + ", ".join(
-                f"{r['metric']} {r['value']:.3f}" for r in found[-len(laws[0]):]), flush=True)
-    return found
+def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
+    schedule = grus[0].schedule
+    methods = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
+               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
+                                                levels=even)]}
+    for (method, denoisers), delay in itertools.product(methods.items(), DELAYS):
+        laws = [joint(denoiser, schedule, steps=STEPS, delay=delay, batch=DRAWS) for denoiser in denoisers]
+        for metric in laws[0]:
+            values = [law[metric] for law in laws]
+            yield row(method, {"steps": STEPS, "delay": delay, "delay / steps": delay / STEPS}, metric,
+                      float(np.mean(values)), low=min(values), high=max(values), n=DRAWS, seeds=len(laws))
 
 
 def main() -> None:
@@ -91,16 +85,18 @@ def main() -> None:
     parser.add_argument("mode", nargs="?", choices=("rollout", "matrices"), default="rollout")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20_000, help="of training")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/ar1.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs/laws"))
-    asked, begin, about = parser.parse_args(), time.monotonic(), environment()
-    torch.set_num_threads(1)  # of so small a network more of them only wait for each other
-    rows = rollout_rows(asked) if asked.mode == "rollout" else matrix_rows(asked)
-    other = read_results(asked.out).rows if asked.out.is_file() else []
-    mine = {r["method"] for r in rows}
+    parser.add_argument("--out", type=Path, help="default docs/results/ar1_<mode>.json")
+    asked, begin, about, rows = parser.parse_args(), time.monotonic(), environment(), []
+    torch.set_num_threads(1)  # of so small a network, more of them only wait for each other
+    for each in rollout_rows(asked) if asked.mode == "rollout" else matrix_rows(asked):
+        rows.append(each)
+        named = ", ".join(f"{name} {value}" for name, value in each["variant"].items())
+        print(f"{each['method']:20} {named}: {each['metric']} {each['value']:.3f} [{each['low']:.3f}, "
+              f"{each['high']:.3f}]", flush=True)
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
-    write_results(asked.out, header, [r for r in other if r["method"] not in mine] + rows)
+    write_results(asked.out or Path(f"docs/results/ar1_{asked.mode}.json"), header, rows)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def moments(x: Tensor) -> np.ndarray:
 
 
 def figures(means: np.ndarray) -> np.ndarray:
-    """moments [..., B, 6] -> lag-1 correlation, innovation std and std, in the order of TRUE: [..., 3]."""
-    product, square, noise, noise2, x, x2 = np.moveaxis(means.mean(-2), -1, 0)
-    return np.stack([product / square, np.sqrt(noise2 - noise**2), np.sqrt(x2 - x**2)], -1)
+    """moments [B, 6] -> lag-1 correlation, innovation std and std, in the order of TRUE: [3]."""
+    product, square, noise, noise2, x, x2 = means.mean(0)
+    return np.stack([product / square, np.sqrt(noise2 - noise**2), np.sqrt(x2 - x**2)])
 
 
 def interval(seeds: list[np.ndarray]) -> np.ndarray:

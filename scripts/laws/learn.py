@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dforce.checkpoint import CheckpointError, build_denoiser, keep_last, load, load_state, save, step_folder
 from dforce.data import Batch
@@ -15,6 +16,7 @@ from dforce.fit import fit
 from dforce.loss import ForcingObjective, Levels, independent, v_weight
 from dforce.noise import seed_of
 from dforce.progress import Ticker
+from dforce.schedule import Schedule
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))  # the process and its exact denoisers
 from gaussian_bed import ar1  # noqa: E402
@@ -22,11 +24,6 @@ from gaussian_bed import ar1  # noqa: E402
 DATA = 2              # stream of randomness, beside those that training draws from
 SAVE_EVERY = 1000     # steps
 BATCH, HORIZON = 128, 32
-NETS: dict[str, dict[str, Any]] = {
-    "GRU": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 64},
-    "transformer, no mask": {"_target_": "dforce.nets.transformer.TransformerNet", "causal": False, "width": 64,
-                             "depth": 2, "heads": 4},
-}
 
 
 def batches(seed: int, horizon: int) -> Any:
@@ -37,27 +34,37 @@ def batches(seed: int, horizon: int) -> Any:
     return batch_at
 
 
-def learn(folder: Path, net: str, *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,
-          levels: Levels = independent, precision: str = "auto") -> Precond:
-    """The network NETS[net] after `steps` steps, its averaged weights in float32. Goes on where `folder` stopped."""
-    config = {"net": NETS[net], "schedule": {"_target_": "dforce.schedule.linear", "levels": 1000}, "predict": "v"}
+def even(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """The levels of 40 even steps of log-SNR, and the clean one, each as likely. Of the uniform levels of linear betas
+    half have an SNR below .1 and one in 36 above 100, so that a network seldom sees what a rollout asks: a clean past.
+    """
+    grid = schedule.grid(40)
+    return grid[torch.randint(len(grid), shape, generator=generator)]
+
+
+def learn(folder: Path, net: dict[str, Any], *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,
+          cap: float = 100.0, levels: Levels = independent, precision: str = "auto") -> Precond:
+    """The network of the configuration `net` after `steps` steps: its averaged weights, in float32.
+
+    Goes on where `folder` stopped; bit for bit as if it had not, on the same machine.
+    """
+    config = {"net": net, "schedule": {"_target_": "dforce.schedule.linear", "levels": 1000}, "predict": "v"}
     layout = {"event_shape": [1], "horizon": horizon, "dataset": "AR(1), rho .9"}
     try:
         resume = load_state(folder)
     except CheckpointError:  # nothing there yet
         resume = None
-    if resume is None or resume.step < steps:
-        torch.manual_seed(seed)
-        denoiser = build_denoiser(config, layout)
-        objective = ForcingObjective(denoiser, denoiser.schedule, levels=levels, weight=v_weight(cap=100.0))
-        with Ticker(steps, f"{net}, seed {seed}") as ticker:
-            for log in fit(objective, batches(seed, horizon), lr=lr, steps=steps, ema=0.999, precision=precision,
-                           seed=seed, resume=resume, device="cpu"):
-                ticker.advance()
-                if log.step % SAVE_EVERY == 0 or log.step == steps:
-                    state = log.training.state()
-                    extra = {"loss": log.metrics["loss"]}
-                    save(step_folder(folder / "checkpoints", log.step), state, config=config, layout=layout,
-                         extra=extra)
-                    keep_last(folder / "checkpoints", 1)
+    if resume is not None and resume.step >= steps:
+        return load(folder).denoiser
+    torch.manual_seed(seed)
+    denoiser = build_denoiser(config, layout)
+    objective = ForcingObjective(denoiser, denoiser.schedule, levels=levels, weight=v_weight(cap))
+    logs = fit(objective, batches(seed, horizon), lr=lr, steps=steps, warmup=min(500, steps // 10), seed=seed,
+               precision=precision, resume=resume, device="cpu")
+    with Ticker(steps - (resume.step if resume else 0), folder.name) as ticker:
+        for log in logs:
+            ticker.advance()
+            if log.step % SAVE_EVERY == 0 or log.step == steps:
+                save(step_folder(folder / "checkpoints", log.step), log.training.state(), config=config, layout=layout)
+                keep_last(folder / "checkpoints", 1)
     return load(folder).denoiser
