@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets here are tiny, and threads that wait spin: two runs would crawl
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # Minari otherwise spends 23 s retrying where there is no network
 
 ROOT = Path(__file__).resolve().parent.parent
