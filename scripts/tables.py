@@ -1,7 +1,8 @@
 """Tables of README and docs from docs/results/*.json, in place: python scripts/tables.py [--check]
 
 A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; all between is rewritten.
-METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key.
+METRICS are separated by commas, `_` may stand for a blank; key=value keeps the rows whose variant says so, or says
+nothing of the key.
 `--check` changes nothing and fails where a table is not what its file says.
 """
 
@@ -20,7 +21,8 @@ MARK = re.compile(r"(<!-- table (\S+) (\S+)((?: \S+=\S+)*) -->\n).*?(<!-- end --
 
 def table(match: re.Match[str]) -> str:
     results = read_results(ROOT / match[2])
-    metrics = match[3].split(",")
+    known = {row["metric"] for row in results.rows}
+    metrics = [name if name in known else name.replace("_", " ") for name in match[3].split(",")]
     wanted = dict(pair.split("=", 1) for pair in match[4].split())
     rows = [row for row in results.rows if row["metric"] in metrics
             and all(str(row["variant"].get(key, value)) == value for key, value in wanted.items())]
