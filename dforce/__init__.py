@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dforce.checkpoint import load, save
     from dforce.denoiser import Precond
+    from dforce.elbo import elbo
     from dforce.fit import fit
     from dforce.guidance import classifier_free, guided, inpaint
     from dforce.loss import (
@@ -56,6 +57,7 @@ _PUBLIC = {
     ),
     "sample": ("advance", "sample", "generate"),
     "rollout": ("rollout",),
+    "elbo": ("elbo",),
     "guidance": ("guided", "classifier_free", "inpaint"),
     "monte_carlo": ("monte_carlo",),
     "fit": ("fit",),
@@ -91,6 +93,7 @@ __all__ = [
     "sample",
     "generate",
     "rollout",
+    "elbo",
     "guided",
     "classifier_free",
     "inpaint",
