@@ -46,6 +46,7 @@ def test_wheel(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dforce"}  # dforce and dforce-*.dist-info
     content = {name for name in names if ".dist-info/" not in name}
-    assert content == {shipped_as(file) for file in sources()} | {"dforce/py.typed"}
+    models = {file.relative_to(ROOT).as_posix() for file in (ROOT / "dforce" / "pretrained").glob("*/*")}
+    assert models and content == {shipped_as(file) for file in sources()} | {"dforce/py.typed"} | models
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert b"dforce = dforce.cli:main" in zipfile.ZipFile(wheel).read(entry)

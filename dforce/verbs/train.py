@@ -48,10 +48,10 @@ def run(cfg: Any, _: None = None) -> None:
     elif job.mode == RunMode.MULTIRUN:
         out = job.runtime.output_dir
     command = shlex.join(["dforce", "train", *job.overrides.task])
-    try:
-        prepared = prepare(cfg)
-    except Finished as nothing_to_do:
-        print(nothing_to_do)
+    prepared = prepare(cfg)
+    status = Path(out or "") / "STATUS"
+    if prepared.begin >= prepared.steps and status.is_file() and status.read_text(encoding="utf-8").strip() == "done":
+        print(f"the run in {cfg.resume} has all its {prepared.steps} steps; raise fit.steps to train further")
         return
     # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
     folder = RunFolder("train", cfg, out=out, resume=bool(cfg.resume), command=command)
@@ -84,16 +84,16 @@ def _as_before(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return merged
 
 
-class Finished(ValueError):
-    """The run to resume has all its steps."""
-
-
 class Prepared(NamedTuple):
-    """All that can be refused before a run begins. about: config, layout and normalizer, for its checkpoints."""
+    """All that can be refused before a run begins. about: config, layout and normalizer, for its checkpoints.
+
+    begin: steps done already, of `steps`; a run that was killed after its last step has all, and only ends well now.
+    """
 
     logs: Iterator[Log]
     about: dict[str, Any]
     begin: int
+    steps: int
 
 
 def train(cfg: Any, folder: RunFolder) -> Path:
@@ -115,11 +115,8 @@ def prepare(cfg: Any) -> Prepared:
     logs = build(cfg.fit, trust=cfg.trust)(objective, windows.batch_at, seed=cfg.seed, resume=state,
                                            shards=windows.virtual_shards, validate=held_out and held_out.batch_at,
                                            **options)
-    steps = options.get("steps", cfg.fit.steps)
-    if state is not None and state.step >= steps:
-        raise Finished(f"the run in {cfg.resume} has all its {steps} steps; raise fit.steps to train further")
     return Prepared(logs, {"config": config, "layout": layout, "normalizer": windows.normalizer},
-                    state.step if state else 0)
+                    state.step if state else 0, options.get("steps", cfg.fit.steps))
 
 
 def _train(prepared: Prepared, cfg: Any, folder: RunFolder) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from figures import TRUE, figures, interval, joint, moments, rolled
 from gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
-from learn import even, learn
+from learn import learn, planned
 
 from dforce.denoiser import Precond
 from dforce.report.results import write_results
@@ -70,8 +70,8 @@ def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
     schedule = grus[0].schedule
     methods = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
-               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
-                                                levels=even)]}
+               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=3e-3,
+                                                levels=planned)]}
     for (method, denoisers), delay in itertools.product(methods.items(), DELAYS):
         laws = [joint(denoiser, schedule, steps=STEPS, delay=delay, batch=DRAWS) for denoiser in denoisers]
         for metric in laws[0]:
