@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from figures import TRUE, figures, interval, joint, moments, rolled
 from gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
-from learn import learn, planned
+from learn import even, learn
 
 from dforce.denoiser import Precond
 from dforce.report.results import write_results
@@ -61,7 +61,8 @@ def rollout_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
         runs = [rolled_moments(asked, seed, variant) for seed in range(asked.seeds)]
         for seed, chosen in [("all", runs), *((seed, [run]) for seed, run in enumerate(runs))]:
             label = dict(zip(("steps", "order", "eta"), variant, strict=True)) | {"seed": seed}
-            for metric, value, low, high in zip(TRUE, figures(np.concatenate(chosen)), *interval(chosen), strict=True):
+            means = np.mean([figures(run) for run in chosen], axis=0)
+            for metric, value, low, high in zip(TRUE, means, *interval(chosen), strict=True):
                 yield row("GRU, rollout", label, metric, float(value), low=float(low), high=float(high),
                           n=len(chosen) * SEQUENCES, seeds=len(chosen))
 
@@ -70,8 +71,8 @@ def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
     schedule = grus[0].schedule
     methods = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
-               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=3e-3,
-                                                levels=planned)]}
+               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
+                                                levels=even)]}
     for (method, denoisers), delay in itertools.product(methods.items(), DELAYS):
         laws = [joint(denoiser, schedule, steps=STEPS, delay=delay, batch=DRAWS) for denoiser in denoisers]
         for metric in laws[0]:

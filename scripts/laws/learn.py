@@ -42,18 +42,6 @@ def even(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator 
     return grid[torch.randint(len(grid), shape, generator=generator)]
 
 
-def planned(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-    """A random row of a random pyramid, of any delay up to autoregressive, small ones more often: what planning shows.
-
-    A network that sees all tokens at once needs it in a short training: independent levels seldom come as they do
-    here, a clean past and a future of pure noise around a few tokens that move together.
-    """
-    steps, (batch, time) = 40, shape
-    delay = (steps * torch.rand(batch, 1, generator=generator) ** 2).round()
-    row = torch.rand(batch, 1, generator=generator) * (steps + delay * (time - 1))
-    return schedule.grid(steps)[(row - delay * torch.arange(time)).round().long().clamp(0, steps)]
-
-
 def learn(folder: Path, net: dict[str, Any], *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,
           cap: float = 100.0, levels: Levels = independent, precision: str = "auto") -> Precond:
     """The network of the configuration `net` after `steps` steps: its averaged weights, in float32.
