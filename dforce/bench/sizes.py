@@ -17,7 +17,8 @@ OBSERVATION, ACTION = 4, 2  # of a maze: (x, y, vx, vy) and two forces
 class Sizes(NamedTuple):
     """tokens, stack: T tokens of `stack` environment steps, so of stack * 6 numbers. widths: of `RecurrentNet`; 448 has
     the 3 million parameters of the official maze network, 256 is our default. plan_widths: those that sampling and
-    guidance are timed at. rounds, seconds: of a race (see `race`)."""
+    guidance are timed at. rounds, seconds: of a race (see `race`). bf16: whether bfloat16 runs too; where the machine
+    emulates it, one step of training takes minutes."""
 
     tokens: int = 60
     stack: int = 10
@@ -32,6 +33,7 @@ class Sizes(NamedTuple):
     rounds: int = 9
     seconds: float = 60.0
     device: torch.device = torch.device("cpu")
+    bf16: bool = True
 
     @property
     def numbers(self) -> int:

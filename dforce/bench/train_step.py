@@ -66,8 +66,8 @@ def stepper(objective: nn.Module, batch: Batch, precision: Name) -> Callable[[],
 
 def _one_width(sizes: Sizes, width: int) -> Measured:
     batch = random_batch(sizes, sizes.train_batch)
-    ways = []
-    for name, once_a_token, precision in WAYS:
+    ways, chosen = [], [way for way in WAYS if sizes.bf16 or way[2] == "fp32"]
+    for name, once_a_token, precision in chosen:
         built = objective(sizes, width, once_a_token=once_a_token)
         ways.append(Way(name, stepper(deepcopy(built), batch, precision), tolerance=TOLERANCE[precision],
                         result=lambda built=built, precision=precision: loss_and_gradient(built, batch, precision)))
@@ -75,14 +75,15 @@ def _one_width(sizes: Sizes, width: int) -> Measured:
     variant = {"width": width, "parameters": parameters(maze_denoiser(sizes, width)[0]), "batch": sizes.train_batch,
                "tokens": sizes.tokens}
     measured = raced.measured(TASK, variant)
-    return measured._replace(rows=measured.rows + _costs(sizes, width, variant, ways, raced))
+    return measured._replace(rows=measured.rows + _costs(sizes, chosen, variant, ways, raced))
 
 
-def _costs(sizes: Sizes, width: int, variant: dict[str, Any], ways: list[Way], raced: Race) -> list[dict[str, Any]]:
+def _costs(sizes: Sizes, chosen: list[tuple[str, bool, Name]], variant: dict[str, Any], ways: list[Way],
+           raced: Race) -> list[dict[str, Any]]:
     rows = []
     batch = random_batch(QUICK._replace(tokens=sizes.tokens, stack=sizes.stack, device=sizes.device), 2)
     work = flops(ways[0].run)
-    for (name, once_a_token, precision), way in zip(WAYS, ways, strict=True):
+    for (name, once_a_token, precision), way in zip(chosen, ways, strict=True):
         about: dict[str, Any] = {"task": TASK, "method": name, "variant": variant}
         peak = gemm_peak(DTYPE[precision], sizes.device)
         rows.append(row(**about, metric="rate", samples=work / raced.seconds[name] / 1e9, unit="GFLOP/s",

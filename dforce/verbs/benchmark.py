@@ -11,6 +11,7 @@ from dforce.bench import data, guidance, sampling, train_step
 from dforce.bench.harness import Measured, join
 from dforce.bench.sizes import QUICK, Sizes
 from dforce.config import nearest
+from dforce.precision import choose
 from dforce.progress import progress
 from dforce.report.html import write_index
 from dforce.report.table import markdown_table
@@ -29,6 +30,10 @@ def run(cfg: Any, folder: RunFolder) -> None:
         if part not in PARTS:
             raise ValueError(f"no part {part!r} of the benchmark{nearest(part, PARTS)}")
     sizes = (QUICK if cfg.quick else Sizes())._replace(device=_device(cfg.device))
+    fast = choose("auto", sizes.device)
+    if fast.name == "fp32" and not cfg.quick:
+        print(f"bf16 is left out: {fast.reason}")
+        sizes = sizes._replace(bf16=False)
     if cfg.rounds is not None:
         sizes = sizes._replace(rounds=cfg.rounds)
     found: list[Measured] = []
