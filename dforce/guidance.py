@@ -169,3 +169,31 @@ class inpaint:  # noqa: N801
         shown = torch.where(mask, known, x) if self.show == "clean" else x
         x0, state = self.denoiser(shown, level, state, cond)
         return torch.where(mask, known, x0), state
+
+
+class padded:  # noqa: N801
+    """Tokens of pure noise behind the sequence, never denoised: a sequence of unknown length, of which only the
+    beginning is wanted, shown to a network at the length that it was trained on.
+
+    tail: [B, P, *E] standard normal. The result is that of P more columns in the matrix that stay at level K, with
+    nothing computed about them and nothing to guide in them. ValueError for a causal denoiser, which never hears of
+    what comes later: it makes a shorter sequence as it is.
+    """
+
+    causal = recurrent = False
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, tail: Tensor):
+        if denoiser.causal:
+            raise ValueError("padded() would change nothing for a causal denoiser, to which later tokens are unknown; "
+                             "sample the shorter sequence as it is")
+        self.denoiser, self.levels, self.tail = denoiser, schedule.levels, tail
+        self.global_x0, self.init_state = denoiser.global_x0, denoiser.init_state
+
+    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        raise ValueError("padded() wraps a denoiser that is not causal, which cannot absorb finished tokens")
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        time, tail = x.shape[1], fork(self.tail, len(x) // len(self.tail))  # draws of Monte Carlo guidance: n B rows
+        noisy = torch.full((len(x), tail.shape[1]), self.levels, dtype=level.dtype, device=level.device)
+        x0, state = self.denoiser(torch.cat([x, tail], 1), torch.cat([level, noisy], 1), state, cond)
+        return x0[:, :time], state

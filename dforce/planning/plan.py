@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dforce.data.normalize import Affine
 from dforce.denoiser import Denoiser
-from dforce.guidance import Energy, guided
+from dforce.guidance import Energy, guided, padded
 from dforce.matrix import pyramid
 from dforce.monte_carlo import monte_carlo
 from dforce.noise import Noise, seed_of
@@ -31,7 +31,11 @@ class DiffusionPlanner:
     delay: rows by which a token runs behind the one before it (0 full sequence; steps / 4 is right for a causal
     denoiser); order, eta: as in `generate`. energy: goal [N, 2] -> Energy of physical plans. scale 0: no guidance.
     draws, lookahead: Monte Carlo Tree Guidance, 1 is plain guidance. options: further ones of `monte_carlo`.
-    episodes: how many are planned in one batch (bounds memory). bf16: autocast of the network.
+    horizon: environment steps of a plan, None for as many as it is asked for; any number of them, not only what the
+    network was trained on. pad_to: environment steps that a network which is not causal is shown at least: those
+    behind the plan are pure noise and stay so, for a plan shorter than the windows of training (causal networks need
+    none). episodes: how many are planned in one batch (bounds memory). bf16: autocast of the network.
+    ValueError for a horizon below 1 and a negative pad_to.
     """
 
     denoiser: Denoiser
@@ -48,9 +52,17 @@ class DiffusionPlanner:
     draws: int = 1
     lookahead: int = 2
     options: tuple[tuple[str, Any], ...] = ()
+    horizon: int | None = None
+    pad_to: int = 0
     episodes: int = 256
     bf16: bool = False
     progress: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon={self.horizon}: give environment steps >= 1, or None for those asked for")
+        if self.pad_to < 0:
+            raise ValueError(f"pad_to={self.pad_to}: give environment steps >= 0; 0 pads nothing")
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         seed = int(rng.integers(2**62))
@@ -63,23 +75,31 @@ class DiffusionPlanner:
     @property
     def variant(self) -> dict[str, Any]:
         """What names this planner in a row of results."""
-        return {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale, "draws": self.draws}
+        named = {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale,
+                 "draws": self.draws}
+        named |= {"horizon": self.horizon} if self.horizon else {}
+        return named | ({"pad_to": self.pad_to} if self.pad_to else {})
 
     def tokens(self, remaining: int) -> int:
-        """How many tokens cover `remaining` environment steps."""
-        return max(1, -(-remaining // self.layout["stack"]))
+        """How many tokens a plan has: they cover `horizon`, or `remaining` environment steps where it is None."""
+        return max(1, -(-(self.horizon or remaining) // self.layout["stack"]))
 
     def matrix(self, tokens: int) -> Tensor:
         return pyramid(self.schedule.grid(self.steps, self.spacing), tokens, self.delay)  # type: ignore[arg-type]
 
-    def guide(self, goal: Tensor, noise: Noise) -> Denoiser:
-        """The denoiser that plans towards `goal` [N, 2]."""
+    def guide(self, goal: Tensor, noise: Noise, tokens: int) -> Denoiser:
+        """The denoiser that makes plans of so many tokens towards `goal` [N, 2]."""
+        denoiser, padding = self.denoiser, -(-self.pad_to // self.layout["stack"]) - tokens
+        if padding > 0 and not denoiser.causal:
+            behind = torch.arange(tokens, tokens + padding, device=goal.device)
+            like = torch.empty(len(goal), padding, self._width, device=goal.device)
+            denoiser = padded(denoiser, self.schedule, noise(-1, behind, like))
         if not self.scale:
-            return self.denoiser
+            return denoiser
         energy = Physical(self.energy(goal), self.normalizer, self.layout["stack"])
         if self.draws == 1:
-            return guided(self.denoiser, self.schedule, energy, self.scale)
-        return monte_carlo(self.denoiser, self.schedule, energy, self.draws, lookahead=self.lookahead,
+            return guided(denoiser, self.schedule, energy, self.scale)
+        return monte_carlo(denoiser, self.schedule, energy, self.draws, lookahead=self.lookahead,
                            scale=self.scale, noise=noise, **dict(self.options))
 
     def denoising(self, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
@@ -88,13 +108,19 @@ class DiffusionPlanner:
         noise = Noise(seed)
         x, cond, goal_ = self._start(obs, goal, remaining, noise)
         with self._cast():
-            for step in sample(self.guide(goal_, noise), self.schedule, self.matrix(x.shape[1]), x, cond=cond,
-                               eta=self.eta, order=self.order, noise=noise):
+            for step in sample(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
+                               cond=cond, eta=self.eta, order=self.order, noise=noise):
                 yield step, self._physical(step.x0)
 
     def with_(self, **changes: Any) -> DiffusionPlanner:
         """The same planner with other settings."""
         return replace(self, **changes)
+
+    @property
+    def _width(self) -> int:
+        """Numbers in a token."""
+        return self.layout["stack"] * (self.layout["action"][1] + self.layout["observation"][1]
+                                       - self.layout["observation"][0])
 
     def _cast(self) -> AbstractContextManager:
         device = self.schedule.alpha.device.type
@@ -103,17 +129,16 @@ class DiffusionPlanner:
     def _start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> tuple:
         device = self.schedule.alpha.device
         time, (c, d) = self.tokens(remaining), self.layout["observation"]
-        width = self.layout["stack"] * (self.layout["action"][1] + d - c)
         start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))
-        like = torch.empty(len(obs), time, width, device=device)
+        like = torch.empty(len(obs), time, self._width, device=device)
         x = noise(-1, torch.arange(time, device=device), like)
         return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
         x, cond, goal_ = self._start(obs, goal, remaining, noise)
         with self._cast():
-            x0 = generate(self.guide(goal_, noise), self.schedule, self.matrix(x.shape[1]), x, cond=cond,
-                          eta=self.eta, order=self.order, noise=noise)
+            x0 = generate(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
+                          cond=cond, eta=self.eta, order=self.order, noise=noise)
         if self.progress:
             self.progress(len(obs))
         return torch.as_tensor(self._physical(x0))
