@@ -81,14 +81,16 @@ def elbo(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, cond: Cond | Non
 
 
 def held_out_bound(denoiser: Denoiser, schedule: Schedule, batch: Any, *, levels: int = 8, rows: int = 32,
-                   noise: Noise | None = None) -> Tensor:
+                   state: State = None, noise: Noise | None = None) -> Tensor:
     """Mean bound in nats per token of the first `rows` sequences of a `Batch`, [] float64: cheap enough for validation.
 
     It costs T absorbed tokens and rows * T * (levels + 1) calls of a single one. The same `noise` every time makes
-    the numbers of a run comparable.
+    the numbers of a run comparable. state: before the first token of every sequence of the batch; None for fresh ones.
     """
-    x, mask, cond = map_state(lambda leaf: leaf[:rows], (batch.x, batch.mask, batch.cond or {}))
-    found = elbo(denoiser, schedule, x, cond=cond, mask=mask, levels=min(levels, schedule.levels - 1), noise=noise)
+    x, mask, cond, state = map_state(lambda leaf: leaf[:rows], (batch.x, batch.mask, batch.cond or {}, state))
+    mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    found = elbo(denoiser, schedule, x, cond=cond, state=state, mask=mask, noise=noise,
+                 levels=min(levels, schedule.levels - 1) or None)
     return found.bound.sum() / (mask if mask.ndim == 2 else mask.flatten(2).any(2)).sum().clamp(min=1)
 
 

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dforce.denoiser import Cond, Denoiser
+from dforce.noise import Noise
 from dforce.schedule import Schedule
 from dforce.tree import State, leaves, map_state, reset
 
 Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
 Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
+
+BOUND_ROWS, BOUND_LEVELS = 16, 4  # of validation: one row in 16, 4 levels beside the first
 
 
 def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | None) -> Tensor:
@@ -124,7 +127,9 @@ def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Te
 class ForcingObjective(nn.Module):
     """The loss as a module that owns the denoiser, so that DDP and FSDP can wrap it.
 
-    objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond.
+    objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond. In evaluation mode the logs also
+    have `bound`, in nats per token: `dforce.elbo.held_out_bound` of a sixteenth of the rows, whose levels and noise
+    follow the generator's seed alone. A denoiser that is not causal has no bound of single tokens, and logs none.
 
     carry: a window begins in the state in which the window before it in the same row ended, without gradient, except
     where `batch.first`; so the state learns to hold more than a window shows. Then
@@ -141,11 +146,23 @@ class ForcingObjective(nn.Module):
 
     def forward(self, batch: Any, generator: torch.Generator | None = None,
                 carried: list[Tensor] | None = None) -> tuple[Any, ...]:
-        state = None if carried is None else self._begin(batch, carried)
+        before = None if carried is None else self._begin(batch, carried)
         loss, state = forcing_loss(self.denoiser, self.schedule, batch.x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
-                                   state=state, levels=self.levels, weight=self.weight, generator=generator)
+                                   state=before, levels=self.levels, weight=self.weight, generator=generator)
         logs = {"loss": loss.detach()}
+        if not self.training and getattr(self.denoiser, "causal", False):
+            logs["bound"] = self._bound(batch, generator, before)
         return (loss, logs, [leaf.detach() for leaf in leaves(state)]) if self.carry else (loss, logs)
+
+    def _bound(self, batch: Any, generator: torch.Generator | None, state: State) -> Tensor:
+        """Nats per token, [] float64. The seed is read, nothing is drawn: the loss beside it stays as it was."""
+        from dforce.elbo import held_out_bound  # it stands on this module
+
+        noise = Noise(0 if generator is None else generator.initial_seed() % 2**63)
+        rows = max(1, len(batch.x) // BOUND_ROWS)
+        with torch.autocast(batch.x.device.type, enabled=False):  # at level 1 an error of bfloat16 costs nats
+            return held_out_bound(self.denoiser, self.schedule, batch, levels=BOUND_LEVELS, rows=rows,  # type: ignore[arg-type]
+                                  state=state, noise=noise)
 
     def _begin(self, batch: Any, carried: list[Tensor]) -> State:
         """The state before the window: the one carried here, or a fresh one in rows that begin anew."""

@@ -16,6 +16,7 @@ from dforce.report import style
 from dforce.report.results import Row, select
 from dforce.report.table import digits_for, line_key, line_labels, number
 
+DOTS: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgecolor": "white"}
 REFERENCE_LINE = 13  # points between the names of two references
 
 
@@ -51,25 +52,27 @@ def loss_curve(
     train: Sequence[float | None],
     val_steps: Sequence[float] = (),
     val: Sequence[float | None] = (),
+    bound: Sequence[float | None] = (),
     *,
     title: str = "training",
     ylabel: str = "loss",
 ) -> Figure:
-    """Training loss (raw faint, running median strong) and held-out loss (points).
+    """Training loss (raw faint, running median strong) and held-out loss (points); below, held-out log-likelihood.
 
-    steps, train: [N]; val_steps, val: [V]. A value that is None or not finite leaves a gap. The
-    vertical axis is logarithmic where every finite value is positive and they span more than a factor of two.
+    steps, train: [N]; val_steps, val: [V]; bound: [V], nats a token, or () for no such panel. A value that is None or
+    not finite leaves a gap. The vertical axis of the losses is logarithmic where every finite value is positive and
+    they span more than a factor of two.
     """
     x, y = _pair("train", steps, train)
     held_x, held_y = _pair("val", val_steps, val)
-    figure = style.new_figure(8.0, 4.4)
-    ax = figure.add_subplot()
-    style.plain_axes(ax, title=title, xlabel="training step", ylabel=ylabel, grid="y")
+    figure = style.new_figure(8.0, 7.0 if len(bound) else 4.4)
+    heights = [5, 3] if len(bound) else [1]
+    ax, *below = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    style.plain_axes(ax, title=title, xlabel="" if below else "training step", ylabel=ylabel, grid="y")
     ax.plot(x, y, color=style.PALETTE[0], alpha=0.30, linewidth=1.0)
     ax.plot(x, running_median(y), color=style.PALETTE[0], linewidth=2.2, label="training, running median")
     if len(held_x):
-        look: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgecolor": "white"}
-        ax.plot(held_x, held_y, color=style.PALETTE[1], linewidth=1.8, label="held out", **look)
+        ax.plot(held_x, held_y, color=style.PALETTE[1], linewidth=1.8, label="held out", **DOTS)
     every = np.concatenate([y, held_y])
     every = every[np.isfinite(every)]
     if len(every) and every.min() > 0 and every.max() > 2 * every.min():
@@ -77,7 +80,18 @@ def loss_curve(
         plain_log_ticks(ax)
     ax.margins(x=0.02)
     ax.legend(frameon=False, fontsize=style.LABEL, labelcolor=style.INK, loc="upper right")
+    for panel in below:
+        _bound_panel(panel, *_pair("bound", val_steps, bound))
     return figure
+
+
+def _bound_panel(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Nats a token over training steps; from thousands below, where a run begins, to tens, where it ends."""
+    style.plain_axes(ax, xlabel="training step", ylabel="nats a token", grid="y")
+    ax.set_title("lower bound of the held-out log-likelihood", fontsize=style.LABEL, color=style.INK, loc="left")
+    ax.plot(x, y, color=style.PALETTE[1], linewidth=1.8, **DOTS)
+    if np.isfinite(y).any() and np.nanmax(y) - np.nanmin(y) > 1000:
+        ax.set_yscale("symlog", linthresh=100)
 
 
 def _pair(name: str, steps: Sequence[float], values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:

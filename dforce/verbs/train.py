@@ -96,9 +96,12 @@ class Prepared(NamedTuple):
     steps: int
 
 
-def train(cfg: Any, folder: RunFolder) -> Path:
-    """The newest checkpoint of the finished (or stopped) run. cfg: the keys of configs/train.yaml."""
-    return _train(prepare(cfg), cfg, folder)
+def train(cfg: Any, folder: RunFolder, *, late: Callable[[], bool] = lambda: False) -> Path:
+    """The newest checkpoint of the finished run. cfg: the keys of configs/train.yaml.
+
+    late: asked after every step; once true, the run writes a checkpoint and ends in KeyboardInterrupt, as on Ctrl-C.
+    """
+    return _train(prepare(cfg), cfg, folder, late)
 
 
 def prepare(cfg: Any) -> Prepared:
@@ -119,10 +122,10 @@ def prepare(cfg: Any) -> Prepared:
                     state.step if state else 0, options.get("steps", cfg.fit.steps))
 
 
-def _train(prepared: Prepared, cfg: Any, folder: RunFolder) -> Path:
+def _train(prepared: Prepared, cfg: Any, folder: RunFolder, late: Callable[[], bool] = lambda: False) -> Path:
     keeper = Keeper(folder, cfg.keep, prepared.about)
     with stop_requested() as stop:
-        _follow(prepared.logs, cfg, folder, keeper.write, stop, begin=prepared.begin)
+        _follow(prepared.logs, cfg, folder, keeper.write, lambda: stop() or late(), begin=prepared.begin)
     if folder.writes:
         _curve(folder)
     return keeper.newest or find(cfg.resume)
@@ -239,4 +242,5 @@ def _curve(folder: RunFolder) -> None:
     held_out = [line for line in lines if line.get("val_loss") is not None]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines],
                [line["step"] for line in held_out], [line["val_loss"] for line in held_out],
+               [line.get("val_bound") for line in held_out] if any("val_bound" in line for line in held_out) else (),
                ylabel="weighted x0 error").savefig(folder.media / "loss.png")
