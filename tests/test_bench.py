@@ -13,7 +13,8 @@ from torch import nn
 from dforce.bench import cost, data, guidance, harness, sampling, train_step
 from dforce.bench.harness import Way, agree, median_interval, race, relative_difference
 from dforce.bench.official import TokenByToken, double_loop
-from dforce.bench.sizes import QUICK, maze_denoiser, random_batch
+from dforce.bench.official_layers import OfficialObjective
+from dforce.bench.sizes import QUICK, Sizes, maze_denoiser, random_batch
 from dforce.nets.recurrent import RecurrentNet
 from dforce.report.results import ROW_KEYS, check_row, read_results
 from dforce.run import RunFolder
@@ -220,3 +221,18 @@ def test_verb_names_what_there_is(tmp_path):
         benchmark.run(config(parts=["sampler"]), None)
     with pytest.raises(ValueError, match="kinds: speed"):
         benchmark.run(config(kind="size"), None)
+
+
+def test_the_official_layers_are_as_large_as_published_and_start_six_times_as_many_kernels():
+    sizes = Sizes()
+    schedule = maze_denoiser(sizes, 8)[1]
+    official = OfficialObjective(schedule, sizes.numbers)
+    assert sum(p.numel() for p in official.parameters()) == pytest.approx(3.21e6, rel=0.005)  # of the released planner
+    batch = random_batch(sizes, 2)
+    loss, _ = official(batch)
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in official.parameters())
+    theirs = train_step.stepper(OfficialObjective(schedule, sizes.numbers, latent=8, hidden=8), batch, "fp32")
+    ours = train_step.stepper(train_step.objective(sizes, 8, once_a_token=False), batch, "fp32")
+    theirs(), ours()
+    assert cost.launches(theirs) > 6 * cost.launches(ours)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dforce.bench.cost import flops, gemm_peak, launches, peak_memory
 from dforce.bench.harness import Measured, Race, Way, race, row
 from dforce.bench.official import TokenByToken
+from dforce.bench.official_layers import OfficialObjective
 from dforce.bench.sizes import QUICK, Sizes, maze_denoiser, parameters, random_batch
 from dforce.data.batch import Batch
 from dforce.denoiser import Precond
@@ -96,4 +97,9 @@ def _costs(sizes: Sizes, chosen: list[tuple[str, bool, Name]], variant: dict[str
         rows.append(row(**about, metric="launches", samples=[launches(small)], unit="kernels", higher_is_better=False))
         rows.append(row(**about, metric="peak memory", samples=[peak_memory(way.run)], unit="MB",
                         higher_is_better=False))
+    schedule = maze_denoiser(sizes, 8)[1]
+    theirs = stepper(OfficialObjective(schedule, sizes.numbers, latent=8, hidden=8).to(sizes.device), batch, "fp32")
+    theirs()
+    rows.append(row(task=TASK, method="official layers and loss, once a token", variant=variant, metric="launches",
+                    samples=[launches(theirs)], unit="kernels", higher_is_better=False))
     return rows
