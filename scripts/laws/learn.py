@@ -42,6 +42,20 @@ def even(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator 
     return grid[torch.randint(len(grid), shape, generator=generator)]
 
 
+def planned(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """`even` in half of the sequences, in the others a random row of a random pyramid of 40 steps, of any delay up to
+    autoregressive: a clean past, a few tokens on their way, a future of pure noise.
+
+    A network that sees all tokens at once is shown these by the planner's matrices, and independent levels all but
+    never make one. A causal network is not shown the future, and needs no more than `even`.
+    """
+    steps, (batch, time) = 40, shape
+    delay = (steps * torch.rand(batch, 1, generator=generator) ** 2).round()
+    row = torch.rand(batch, 1, generator=generator) * (steps + delay * (time - 1))
+    pyramid = schedule.grid(steps)[(row - delay * torch.arange(time)).round().long().clamp(0, steps)]
+    return torch.where(torch.rand(batch, 1, generator=generator) < 0.5, pyramid, even(schedule, shape, generator))
+
+
 def learn(folder: Path, net: dict[str, Any], *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,
           cap: float = 100.0, levels: Levels = independent, precision: str = "auto") -> Precond:
     """The network of the configuration `net` after `steps` steps: its averaged weights, in float32.
