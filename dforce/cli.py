@@ -1,7 +1,8 @@
 """The command line: `dforce <verb> [kind] [key=value ...]`, each verb a Hydra application.
 
 A verb is a file `configs/<verb>.yaml`, whose first comment line says what it does, and a module `dforce.verbs.<verb>`
-with `run(cfg, folder)`. Help is read from the YAML alone, so it comes at once: neither Hydra nor torch is imported.
+with `run(cfg, folder)`; a kind of a verb may have its own, configs/<verb>/<kind>.yaml and dforce.verbs.<verb>_<kind>.
+Help is read from the YAML alone, so it comes at once: neither Hydra nor torch is imported.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *rest = arguments
     if verb not in verbs:
         near = difflib.get_close_matches(verb, verbs, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return _complain(f"no verb {verb!r}; {hint}verbs: {', '.join(verbs)}")
+        return _complain(f"no verb {verb!r}; {f'did you mean {near[0]!r}? ' if near else ''}verbs: {', '.join(verbs)}")
+    verb, rest = manual.with_kind(verb, rest)
     if any(word in ("-h", "--help") for word in rest):
         return _show(manual.verb_help(verb))
     try:
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _selected(verb: str, arguments: list[str]) -> list[str]:
     """`data maze steps=3` -> `kind=maze steps=3`: a bare first word chooses among the kinds of a verb."""
     if arguments and re.fullmatch(r"\w[\w-]*", arguments[0]):
-        if not re.search(r"^kind:", manual.verbs()[verb], re.MULTILINE):
-            raise ValueError(f"dforce {verb} takes key=value, got the bare word {arguments[0]!r}")
+        if not re.search(r"^kind:", manual.text_of(verb), re.MULTILINE):
+            raise ValueError(f"dforce {verb.replace('/', ' ')} takes key=value, got the bare word {arguments[0]!r}")
         return [f"kind={arguments[0]}", *arguments[1:]]
     return arguments
 
@@ -71,7 +72,7 @@ def _launch(verb: str, arguments: list[str]) -> int:
     flags, overrides = _split(_selected(verb, arguments))
     if not {"-m", "--multirun"} & set(flags):
         defaults += ["hydra/hydra_logging=none"]
-    job = functools.partial(run_job, verb, shlex.join(["dforce", verb, *arguments]))
+    job = functools.partial(run_job, verb, shlex.join(["dforce", *verb.split("/"), *arguments]))
     functools.update_wrapper(job, run_job)  # Hydra reads the file and name of the function
     with _terminable(), _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
         try:
@@ -147,8 +148,8 @@ def _run_verb(verb: str, command: str, cfg: Any, hydra: Any, place: str | None) 
     if trust is not None:
         sys.path.append(os.getcwd())  # a console script does not look there, and the package is likely one's own
     check(cfg, trust=trust, files=_sources(hydra))
-    check_like(cfg, manual.verbs()[verb])
-    module = importlib.import_module(f"dforce.verbs.{verb}")
+    check_like(cfg, manual.text_of(verb))
+    module = importlib.import_module(f"dforce.verbs.{verb.replace('/', '_')}")
     if not getattr(module, "FOLDER", True):
         module.run(cfg, None)
         return
@@ -174,7 +175,7 @@ def _sources(hydra: Any) -> list[Path]:
 
 def _origins(verb: str, choices: Mapping[str, str]) -> dict[str, str]:
     """Place in the configuration -> the file it comes from: {"": "demo", "train": "train", "net": "net/recurrent"}."""
-    included = re.findall(r"^\s*- (\w+)@(\w+)\s*$", manual.verbs().get(verb, ""), re.MULTILINE)
+    included = re.findall(r"^\s*- (\w+)@(\w+)\s*$", manual.text_of(verb), re.MULTILINE)
     groups = {key.split("@")[-1]: f"{key.split('@')[0]}/{choice}" for key, choice in choices.items()}
     return {"": verb, **{place: other for other, place in included}, **groups}
 
@@ -227,7 +228,7 @@ def _unknown_key(key: str, verb: str, arguments: list[str]) -> str:
         near = nearest(last, parent, elsewhere)
     else:
         near = nearest(key, _dotted(cfg))
-    return f"dforce {verb} has no key {key!r}{near} ({file}; to add a new key, +{key}=...)"
+    return f"dforce {verb.replace('/', ' ')} has no key {key!r}{near} ({file}; to add a new key, +{key}=...)"
 
 
 def _dotted(cfg: Any, where: str = "") -> list[str]:

@@ -17,17 +17,36 @@ def verbs() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def kinds(verb: str) -> list[str]:
+    """Kinds of a verb that have a configuration of their own: configs/<verb>/<kind>.yaml."""
+    folder = files("dforce.configs") / verb
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
+
+
+def with_kind(verb: str, words: list[str]) -> tuple[str, list[str]]:
+    """benchmark, [planning, ...] -> benchmark/planning, [...] if that kind has a configuration of its own."""
+    return (f"{verb}/{words[0]}", words[1:]) if words and words[0] in kinds(verb) else (verb, words)
+
+
+def text_of(verb: str) -> str:
+    """Text of the YAML of a verb, or of its kind: `benchmark/planning`. "" where there is none."""
+    file = files("dforce.configs") / f"{verb}.yaml"
+    return file.read_text("utf-8").removeprefix("# @package _global_\n") if file.is_file() else ""  # Hydra's, first
+
+
 def overview() -> str:
     lines = [f"  {verb:<9} {_comment(text)[0]}" for verb, text in verbs().items()]
+    lines += [f"  {verb} {kind}: {_comment(text_of(f'{verb}/{kind}'))[0]}" for verb in verbs() for kind in kinds(verb)]
     return "\n".join(["dforce: Diffusion Forcing", "", USAGE, "", "verbs:", *lines, "", ENDING])
 
 
 def verb_help(verb: str) -> str:
     """What the verb does, the options of the config groups it uses, then its own YAML, comments and all."""
-    text = verbs()[verb]
+    text = text_of(verb)
     about = _comment(text)
     body = text.splitlines()[len(about) :]
-    lines = ["\n".join(about), "", f"usage: dforce {verb} [key=value ...]"]
+    lines = ["\n".join(about), "", f"usage: dforce {verb.replace('/', ' ')} [key=value ...]"]
+    lines += [f"see also: dforce {verb} {kind} --help" for kind in kinds(verb)]
     for folder in sorted((f for f in files("dforce.configs").iterdir() if f.is_dir()), key=lambda f: f.name):
         options = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
         default = re.search(rf"^\s*- {folder.name}:\s*(\S+)", text, re.MULTILINE)

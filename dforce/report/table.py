@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -161,3 +163,17 @@ def markdown_table(rows: Iterable[Row], *, metrics: Sequence[str] | None = None,
         text += f"\n\n{units_line(table)}" if table.units else ""
         parts.append(f"**{table.title}**\n\n{text}" if len(tables) > 1 else text)
     return "\n\n".join(parts) + ("\n" if parts else "")
+
+
+def csv_table(rows: Iterable[Row]) -> str:
+    """One line a row, for spreadsheets and data frames: each key of the variants has a column of its own."""
+    rows = list(rows)
+    keys = list(dict.fromkeys(key for row in rows for key in row["variant"]))
+    plain = ("metric", "value", "low", "high", "n", "seeds", "unit", "higher_is_better")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "method", *keys, *plain])
+    for row in rows:
+        named = [row["variant"].get(key) for key in keys]
+        writer.writerow([row["task"], row["method"], *named, *(row[key] for key in plain)])
+    return text.getvalue()

@@ -1,0 +1,126 @@
+"""Episodes of several runs put together: reports over seeds, paired differences, and rliable's aggregates.
+
+An episode's line holds task, method, the flat variant, seed, episode, blocked and its metrics: what
+`ScoreReport.episodes` writes. Everything here is made from such lines alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dforce.planning.score import METRICS, Interval, Row, ScoreReport, paired_difference
+
+NAMES = {"seed", "episode", "blocked", "task", "method", *METRICS}
+Key = tuple[str, str, str]  # task, method, variant as JSON
+
+
+def pooled(lines: Iterable[Mapping[str, Any]]) -> dict[Key, ScoreReport]:
+    """The episodes of each task, method and variant as one report, in the order of appearance, seeds side by side."""
+    groups: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        variant = json.dumps({key: value for key, value in line.items() if key not in NAMES})
+        groups[line["task"], line["method"], variant].append(line)
+    found = {}
+    for key, episodes in groups.items():
+        episodes = sorted(episodes, key=lambda line: (line["seed"], line["episode"]))
+        values = {m: np.array([e[m] for e in episodes], float) for m in METRICS if m in episodes[0]}
+        found[key] = ScoreReport(values, np.array([e["seed"] for e in episodes]),
+                                 np.array([e["blocked"] for e in episodes], bool))
+    return found
+
+
+def common(a: ScoreReport, b: ScoreReport) -> tuple[ScoreReport, ScoreReport]:
+    """The episodes that both played, by seed and number within the seed; ValueError if there are none.
+
+    A method that played fewer episodes of a seed played the first of them.
+    """
+    where: tuple[list[int], list[int]] = [], []
+    for seed in np.intersect1d(a.seed, b.seed):
+        rows = [np.flatnonzero(report.seed == seed) for report in (a, b)]
+        count = min(map(len, rows))
+        for chosen, row in zip(where, rows, strict=True):
+            chosen.extend(row[:count])
+    if not where[0]:
+        raise ValueError(f"nothing to compare: seeds {np.unique(a.seed)} and {np.unique(b.seed)} have none in common")
+    cut = [ScoreReport({name: values[at] for name, values in report.values.items()}, report.seed[at],
+                       report.blocked[at]) for report, at in zip((a, b), where, strict=True)]
+    if (cut[0].blocked != cut[1].blocked).any():
+        raise ValueError("the two methods did not start from the same places: other starts are blocked")
+    return cut[0], cut[1]
+
+
+def paired_rows(task: str, name: str, a: ScoreReport, b: ScoreReport) -> list[Row]:
+    """a - b on the same starts with its interval, over all of them and over the blocked ones; also P(a > b).
+
+    Of the score, or of the return where a maze has no reference scores.
+    """
+    a, b = common(a, b)
+    metric = headline(a)
+    unit = METRICS[metric][0]
+    rows = []
+    for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)):
+        if not mask.any():
+            continue
+        x, y, seed = a.values[metric][mask], b.values[metric][mask], a.seed[mask]
+        for what, found, of in ((f"{metric}_difference", paired_difference(x, y, seed), f"{unit}, paired"),
+                                ("probability_of_improvement", probability_of_improvement(x, y, seed),
+                                 "of an episode, ties half")):
+            rows.append({"task": f"{task}, paired differences", "method": name, "variant": {"starts": starts},
+                         "metric": what, **found._asdict(), "seeds": len(np.unique(seed)), "unit": of,
+                         "higher_is_better": True})
+    return rows
+
+
+def headline(report: ScoreReport) -> str:
+    """The metric that methods are compared by: score, or return where there are no reference scores."""
+    return "score" if "score" in report.values else "return"
+
+
+def aggregate_rows(task: str, method: str, variant: Mapping[str, Any], report: ScoreReport) -> list[Row]:
+    """The interquartile mean of the episodes' scores (Agarwal et al. 2021), over all starts and the blocked ones."""
+    metric = headline(report)
+    rows = []
+    for starts, mask in (("all", np.ones_like(report.blocked)), ("blocked", report.blocked)):
+        if mask.any():
+            found = resampled(interquartile_mean, report.values[metric][mask], report.seed[mask])
+            rows.append({"task": task, "method": method, "variant": {"starts": starts, **variant},
+                         "metric": f"{metric}_iqm", **found._asdict(), "seeds": len(np.unique(report.seed[mask])),
+                         "unit": f"{METRICS[metric][0]}, interquartile mean", "higher_is_better": True})
+    return rows
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """Mean of the middle half: a quarter of the values is dropped at either end, the last one in part."""
+    ordered = np.sort(values)
+    rank = np.arange(len(ordered))
+    weight = np.clip(np.minimum(rank + 1, 0.75 * len(ordered)) - np.maximum(rank, 0.25 * len(ordered)), 0, 1)
+    return float((weight * ordered).sum() / weight.sum())
+
+
+def probability_of_improvement(a: np.ndarray, b: np.ndarray, seed: np.ndarray) -> Interval:
+    """P(X > Y) + P(X = Y) / 2 of an episode of either method (Agarwal et al. 2021), and its interval. a, b: [E]"""
+    both = np.stack([a, b], axis=-1)
+
+    def above(sample: np.ndarray) -> float:
+        x, y = sample[:, 0], np.sort(sample[:, 1])
+        return float((np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")).mean() / (2 * len(y)))
+
+    return resampled(above, both, seed)
+
+
+def resampled(statistic: Callable[[np.ndarray], float], values: np.ndarray, seed: np.ndarray, *, draws: int = 2000,
+              rng_seed: int = 0) -> Interval:
+    """Any statistic of episodes [E, ...] with its 95% percentile bootstrap: seeds are drawn, then episodes within."""
+    rng = np.random.default_rng(rng_seed)
+    groups = [np.flatnonzero(seed == s) for s in np.unique(seed)]
+    found = np.empty(draws)
+    for draw in range(draws):
+        picked = [groups[g] for g in rng.integers(len(groups), size=len(groups))]
+        found[draw] = statistic(values[np.concatenate([g[rng.integers(len(g), size=len(g))] for g in picked])])
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Interval(statistic(values), float(low), float(high), len(values))

@@ -1,0 +1,67 @@
+"""Files that hold the result of one unit: a header line, then a line an episode. Damage and other settings are seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dforce.run import write_atomic
+
+
+class Shard(NamedTuple):
+    """header: what its writer said, with `identity`, the settings it was made with; lines: one an episode."""
+
+    header: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
+def write_shard(file: Path, identity: Mapping[str, Any], about: Mapping[str, Any],
+                lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes both at once or nothing. identity, about, lines: JSON-able; `about` has no key identity or sha256."""
+    body = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    header = {**about, "identity": dict(identity), "sha256": _digest(body)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, json.dumps(header, ensure_ascii=False, allow_nan=False) + "\n" + body)
+
+
+def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
+    """The shard, or why it does not count: "" where there is none, else damage or settings that are not `identity`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        return f"{file} cannot be read: {error}"
+    head, _, body = text.partition("\n")
+    try:
+        header = json.loads(head)
+        whole = header["sha256"] == _digest(body)
+        before = header["identity"]
+    except (ValueError, KeyError, TypeError):
+        whole, before = False, None
+    if not whole:
+        return f"{file} is damaged"
+    changed = differing(before, json.loads(json.dumps(identity)))
+    if changed:
+        return f"{file} was made with other settings ({'; '.join(changed[:3])}{', ...' if len(changed) > 3 else ''})"
+    return Shard(header, [json.loads(line) for line in body.splitlines()])
+
+
+def differing(before: Any, now: Any, where: str = "") -> list[str]:
+    """`key: old, now new` of all places in which two plain values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [found for key in {**before, **now}
+                for found in differing(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
+    return [] if before == now else [f"{where}: {_short(before)}, now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""`dforce benchmark planning`: planners on one task, trained, tuned, played and compared; goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from dforce.config import nearest
+from dforce.planning.benchmark import Bench, units
+from dforce.planning.suite import Suite, read_suite
+from dforce.planning.tables import collect
+from dforce.planning.tasks import Task, get_task
+from dforce.planning.units import Outcome, Stopped, claim, run_units
+from dforce.report.html import write_index
+from dforce.report.results import append_episodes
+from dforce.report.table import csv_table, markdown_table
+from dforce.run import RunFolder, write_atomic
+from dforce.verbs.trainings import training_unit
+
+FOLDER = False  # a benchmark goes on in the folder that it has
+FEW = 40_000    # environment steps of data under fast_dev_run
+MAIN = ("score", "score_iqm", "return", "success", "score_latched", "return_latched", "first_reach")
+COSTS = ("plan_seconds", "plan_tokens", "episode_seconds")
+
+
+def run(cfg: Any, _: None = None) -> None:
+    """Does what is left of the benchmark, in this process; others may work in the same folder. See the YAML."""
+    begin = time.monotonic()
+    late = (lambda: time.monotonic() - begin > cfg.limit) if cfg.limit else (lambda: False)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    task = get_task(cfg.task)
+    suite, text = _suite(cfg, task)
+    folder = RunFolder("benchmark/planning", {**_plain(cfg), "suite": text}, out=cfg.out, resume=True)
+    try:
+        with folder:
+            outcome = _work(cfg, suite, task, folder, late)
+            for name, error in outcome.failed.items():
+                if not isinstance(error, Stopped):
+                    print(f"{name} failed: {error}")
+                    raise error
+        if outcome.left:
+            _unfinished(folder, outcome)
+    finally:
+        write_index(folder.path)
+    print(f"open {folder.path / 'index.html'}")
+
+
+def _unfinished(folder: RunFolder, outcome: Outcome) -> None:
+    folder.status(f"stopped: {len(outcome.left)} units are left")
+    print(f"stopped with {len(outcome.left)} units left ({', '.join(outcome.left[:4])}...); the same command with "
+          f"out={folder.path} goes on")
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+
+
+def _suite(cfg: Any, task: Task) -> tuple[Suite, dict[str, Any]]:
+    """The suite that cfg asks for, and its text."""
+    file = Path(cfg.suite) if cfg.suite else shipped(task, cfg.size)
+    if not file.is_file():
+        raise ValueError(f"suite={cfg.suite} is no file; give a YAML in the shape of {shipped(task, 'cpu')}")
+    text = yaml.safe_load(file.read_text(encoding="utf-8"))
+    changed = OmegaConf.to_container(OmegaConf.merge(text, cfg.change or {}), resolve=True)
+    assert isinstance(changed, dict)
+    suite = read_suite(changed, methods=cfg.methods, models=cfg.models, seeds=cfg.seeds, episodes=cfg.episodes,
+                       tune_episodes=cfg.tune_episodes, fast=cfg.fast_dev_run, trust=cfg.trust, files=[file])
+    return suite, changed
+
+
+def shipped(task: Task, size: str) -> Path:
+    """configs/planning/<task>-<size>.yaml; for a maze of one's own that of umaze, or of medium where it is larger."""
+    folder = Path(str(files("dforce.configs"))) / "planning"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    name = task.name
+    if name.startswith("maze2d-custom"):
+        name = "maze2d-umaze" if len(task.maze.free_cells) <= 12 else "maze2d-medium"
+    if f"{name}-{size}" not in known:
+        raise ValueError(f"no configuration for task={name} size={size}{nearest(f'{name}-{size}', known)}; or give "
+                         "one of your own, suite=FILE")
+    return folder / f"{name}-{size}.yaml"
+
+
+def _work(cfg: Any, suite: Suite, task: Task, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
+    with claim(folder.path / "locks" / "data.lock", wait=True):  # two processes must not write the same data
+        data = task.make_data(steps=FEW if cfg.fast_dev_run else None)
+    models = {(model.name, seed): training_unit(model, seed, data=data, late=late, trust=cfg.trust,
+                                                folder=folder.path / "models", tell=_once())
+              for model in suite.models.values() for seed in range(model.seeds)}
+    options = {"device": cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"), "precision": cfg.precision,
+               "trust": cfg.trust}
+    bench = Bench(suite, task, data, folder.path, {key: trained for key, (_, trained) in models.items()}, options,
+                  _once())
+    work = units(bench, {key: unit for key, (unit, _) in models.items()})
+
+    def tell(name: str, left: int) -> None:
+        print(f"{name} ({len(work) - left + 1} of {len(work)})", flush=True)
+
+    try:
+        outcome = run_units(work, folder.path / "locks", late=late, tell=tell)
+    finally:
+        report(bench, folder)
+    return outcome
+
+
+def _once() -> Callable[[str], None]:
+    """Prints every message once."""
+    return cache(lambda text: print(text, flush=True))
+
+
+def report(bench: Bench, folder: RunFolder) -> None:
+    """results.json, episodes.jsonl, tables.md, tables.csv and the pictures of all that is there."""
+    tables = collect(bench)
+    if not tables.lines:
+        return
+    with claim(folder.path / "locks" / "report.lock") as mine:
+        if not mine:  # the other process sees the same files
+            return
+        folder.results(tables.rows)
+        partial = folder.path / "episodes.jsonl.part"
+        partial.unlink(missing_ok=True)
+        append_episodes(partial, tables.lines).replace(folder.path / "episodes.jsonl")
+        shown = sections(tables.rows)
+        text = "\n".join(f"## {name}\n\n{markdown_table(rows)}" for name, rows in shown)
+        write_atomic(folder.path / "tables.md", text)
+        write_atomic(folder.path / "tables.csv", csv_table(tables.rows))
+        print(markdown_table(shown[0][1], metrics=[shown[0][1][0]["metric"], "success"]))
+
+
+def sections(rows: list[Mapping[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows as the tables that people read: scores, costs, differences, tuning."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    found = []
+    for task in tasks:
+        own = [dict(row) for row in rows if row["task"] == task]
+        if task != tasks[0]:
+            found.append((task, own))
+            continue
+        for name, metrics in ((task, MAIN), (f"{task}, what it costs", COSTS)):
+            chosen = sorted((row for row in own if row["metric"] in metrics), key=lambda r: metrics.index(r["metric"]))
+            found += [(name, chosen)] if chosen else []
+    return found
