@@ -11,9 +11,11 @@ from .controller import WaypointController
 from .draw import draw_maze
 from .generate import generate
 from .maze import MAZES, Maze, get_maze, maze_from_text, maze_reward, normalized_score, sample_goals, sample_starts
+from .world import World, as_world
 
-__all__ = ["MAZES", "BatchedMaze", "Maze", "MazeEnv", "WaypointController", "draw_maze", "dynamics", "generate",
-           "get_maze", "maze_from_text", "maze_reward", "normalized_score", "sample_goals", "sample_starts"]
+__all__ = ["MAZES", "BatchedMaze", "Maze", "MazeEnv", "WaypointController", "World", "as_world", "draw_maze",
+           "dynamics", "generate", "get_maze", "maze_from_text", "maze_reward", "normalized_score", "sample_goals",
+           "sample_starts"]
 
 for _name in MAZES:
     for _suffix, _dense in (("", False), ("-dense", True)):

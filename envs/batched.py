@@ -11,7 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .maze import CELL_OFFSET, Maze, get_maze, maze_reward, sample_starts
+from .frame import CELL_OFFSET, D4RL
+from .maze import Maze, get_maze, maze_reward, sample_starts
 
 DT = 0.01                                   # s
 RADIUS = 0.1                                # m
@@ -152,6 +153,9 @@ class BatchedMaze:
 
     def __init__(self, maze: Maze | str, n: int, *, dense: bool = False):
         self.maze, self.n, self.dense = get_maze(maze), n, dense
+        if self.maze.frame != D4RL:
+            raise ValueError(f"maze {self.maze.name!r} has a frame of its own, in which these dynamics do not hold: "
+                             "play in its world (`World.copies`), or take the grid alone with maze_from_text")
         self.state = np.zeros((n, 4))
         self.goal = np.tile(np.asarray(self.maze.goal, float), (n, 1))
 

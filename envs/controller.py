@@ -5,26 +5,38 @@ from functools import lru_cache
 
 import numpy as np
 
+from .frame import D4RL
 from .maze import MOVES, Maze, get_maze
 
 P_GAIN, D_GAIN = 10.0, -1.0        # action = 10 (waypoint - position) - velocity, D4RL's gains
 REACHED = 0.1                      # m, a waypoint is reached within this distance
-WAYPOINT_JITTER = 0.2              # m, a waypoint on the way is shifted by -U(0, 0.2): towards the cell's centre
+WAYPOINT_JITTER = 0.2              # cells, a waypoint on the way is shifted by -U(0, 0.2): towards the cell's centre
+
+
+def steer(gains: tuple[float, float], offset: np.ndarray, lag: np.ndarray) -> np.ndarray:
+    """clip(gain_p offset + gain_d lag, -1, 1), actions [N, 2], for what is missing of a position and of a velocity.
+
+    offset: [N, 2]; lag: [N, 2], or [N, 0] where no velocity is observed.
+    """
+    push = gains[0] * offset
+    if lag.shape[1]:
+        push = push + gains[1] * lag
+    return np.minimum(np.maximum(push, -1.0), 1.0)
 
 
 @lru_cache(maxsize=64)
-def next_cells(maze: Maze) -> np.ndarray:
+def next_cells(maze: Maze, moves: tuple[tuple[int, int], ...] = MOVES) -> np.ndarray:
     """Int [R * C, R * C, 2]: the cell to go to, from cell index [target, here], on a shortest path to the target.
 
     Cells are indexed i * C + j. Equals the greedy policy of value iteration (gamma < 1, reward for being at the
-    target); of several best moves the first of `MOVES` is taken, as D4RL's argmax does. A wall leads nowhere (itself).
+    target); of several best moves the first of `moves` is taken, as D4RL's argmax does. A wall leads nowhere (itself).
     """
     rows, columns = maze.walls.shape
     table = np.tile(np.stack(np.divmod(np.arange(rows * columns), columns), -1), (rows * columns, 1, 1))
     for target in map(tuple, maze.free_cells):
         distance = _distances(maze, target)
         for i, j in maze.free_cells:
-            neighbours = [(i + di, j + dj) for di, dj in MOVES]
+            neighbours = [(i + di, j + dj) for di, dj in moves]
             table[target[0] * columns + target[1], i * columns + j] = min(neighbours, key=distance.__getitem__)
     return table
 
@@ -47,10 +59,13 @@ class WaypointController:
 
     `act` plans again for a row whose goal has changed or that `reset` has named; call `reset` when an episode starts,
     or a row goes on following the path of its last episode (the flaw in D4RL's expert, whose score is `ref_max`).
+    In a frame whose cells are centred on their waypoints the shift is U(-0.1, 0.1) cells. gains: of position and of
+    velocity error (`World.gains`).
     """
 
-    def __init__(self, maze: Maze | str, n: int, rng: np.random.Generator):
-        self.maze, self.n, self.rng = get_maze(maze), n, rng
+    def __init__(self, maze: Maze | str, n: int, rng: np.random.Generator, *,
+                 gains: tuple[float, float] = (P_GAIN, -D_GAIN)):
+        self.maze, self.n, self.rng, self.gains = get_maze(maze), n, rng, gains
         self.goal = np.full((n, 2), np.nan)              # nan: differs from every goal, so the first `act` plans
         self.target = np.zeros(n, int)                   # index i * C + j of the goal's cell
         self.cell = np.zeros((n, 2), int)                # the cell of the current waypoint
@@ -67,7 +82,7 @@ class WaypointController:
         if len(new):
             self._plan(new, obs[new, :2], goal[new])
         offset = self.waypoint - obs[:, :2]
-        action = np.minimum(np.maximum(P_GAIN * offset + D_GAIN * obs[:, 2:], -1.0), 1.0)
+        action = steer(self.gains, offset, -obs[:, 2:])
         # The reached waypoint still gives this step's action, as in D4RL.
         reached = np.flatnonzero(offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2)
         if len(reached):
@@ -92,4 +107,6 @@ class WaypointController:
         self.cell[rows] = cell
         final = cell[:, 0] * self.maze.walls.shape[1] + cell[:, 1] == self.target[rows]
         shifted = cell - self.rng.uniform(0.0, WAYPOINT_JITTER, cell.shape)
+        if self.maze.frame != D4RL:
+            shifted = self.maze.frame.position(shifted + WAYPOINT_JITTER / 2)
         self.waypoint[rows] = np.where(final[:, None], self.goal[rows], shifted)

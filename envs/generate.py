@@ -1,11 +1,15 @@
 """The maze2d dataset generator, vectorised over chains: a scripted driver visits random cells, one after another."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from .batched import BatchedMaze
 from .controller import REACHED, WaypointController
 from .maze import Maze, get_maze
+from .world import Copies
 
 
 def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 1000,
@@ -32,27 +36,43 @@ def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 
     length = steps // chains
     env = BatchedMaze(maze, chains)
     driver = WaypointController(maze, chains, rng)
-    obs = env.reset(rng)
-    target, age = _random_cells(maze, chains, rng), np.zeros(chains, int)
-    observations, actions = np.empty((length + 1, chains, 4)), np.empty((length, chains, 2))
-    rewards, goals = np.empty((length, chains)), np.empty((length, chains, 2))
+    env.reset(rng)
+    first = _random_cells(maze, chains, rng=rng)
+    return drive(env, driver, first, partial(_random_cells, maze, rng=rng), rng, steps=length, noise=noise,
+                 patience=maze.max_steps)
+
+
+def drive(env: Copies, driver: WaypointController, target: np.ndarray, draw: Callable[[int], np.ndarray],
+          rng: np.random.Generator, *, steps: int, noise: float, patience: int,
+          reward_target: bool = False) -> dict[str, np.ndarray]:
+    """The balls of `env` driven for `steps` steps at `target` [C, 2], then at others that draw(n) -> [n, 2] gives.
+
+    patience: steps after which a target is given up. reward_target: rewards are for the target driven at, and not for
+    `env.goal` as it is. Returns observations [C, S + 1, O], actions, goals (the targets) [C, S, 2], rewards [C, S].
+    """
+    obs, target = env.state.copy(), target.copy()
+    chains, age = len(obs), np.zeros(len(obs), int)
+    observations, actions = np.empty((steps + 1, *obs.shape)), np.empty((steps, chains, 2))
+    rewards, goals = np.empty((steps, chains)), np.empty((steps, chains, 2))
     observations[0] = obs
-    for t in range(length):
+    for t in range(steps):
         goals[t] = target
+        if reward_target:
+            env.goal = target
         action = driver.act(obs, target)
         if noise:
             action = np.clip(action + noise * rng.standard_normal(action.shape), -1.0, 1.0)
         offset = obs[:, :2] - target
         # As in D4RL, arrival is seen before the step, and the step's action still drives at the old target.
-        done = np.flatnonzero((offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2) | (age >= maze.max_steps))
+        done = np.flatnonzero((offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2) | (age >= patience))
         obs, rewards[t] = env.step(action)
         actions[t], observations[t + 1] = action, obs
         age += 1
         if len(done):
-            target[done], age[done] = _random_cells(maze, len(done), rng), 0
+            target[done], age[done] = draw(len(done)), 0
     packed = {"observations": observations, "actions": actions, "goals": goals}
     return {name: array.swapaxes(0, 1).copy() for name, array in packed.items()} | {"rewards": rewards.T.copy()}
 
 
-def _random_cells(maze: Maze, n: int, rng: np.random.Generator) -> np.ndarray:
+def _random_cells(maze: Maze, n: int, *, rng: np.random.Generator) -> np.ndarray:
     return maze.free_cells[rng.integers(len(maze.free_cells), size=n)].astype(float)

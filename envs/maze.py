@@ -1,8 +1,9 @@
 """Mazes as data: the four D4RL maze2d grids, their reference scores, and the reader of a user's own text grid.
 
-Frame (D4RL's `qpos`): the first coordinate is the row index, the second the column index. The ball starts from the
-world point (1.2, 1.2) and wall (i, j) stands at (i + 1, j + 1), so wall (i, j) is the unit square around
-(i - 0.2, j - 0.2) and a ball of radius 0.1 moves in about [i - 0.6, i + 0.2] of a free cell: not centred on i.
+Frame, unless a maze brings another (D4RL's `qpos`): the first coordinate is the row index, the second the column
+index. The ball starts from the world point (1.2, 1.2) and wall (i, j) stands at (i + 1, j + 1), so wall (i, j) is the
+unit square around (i - 0.2, j - 0.2) and a ball of radius 0.1 moves in about [i - 0.6, i + 0.2] of a free cell: not
+centred on i.
 """
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-CELL_OFFSET = 0.2          # cell (i, j) is centred at (i - 0.2, j - 0.2), see the module's docstring
+from .frame import D4RL, Frame
+
 GOAL_RADIUS = 0.5          # the sparse reward is 1 within this distance of the goal
 START_JITTER = 0.1         # a reset shifts the ball by U(-0.1, 0.1) on each axis ...
 START_SPEED = 0.1          # ... and draws its velocity from N(0, 0.1^2)
@@ -27,6 +29,7 @@ class Maze:
     """A closed grid. `goal` is the cell (i, j) of the task; references are raw returns of one episode, None if unknown.
 
     `rows` hold '#' (wall), 'O' (free) and at most one 'G' (free, the goal). `max_steps` is in steps of 0.01 s.
+    `frame` says where the cells are in observed positions.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Maze:
     ref_max: float | None = None
     dense_ref_min: float | None = None
     dense_ref_max: float | None = None
+    frame: Frame = D4RL
 
     @cached_property
     def walls(self) -> np.ndarray:
@@ -50,16 +54,28 @@ class Maze:
 
     def cell(self, position: ArrayLike) -> np.ndarray:
         """Cells (i, j) [..., 2], integers, that hold the positions [..., 2]."""
-        return np.rint(np.asarray(position, float) + CELL_OFFSET).astype(int)
+        return np.rint(self.frame.grid(position)).astype(int)
 
     def is_free(self, position: ArrayLike) -> np.ndarray:
         """Bool [...]: True where the centre of a ball at `position` [..., 2] lies in a free cell."""
         position = np.asarray(position, float)
         finite = np.isfinite(position).all(-1)
-        cell = self.cell(np.where(finite[..., None], position, -1.0))
+        cell = self.cell(np.where(finite[..., None], position, self.frame.origin))
         inside = finite & (cell >= 0).all(-1) & (cell < self.walls.shape).all(-1)
         cell = np.where(inside[..., None], cell, 0)
         return inside & ~self.walls[cell[..., 0], cell[..., 1]]
+
+    def near_wall(self, position: ArrayLike) -> np.ndarray:
+        """Bool [...]: a ball at `position` [..., 2], its centre in a free cell, is so near a wall that it is pushed."""
+        offset = self.frame.grid(position)
+        cell = np.rint(offset).astype(int)
+        offset = offset - cell
+        side = np.where(offset < 0, -1, 1)
+        gap = 0.5 - np.abs(offset)  # from the ball's centre to the nearest border of its cell, each axis
+        (i, j), (di, dj) = np.moveaxis(cell, -1, 0), np.moveaxis(side, -1, 0)
+        near = self.frame.touch / self.frame.unit
+        beside = self.walls[i + di, j] & (gap[..., 0] < near) | self.walls[i, j + dj] & (gap[..., 1] < near)
+        return beside | self.walls[i + di, j + dj] & (np.hypot(gap[..., 0], gap[..., 1]) < near)
 
 
 def maze_from_text(text: str, *, name: str = "custom", goal: tuple[int, int] | None = None,

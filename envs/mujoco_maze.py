@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from .batched import DAMPING, DENSITY, DT, GEAR, MARGIN, MAX_SPEED, RADIUS
 from .draw import draw_maze
-from .maze import CELL_OFFSET, Maze, get_maze, maze_reward, sample_goals, sample_starts
+from .frame import CELL_OFFSET
+from .maze import Maze, get_maze, maze_reward, sample_goals, sample_starts
 
 BALL_ORIGIN = 1.2          # the ball's joints are zero at the world point (1.2, 1.2)
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {
     "schedule", "transition", "noise", "tree", "denoiser", "matrix", "loss", "sample", "wavefront", "rollout",
-    "guidance", "monte_carlo",
+    "guidance", "monte_carlo", "elbo",
 }  # fmt: skip
 PILLARS = {"planning", "video", "policy", "align"}
 APPLICATION = {"cli", "verbs", "__main__", "__init__"}
@@ -35,7 +35,7 @@ ALLOWED = {
 THIRD = {
     **{name: {"torch", "einops", "numpy"} for name in CORE},
     "nets": {"torch", "einops", "diffusers"},
-    "envs": {"gymnasium", "mujoco", "numpy"},
+    "envs": {"gymnasium", "mujoco", "numpy", "gymnasium_robotics", "ogbench"},
 }
 
 

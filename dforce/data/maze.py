@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from .episodes import pack
@@ -10,6 +11,8 @@ from .store import datasets_root, restore, verify_checksums
 from .trajectories import ABOUT, read_metadata, save_episodes
 
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
+
+RELEASED_STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of D4RL's files; 1,000,000 for the others
 
 NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy"]}
 
@@ -38,7 +41,56 @@ def make_maze_dataset(
     chains = chains or _chains(steps)
     settings = {"steps": steps, "noise": float(noise), "seed": seed, "chains": chains}
     about = {"maze": grid.name, "rows": list(grid.rows), "env": f"maze2d-{grid.name}", "dt": DT, **settings, **NAMES}
-    name = name or _default_name(grid.name, noise)
+    known = grid.name in envs.MAZES and envs.MAZES[grid.name].rows == grid.rows
+    return _kept(name or _default_name(grid.name, noise), about,
+                 lambda: envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed),
+                 overwrite=overwrite, root=root, **(_minari_facts(grid, noise) if known else {}))
+
+
+def make_pointmaze_dataset(
+    size: str, *, steps: int, name: str, seed: int = 0, overwrite: bool = False, root: str | os.PathLike | None = None
+) -> str:
+    """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze (umaze, medium, large), in its own frame.
+
+    rewards: 1 within .45 of the target driven to. Needs the package gymnasium-robotics.
+    """
+    from dforce.envs.pointmaze import IDS, pointmaze, pointmaze_demonstrations
+
+    settings = {"steps": steps, "noise": 0.5, "seed": seed, "chains": _chains(steps)}
+    about = {"maze": size, "rows": list(pointmaze(size).maze.rows), "env": f"pointmaze-{size}", "dt": DT, **settings,
+             **NAMES}
+    told = {"algorithm_name": "waypoint controller, action noise 0.5", "author": "dforce",
+            "description": f"{IDS[size]}, observations without goals: one scripted driver, random targets."}
+    return _kept(name, about, lambda: pointmaze_demonstrations(
+        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed), overwrite=overwrite, root=root, **told)
+
+
+def make_ogbench_dataset(
+    size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
+    root: str | os.PathLike | None = None,
+) -> str:
+    """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe, `envs.ogbench`.
+
+    Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the target driven to; rewards:
+    1 within 1 m of it. Needs the package ogbench.
+    """
+    from dforce.envs.ogbench import ACTION_NOISE, DT, ogbench, ogbench_demonstrations
+
+    about = {"maze": size, "rows": list(ogbench(size).maze.rows), "env": f"ogbench-{size}", "dt": DT,
+             "steps": episodes * length, "noise": ACTION_NOISE, "seed": seed, "chains": episodes,
+             "observation_names": ["x", "y"], "action_names": ["dx", "dy"]}
+    told = {"algorithm_name": "oracle sub-goals, action noise 0.5", "author": "dforce",
+            "description": f"OGBench's pointmaze-{size}-navigate, generated anew by its recipe."}
+    return _kept(name, about, lambda: ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed),
+                 overwrite=overwrite, root=root, **told)
+
+
+def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bool, root: str | os.PathLike | None,
+          **facts: Any) -> str:
+    """`name`, under which what generate() returns is saved, unless an equal dataset (the same `about`) is there.
+
+    ValueError where another one of that name is, unless `overwrite`.
+    """
     folder = restore(datasets_root(root) / name)
     if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
         verify_checksums(folder)
@@ -47,10 +99,8 @@ def make_maze_dataset(
         raise ValueError(
             f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another name"
         )
-    made = envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed)
+    made = generate()
     episodes = pack(made["observations"], made["actions"], made["rewards"], infos={"goal": made["goals"]}, about=about)
-    known = grid.name in envs.MAZES and envs.MAZES[grid.name].rows == grid.rows
-    facts = _minari_facts(grid, noise) if known else {}
     save_episodes(name, episodes, overwrite=overwrite, root=root, **facts)
     return name
 

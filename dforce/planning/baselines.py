@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dforce.envs import Maze, WaypointController
+from dforce.envs import Maze, WaypointController, World, as_world
+from dforce.envs.controller import D_GAIN, P_GAIN, steer
 from dforce.planning.execute import Executed, Plan, Planner, play
 
 Driver = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -23,36 +24,46 @@ def random_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -
     return rng.uniform(-1.0, 1.0, size=(len(obs), 2))
 
 
-def straight_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """PD to the goal as if there were no walls: 10 (goal - x) - v, clipped. obs: [N, 4], goal: [N, 2] -> [N, 2].
+def straight_driver(
+    obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *, gains: tuple[float, float] = (P_GAIN, -D_GAIN)
+) -> np.ndarray:
+    """PD to the goal as if there were no walls: 10 (goal - x) - v, clipped. obs: [N, O], goal: [N, 2] -> [N, 2].
 
     Nothing is learnt and nothing planned, yet it scores 106 on umaze: the starts that it fails on are what counts.
+    gains: those of D4RL's waypoint controller; `straight_in` takes a world's own.
     """
-    return np.clip(10.0 * (goal - obs[:, :2]) - obs[:, 2:], -1.0, 1.0)  # the gains of D4RL's waypoint controller
+    return steer(gains, goal - obs[:, :2], -obs[:, 2:])
 
 
-def controller_driver(maze: Maze) -> Driver:
+def straight_in(place: Maze | World) -> Driver:
+    """`straight_driver` with the gains of a world, whose actions may mean something else than D4RL's."""
+    return partial(straight_driver, gains=as_world(place).gains)
+
+
+def controller_driver(place: Maze | World) -> Driver:
     """D4RL's waypoint controller, planned anew for each episode, as a driver good for ONE run_driver call.
 
     D4RL's own reference scores (ref_max) reused a controller that kept its old path across episodes; this one does
     not, hence scores far above 100.
     """
+    world = as_world(place)
     controllers: list[WaypointController] = []
 
     def drive(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not controllers:
-            controllers.append(WaypointController(maze, len(obs), rng))
+            controllers.append(WaypointController(world.maze, len(obs), rng, gains=world.gains))
         return controllers[0].act(obs, goal)
 
     return drive
 
 
 def run_driver(
-    maze: Maze, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None, seed: int = 0
+    place: Maze | World, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
+    seed: int = 0,
 ) -> Executed:
-    """Drive N episodes to their end. starts: [N, 4]; goals: [N, 2] or [2]; steps: maze.max_steps unless given."""
+    """Drive N episodes to their end. starts: [N, O]; goals: [N, 2] or [2]; steps: maze.max_steps unless given."""
     rng = np.random.default_rng(seed)
-    return play(maze, lambda t, obs, goal: driver(obs, goal, rng), starts, goals, steps=steps)
+    return play(place, lambda t, obs, goal: driver(obs, goal, rng), starts, goals, steps=steps)
 
 
 def retrieval_planner(
@@ -66,9 +77,9 @@ def retrieval_planner(
 ) -> Planner:
     """The planner that remembers: the demonstration nearest in start that gets to the goal, replayed from there.
 
-    observations: [C, S + 1, 4], actions: [C, S, 2] of C chains, physical units. A candidate is every time index whose
+    observations: [C, S + 1, O], actions: [C, S, 2] of C chains, physical units. A candidate is every time index whose
     chain is within `arrive` cells of the goal (passing is enough) at most `horizon` steps later. Starts are compared
-    by Euclidean distance of (x, y, vx, vy) / scale; `scale` is the data's standard deviation [4] unless given. Among
+    by Euclidean distance of (x, y, vx, vy) / scale; `scale` is the data's standard deviation [O] unless given. Among
     the candidates within `slack` of the nearest, the quickest is taken. The plan is the demonstration until it
     arrives, then the goal at rest. ValueError where no demonstration arrives.
     """
@@ -76,15 +87,16 @@ def retrieval_planner(
     # dense data hold hundreds of starts that a PD cannot tell apart: the very nearest of them is no better a match,
     # but may wander elsewhere before it visits the goal (umaze, 1M steps: 100 at slack 0, 143 at .1, 145 at .3).
     checked_demonstrations(observations, actions, horizon)
-    scale = observations.reshape(-1, 4).std(axis=0) if scale is None else np.asarray(scale, dtype=np.float64)
-    points = observations[:, :-1].reshape(-1, 4) / scale  # the last observation starts nothing
+    width = observations.shape[2]
+    scale = observations.reshape(-1, width).std(axis=0) if scale is None else np.asarray(scale, dtype=np.float64)
+    points = observations[:, :-1].reshape(-1, width) / scale  # the last observation starts nothing
     order = np.argsort(points[:, 0], kind="stable")
     memory = Memory(observations, actions, scale, points[order], order)
     return partial(recall, memory, horizon=horizon, arrive=arrive, slack=slack)
 
 
 class Memory(NamedTuple):
-    """Demonstrations and, for the search, their starts: points [C * S, 4] = start / scale, sorted by column 0.
+    """Demonstrations and, for the search, their starts: points [C * S, O] = start / scale, sorted by column 0.
 
     order: [C * S], chain * S + step of each point.
     """
@@ -107,8 +119,8 @@ def recall(
     arrive: float,
     slack: float,
 ) -> Plan:
-    """The planner of `retrieval_planner`. obs: [N, 4], goal: [N, 2] -> Plan of N, `remaining` steps; rng is unused."""
-    planned = Plan(np.zeros((len(obs), remaining, 2)), np.zeros((len(obs), remaining, 4)))
+    """The planner of `retrieval_planner`. obs: [N, O], goal: [N, 2] -> Plan of N, `remaining` steps; rng is unused."""
+    planned = Plan(np.zeros((len(obs), remaining, 2)), np.zeros((len(obs), remaining, obs.shape[1])))
     for target in np.unique(goal, axis=0):
         wait = steps_to_goal(memory.observations, target, arrive)[memory.order]
         for episode in np.flatnonzero((goal == target).all(axis=1)):
@@ -127,7 +139,7 @@ def recall(
 
 
 def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> np.ndarray:
-    """Steps from each time index until its chain is next within `arrive` of the goal: [C, S + 1, 4] -> [C * S] int.
+    """Steps from each time index until its chain is next within `arrive` of the goal: [C, S + 1, O] -> [C * S] int.
 
     0 where it is there already; a number above any horizon where the chain never gets there again.
     """
@@ -143,7 +155,7 @@ def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> 
 def quickest_near(points: np.ndarray, wait: np.ndarray, query: np.ndarray, *, horizon: int, slack: float) -> int | None:
     """Index of the quickest candidate whose distance is within `slack` of the nearest's; None without candidates.
 
-    points: [M, 4], scaled, sorted by column 0; wait: [M] steps to the goal, a candidate where <= horizon; query: [4].
+    points: [M, O], scaled, sorted by column 0; wait: [M] steps to the goal, a candidate where <= horizon; query: [O].
     Exact without a tree: a window about column 0 is widened until it must hold all candidates that matter.
     """
     reach = max(2 * slack, 0.05)
@@ -164,8 +176,8 @@ def quickest_near(points: np.ndarray, wait: np.ndarray, query: np.ndarray, *, ho
 
 
 def checked_demonstrations(observations: np.ndarray, actions: np.ndarray, horizon: int) -> None:
-    """ValueError unless observations are [C, S + 1, 4], actions [C, S, 2], all finite, and horizon >= 1."""
-    if observations.ndim != 3 or observations.shape[2] != 4 or observations.shape[1] < 2:
+    """ValueError unless observations are [C, S + 1, O >= 2], actions [C, S, 2], all finite, and horizon >= 1."""
+    if observations.ndim != 3 or observations.shape[2] < 2 or observations.shape[1] < 2:
         raise ValueError(f"observations must be [C, S + 1, 4] with S >= 1, got {observations.shape}")
     chains, length = observations.shape[:2]
     if actions.shape != (chains, length - 1, 2):

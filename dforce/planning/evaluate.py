@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.envs import Maze
-from dforce.planning.baselines import controller_driver, random_driver, run_driver, straight_driver
-from dforce.planning.execute import Executed, Executor, Plan, Planner, run_episodes
+from dforce.envs import Maze, World
+from dforce.planning.baselines import controller_driver, random_driver, run_driver, straight_in
+from dforce.planning.execute import Executed, Executor, Plan, Planner, run_episodes, suited
 from dforce.planning.score import Row, ScoreReport, blocked_mask, paired_difference, score_report
 
 
@@ -31,23 +31,23 @@ class Comparison(NamedTuple):
     blocked: np.ndarray  # [N]
 
 
-def references(maze: Maze, *, seed: int = 0) -> list[Method]:
+def references(place: Maze | World, *, seed: int = 0) -> list[Method]:
     """Random actions, straight driving at the goal, and the scripted controller that knows the maze."""
     def driven(driver: Any) -> Callable[[np.ndarray, np.ndarray], Executed]:
-        return lambda starts, goals: run_driver(maze, driver, starts, goals, seed=seed)
+        return lambda starts, goals: run_driver(place, driver, starts, goals, seed=seed)
 
-    return [Method("random", {}, driven(random_driver)), Method("straight", {}, driven(straight_driver)),
-            Method("controller", {}, lambda starts, goals: run_driver(maze, controller_driver(maze), starts, goals,
+    return [Method("random", {}, driven(random_driver)), Method("straight", {}, driven(straight_in(place))),
+            Method("controller", {}, lambda starts, goals: run_driver(place, controller_driver(place), starts, goals,
                                                                       seed=seed))]
 
 
-def planned(name: str, maze: Maze, planner: Planner, executor: Executor, *, seed: int = 0,
+def planned(name: str, place: Maze | World, planner: Planner, executor: Executor, *, seed: int = 0,
             variant: dict[str, Any] | None = None, **control: Any) -> Method:
     """A planner under an executor; `control` is replan_every and shrink of `run_episodes`."""
     def play(starts: np.ndarray, goals: np.ndarray) -> Executed:
-        return run_episodes(maze, planner, executor, starts, goals, seed=seed, **control)
+        return run_episodes(place, planner, executor, starts, goals, seed=seed, **control)
 
-    named = {**getattr(planner, "variant", {}), **getattr(executor, "variant", {}), **(variant or {})}
+    named = {**getattr(planner, "variant", {}), **getattr(suited(executor, place), "variant", {}), **(variant or {})}
     return Method(name, {**named, **{key: value for key, value in control.items() if value}}, play)
 
 
@@ -66,16 +66,16 @@ class once:  # noqa: N801
         return self.plan
 
 
-def compare(maze: Maze, methods: Iterable[Method], starts: np.ndarray, goals: np.ndarray, *, task: str,
+def compare(place: Maze | World, methods: Iterable[Method], starts: np.ndarray, goals: np.ndarray, *, task: str,
             tell: Callable[[str], None] = lambda name: None) -> Comparison:
     """Play every method from the same starts [N, 4] to goals [N, 2] or [2]; `tell(name)` before each."""
     goals = np.broadcast_to(goals, (len(starts), 2))
-    blocked = blocked_mask(maze, starts, goals)
+    blocked = blocked_mask(place, starts, goals)
     rows, lines, played, reports = [], [], [], []
     for method in methods:
         tell(method.name)
         played.append(method.play(starts, goals))
-        reports.append(score_report(maze, [played[-1]], [blocked]))
+        reports.append(score_report(place, [played[-1]], [blocked]))
         rows += reports[-1].rows(task=task, method=method.name, variant=method.variant)
         lines += reports[-1].episodes(task=task, method=method.name, variant=method.variant)
     return Comparison(rows, lines, played, reports, blocked)

@@ -3,24 +3,25 @@
 How a plan is executed decides a maze score as much as the plan itself does, so an executor is an explicit argument,
 never a default hidden in a planner, and its `variant` goes into every row of results. Everything is batched over
 N episodes and in physical units. An observation is (x, y, vx, vy), a length is one maze cell, and an action is
-(ax, ay) in [-1, 1].
+(ax, ay) in [-1, 1]. A `World` that shows no velocity has O = 2 columns instead of 4, and lengths of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.envs import BatchedMaze, Maze
+from dforce.envs import Maze, World, as_world
+from dforce.envs.controller import D_GAIN, P_GAIN, steer
 from dforce.envs.maze import GOAL_RADIUS
 
 
 class Plan(NamedTuple):
-    """What is meant to happen. actions: [N, H, 2]; states: [N, H, 4], state h is where the plan is AFTER step h."""
+    """What is meant to happen. actions: [N, H, 2]; states: [N, H, O], state h is where the plan is AFTER step h."""
 
     actions: np.ndarray
     states: np.ndarray
@@ -39,8 +40,8 @@ Act = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 class Executed(NamedTuple):
     """N episodes of H steps as they went. Every field but `plan` has the episodes first.
 
-    rewards: [N, H], the sparse reward of each step (1 within half a cell of the goal, of the state stepped into)
-    trajectory: [N, H + 1, 4], observations from the start on; actions: [N, H, 2] as sent; goals: [N, 2]
+    rewards: [N, H], the sparse reward of each step (1 near the goal: half a cell in maze2d, of the state stepped into)
+    trajectory: [N, H + 1, O], observations from the start on; actions: [N, H, 2] as sent; goals: [N, 2]
     plan: the first plan, for pictures; None where nothing was planned (the baselines)
     """
 
@@ -79,7 +80,10 @@ class Executed(NamedTuple):
 class tracking:  # lower case, for it is used as the function that it is: tracking(hold=False)
     """PD tracking of the planned states: clip(gain_p (p' - x) + gain_d (v' - v)), (p', v') the plan's next state.
 
-    gain_p: actions a cell of position error, gain_d: actions a cell/s of velocity error (D4RL's controller: 10 and 1).
+    gain_p: actions a cell of position error, gain_d: actions a cell/s of velocity error; None: the world's own
+    (`World.gains`, which `run_episodes` fills in). They are 10 and 1 for the ball of maze2d and PointMaze, as in D4RL's
+    controller. In OGBench an action is a displacement of .2 m: 5 and 0, so that one action makes up for the error, or
+    for as much of it as it can.
     hold: from the plan's first arrival within `arrive` cells of the goal on, the target is the goal itself at rest.
     Demonstrations never stay at a goal, so neither do plans made from them. Diffuser's executor holds its last
     waypoint for the same reason. Where the plan ends, its last state stays the target.
@@ -87,14 +91,14 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
     the actuators allow, and so are plans made from them.
     """
 
-    gain_p: float = 10.0
-    gain_d: float = 1.0
+    gain_p: float | None = None
+    gain_d: float | None = None
     hold: bool = True
     arrive: float = 0.4
     pace: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.gain_p <= 0 or self.gain_d < 0:
+        if (self.gain_p is not None and self.gain_p <= 0) or (self.gain_d is not None and self.gain_d < 0):
             raise ValueError(f"want gain_p > 0 and gain_d >= 0, got gain_p={self.gain_p}, gain_d={self.gain_d}")
         if self.pace <= 0:
             raise ValueError(f"pace={self.pace} must be positive; 1 follows the plan as it was made")
@@ -104,24 +108,33 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
     @property
     def variant(self) -> dict[str, object]:
         """What names this executor in a row of results."""
-        return {"executor": "tracking", **asdict(self)}
+        return {"executor": "tracking", **asdict(self), **dict(zip(("gain_p", "gain_d"), self.gains(), strict=True))}
+
+    def gains(self, usual: tuple[float, float] = (P_GAIN, -D_GAIN)) -> tuple[float, float]:
+        """(gain_p, gain_d), with the `usual` ones for those that were not given."""
+        return (usual[0] if self.gain_p is None else self.gain_p, usual[1] if self.gain_d is None else self.gain_d)
+
+    def suited(self, world: World) -> tracking:
+        """The same executor with the world's gains where none were given."""
+        gain_p, gain_d = self.gains(world.gains)
+        return replace(self, gain_p=gain_p, gain_d=gain_d)
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """plan of N, step t >= 0 of it, obs: [N, 4], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
+        """plan of N, step t >= 0 of it, obs: [N, O], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
         last = plan.states.shape[1] - 1
         place = min(self.pace * (t + 1) - 1, last)  # in the plan; between two of its states unless pace is whole
         before = max(math.floor(place), 0)
         target = plan.states[:, before]
         if place > before:
             target = target + (place - before) * (plan.states[:, before + 1] - target)
-        target = target * (1, 1, self.pace, self.pace)
+        target = np.concatenate([target[:, :2], self.pace * target[:, 2:]], axis=1)
         if self.hold:
             gap = plan.states[:, : before + 1, :2] - goal[:, None]
             arrived = ((gap**2).sum(axis=-1) <= self.arrive**2).any(axis=1)
-            rest = np.concatenate([goal, np.zeros_like(goal)], axis=1)
+            rest = np.concatenate([goal, np.zeros_like(target[:, 2:])], axis=1)
             target = np.where(arrived[:, None], rest, target)
         error = target - obs
-        return np.clip(self.gain_p * error[:, :2] + self.gain_d * error[:, 2:], -1.0, 1.0)
+        return steer(self.gains(), error[:, :2], error[:, 2:])
 
 
 @dataclass(frozen=True)
@@ -140,19 +153,26 @@ class diffused_action:
         return np.clip(plan.actions[:, t], -1.0, 1.0)
 
 
-def play(maze: Maze, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None) -> Executed:
+def suited(executor: Any, place: Maze | World) -> Any:
+    """The executor as `run_episodes` uses it: with the world's own gains, where it has gains and gives none."""
+    return executor.suited(as_world(place)) if hasattr(executor, "suited") else executor
+
+
+def play(place: Maze | World, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None) -> Executed:
     """Let `act` drive N episodes at once, each to the end: a maze never terminates.
 
-    starts: [N, 4]; goals: [N, 2] or one goal [2] for all; steps: maze.max_steps unless given.
+    place: a maze (D4RL's ball in it) or a task's world. starts: [N, O]; goals: [N, 2] or one goal [2] for all;
+    steps: maze.max_steps unless given.
     """
-    starts, goals = episode_arrays(maze, starts, goals)
-    steps = maze.max_steps if steps is None else steps
+    world = as_world(place)
+    starts, goals = episode_arrays(world, starts, goals)
+    steps = world.maze.max_steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     count = len(starts)
-    env = BatchedMaze(maze, count)
+    env = world.copies(count)
     env.state, env.goal = starts.copy(), goals.copy()
-    trajectory, actions = np.empty((count, steps + 1, 4)), np.empty((count, steps, 2))
+    trajectory, actions = np.empty((count, steps + 1, world.width)), np.empty((count, steps, 2))
     rewards = np.empty((count, steps))
     trajectory[:, 0] = starts
     for t in range(steps):
@@ -162,26 +182,20 @@ def play(maze: Maze, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: 
 
 
 def run_episodes(
-    maze: Maze,
-    planner: Planner,
-    executor: Executor,
-    starts: np.ndarray,
-    goals: np.ndarray,
-    *,
-    steps: int | None = None,
-    replan_every: int | None = None,
-    shrink: bool = False,
-    seed: int = 0,
+    place: Maze | World, planner: Planner, executor: Executor, starts: np.ndarray, goals: np.ndarray, *,
+    steps: int | None = None, replan_every: int | None = None, shrink: bool = False, seed: int = 0,
 ) -> Executed:
     """Receding-horizon control: plan, execute `replan_every` steps of it, plan again from where the ball is.
 
-    starts: [N, 4]; goals: [N, 2] or [2]; steps: maze.max_steps unless given; replan_every=None plans once.
+    place: a maze or a task's world. starts: [N, O]; goals: [N, 2] or [2]; steps: maze.max_steps unless given;
+    replan_every=None plans once.
     The planner is asked for `steps` steps each time (fixed horizon), or for those that are left (`shrink`).
     Its generator is a function of (seed, step of the episode) alone, so a replan does not depend on those before it.
     """
     if replan_every is not None and replan_every < 1:
         raise ValueError(f"replan_every={replan_every}: give a number of steps >= 1, or None to plan once")
-    steps = maze.max_steps if steps is None else steps
+    world, executor = as_world(place), suited(executor, place)
+    steps = world.maze.max_steps if steps is None else steps
     every = steps if replan_every is None else replan_every
     plans: dict[str, Plan] = {}
 
@@ -189,22 +203,22 @@ def run_episodes(
         age = t % every
         if age == 0:
             horizon = steps - t if shrink else steps
-            plans["now"] = checked_plan(planner(obs, goal, horizon, np.random.default_rng([seed, t])), len(obs))
+            plans["now"] = checked_plan(planner(obs, goal, horizon, np.random.default_rng([seed, t])), *obs.shape)
             plans.setdefault("first", plans["now"])
         return executor(plans["now"], age, obs, goal)
 
-    played = play(maze, act, starts, goals, steps=steps)
+    played = play(world, act, starts, goals, steps=steps)
     return played._replace(plan=plans["first"])
 
 
-def checked_plan(plan: Plan, count: int) -> Plan:
+def checked_plan(plan: Plan, count: int, width: int = 4) -> Plan:
     """The plan itself, if it is finite, at least one step long and made for `count` episodes; else ValueError."""
     actions, states = plan
     horizon = states.shape[1] if states.ndim == 3 else 0
-    if horizon < 1 or states.shape != (count, horizon, 4) or actions.shape != (count, horizon, 2):
+    if horizon < 1 or states.shape != (count, horizon, width) or actions.shape != (count, horizon, 2):
         raise ValueError(
-            f"a plan for {count} episodes holds actions [{count}, H, 2] and states [{count}, H, 4] with H >= 1, got "
-            f"{actions.shape} and {states.shape}; stacked tokens have to be unstacked first"
+            f"a plan for {count} episodes holds actions [{count}, H, 2] and states [{count}, H, {width}] with H >= 1, "
+            f"got {actions.shape} and {states.shape}; stacked tokens have to be unstacked first"
         )
     for name, array in (("actions", actions), ("states", states)):
         if not np.isfinite(array).all():
@@ -216,19 +230,20 @@ def checked_plan(plan: Plan, count: int) -> Plan:
     return plan
 
 
-def episode_arrays(maze: Maze, starts: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts [N, 4] and goals [N, 2] in float64, one goal [2] repeated for all; ValueError where they cannot be."""
+def episode_arrays(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts [N, O] and goals [N, 2] in float64, one goal [2] repeated for all; ValueError where they cannot be."""
+    world = as_world(place)
+    maze, width = world.maze, world.width
     starts, goals = np.asarray(starts, dtype=np.float64), np.asarray(goals, dtype=np.float64)
-    if starts.ndim != 2 or starts.shape[1] != 4 or len(starts) == 0:
-        raise ValueError(f"starts must be [N, 4], rows of (x, y, vx, vy) with N >= 1, got {starts.shape}")
+    if starts.ndim != 2 or starts.shape[1] != width or len(starts) == 0:
+        columns = "(x, y, vx, vy)" if width == 4 else "(x, y)"
+        raise ValueError(f"starts must be [N, {width}], rows of {columns} with N >= 1, got {starts.shape}")
     if goals.shape not in ((2,), (len(starts), 2)):
         raise ValueError(f"goals must be [{len(starts)}, 2], or [2] for one goal shared by all, got {goals.shape}")
     goals = np.broadcast_to(goals, (len(starts), 2))
     for name, places in (("start", starts[:, :2]), ("goal", goals)):
         free = maze.is_free(places)
         if not free.all():
-            raise ValueError(
-                f"{name} {places[~free][0].tolist()} is not in a free cell of maze {maze.name!r}; free cells "
-                f"(row, column): {maze.free_cells.tolist()}"
-            )
+            raise ValueError(f"{name} {places[~free][0].tolist()} is not in a free cell of maze {maze.name!r}; free "
+                             f"cells (row, column): {maze.free_cells.tolist()}")
     return starts, goals

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.envs import BatchedMaze, Maze, normalized_score
-from dforce.envs.batched import MARGIN, RADIUS
-from dforce.envs.maze import CELL_OFFSET
-from dforce.planning.baselines import run_driver, straight_driver
+from dforce.envs import BatchedMaze, Maze, World, as_world, normalized_score
+from dforce.planning.baselines import run_driver, straight_in
 from dforce.planning.execute import Executed
 
 Row = dict[str, Any]
@@ -28,6 +26,7 @@ METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
     "first_reach": ("steps, where reached", False),
     "return": ("steps at goal", True),
     "score_latched": ("D4RL-normalised x100, reward kept from first success on", True),
+    "return_latched": ("steps at goal, reward kept from first success on", True),
     "wall_contact": ("fraction of steps", False),
     "plan_in_wall": ("fraction of planned states", False),
 }
@@ -90,14 +89,14 @@ class ScoreReport(NamedTuple):
         return lines
 
 
-def score_report(maze: Maze, runs: Sequence[Executed], blocked: Sequence[np.ndarray]) -> ScoreReport:
+def score_report(place: Maze | World, runs: Sequence[Executed], blocked: Sequence[np.ndarray]) -> ScoreReport:
     """Put the episodes of one method together. runs: one a seed; blocked: its mask [N], one a seed."""
     if len(runs) == 0 or len(runs) != len(blocked):
         raise ValueError(f"want one mask of blocked starts for each of the runs, got {len(runs)} and {len(blocked)}")
     for run, mask in zip(runs, blocked, strict=True):
         if mask.shape != run.success.shape:
             raise ValueError(f"blocked must be {run.success.shape}, one an episode, got {mask.shape}")
-    per_run = [episode_values(maze, run) for run in runs]
+    per_run = [episode_values(as_world(place).maze, run) for run in runs]
     values = {name: np.concatenate([one[name] for one in per_run]) for name in per_run[0]}
     seed = np.repeat(np.arange(len(runs)), [len(run.success) for run in runs])
     return ScoreReport(values, seed, np.concatenate(blocked).astype(bool))
@@ -105,7 +104,8 @@ def score_report(maze: Maze, runs: Sequence[Executed], blocked: Sequence[np.ndar
 
 def episode_values(maze: Maze, run: Executed) -> dict[str, np.ndarray]:
     """Every metric of every episode, name -> [N] float64."""
-    values = {"return": run.returns, "success": run.success, "first_reach": run.first_reach}
+    values = {"return": run.returns, "return_latched": run.latched, "success": run.success,
+              "first_reach": run.first_reach}
     if maze.ref_min is not None:
         values["score"] = normalized_score(maze, run.returns)
         values["score_latched"] = normalized_score(maze, run.latched)
@@ -117,15 +117,7 @@ def episode_values(maze: Maze, run: Executed) -> dict[str, np.ndarray]:
 
 def wall_contact(maze: Maze, states: np.ndarray) -> np.ndarray:
     """Where a wall can push: the ball's surface is within the contact margin of one. states: [..., 4] -> [...] bool."""
-    offset = states[..., :2] + CELL_OFFSET
-    cell = np.rint(offset).astype(int)
-    offset = offset - cell
-    side = np.where(offset < 0, -1, 1)
-    gap = 0.5 - np.abs(offset)  # from the ball's centre to the nearest border of its cell, each axis
-    (i, j), (di, dj) = np.moveaxis(cell, -1, 0), np.moveaxis(side, -1, 0)
-    near = RADIUS + MARGIN
-    beside = maze.walls[i + di, j] & (gap[..., 0] < near) | maze.walls[i, j + dj] & (gap[..., 1] < near)
-    return beside | maze.walls[i + di, j + dj] & (np.hypot(gap[..., 0], gap[..., 1]) < near)
+    return maze.near_wall(states[..., :2])
 
 
 def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
@@ -133,9 +125,9 @@ def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
     return BatchedMaze(maze, n).reset(np.random.default_rng(seed))
 
 
-def blocked_mask(maze: Maze, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Where straight driving never reaches the goal in maze.max_steps. [N, 4], goals [N, 2] or [2] -> [N] bool."""
-    return ~run_driver(maze, straight_driver, starts, goals).success
+def blocked_mask(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Where straight driving never reaches the goal in maze.max_steps. [N, O], goals [N, 2] or [2] -> [N] bool."""
+    return ~run_driver(place, straight_in(place), starts, goals).success
 
 
 def bootstrap_interval(

@@ -10,17 +10,17 @@ from typing import Any
 from dforce.run import RunFolder
 
 KINDS = ("maze",)
-STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of the released files; 1,000,000 for the others
 
 
 def run(cfg: Any, folder: RunFolder) -> None:
     """Generates the data set that cfg describes; the data goes to the Minari store, the record into `folder`."""
     if cfg.kind not in KINDS:
         raise ValueError(f"data of kind {cfg.kind!r} cannot be generated; kinds: {', '.join(KINDS)}")
-    from dforce.data.maze import make_maze_dataset
+    from dforce.data.maze import RELEASED_STEPS, make_maze_dataset
 
     maze = read_maze(cfg.maze)
-    settings = {"steps": cfg.steps or STEPS.get(maze, 1_000_000), "noise": cfg.noise, "seed": cfg.seed}
+    steps = cfg.steps or RELEASED_STEPS.get(maze, 1_000_000)
+    settings = {"steps": steps, "noise": cfg.noise, "seed": cfg.seed}
     sparse = _inserted("sparse", cfg.name) if cfg.dense and cfg.name else cfg.name
     name = make_maze_dataset(maze=maze, name=sparse or _own_name(maze, cfg.noise), overwrite=cfg.overwrite, **settings)
     if cfg.dense:

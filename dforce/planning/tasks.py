@@ -1,0 +1,166 @@
+"""The tasks of the planning benchmark: a maze, its starts and goals, and the demonstrations that one learns it from.
+
+A task is a frozen value, found by name (`get_task`). Starts and goals follow the law of the environment's own reset,
+drawn fresh from a seed, so that all methods can be played from the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dforce.config import nearest
+from dforce.data.maze import RELEASED_STEPS, make_maze_dataset, make_ogbench_dataset, make_pointmaze_dataset
+from dforce.envs import MAZES, Maze, World, as_world, get_maze, sample_goals
+from dforce.envs.ogbench import RECIPE, ogbench, ogbench_starts
+from dforce.envs.pointmaze import IDS, pointmaze, pointmaze_starts
+from dforce.planning.score import fresh_starts
+
+Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+
+
+class Task(NamedTuple):
+    """One task. steps: of an episode; draw, demonstrate: what `starts` and `make_data` call.
+
+    world: where its episodes are played, for `play` and `run_episodes`.
+    """
+
+    name: str
+    world: World
+    steps: int
+    draw: Draw
+    demonstrate: Callable[[int | None], str]
+
+    @property
+    def maze(self) -> Maze:
+        """The geometry: for pictures, the scripted controller, and straight driving."""
+        return self.world.maze
+
+    def starts(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """n fresh starts and goals of the task's own law, a function of (n, seed): observations [n, O], goals [n, 2].
+
+        O is 4, (x, y, vx, vy), but where the environment shows no velocity.
+        """
+        if n < 1:
+            raise ValueError(f"n={n}: an evaluation needs at least one start")
+        return self.draw(n, seed)
+
+    def make_data(self, *, steps: int | None = None) -> str:
+        """The name of the task's demonstrations in the local Minari store; they are generated where they are missing.
+
+        steps: environment steps; None: as many as the published data set has, under its own name. A smaller set has
+        a name that says its size.
+        """
+        return self.demonstrate(steps)
+
+
+def get_task(name: str) -> Task:
+    """A task by its name, or maze2d in a maze of one's own: a text grid, or a file that holds one; its 'G' is the goal.
+
+    ValueError for what is neither; it names the nearest.
+    """
+    if name in TASKS:
+        return TASKS[name]()
+    if "#" in name or Path(name).is_file():
+        maze = get_maze(name)
+        known = [key for key, other in MAZES.items() if (other.rows, other.goal) == (maze.rows, maze.goal)]
+        return maze2d(MAZES[known[0]] if known else maze)
+    raise ValueError(f"no task {name!r}{nearest(name, TASKS)}; or give a text grid of '#', 'O' and 'G' such as "
+                     '"#####/#OOG#/#####", or a file that holds one')
+
+
+def maze2d(maze: Maze | str) -> Task:
+    """D4RL's maze2d: starts by its reset (`fresh_starts`), always to the maze's one goal."""
+    maze = get_maze(maze)
+    name = f"maze2d-{maze.name}" if maze.name in MAZES else f"maze2d-custom-{_digest(maze)}"
+    return Task(name, as_world(maze), maze.max_steps, partial(_maze2d_starts, maze), partial(_maze2d_data, maze))
+
+
+def multi2d(maze: Maze | str) -> Task:
+    """Diffuser's Multi2D: the start of maze2d, then D4RL's `set_target()`, a uniform free cell +-.1 a coordinate.
+
+    The data are those of maze2d.
+    """
+    maze = get_maze(maze)
+    return maze2d(maze)._replace(name=f"multi2d-{maze.name}", draw=partial(_multi2d_starts, maze))
+
+
+def _maze2d_starts(maze: Maze, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return fresh_starts(maze, n, seed), np.tile(np.asarray(maze.goal, dtype=np.float64), (n, 1))
+
+
+def _multi2d_starts(maze: Maze, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    # Goals have a stream of their own, so that the starts are those of maze2d for the same seed.
+    return fresh_starts(maze, n, seed), sample_goals(maze, n, np.random.default_rng([seed, 1]))
+
+
+def _maze2d_data(maze: Maze, steps: int | None) -> str:
+    released = RELEASED_STEPS.get(maze.name, 1_000_000)
+    short = maze.name if maze.name in MAZES else f"custom-{_digest(maze)}"
+    text = maze.name if maze.name in MAZES else "/".join(maze.rows)
+    name = dataset_name(f"maze2d-{short}", steps, released)
+    return make_maze_dataset(text, steps=steps or released, name=name)
+
+
+def pointmaze_task(size: str) -> Task:
+    """Gymnasium-Robotics' PointMaze-v3: start and goal by its own reset, a random goal each time.
+
+    D4RL-normalised scores do not exist there; returns and success rates do.
+    """
+    released = RELEASED_STEPS.get(size, 1_000_000)
+
+    def data(steps: int | None) -> str:
+        return make_pointmaze_dataset(size, steps=steps or released,
+                                      name=dataset_name(f"pointmaze-{size}", steps, released))
+
+    world = pointmaze(size)
+    return Task(f"pointmaze-{size}", world, world.maze.max_steps, partial(pointmaze_starts, size), data)
+
+
+def ogbench_task(size: str) -> Task:
+    """OGBench's pointmaze-<size>: its five tasks in turn, data as for pointmaze-<size>-navigate.
+
+    OGBench reports the success rate, and ends an episode at the goal; here it goes on, which success does not see.
+    """
+    episodes, length = RECIPE[size]
+
+    def data(steps: int | None) -> str:
+        count = episodes if steps is None else max(2, steps // length)
+        return make_ogbench_dataset(size, episodes=count, length=length,
+                                    name=dataset_name(f"ogbench-{size}-navigate", count * length, episodes * length))
+
+    world = ogbench(size)
+    return Task(f"ogbench-{size}", world, world.maze.max_steps, partial(ogbench_starts, size), data)
+
+
+def trained_task(layout: Mapping[str, Any]) -> Task:
+    """The task whose demonstrations a model was trained on. layout: a checkpoint's; ValueError if it is no maze's."""
+    name = str(layout.get("env", ""))
+    if name in TASKS:
+        return get_task(name)
+    if "rows" not in layout:
+        raise ValueError(f"this model was trained on {name or 'another kind of data'}, not on a maze; its layout names "
+                         "neither a task nor the rows of a maze")
+    return get_task("/".join(layout["rows"]))
+
+
+def dataset_name(task: str, steps: int | None, released: int) -> str:
+    """dforce/<task>-v1, or dforce/<task>-<steps>-v1 for another size than the released one."""
+    return f"dforce/{task}-v1" if steps in (None, released) else f"dforce/{task}-{steps}-v1"
+
+
+def _digest(maze: Maze) -> str:
+    return hashlib.sha256("/".join(maze.rows).encode()).hexdigest()[:8]
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    **{f"maze2d-{name}": partial(maze2d, name) for name in ("umaze", "medium", "large", "open")},
+    **{f"multi2d-{name}": partial(multi2d, name) for name in ("umaze", "medium", "large")},
+    **{f"pointmaze-{name}": partial(pointmaze_task, name) for name in IDS},
+    **{f"ogbench-{name}": partial(ogbench_task, name) for name in RECIPE},
+}
