@@ -77,7 +77,8 @@ def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
     """Fused SNR (Chen et al. 2024, appendix B.1): a token's SNR together with that of its past.
 
     With S_t = min(SNR_t, clip) / clip and the running mean C_t = decay C_{t-1} + (1 - decay) S_t (C_0 = S_0), the
-    weight of the x0 error is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0.
+    weight of the x0 error is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0. This is the
+    authors' code; their text has C_{t-1} without `decay`.
     `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
     """
     def weight(log_snr: Tensor) -> Tensor:
