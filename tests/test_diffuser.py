@@ -103,15 +103,15 @@ def test_its_minimum_is_the_conditional_mean():
 
 def test_samples_have_the_conditional_law():
     """Replacement alone gives half of the pull (test_guidance); a network that was shown the end gives all of it."""
-    n, end = 20_000, 1.5
+    n, end = 5000, 1.5
     known, mask = torch.zeros(T, 1), torch.zeros(T, 1, dtype=torch.bool)
     known[-1], mask[-1] = end, True
     noise = torch.randn(n, T, 1, generator=torch.Generator().manual_seed(0))
     out = generate(inpaint(Bridge(S, T), known, mask, show="clean"), S, full_sequence(S.grid(20), T), noise)
     cov = covariance(T)
     mean, left = cov[:-1, -1] * end, cov[:-1, :-1] - cov[:-1, -1:] * cov[-1:, :-1]
-    torch.testing.assert_close(out[:, :-1, 0].mean(0).double(), mean, rtol=0, atol=0.02)
-    torch.testing.assert_close(torch.cov(out[:, :-1, 0].T).double(), left, rtol=0, atol=0.03)
+    torch.testing.assert_close(out[:, :-1, 0].mean(0).double(), mean, rtol=0, atol=0.04)
+    torch.testing.assert_close(torch.cov(out[:, :-1, 0].T).double(), left, rtol=0, atol=0.05)
     assert (out[:, -1] == end).all()
 
 

@@ -121,6 +121,11 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """plan of N, step t >= 0 of it, obs: [N, O], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
+        error = self.target(plan, t, goal) - obs
+        return steer(self.gains(), error[:, :2], error[:, 2:])
+
+    def target(self, plan: Plan, t: int, goal: np.ndarray) -> np.ndarray:
+        """The state that is steered for at step t >= 0 of the plan: its state after that step, or the hold. [N, O]"""
         last = plan.states.shape[1] - 1
         place = min(self.pace * (t + 1) - 1, last)  # in the plan; between two of its states unless pace is whole
         before = max(math.floor(place), 0)
@@ -133,8 +138,7 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
             arrived = ((gap**2).sum(axis=-1) <= self.arrive**2).any(axis=1)
             rest = np.concatenate([goal, np.zeros_like(target[:, 2:])], axis=1)
             target = np.where(arrived[:, None], rest, target)
-        error = target - obs
-        return steer(self.gains(), error[:, :2], error[:, 2:])
+        return target
 
 
 @dataclass(frozen=True)
