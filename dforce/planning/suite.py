@@ -73,10 +73,14 @@ def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None,
                fast: bool = False, trust: str | None = None, files: Sequence[Path] = ()) -> Suite:
     """The suite of a configuration `text`; the other arguments narrow or replace what it says.
 
-    methods, models: names to keep (None: all). fast: one seed, few episodes, and the sizes under the key `fast`.
+    A method or model that is null is left out, with its pairs. methods, models: names to keep (None: all). fast: one
+    seed, few episodes, and the sizes under the key `fast`.
     files: where text came from, for messages. ValueError names what is wrong and what would be right.
     """
     _known(text, KEYS, "the benchmark")
+    gone = {name for kind in ("models", "methods") for name, node in text[kind].items() if node is None}
+    text = {**text, **{kind: {name: node for name, node in text[kind].items() if node is not None}
+                       for kind in ("models", "methods")}}
     check(dict(text), trust=trust, files=files)
     if fast:
         text, seeds, episodes, tune_episodes = shrunk(text), 1, min(episodes or 4, 4), 2
@@ -89,7 +93,7 @@ def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None,
     _references(found, trainings, text["executors"])
     chosen = _chosen(found, trainings, methods, models)
     needed = {method.model for method in chosen.values()} if models is None else set(models)
-    pairs = [_pair(pair, text, found) for pair in text.get("pairs", [])]
+    pairs = [_pair(pair, found) for pair in text.get("pairs", []) if not gone & {side(name)[0] for name in pair}]
     pairs = [(a, b) for a, b in pairs if {side(a)[0], side(b)[0]} <= set(chosen)]
     return Suite(seeds, episodes, tune["seed"], tune_episodes or tune["episodes"],
                  {name: node for name, node in trainings.items() if name in needed}, dict(text["executors"]), chosen,
@@ -160,7 +164,7 @@ def _chosen(methods: dict[str, MethodNode], models: Mapping[str, Any], wanted: S
     return chosen
 
 
-def _pair(pair: Sequence[str], text: Mapping[str, Any], methods: Mapping[str, MethodNode]) -> tuple[str, str]:
+def _pair(pair: Sequence[str], methods: Mapping[str, MethodNode]) -> tuple[str, str]:
     """Both sides exist; ValueError if not."""
     if isinstance(pair, str) or len(pair) != 2:
         raise ValueError(f"pairs: each must be two names, [method, method], either with ' / executor'; got {pair!r}")

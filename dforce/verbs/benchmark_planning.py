@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,7 @@ from dforce.run import RunFolder, write_atomic
 from dforce.verbs.trainings import training_unit
 
 FOLDER = False  # a benchmark goes on in the folder that it has
+PLACE = Path(str(files("dforce.configs"))) / "planning"
 FEW = 40_000    # environment steps of data under fast_dev_run
 MAIN = ("score", "score_iqm", "return", "success", "score_latched", "return_latched", "first_reach")
 COSTS = ("plan_seconds", "plan_tokens", "episode_seconds")
@@ -61,33 +62,40 @@ def _unfinished(folder: RunFolder, outcome: Outcome) -> None:
 
 
 def _plain(cfg: Any) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+    return dict(OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg)  # type: ignore[arg-type]
 
 
 def _suite(cfg: Any, task: Task) -> tuple[Suite, dict[str, Any]]:
     """The suite that cfg asks for, and its text."""
     file = Path(cfg.suite) if cfg.suite else shipped(task, cfg.size)
-    if not file.is_file():
-        raise ValueError(f"suite={cfg.suite} is no file; give a YAML in the shape of {shipped(task, 'cpu')}")
-    text = yaml.safe_load(file.read_text(encoding="utf-8"))
-    changed = OmegaConf.to_container(OmegaConf.merge(text, cfg.change or {}), resolve=True)
-    assert isinstance(changed, dict)
-    suite = read_suite(changed, methods=cfg.methods, models=cfg.models, seeds=cfg.seeds, episodes=cfg.episodes,
+    text = _plain(OmegaConf.merge(with_base(file), cfg.change or {}))
+    suite = read_suite(text, methods=cfg.methods, models=cfg.models, seeds=cfg.seeds, episodes=cfg.episodes,
                        tune_episodes=cfg.tune_episodes, fast=cfg.fast_dev_run, trust=cfg.trust, files=[file])
-    return suite, changed
+    return suite, text
+
+
+def with_base(file: Path) -> Any:
+    """A configuration merged over the one that its key `base` names, a shipped one or a file beside it."""
+    if not file.is_file():
+        raise ValueError(f"{file} is no file; give a YAML in the shape of those in {PLACE}")
+    text = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    base = text.pop("base", None)
+    if base is None:
+        return OmegaConf.create(text)
+    beside = file.with_name(f"{base}.yaml")
+    return OmegaConf.merge(with_base(beside if beside.is_file() else PLACE / f"{base}.yaml"), text)
 
 
 def shipped(task: Task, size: str) -> Path:
     """configs/planning/<task>-<size>.yaml; for a maze of one's own that of umaze, or of medium where it is larger."""
-    folder = Path(str(files("dforce.configs"))) / "planning"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = sorted(path.stem for path in PLACE.glob("*.yaml"))
     name = task.name
     if name.startswith("maze2d-custom"):
         name = "maze2d-umaze" if len(task.maze.free_cells) <= 12 else "maze2d-medium"
     if f"{name}-{size}" not in known:
         raise ValueError(f"no configuration for task={name} size={size}{nearest(f'{name}-{size}', known)}; or give "
                          "one of your own, suite=FILE")
-    return folder / f"{name}-{size}.yaml"
+    return PLACE / f"{name}-{size}.yaml"
 
 
 def _work(cfg: Any, suite: Suite, task: Task, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
@@ -136,12 +144,12 @@ def report(bench: Bench, folder: RunFolder) -> None:
         print(markdown_table(shown[0][1], metrics=[shown[0][1][0]["metric"], "success"]))
 
 
-def sections(rows: list[Mapping[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+def sections(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The rows as the tables that people read: scores, costs, differences, tuning."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     found = []
     for task in tasks:
-        own = [dict(row) for row in rows if row["task"] == task]
+        own = [row for row in rows if row["task"] == task]
         if task != tasks[0]:
             found.append((task, own))
             continue
