@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dforce.envs import Maze
+from dforce.envs.frame import D4RL
 from dforce.planning.execute import Executed
 from dforce.planning.plan import DiffusionPlanner
 from dforce.report.curves import schedule_heatmap
@@ -21,6 +22,16 @@ def fans(planner: DiffusionPlanner, starts: np.ndarray, goals: np.ndarray, steps
     return plan.states[..., :2].reshape(len(starts), FAN, -1, 2)
 
 
+def on_paper(maze: Maze, positions: np.ndarray) -> np.ndarray:
+    """Positions [..., 2] of any maze's frame as the pictures want them: in D4RL's, a cell being 1 m."""
+    return positions if maze.frame == D4RL else D4RL.position(maze.frame.grid(positions))
+
+
+def reach(maze: Maze) -> float:
+    """Radius in cells of the disc around a goal in which the reward is 1."""
+    return maze.frame.goal_radius / maze.frame.unit
+
+
 def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, episodes: np.ndarray) -> None:
     """plan.png, grid.png, denoising.png, schedule.png and animation.mp4 (or .gif) of the given `episodes` (numbers).
 
@@ -30,18 +41,21 @@ def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, e
         raise ValueError("pictures of plans need at least one episode that was planned")
     starts, goals = played.trajectory[:, 0], played.goals
     steps = played.rewards.shape[1]
-    paths = played.trajectory[..., :2]
+    paths, ring = on_paper(maze, played.trajectory[..., :2]), reach(maze)
     others = fans(planner, starts[episodes], goals[episodes], steps)
-    both = [np.concatenate([played.plan.states[e:e + 1, :, :2], other])
+    both = [on_paper(maze, np.concatenate([played.plan.states[e:e + 1, :, :2], other]))
             for e, other in zip(episodes, others, strict=True)]
-    first = episodes[0]
-    here = (starts[first, :2], goals[first])
-    figure = plan_figure(maze.walls, both[0], paths[first], *here, title=f"{maze.name}: plans and the executed path")
+    first, ends = episodes[0], on_paper(maze, goals)
+    here = (paths[first, 0], ends[first])
+    figure = plan_figure(maze.walls, both[0], paths[first], *here, title=f"{maze.name}: plans and the executed path",
+                         reach=ring)
+    if maze.frame != D4RL:  # there x and y are something else than rows and columns
+        figure.axes[0].set(xlabel="column (cells)", ylabel="row (cells)")
     figure.savefig(media / "plan.png")
     scores = [f"{int(played.returns[e])} of {steps} steps at the goal" for e in episodes]
-    plan_grid(maze.walls, both, [paths[e] for e in episodes], starts[episodes, :2], goals[episodes],
-              scores).savefig(media / "grid.png")
-    animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4")
+    plan_grid(maze.walls, both, [paths[e] for e in episodes], paths[episodes, 0], ends[episodes], scores,
+              reach=ring).savefig(media / "grid.png")
+    animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4", reach=ring)
     _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
     matrix = planner.matrix(planner.tokens(steps))
     schedule_heatmap(matrix.numpy(), planner.schedule.levels).savefig(media / "schedule.png")
@@ -54,4 +68,5 @@ def _denoising(media: Path, maze: Maze, planner: DiffusionPlanner, start: np.nda
     for row, (_, plan) in enumerate(planner.denoising(start, goal, steps)):
         seen.append(plan[0, :, lo:lo + 2])
         labels.append(f"row {row + 1} of {rows}")
-    denoising_strip(maze.walls, np.stack(seen), start[0, :2], goal[0], labels).savefig(media / "denoising.png")
+    seen, (begin, end) = on_paper(maze, np.stack(seen)), on_paper(maze, np.stack([start[0, :2], goal[0]]))
+    denoising_strip(maze.walls, seen, begin, end, labels, reach=reach(maze)).savefig(media / "denoising.png")

@@ -62,10 +62,12 @@ class Task(NamedTuple):
 def get_task(name: str) -> Task:
     """A task by its name, or maze2d in a maze of one's own: a text grid, or a file that holds one; its 'G' is the goal.
 
-    ValueError for what is neither; it names the nearest.
+    A maze's name alone (umaze) means maze2d, too. ValueError for what is none of these; it names the nearest.
     """
     if name in TASKS:
         return TASKS[name]()
+    if name in MAZES:
+        return maze2d(name)
     if "#" in name or Path(name).is_file():
         maze = get_maze(name)
         known = [key for key, other in MAZES.items() if (other.rows, other.goal) == (maze.rows, maze.goal)]
@@ -143,9 +145,8 @@ def trained_task(layout: Mapping[str, Any]) -> Task:
     name = str(layout.get("env", ""))
     if name in TASKS:
         return get_task(name)
-    if "rows" not in layout:
-        raise ValueError(f"this model was trained on {name or 'another kind of data'}, not on a maze; its layout names "
-                         "neither a task nor the rows of a maze")
+    if not name.startswith("maze2d") or "rows" not in layout:
+        raise ValueError(f"this checkpoint was trained on {name or 'another kind of data'}, not on a maze")
     return get_task("/".join(layout["rows"]))
 
 

@@ -24,7 +24,7 @@ from dforce.report import style
 BODY = 1.2  # world = observed position + BODY
 HALF = 0.5  # half-size of a wall box
 RIM = 0.35  # how much of the outer wall is shown, in cells; more would be grey paper
-REACH = 0.5  # the sparse reward is 1 within this distance of the goal
+REACH = 0.5  # the sparse reward is 1 within this distance of the goal, in maze2d
 
 
 def wall_corner(i: float, j: float) -> tuple[float, float]:
@@ -88,11 +88,16 @@ def timed_lines(plans: np.ndarray, **look: Any) -> LineCollection:
     return lines
 
 
-def draw_markers(ax: Axes, start: np.ndarray, goal: np.ndarray, *, size: float = 1.0) -> list[Artist]:
-    """Dashed circle inside which the reward is 1, goal star, start disc; returns the three. start, goal: [2]."""
+def draw_markers(
+    ax: Axes, start: np.ndarray, goal: np.ndarray, *, size: float = 1.0, reach: float = REACH
+) -> list[Artist]:
+    """Dashed circle of radius `reach` inside which the reward is 1, goal star, start disc; returns the three.
+
+    start, goal: [2].
+    """
     dashes = (0, (4, 3))
     look: dict[str, Any] = {"fill": False, "edgecolor": style.GOAL, "linewidth": 1.3 * size, "linestyle": dashes}
-    ring = ax.add_patch(Circle((goal[1], goal[0]), REACH, zorder=6, **look))
+    ring = ax.add_patch(Circle((goal[1], goal[0]), reach, zorder=6, **look))
     rim: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "zorder": 9}
     star = Line2D([goal[1]], [goal[0]], marker="*", markersize=19 * size, color=style.GOAL, markeredgewidth=size, **rim)
     disc = Line2D(

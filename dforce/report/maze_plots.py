@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from dforce.report import style
 from dforce.report.maze_axes import (
+    REACH,
     check_walls,
     checked_episode,
     draw_fan,
@@ -67,14 +68,15 @@ def figure_for(walls: np.ndarray, *, width: float = 7.2) -> tuple[Figure, Axes]:
 
 
 def _draw_episode(
-    ax: Axes, plans: object, path: object | None, start: object, goal: object, *, chosen: int = 0, size: float = 1.0
+    ax: Axes, plans: object, path: object | None, start: object, goal: object, *, chosen: int = 0, size: float = 1.0,
+    reach: float = REACH,
 ) -> tuple[int, int]:
     """Fan, path and markers on a drawn maze, all checked; returns (P, H) of the plans."""
     fan, walk, begin, end = checked_episode(plans, path, start, goal, chosen)
     draw_fan(ax, fan, chosen=chosen, size=size)
     if walk is not None:
         draw_path(ax, walk, size=size)
-    draw_markers(ax, begin, end, size=size)
+    draw_markers(ax, begin, end, size=size, reach=reach)
     return len(fan), fan.shape[1]
 
 
@@ -98,13 +100,15 @@ def plan_figure(
     title: str = "",
     *,
     chosen: int = 0,
+    reach: float = REACH,
 ) -> Figure:
     """One episode: a fan of candidate plans coloured by time, the chosen one, and what was executed.
 
     walls: bool [R, C]; plans: [P, H, 2] positions in metres; path: [H + 1, 2] or None; start, goal: [2].
+    reach: radius of the ring around the goal.
     """
     figure, ax = figure_for(walls)
-    count, steps = _draw_episode(ax, plans, path, start, goal, chosen=chosen)
+    count, steps = _draw_episode(ax, plans, path, start, goal, chosen=chosen, reach=reach)
     if title:
         ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=10, fontweight="bold")
     time_bar(figure, [ax], steps)
@@ -121,6 +125,7 @@ def plan_grid(
     titles: Sequence[str] = (),
     *,
     columns: int = 4,
+    reach: float = REACH,
 ) -> Figure:
     """Several episodes of one maze side by side, the plans' first being the chosen one.
 
@@ -146,7 +151,7 @@ def plan_grid(
             ax.set_visible(False)
             continue
         draw_maze(ax, walls)
-        count, steps = _draw_episode(ax, plans[e], paths[e], begins[e], ends[e], size=size)
+        count, steps = _draw_episode(ax, plans[e], paths[e], begins[e], ends[e], size=size, reach=reach)
         several, length = several or count > 1, max(length, steps)
         if titles:
             ax.set_title(titles[e], fontsize=style.TICK, color=style.INK, loc="left", pad=4)
@@ -156,7 +161,8 @@ def plan_grid(
 
 
 def denoising_strip(
-    walls: np.ndarray, x0s: object, start: object, goal: object, labels: Sequence[str] = (), *, columns: int = 6
+    walls: np.ndarray, x0s: object, start: object, goal: object, labels: Sequence[str] = (), *, columns: int = 6,
+    reach: float = REACH,
 ) -> Figure:
     """A row of small mazes: the plan emerging from noise.
 
@@ -174,7 +180,7 @@ def denoising_strip(
     for ax, s in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         draw_maze(ax, walls)
         ax.add_collection(timed_lines(estimates[s : s + 1], linewidths=3.6 * size, zorder=4, capstyle="round"))
-        draw_markers(ax, begin, end, size=size)
+        draw_markers(ax, begin, end, size=size, reach=reach)
         if labels:
             ax.set_title(labels[s], fontsize=style.TICK, color=style.INK, pad=4)
     return figure

@@ -14,7 +14,16 @@ from matplotlib.patches import Circle
 from PIL import Image
 
 from dforce.report import style
-from dforce.report.maze_axes import check_walls, checked_episode, draw_fan, draw_markers, draw_maze, draw_path, view
+from dforce.report.maze_axes import (
+    REACH,
+    check_walls,
+    checked_episode,
+    draw_fan,
+    draw_markers,
+    draw_maze,
+    draw_path,
+    view,
+)
 
 BALL = 0.1  # radius of the ball in metres
 DPI = 100
@@ -34,11 +43,13 @@ def animation(
     stride: int = 4,
     *,
     width: float = 4.8,
+    reach: float = REACH,
 ) -> Path:
     """Film the execution of a plan, one frame every `stride` environment steps and one at the end; returns the file.
 
     walls: bool [R, C]; plans: [P, H, 2], the first being the chosen one, or, when replanning, a list of (step, plans)
-    in rising order of step; path: [H + 1, 2] positions in metres; start, goal: [2]; width: inches at 100 dots an inch.
+    in rising order of step; path: [H + 1, 2] positions in metres; start, goal: [2]; width: inches at 100 dots an inch;
+    reach: radius of the ring around the goal.
     The suffix decides the format, .mp4 or .gif. Without an H.264 encoder (the `av` package) an .mp4 becomes a .gif
     beside it, and that name is returned.
     """
@@ -48,7 +59,7 @@ def animation(
     for _, fan in fans:
         checked_episode(fan, path, start, goal, 0)
     return write_frames(
-        file, _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width), fps=fps
+        file, _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width, reach), fps=fps
     )
 
 
@@ -63,7 +74,8 @@ def _fans(plans: np.ndarray | Fans) -> list[tuple[int, np.ndarray]]:
 
 
 def _frames(
-    walls: np.ndarray, fans: Fans, path: np.ndarray, start: np.ndarray, goal: np.ndarray, stride: int, width: float
+    walls: np.ndarray, fans: Fans, path: np.ndarray, start: np.ndarray, goal: np.ndarray, stride: int, width: float,
+    reach: float,
 ) -> Iterator[np.ndarray]:
     """RGB frames uint8 [height, width, 3], even sizes. Only the ball and its trail are redrawn between replans."""
     steps = [*range(0, len(path) - 1, stride), len(path) - 1]
@@ -72,7 +84,7 @@ def _frames(
         due = max(n for n, (first, _) in enumerate(fans) if first <= step)
         if due != current:
             current = due
-            figure, canvas, marks = _stage(walls, fans[due][1], start, goal, width)
+            figure, canvas, marks = _stage(walls, fans[due][1], start, goal, width, reach)
             ax = figure.axes[0]
             caption = ax.text(0.01, 0.012, "", transform=ax.transAxes, fontsize=style.LABEL, color=style.INK, zorder=11)
             ball = Circle((0, 0), BALL, facecolor=style.INK, edgecolor="white", linewidth=1.5, zorder=10)
@@ -93,7 +105,7 @@ def _frames(
 
 
 def _stage(
-    walls: np.ndarray, fan: np.ndarray, start: np.ndarray, goal: np.ndarray, width: float
+    walls: np.ndarray, fan: np.ndarray, start: np.ndarray, goal: np.ndarray, width: float, reach: float
 ) -> tuple[Figure, FigureCanvasAgg, list[Artist]]:
     """The still part of a frame, its sides an even number of pixels, as H.264 wants them."""
     top, bottom, left, right = view(walls)
@@ -103,7 +115,7 @@ def _stage(
     ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     draw_maze(ax, walls)
     draw_fan(ax, fan, size=0.9)
-    marks = draw_markers(ax, np.asarray(start, float), np.asarray(goal, float), size=0.9)
+    marks = draw_markers(ax, np.asarray(start, float), np.asarray(goal, float), size=0.9, reach=reach)
     return figure, canvas, marks
 
 

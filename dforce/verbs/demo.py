@@ -43,7 +43,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     starts = fresh_starts(maze, FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
     memory = _chains(data)
     methods = [*references(maze, seed=cfg.seed), *_methods(parts, maze, planner, memory)]
-    compared = score(folder, maze, methods, starts, task=f"maze2d-{maze.name}",
+    compared = score(folder, maze, methods, starts, np.asarray(maze.goal, float), task=f"maze2d-{maze.name}",
                      more=lambda compared: _differences(compared, methods))
     draw(folder.media, maze, planner, compared.played[_number(methods, "MCTG")],
          worth_drawing(compared, parts.plan.pictures))

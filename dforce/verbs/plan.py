@@ -9,11 +9,11 @@ import torch
 
 from dforce.checkpoint import Bundle, CheckpointError, load
 from dforce.config import build
-from dforce.envs import MAZES, Maze, get_maze
+from dforce.envs import Maze, World, as_world
 from dforce.planning.evaluate import Comparison, Method, compare, planned, references
 from dforce.planning.pictures import draw
 from dforce.planning.plan import DiffusionPlanner
-from dforce.planning.score import fresh_starts
+from dforce.planning.tasks import get_task, trained_task
 from dforce.precision import choose
 from dforce.report.curves import bars_with_intervals
 from dforce.report.table import markdown_table
@@ -29,30 +29,31 @@ def run(cfg: Any, folder: RunFolder) -> None:
                          "that ships with dforce")
     bundle = load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
     planner = build_planner(cfg, bundle)
-    maze = trained_maze(bundle) if cfg.maze is None else get_maze(cfg.maze)
-    if maze.rows != trained_maze(bundle).rows:
-        print(f"note: {cfg.checkpoint} was trained in {trained_maze(bundle).name}, and is driven in {maze.name}")
+    trained = trained_task(bundle.layout)
+    task = trained if cfg.maze is None else get_task(cfg.maze)
+    maze = task.maze
+    if (maze.rows, maze.frame) != (trained.maze.rows, trained.maze.frame):
+        print(f"note: {cfg.checkpoint} was trained in {trained.name}, and is driven in {task.name}")
     executor = build(cfg.executor, trust=cfg.trust)
-    starts = fresh_starts(maze, FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
+    starts, goals = task.starts(FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
     name = "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1 else "guided"
-    methods = [*references(maze, seed=cfg.seed),
-               planned(name, maze, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every, shrink=cfg.shrink)]
-    compared = score(folder, maze, methods, starts, task=f"maze2d-{maze.name}")
+    methods = [*references(task.world, seed=cfg.seed),
+               planned(name, task.world, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every,
+                       shrink=cfg.shrink)]
+    compared = score(folder, task.world, methods, starts, goals, task=task.name)
     draw(folder.media, maze, planner, compared.played[-1], worth_drawing(compared, cfg.pictures))
-
-
-def trained_maze(bundle: Bundle) -> Maze:
-    """The maze that a planner's data came from."""
-    name = str(bundle.layout["env"]).removeprefix("maze2d-")
-    return MAZES[name] if name in MAZES else get_maze("/".join(bundle.layout["rows"]))
 
 
 def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:
     """The planner node of cfg around a checkpoint. CheckpointError if it was not trained on a maze."""
-    if bundle.normalizer is None or not str(bundle.layout.get("env", "")).startswith("maze2d"):
-        trained = bundle.layout.get("env") or "another kind of data"
-        raise CheckpointError(f"this checkpoint was trained on {trained}, not on a maze; plan with one that "
-                              "`dforce train data=dforce/maze2d-<maze>-v1` made")
+    try:
+        trained_task(bundle.layout)
+    except ValueError as error:
+        raise CheckpointError(f"{error}; plan with one that `dforce train data=dforce/maze2d-<maze>-v1` made"
+                              ) from error
+    if bundle.normalizer is None:
+        raise CheckpointError("this checkpoint has no normalizer, so its plans have no units; plan with one that "
+                              "`dforce train` made")
     for parameter in bundle.denoiser.parameters():
         parameter.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
     bf16 = choose(cfg.precision, torch.device("cpu")).name == "bf16"
@@ -60,8 +61,8 @@ def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:
                                                bf16=bf16)
 
 
-def score(folder: RunFolder, maze: Maze, methods: list[Method], starts: np.ndarray, *, task: str,
-          more: Any = lambda compared: []) -> Comparison:
+def score(folder: RunFolder, place: Maze | World, methods: list[Method], starts: np.ndarray, goals: np.ndarray, *,
+          task: str, more: Any = lambda compared: []) -> Comparison:
     """Play all methods, write results.json, episodes.jsonl and media/score.png, print the table.
 
     `more(comparison)` gives further rows, such as paired differences.
@@ -72,11 +73,11 @@ def score(folder: RunFolder, maze: Maze, methods: list[Method], starts: np.ndarr
                 yield method
                 ticker.advance(note=method.name)
 
-        compared = compare(maze, counted(), starts, np.asarray(maze.goal, float), task=task)
+        compared = compare(place, counted(), starts, goals, task=task)
     rows = compared.rows + more(compared)
     folder.results(rows)
     folder.episodes(compared.episodes)
-    metric = "score" if maze.ref_min is not None else "return"  # a maze of one's own has no reference returns
+    metric = "score" if as_world(place).maze.ref_min is not None else "return"  # only D4RL has reference returns
     shown = [row for row in rows if row["metric"] in (metric, "success")]
     bars_with_intervals(shown, metric, references=("straight", "controller")).savefig(folder.media / "score.png")
     print(markdown_table(shown, metrics=(metric, "success")))
