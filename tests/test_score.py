@@ -80,7 +80,7 @@ def test_metrics_that_do_not_apply_have_no_rows():
     custom = maze_from_text("#####\n#OOG#\n#####")
     run = episodes(np.zeros((2, 5)))
     names = {row["metric"] for row in score_report(custom, [run], [np.zeros(2, bool)]).rows(task="c", method="x")}
-    assert names == {"return", "success", "wall_contact"}  # no references, never reached, no plan
+    assert names == {"return", "return_latched", "success", "wall_contact"}  # no references, never reached, no plan
     states = np.ones((2, 4, 4))
     states[0, :3, 0] = 0.0  # three of four planned states lie in the outer wall
     planned = run._replace(plan=Plan(np.zeros((2, 4, 2)), states))
