@@ -1,8 +1,8 @@
 """Tables of README and docs from docs/results/*.json, in place: python scripts/tables.py [--check]
 
 A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; all between is rewritten.
-METRICS are separated by commas, `_` may stand for a blank; key=value keeps the rows whose variant says so, or says
-nothing of the key.
+METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key, and task=value
+those of that task. `_` may stand for a blank.
 `--check` changes nothing and fails where a table is not what its file says.
 """
 
@@ -24,7 +24,10 @@ def table(match: re.Match[str]) -> str:
     known = {row["metric"] for row in results.rows}
     metrics = [name if name in known else name.replace("_", " ") for name in match[3].split(",")]
     wanted = dict(pair.split("=", 1) for pair in match[4].split())
-    rows = [row for row in results.rows if row["metric"] in metrics
+    tasks = {row["task"] for row in results.rows}
+    task = wanted.pop("task", None)
+    task = task if task is None or task in tasks else task.replace("_", " ")
+    rows = [row for row in results.rows if row["metric"] in metrics and task in (None, row["task"])
             and all(str(row["variant"].get(key, value)) == value for key, value in wanted.items())]
     return f"{match[1]}{markdown_table(rows, metrics=metrics).strip()}\n{match[5]}"
 
