@@ -86,8 +86,8 @@ def dpok(log_prob: Tensor, advantage: Tensor, kl: Tensor, dims: Tensor, *, kl_we
 
 # --------------------------------------------------------------------------------------------------- preferences
 
-def diffusion_dpo(win: Tensor, lose: Tensor, win_reference: Tensor, lose_reference: Tensor, *,
-                  beta: float = 5000.0) -> Tensor:
+def diffusion_dpo(win: Tensor, lose: Tensor, win_reference: Tensor, lose_reference: Tensor, *, beta: float = 5000.0,
+                  weight: Tensor | None = None) -> Tensor:
     """Diffusion-DPO (Wallace et al. 2023), of denoising errors [B]::
 
         L = -E log sigmoid( -beta / 2 [ (e_w - e_w_ref) - (e_l - e_l_ref) ] )      e = mean |eps - eps_hat(x_t, t)|^2
@@ -95,22 +95,23 @@ def diffusion_dpo(win: Tensor, lose: Tensor, win_reference: Tensor, lose_referen
     every error being a model's own against the true noise, winner and loser at one level under one noise (see
     `dforce.align.denoising_error`). Not, as one finds it printed, the difference |eps_ref - eps_theta|^2, and no square
     around the loser's bracket: those are not zero where the model is the reference, and push both apart. With sums in
-    place of means over D dimensions divide beta by D. log 2 at the start.
+    place of means over D dimensions divide beta by D. log 2 at the start. weight [B]: of each pair, 0 for a tie.
     """
     _check(1, win=win, lose=lose, win_reference=win_reference, lose_reference=lose_reference)
     _positive(beta=beta)
-    return -F.logsigmoid(-0.5 * beta * ((win - win_reference) - (lose - lose_reference))).mean()
+    loss = -F.logsigmoid(-0.5 * beta * ((win - win_reference) - (lose - lose_reference)))
+    return loss.mean() if weight is None else (weight.detach().to(loss.dtype) * loss).mean()
 
 
 def d3po(win: Tensor, lose: Tensor, win_reference: Tensor, lose_reference: Tensor, dims: Tensor, *, beta: float = 0.1,
-         clip_nats: float | None = None, reduce: Reduce = "token") -> Tensor:
+         clip_nats: float | None = None, reduce: Reduce = "token", weight: Tensor | None = None) -> Tensor:
     """Step-wise DPO on recorded runs, D3PO (Yang et al. 2023); with pairs of its own samples, online DPO::
 
         L = -E_t log sigmoid( beta (l_w - l_l) )     l = clip( (log p_theta - log p_ref) / dims, +- clip_nats / dims )
 
     All [B, S, T]: log-probs of the winner's and the loser's steps under the model and the reference; dims: of cells
     that move in both (the lesser of the two). beta multiplies nats per dimension, as published, where the clip is .1
-    a dimension. log 2 at the start; beyond the clip no gradient.
+    a dimension. log 2 at the start; beyond the clip no gradient. weight [B]: of each pair, 0 for a tie.
     """
     _check(win=win, lose=lose, win_reference=win_reference, lose_reference=lose_reference, dims=dims)
     _positive(beta=beta)
@@ -121,7 +122,8 @@ def d3po(win: Tensor, lose: Tensor, win_reference: Tensor, lose_reference: Tenso
             _positive(clip_nats=clip_nats)
             nats = nats.clamp(-clip_nats, clip_nats)
         logs.append(nats / size.clamp(min=1))
-    return -_mean(F.logsigmoid(beta * (logs[0] - logs[1])), size > 0)
+    loss = -F.logsigmoid(beta * (logs[0] - logs[1]))
+    return _mean(loss if weight is None else _align(weight, loss, reduce) * loss, size > 0)
 
 
 # -------------------------------------------------------------------------------------- regression on own samples

@@ -66,7 +66,7 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
     valid = None if mask is None else mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim)).expand_as(x)
     xs, stds, log_probs, dims = [x], [], [], []
     levels: list[Tensor] = []
-    with _running_in(autocast, x.device):
+    with running_in(autocast, x.device):
         for step in sample(denoiser, schedule, matrix, x, state=state, cond=cond, eta=eta, order=1, noise=noise,
                            std=std, min_std=min_std):
             flat = torch.zeros_like(step.level, dtype=torch.float64)
@@ -87,17 +87,20 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
 
 
 def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tensor | None = None,
-           rows: int | None = None, checkpoint: bool = False, autocast: torch.dtype | None = None) -> Replay:
+           rows: int | None = None, checkpoint: bool = False, autocast: torch.dtype | None = None,
+           bound: bool = True) -> Replay:
     """The recorded steps under the weights that `denoiser` has now, with gradient.
 
     steps: which, [N] alike for all runs or [B, N]; None: all. They are folded into the batch, so B N rows go through
     the network at once (a recurrent or causal one does all tokens of a row in one pass, each row beginning in the
     recorded state); `rows` bounds how many. checkpoint: activations are computed again in the backward pass, chunk by
-    chunk of `rows`. autocast: as in `record`; anything else than what sampled is off-policy.
+    chunk of `rows`. autocast: as in `record`; anything else than what sampled is off-policy. bound=False admits another
+    model than the one that sampled: a reference.
 
     Raises ValueError for the trace of another model, and where gradients are wanted but the denoiser cuts them off.
     """
-    _check_model(trace, denoiser, schedule)
+    if bound:
+        _check_model(trace, denoiser, schedule)
     found = _replay(trace, denoiser, schedule, steps, rows, checkpoint, autocast)
     if torch.is_grad_enabled() and not found.log_prob.requires_grad and _learns(denoiser):
         raise ValueError(f"no gradient of the log-probabilities reaches the weights: {type(denoiser).__name__} cuts it "
@@ -115,7 +118,7 @@ def _replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, steps: Tensor 
         begin, cond = select((state, trace.cond), run)
 
         def mean(x: Tensor, level: Tensor, to: Tensor, std: Tensor, state: State, cond: Cond | None) -> Tensor:
-            with _running_in(autocast, x.device):
+            with running_in(autocast, x.device):
                 x0, _ = denoiser(x, level, state, cond)
             return transition(schedule, x, x0, level, to, std=std).mean
 
@@ -142,8 +145,8 @@ def kl(trace: Trace, policy: Denoiser | Replay, reference: Denoiser | Replay, sc
     now = policy if isinstance(policy, Replay) else replay(
         trace, policy, schedule, steps=steps, rows=rows, autocast=autocast)
     with torch.no_grad():
-        before = reference if isinstance(reference, Replay) else _replay(
-            trace, reference, schedule, steps, rows, False, autocast)
+        before = reference if isinstance(reference, Replay) else replay(
+            trace, reference, schedule, steps=steps, rows=rows, autocast=autocast, bound=False)
     if now.kernel.mean.shape != before.kernel.mean.shape:
         raise ValueError(f"policy and reference were replayed at different steps: {[*now.kernel.mean.shape]} and "
                          f"{[*before.kernel.mean.shape]}")
@@ -185,7 +188,8 @@ def _log_prob(kernel: Gaussian, x: Tensor, mask: Tensor | None) -> Tensor:
     return Gaussian(kernel.mean.double(), kernel.std.double()).log_prob(x.double(), mask)
 
 
-def _running_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+def running_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """The context for a network in `dtype`, or (None) as it is, whatever the caller's context says."""
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 

@@ -1,0 +1,115 @@
+"""Preference pairs: made of scored samples, or read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.align.source import ORDER, Samples
+from dforce.align.trace import Trace
+from dforce.denoiser import Cond
+from dforce.noise import seed_of
+from dforce.tree import map_state, select
+
+
+class Pairs(NamedTuple):
+    """P pairs of samples under one conditioning, the first preferred."""
+
+    win: Tensor                # [P, T, *E]
+    lose: Tensor               # [P, T, *E]
+    cond: Cond | None
+    weight: Tensor             # [P] 1, or 0 for a tie
+    win_trace: Trace | None = None
+    lose_trace: Trace | None = None
+
+
+def best_against_worst(k: int = 1) -> Callable[[Samples], Pairs]:
+    """The k best of each group against its k worst, best against worst first, as `prepare` of `OnPolicy`.
+
+    Two that are equally good make a pair of weight 0, so that a constant reward teaches nothing. Raises ValueError
+    where a group has fewer than 2 k members.
+    """
+    if k < 1:
+        raise ValueError(f"k must be >= 1 pair a group, got {k}")
+
+    def pair(samples: Samples) -> Pairs:
+        wins, losses = [], []
+        for group in samples.group.unique():
+            own = (samples.group == group).nonzero().flatten()
+            if len(own) < 2 * k:
+                raise ValueError(f"{k} best against {k} worst take groups of at least {2 * k}, got {len(own)}")
+            own = own[samples.reward[own].sort(stable=True).indices]
+            wins.append(own[-k:].flip(0))
+            losses.append(own[:k])
+        win, lose = torch.cat(wins), torch.cat(losses)
+        weight = (samples.reward[win] > samples.reward[lose]).to(samples.x.dtype)
+        cond = select(samples.cond, win) if samples.cond else None
+        trace = samples.trace
+        return Pairs(samples.x[win], samples.x[lose], cond, weight,
+                     *((select(trace, win), select(trace, lose)) if trace is not None else (None, None)))
+    return pair
+
+
+class Preferences:
+    """A fixed set of pairs as batch_at(step) for `dforce.fit`, drawn with counted randomness, epoch after epoch.
+
+    Raises ValueError for a set without pairs, and for one smaller than a batch.
+    """
+
+    def __init__(self, pairs: Pairs, *, batch: int, seed: int = 0):
+        if not len(pairs.win):
+            raise ValueError("there are no preference pairs: nothing to learn from")
+        if not 1 <= batch <= len(pairs.win):
+            raise ValueError(f"a batch takes 1..{len(pairs.win)} pairs (there are no more), got {batch}")
+        self.pairs, self.batch, self.seed = pairs, batch, seed
+
+    def __call__(self, step: int) -> Pairs:
+        epoch, part = divmod(step, len(self.pairs.win) // self.batch)
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, ORDER))
+        order = torch.randperm(len(self.pairs.win), generator=generator)
+        return select(self.pairs, order[part * self.batch:(part + 1) * self.batch].to(self.pairs.win.device))
+
+
+def read_pairs(path: str | Path) -> Pairs:
+    """Pairs in an .npz file: arrays `win` and `lose` [P, T, *E], numbers; others [P, ...] become cond["static"].
+
+    Raises FileNotFoundError, and ValueError that names the file where it is no such file, holds no pair, or where
+    shapes or values do not fit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise ValueError(f"{path} is no .npz file of preference pairs: {error}") from error
+    missing = [name for name in ("win", "lose") if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} must hold arrays 'win' and 'lose' [P, T, *E], has {sorted(arrays) or 'none'}")
+    win, lose = arrays.pop("win").float(), arrays.pop("lose").float()
+    if not len(win):
+        raise ValueError(f"{path} holds no preference pairs: nothing to learn from")
+    if win.shape != lose.shape or win.ndim < 2:
+        raise ValueError(f"{path}: win and lose must be [P, T, *E] alike, got {[*win.shape]} and {[*lose.shape]}")
+    if not (win.isfinite().all() and lose.isfinite().all()):
+        raise ValueError(f"{path}: win and lose must be finite numbers")
+    wrong = {name: [*value.shape] for name, value in arrays.items() if value.shape[:1] != win.shape[:1]}
+    if wrong:
+        raise ValueError(f"{path}: conditioning must have one row for each of the {len(win)} pairs, got {wrong}")
+    cond: Cond | None = {"static": arrays} if arrays else None
+    return Pairs(win, lose, cond, torch.ones(len(win)))
+
+
+def write_pairs(path: str | Path, pairs: Pairs) -> None:
+    """What `read_pairs` reads. Static conditioning only; traces are left out."""
+    static = (pairs.cond or {}).get("static") or {}
+    if (pairs.cond or {}).get("token"):
+        raise ValueError("a file of pairs holds static conditioning only, got cond['token']")
+    arrays = {"win": pairs.win, "lose": pairs.lose, **static}
+    with open(path, "wb") as file:
+        np.savez(file, **map_state(lambda leaf: leaf.detach().cpu(), arrays))
