@@ -1,8 +1,8 @@
 """Tables of README and docs from docs/results/*.json, in place: python scripts/tables.py [--check]
 
 A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; all between is rewritten.
-METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key, and task=value
-those of that task. `_` may stand for a blank.
+METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key; task=value
+keeps those of a task. `_` may stand for a blank.
 `--check` changes nothing and fails where a table is not what its file says.
 """
 
