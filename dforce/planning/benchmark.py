@@ -57,7 +57,7 @@ class Bench:
 
     def source(self, method: MethodNode, seed: int) -> Source:
         model = self.model_folder(method.model, seed) if method.model else None
-        return Source(self.task, self.data, model, seed=seed, **self.options)
+        return Source(self.task, self.data, model, seed=seed, cache=str(self.out / "models" / "learnt"), **self.options)
 
     def identity(self, method: MethodNode, seed: int) -> dict[str, Any]:
         """What both tuning and evaluation of a method depend on, but for the starts."""

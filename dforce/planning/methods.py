@@ -22,7 +22,7 @@ from dforce.planning.suite import MethodNode
 from dforce.planning.tasks import Task
 from dforce.precision import choose
 
-GIVEN = ("bf16", "seed")  # given even to those that have a default of their own
+GIVEN = ("bf16", "seed", "cache")  # given even to those that have a default of their own
 
 
 class Cost(NamedTuple):
@@ -54,15 +54,15 @@ class Source:
 
     task; data: Minari name of its demonstrations; model: run folder of the network, None for none; seed: of the
     training, the method's own learning and its plans. Methods ask by the names of their arguments: denoiser,
-    schedule, normalizer, layout, bf16; maze, task, seed, data; observations [C, S + 1, 4] and actions [C, S, 2], the
-    demonstrations; horizon, the steps of an episode.
+    schedule, normalizer, layout, bf16; place (the task's world), maze, task, seed, data; observations [C, S + 1, O]
+    and actions [C, S, 2], the demonstrations; horizon, the steps of an episode; cache, a folder for what they learn.
     """
 
     def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: str = "cpu",
-                 precision: str = "auto", trust: str | None = None):
+                 precision: str = "auto", trust: str | None = None, cache: str | None = None):
         self.task, self.data, self.model, self.seed = task, data, model, seed
         self.device, self.precision, self.trust = torch.device(device), precision, trust
-        self.tokens = 0
+        self.cache, self.tokens = cache, 0
 
     def get(self, name: str) -> Any:
         """The thing of that name. ValueError for a part of a network where the method names no model."""
@@ -92,7 +92,8 @@ class Source:
     def chains(self) -> tuple[np.ndarray, np.ndarray]:
         episodes = load_episodes(self.data)
         count = len(episodes)
-        return episodes.observations.reshape(count, -1, 4), episodes.actions.reshape(count, -1, 2)
+        return (episodes.observations.reshape(count, -1, self.task.world.width),
+                episodes.actions.reshape(count, -1, 2))
 
     def _count(self, module: Any, inputs: tuple, output: Any) -> None:
         self.tokens += inputs[0].shape[0] * inputs[0].shape[1]
@@ -116,6 +117,9 @@ class Source:
     def _bf16(self) -> bool:
         return choose(self.precision, self.device).name == "bf16"  # type: ignore[arg-type]
 
+    def _place(self) -> Any:
+        return self.task.world
+
     def _maze(self) -> Any:
         return self.task.maze
 
@@ -124,6 +128,9 @@ class Source:
 
     def _seed(self) -> int:
         return self.seed
+
+    def _cache(self) -> str | None:
+        return self.cache
 
     def _data(self) -> str:
         return self.data

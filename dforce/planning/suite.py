@@ -199,5 +199,8 @@ def shrunk(text: Mapping[str, Any]) -> dict[str, Any]:
         return [walk(inner) for inner in value] if isinstance(value, list) else value
 
     cut = {key: walk(text[key]) for key in ("methods", "executors")}
+    for node in cut["methods"].values():
+        if isinstance(node.get("tune"), dict):  # two values of each parameter
+            node["tune"] = {key: values[:2] for key, values in node["tune"].items()}
     models = {name: {**node, **small.get("train", {})} for name, node in text["models"].items()}
     return {**text, **cut, "models": models}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from omegaconf import OmegaConf
 
 from dforce.config import nearest
 from dforce.planning.benchmark import Bench, units
+from dforce.planning.benchmark_pictures import draw_benchmark
 from dforce.planning.suite import Suite, read_suite
 from dforce.planning.tables import collect
 from dforce.planning.tasks import Task, get_task
-from dforce.planning.units import Outcome, Stopped, claim, run_units
+from dforce.planning.units import Outcome, Stopped, Unit, claim, run_units
 from dforce.report.html import write_index
 from dforce.report.results import append_episodes
 from dforce.report.table import csv_table, markdown_table
@@ -27,7 +29,7 @@ from dforce.verbs.trainings import training_unit
 
 FOLDER = False  # a benchmark goes on in the folder that it has
 PLACE = Path(str(files("dforce.configs"))) / "planning"
-FEW = 40_000    # environment steps of data under fast_dev_run
+FEW, SHORT = 40_000, 60  # environment steps of data, and of an episode, under fast_dev_run
 MAIN = ("score", "score_iqm", "return", "success", "score_latched", "return_latched", "first_reach")
 COSTS = ("plan_seconds", "plan_tokens", "episode_seconds")
 
@@ -39,6 +41,7 @@ def run(cfg: Any, _: None = None) -> None:
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     task = get_task(cfg.task)
+    task = task._replace(steps=min(task.steps, SHORT)) if cfg.fast_dev_run else task
     suite, text = _suite(cfg, task)
     folder = RunFolder("benchmark/planning", {**_plain(cfg), "suite": text}, out=cfg.out, resume=True)
     try:
@@ -109,15 +112,23 @@ def _work(cfg: Any, suite: Suite, task: Task, folder: RunFolder, late: Callable[
     bench = Bench(suite, task, data, folder.path, {key: trained for key, (_, trained) in models.items()}, options,
                   _once())
     work = units(bench, {key: unit for key, (unit, _) in models.items()})
+    work = [unit._replace(work=partial(_timed, folder, unit, number)) for number, unit in enumerate(work, 1)]
 
     def tell(name: str, left: int) -> None:
-        print(f"{name} ({len(work) - left + 1} of {len(work)})", flush=True)
+        print(f"{name} ({left} of {len(work)} left)", flush=True)
 
     try:
         outcome = run_units(work, folder.path / "locks", late=late, tell=tell)
     finally:
         report(bench, folder)
     return outcome
+
+
+def _timed(folder: RunFolder, unit: Unit, number: int) -> None:
+    """Does the unit's work, and logs how long it took."""
+    begin = time.monotonic()
+    unit.work()
+    folder.log(number, unit=unit.name, unit_seconds=round(time.monotonic() - begin, 3))
 
 
 def _once() -> Callable[[str], None]:
@@ -141,6 +152,8 @@ def report(bench: Bench, folder: RunFolder) -> None:
         text = "\n".join(f"## {name}\n\n{markdown_table(rows)}" for name, rows in shown)
         write_atomic(folder.path / "tables.md", text)
         write_atomic(folder.path / "tables.csv", csv_table(tables.rows))
+        captions = draw_benchmark(bench, tables.rows, folder.media)
+        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
         print(markdown_table(shown[0][1], metrics=[shown[0][1][0]["metric"], "success"]))
 
 

@@ -1,0 +1,145 @@
+"""The pictures of a planning benchmark, into its media folder, from its rows and from what its shards kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dforce.planning.benchmark import Bench
+from dforce.planning.pictures import on_paper, reach
+from dforce.planning.score import Row
+from dforce.planning.suite import MethodNode
+from dforce.report.benchmark_plots import Point, Seen, same_starts, sweep_panels
+from dforce.report.curves import bars_with_intervals
+from dforce.report.results import select
+
+STARTS = 3  # shown of each method
+REFERENCES = ("random", "straight", "controller")
+CAPTIONS = {
+    "starts.png": "Every method on the same starts (training seed 0, its first executor): the plan coloured by time, "
+                  "the executed path dark, below it the steps spent at the goal.",
+    "scale.png": "Tuning: the score over the guidance scale, on starts that are not reported.",
+    "compute.png": "The score over what a plan costs.",
+}
+
+
+def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]:
+    """Draws what the rows allow; returns the captions, by file name, in the order of the page."""
+    own = [row for row in rows if row["task"] == bench.task.name]
+    metric = "score" if any(row["metric"] == "score" for row in own) else "return"
+    figures: dict[str, Any] = {}
+    for executor in bench.suite.executors:
+        shown = [row for row in own if row["variant"].get("executor") in (executor, "its own")]
+        if any(row["metric"] == metric and row["method"] not in REFERENCES for row in shown):
+            figures[f"score {executor}.png"] = bars_with_intervals(
+                shown, metric, references=REFERENCES[1:], title=f"{bench.task.name}, executed by {executor}")
+    figures["starts.png"] = starts_figure(bench)
+    for name, curve in bench.suite.curves.items():
+        figures[f"{name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
+    figures["compute.png"] = compute_figure(bench, own, metric)
+    figures["scale.png"] = scale_figure(bench, rows, metric)
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    for name, figure in drawn.items():
+        figure.savefig(media / name)
+    return {name: CAPTIONS.get(name, caption(name)) for name in drawn}
+
+
+def caption(name: str) -> str:
+    stem = name.removesuffix(".png")
+    if stem.startswith("score "):
+        return f"Scores with 95% intervals, plans executed by {stem.removeprefix('score ')}; dashed: reference drivers."
+    return f"The score over {stem}, each point at its own tuned settings."
+
+
+def starts_figure(bench: Bench) -> Any:
+    """All methods on the first blocked starts of seed 0; None where nothing has been played."""
+    seen, starts, goals = {}, None, None
+    for method in bench.suite.methods.values():
+        file = bench.shard_file(method.name, 0).with_suffix(".npz")
+        if not file.is_file():
+            continue
+        with np.load(file) as kept:
+            arrays = {name: kept[name][:STARTS] for name in kept.files}
+        path = on_paper(bench.task.maze, arrays["path"])
+        plan = on_paper(bench.task.maze, arrays["plan"]) if "plan" in arrays else None
+        seen[_named(method)] = Seen(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
+        starts, goals = path[:, 0], on_paper(bench.task.maze, arrays["goal"])
+    if starts is None or goals is None:
+        return None
+    count = min(len(one.path) for one in seen.values())
+    return same_starts(bench.task.maze.walls, seen, starts[:count], goals[:count],
+                       title=f"{bench.task.name}: all methods from the same starts", reach=reach(bench.task.maze))
+
+
+def _named(method: MethodNode) -> str:
+    return f"{method.name}, {method.executors[0]}" if method.executors else method.name
+
+
+def points(rows: list[Row], metric: str, starts: str, x: dict[str, float]) -> list[Point]:
+    """One point for each method of `x`, label -> where it stands, that has a row."""
+    found = [(x[row["method"]], row) for row in select(rows, metric=metric, variant={"starts": starts})
+             if row["method"] in x and row["value"] is not None]
+    return [Point(at, row["value"], row["low"], row["high"]) for at, row in found]
+
+
+def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) -> dict[str, dict[str, list[Point]]]:
+    """All starts and blocked ones: series name -> method label -> x, as `sweep_panels` wants them."""
+    found = {}
+    for starts in ("all", "blocked"):
+        lines = {name: points(rows, metric, starts, x) for name, x in series.items()}
+        lines = {name: line for name, line in lines.items() if line}
+        if lines:
+            found[f"{starts} starts"] = lines
+    return found
+
+
+def references(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
+    return {f"{starts} starts": {row["method"]: row["value"] for row in
+                                 select(rows, metric=metric, method=REFERENCES[1:], variant={"starts": starts})}
+            for starts in ("all", "blocked")}
+
+
+def curve_figure(bench: Bench, rows: list[Row], metric: str, over: str, methods: list[str]) -> Any:
+    """The score of several methods over a setting of theirs, a line an executor."""
+    series: dict[str, dict[str, float]] = {}
+    for row in select(rows, metric=metric):
+        name, _, executor = row["method"].partition(", ")
+        if name in methods and over in row["variant"]:
+            series.setdefault(executor, {})[row["method"]] = row["variant"][over]
+    found = panels(rows, metric, series)
+    if not found:
+        return None
+    return sweep_panels(found, xlabel=over, ylabel=metric, log_x=True, references=references(rows, metric),
+                        title=f"{bench.task.name}: {metric} over {over}")
+
+
+def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """The score over the seconds of a plan, under the first executor; methods of one curve are one line."""
+    joined = {method: name for name, curve in bench.suite.curves.items() for method in curve["methods"]}
+    series: dict[str, dict[str, float]] = {}
+    for row in select(rows, metric="plan_seconds"):
+        method, _, executor = row["method"].partition(", ")
+        if executor == bench.suite.methods[method].executors[0]:
+            series.setdefault(joined.get(method, method), {})[row["method"]] = row["value"]
+    found = panels(rows, metric, series)
+    if not found:
+        return None
+    return sweep_panels(found, xlabel="seconds a plan", ylabel=metric, log_x=True,
+                        references=references(rows, metric), title=f"{bench.task.name}: {metric} over compute")
+
+
+def scale_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """The score over the guidance scale, from the tunings, under each method's first executor."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    for row in select(rows, task=f"{bench.task.name}, tuning", metric=metric):
+        name, _, executor = row["method"].partition(", ")
+        first = (*bench.suite.methods[name].executors, "")[0]
+        if executor == first and "scale" in row["variant"] and row["value"] is not None:
+            panel = found.setdefault(f"{row['variant']['starts']} starts", {})
+            panel.setdefault(name, []).append(Point(row["variant"]["scale"], row["value"], row["low"], row["high"]))
+    if not found:
+        return None
+    return sweep_panels(found, xlabel="guidance scale", ylabel=metric, log_x=True,
+                        title=f"{bench.task.name}: {metric} over the guidance scale (tuning starts)")

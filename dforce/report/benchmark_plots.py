@@ -1,0 +1,124 @@
+"""Pictures of a benchmark: scores over a setting, and all methods on the same starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from dforce.report import style
+from dforce.report.maze_axes import check_walls, draw_fan, draw_markers, draw_maze, draw_path, view
+
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+BLOCK = 8  # methods under one another before a second block begins at their right
+
+
+class Point(NamedTuple):
+    """One number of a curve: value at x, with its interval (None where there is none)."""
+
+    x: float
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Seen(NamedTuple):
+    """What a method did from a few starts. path: [E, H + 1, 2]; plan: [E, P, 2] or None; notes: one an episode."""
+
+    path: np.ndarray
+    plan: np.ndarray | None
+    notes: Sequence[str]
+
+
+def sweep_panels(panels: Mapping[str, Mapping[str, Sequence[Point]]], *, xlabel: str, ylabel: str, title: str = "",
+                 log_x: bool = False, references: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
+    """Curves over a setting, a panel a quantity, one legend for all at the right.
+
+    panels: title -> series -> points, in any order; a series of one point is a point. references: panel -> name ->
+    value, dashed lines across. Any number of series: colours come again with another marker.
+    """
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    if not names:
+        raise ValueError("nothing to draw: no series in any of the panels")
+    figure = style.new_figure(3.9 * len(panels) + 2.6, max(4.0, 1.4 + 0.24 * len(names)))
+    axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    for number, (ax, (panel, series)) in enumerate(zip(axes, panels.items(), strict=True)):
+        style.plain_axes(ax, title=panel, xlabel=xlabel, ylabel="" if number else ylabel, grid="y")
+        for name, points in series.items():
+            _curve(ax, sorted(points), name, names.index(name))
+        for name, level in (references or {}).get(panel, {}).items():
+            ax.axhline(level, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
+            ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+                        textcoords="offset points", ha="right", color=style.MUTED, fontsize=style.TICK)
+    if log_x:
+        _log_ticks(axes[0], [p.x for series in panels.values() for points in series.values() for p in points])
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend([handles[name] for name in names], names, loc="outside right center", frameon=False,
+                  fontsize=style.TICK, labelcolor=style.INK)
+    if title:
+        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    return figure
+
+
+def _curve(ax: Axes, points: Sequence[Point], name: str, number: int) -> None:
+    color = style.PALETTE[number % len(style.PALETTE)]
+    marker = MARKERS[number // len(style.PALETTE) % len(MARKERS)]
+    ax.plot([p.x for p in points], [p.value for p in points], color=color, linewidth=2.0, marker=marker, markersize=6.5,
+            markeredgecolor="white", label=name, zorder=4)
+    for p in points:
+        if p.low is not None and p.high is not None:
+            ax.plot([p.x, p.x], [p.low, p.high], color=color, linewidth=1.4, alpha=0.55, zorder=3)
+
+
+def _log_ticks(ax: Axes, values: Sequence[float]) -> None:
+    """Logarithmic, with ticks at the settings themselves where they are few, at 1, 2, 5 times a decade elsewhere."""
+    ax.set_xscale("log")
+    few = sorted(set(values))
+    if len(few) > 6:
+        low, high = np.log10(few[0]), np.log10(few[-1])
+        grid = [m * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for m in (1, 2, 5)]
+        few = [tick for tick in grid if few[0] / 1.5 <= tick <= few[-1] * 1.5]
+        few = few if len(few) <= 8 else [tick for tick in few if f"{tick:e}"[0] == "1"]
+    ax.set_xticks(few)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", which="minor", length=0)
+
+
+def same_starts(walls: np.ndarray, seen: Mapping[str, Seen], starts: np.ndarray, goals: np.ndarray, *,
+                title: str = "", reach: float = 0.5) -> Figure:
+    """Every method on the same starts: a line a method, a column a start; plans coloured by time, paths dark.
+
+    walls: bool [R, C]; starts, goals: [E, 2]; reach: radius of the disc around a goal in which the reward is 1.
+    """
+    count, top = len(starts), view(check_walls(walls))
+    if not seen or not count:
+        raise ValueError(f"nothing to draw: {len(seen)} methods on {count} starts")
+    blocks = -(-len(seen) // BLOCK)
+    down = -(-len(seen) // blocks)
+    ratio = (top[1] - top[0]) / (top[3] - top[2])
+    figure = style.new_figure(1.45 * count * blocks + 0.4, (1.3 * ratio + 0.34) * down + 0.5)
+    grid = figure.add_gridspec(down, blocks, wspace=0.06)
+    for number, (name, one) in enumerate(seen.items()):
+        axes = grid[number % down, number // down].subgridspec(1, count, wspace=0.03).subplots(squeeze=False)[0]
+        axes[0].set_title(name, fontsize=style.TICK, color=style.INK, loc="left", fontweight="bold", pad=3)
+        for e, ax in enumerate(axes):
+            _episode(ax, walls, one, e, starts[e], goals[e], reach)
+    if title:
+        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    return figure
+
+
+def _episode(ax: Axes, walls: np.ndarray, seen: Seen, e: int, start: np.ndarray, goal: np.ndarray,
+             reach: float) -> None:
+    look: dict[str, Any] = {"size": 0.45}
+    draw_maze(ax, walls)
+    if seen.plan is not None:
+        draw_fan(ax, seen.plan[e:e + 1], **look)
+    draw_path(ax, seen.path[e], **look)
+    draw_markers(ax, start, goal, reach=reach, **look)
+    ax.set_xlabel(seen.notes[e], fontsize=style.TICK - 2, color=style.MUTED, labelpad=2)
