@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.denoiser import Denoiser
+from dforce.denoiser import Cond, Denoiser, cut
 from dforce.guidance import inpaint
 from dforce.loss import Levels, Weight, forcing_loss, shared
 from dforce.schedule import Schedule
@@ -35,20 +35,36 @@ class InpaintingObjective(nn.Module):
 
     objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond. The denoiser is wrapped in
     `inpaint` with the data themselves, in training as in sampling, so those entries enter the network without noise,
-    and have neither an error nor a gradient. ValueError for a causal denoiser, whose tokens never hear of what is
-    shown in later ones.
+    and have neither an error nor a gradient.
+
+    shortest: None trains on whole windows. A number of tokens: each batch is cut, behind, to a length that is drawn
+    uniformly from those between it and the whole, so that the network knows windows of all these lengths to plan with.
+    ValueError for a causal denoiser, whose tokens never hear of what is shown in later ones, and for shortest < 1.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, shown: Shown = final, levels: Levels = shared,
-                 weight: Weight | None = None):
+                 weight: Weight | None = None, shortest: int | None = None):
         super().__init__()
+        if shortest is not None and shortest < 1:
+            raise ValueError(f"shortest={shortest}: give a number of tokens >= 1, or None for whole windows")
         if getattr(denoiser, "causal", False):
             raise ValueError("a causal denoiser cannot look ahead to entries that are shown: use net=temporal, or "
                              "net=transformer net.causal=false")
         self.denoiser, self.schedule, self.shown, self.levels, self.weight = denoiser, schedule, shown, levels, weight
+        self.shortest = shortest
 
     def forward(self, batch: Any, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        known: Denoiser = inpaint(self.denoiser, batch.x, self.shown(batch.x), show="clean")  # type: ignore[arg-type]
-        loss, _ = forcing_loss(known, self.schedule, batch.x, mask=batch.mask, cond=batch.cond, levels=self.levels,
-                               weight=self.weight, generator=generator)
+        x, mask, cond = self._cut(batch, generator)
+        known: Denoiser = inpaint(self.denoiser, x, self.shown(x), show="clean")  # type: ignore[arg-type]
+        loss, _ = forcing_loss(known, self.schedule, x, mask=mask, cond=cond, levels=self.levels, weight=self.weight,
+                               generator=generator)
         return loss, {"loss": loss.detach()}
+
+    def _cut(self, batch: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None, Cond | None]:
+        """x, mask and cond of the batch, as many tokens of them as are trained on this time."""
+        tokens = batch.x.shape[1]
+        if self.shortest is None or self.shortest >= tokens:
+            return batch.x, batch.mask, batch.cond
+        device = generator.device if generator is not None else None
+        kept = slice(int(torch.randint(self.shortest, tokens + 1, (), generator=generator, device=device)))
+        return batch.x[:, kept], None if batch.mask is None else batch.mask[:, kept], cut(batch.cond, kept)

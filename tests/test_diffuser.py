@@ -125,6 +125,26 @@ def test_padding_counts_nothing_and_levels_are_shared_by_default():
     assert (objective.denoiser.out.grad[:, 4:] == 0).all()
 
 
+def test_windows_are_cut_to_all_lengths_behind():
+    """Lengths are uniform between the shortest and the whole; what is shown is the end of what is left."""
+    x = torch.randn(2, T, 1)
+    objective = InpaintingObjective(Gain(torch.zeros(T, T)), S, shown=LAST, shortest=3)
+    lengths = []
+    for seed in range(400):
+        seen = []
+        objective.denoiser.forward = lambda x, *rest, seen=seen: (seen.append((x, rest[-1])), (x, None))[1]
+        batch = batch_of(x)
+        batch.cond = {"token": {"a": torch.arange(T).expand(2, T)}, "static": {}}
+        objective(batch, torch.Generator().manual_seed(seed))
+        (given, cond), = seen
+        lengths.append(given.shape[1])
+        assert torch.equal(given[:, -1], x[:, lengths[-1] - 1]) and cond["token"]["a"].shape[1] == lengths[-1]
+    counts = torch.bincount(torch.tensor(lengths), minlength=T + 1)
+    assert (counts[:3] == 0).all() and (counts[3:] > 60).all()
+    with pytest.raises(ValueError, match="shortest=0"):
+        InpaintingObjective(Gain(torch.zeros(T, T)), S, shortest=0)
+
+
 def test_a_causal_network_is_refused():
     net = Precond(RecurrentNet((6,), width=8), S)
     with pytest.raises(ValueError, match="net=temporal"):
