@@ -46,15 +46,16 @@ def seed_of(*counters: int) -> int:
 class Noise:
     """Standard normal noise by counters. noise(row [T], token [T], like [B, T, *E]) -> [B, T, *E].
 
-    `row` and `token` say which cell of the schedule matrix each of the T tokens is, ([T] or [B, T]); `salt` separates
-    streams (Monte Carlo draws, lookahead passes). `sample` [B] says which member of the batch each row is (default
-    0..B-1), so that a sub-batch, or an unrolled wavefront, sees the noise of the whole.
+    `row` and `token` say which cell of the schedule matrix each of the T tokens is, ([T] or [B, T]); `salt` (a number,
+    or [B, 1]) separates streams (Monte Carlo draws, lookahead passes, branches of a search). `sample` [B] says which
+    member of the batch each row is (default 0..B-1), so that a sub-batch, or an unrolled wavefront, sees the noise of
+    the whole.
     """
 
     def __init__(self, seed: int = 0):
         self.seed = int(seed)
 
-    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: int = 0,
+    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                  sample: Tensor | None = None) -> Tensor:
         device = like.device
         batch, tokens, event = like.shape[0], like.shape[1], like.shape[2:]

@@ -36,7 +36,8 @@ def run(cfg: Any, folder: RunFolder) -> None:
         print(f"note: {cfg.checkpoint} was trained in {trained.name}, and is driven in {task.name}")
     executor = build(cfg.executor, trust=cfg.trust)
     starts, goals = task.starts(FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
-    name = "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1 else "guided"
+    name = getattr(planner, "method", "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1
+                   else "guided")
     methods = [*references(task.world, seed=cfg.seed),
                planned(name, task.world, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every,
                        shrink=cfg.shrink)]
