@@ -1,0 +1,207 @@
+"""The studies: how far plans spread, how settings are tuned, what a crossing path is, and what walks remember."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gaussian_bed import NonCausal
+
+from dforce.checkpoint import build_denoiser
+from dforce.planning.crossing import CORNER, SIDE, crossings, kinds, walk, windows
+from dforce.planning.execute import Plan, tracking
+from dforce.planning.studies import TUNE_SEED, far_ends, spread, spread_row, starts_of, tuned
+from dforce.planning.tasks import get_task
+from dforce.report.study_plots import line_panels, panels_of, path_panels
+from dforce.schedule import linear
+
+UMAZE = get_task("maze2d-umaze")
+TIME = np.linspace(0, 1, 21)[:, None]
+
+
+def line(*corners):
+    """The path [P, 2] through corners given in half sides."""
+    points = SIDE * np.array(corners, dtype=float)
+    return np.concatenate([a + TIME * (b - a) for a, b in zip(points, points[1:], strict=False)])
+
+
+# ----------------------------------------------------------------------------------------------------------- spread
+
+def test_spread_is_the_root_of_the_total_variance():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3, 20_000, 2)) * [3.0, 4.0]
+    np.testing.assert_allclose(spread(points), 5.0, rtol=0.02)
+    np.testing.assert_allclose(spread(points + [7.0, -2.0]), spread(points), rtol=1e-9)      # wherever they are
+    np.testing.assert_allclose(spread(np.array([[[0.0, 0.0], [2.0, 0.0]]])), 2**0.5)         # by hand
+    with pytest.raises(ValueError, match="at least 2"):
+        spread(points[:, :1])
+
+
+def test_identical_plans_have_no_spread_and_different_ones_that_of_their_ends():
+    starts, goals = starts_of(UMAZE, 3, [0, 1])
+    assert starts.shape == (6, 4) and goals.shape == (6, 2)
+    np.testing.assert_array_equal(starts[3:], UMAZE.starts(3, 1)[0])
+
+    def planner(shake):
+        def plan(obs, goal, remaining, rng):
+            states = np.repeat(obs[:, None], remaining, 1)
+            states[:, -1, :2] += shake * rng.normal(size=(len(obs), 2))
+            return Plan(np.zeros((len(obs), remaining, 2)), states)
+        return plan
+
+    same = far_ends(planner(0.0), starts, goals, 5, plans=4)
+    assert same.shape == (6, 4, 2)
+    np.testing.assert_array_equal(same, np.repeat(starts[:, None, :2], 4, 1))
+    row = spread_row(UMAZE, "still", {"delay": 0}, same)
+    assert row["value"] == row["low"] == row["high"] == 0.0 and row["n"] == 6
+    row = spread_row(UMAZE, "shaken", {}, far_ends(planner(0.5), starts, goals, 5, plans=400))
+    assert abs(row["value"] - 0.5 * 2**0.5) < 0.05 and row["low"] < row["value"] < row["high"]
+
+
+# ----------------------------------------------------------------------------------------------------------- tuning
+
+class Near:
+    """Plans to stand at the goal, `off` metres beside it: the score falls as it grows."""
+
+    def __init__(self, off=0.0):
+        self.off, self.seen = off, []
+
+    def with_(self, off):
+        return Near(off)
+
+    def __call__(self, obs, goal, remaining, rng):
+        states = np.concatenate([goal + [self.off, 0.0], np.zeros_like(goal)], 1)
+        return Plan(np.zeros((len(obs), remaining, 2)), np.repeat(states[:, None], remaining, 1))
+
+
+def test_tuning_takes_the_trial_that_scores_best_on_starts_that_are_not_reported():
+    task = get_task("maze2d-open")
+    trials = [{"off": 3.0}, {"off": 0.0}, {"off": 2.0}]
+    best, scores = tuned(task, Near(), tracking(hold=False), trials, episodes=4)
+    assert best.off == 0.0 and scores[1] == max(scores) and len(scores) == 3
+    assert TUNE_SEED not in range(100)
+
+
+# --------------------------------------------------------------------------------------------------------- crossing
+
+@pytest.mark.parametrize("corners, kind", [
+    ([(-1, -1), (1, 1)], "trained"),
+    ([(-1, 1), (1, -1)], "trained"),
+    ([(-1, 1), (0, 0), (1, 1)], "composed"),            # V
+    ([(-1, -1), (0, 0), (1, -1)], "composed"),          # its reverse
+    ([(-1, -1), (0, 0)], "neither"),                    # stays in the middle
+    ([(-1, 1), (1, 1)], "neither"),                     # along the edge
+    ([(1, 1), (-1, -1)], "neither"),                    # backwards
+    ([(-1, -1), (-1, 1), (1, -1)], "neither"),          # changes sides before it starts
+    ([(-1, 1), (0.8, -0.8), (1, 1)], "neither"),        # all but there, then across
+    ([(-2, -2), (2, 2)], "neither"),                    # past the corners
+])
+def test_known_paths_are_what_they_are(corners, kind):
+    path = line(*corners)
+    assert kinds(path[None]) == [kind]
+    assert kinds(path[None] * [1, -1]) == [kind]  # upside down
+
+
+def test_demonstrations_are_trained_paths_of_both_families():
+    paths = crossings(4000, 41, np.random.default_rng(0))
+    found = np.array(kinds(paths))
+    assert (found == "trained").mean() > 0.99 and not (found == "composed").any()
+    assert abs((paths[:, 0, 1] > 0).mean() - 0.5) < 0.03
+    corner = SIDE * np.sign(paths[:, [0, -1]])
+    np.testing.assert_allclose((paths[:, [0, -1]] - corner).std((0, 1)), CORNER, rtol=0.05)
+    # In the middle the families are one: nothing there tells which way a path came.
+    middle, rising = paths[:, 20], paths[:, -1, 1] > 0
+    np.testing.assert_allclose(middle[rising].mean(0), middle[~rising].mean(0), atol=0.03)
+    np.testing.assert_allclose(middle[rising].std(0), middle[~rising].std(0), rtol=0.08)
+
+
+def test_windows_show_parts_of_demonstrations_and_the_position_before():
+    batch_at = windows(tokens=5, stack=4, batch=64, seed=3)
+    batch = batch_at(7)
+    assert batch.x.shape == (64, 5, 8) and torch.equal(batch.x, batch_at(7).x)
+    assert not torch.equal(batch.x, batch_at(8).x)
+    start, points = batch.cond["static"]["start"], batch.x.reshape(64, 20, 2)
+    step = 2 * SIDE / 20
+    torch.testing.assert_close((points[:, 0] - start)[:, 0].mean().item(), step, rtol=0.2, atol=0)
+    whole = batch.mask.all(1)
+    assert 16 <= whole.sum() < 64 and batch.mask[:, 0].all()
+    paths = torch.cat([start[:, None], points], 1)[whole].double().numpy()
+    assert set(kinds(paths)) == {"trained"}
+    # A window that begins k tokens late shows all but k tokens, and starts k tokens to the right.
+    late = 5 - batch.mask.sum(1)
+    torch.testing.assert_close(start[:, 0], -SIDE + late * 4 * step, rtol=0, atol=0.8)
+
+
+# ---------------------------------------------------------------------------------------------------------- walking
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    config = {"net": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 8}, "predict": "x0",
+              "schedule": {"_target_": "dforce.schedule.linear", "levels": 50}}
+    return build_denoiser(config, {"event_shape": [8], "static": {"start": 2}}).requires_grad_(False)
+
+
+def test_a_walk_from_all_of_its_past_is_one_from_a_memory_that_holds_it(network):
+    starts = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    paths = {memory: walk(network, network.schedule, starts, tokens=4, memory=memory, steps=3)
+             for memory in (None, 4, 3, 0)}
+    assert paths[None].shape == (3, 17, 2)
+    torch.testing.assert_close(paths[None][:, 0], starts, rtol=0, atol=0)
+    torch.testing.assert_close(paths[4], paths[None], rtol=0, atol=0)
+    torch.testing.assert_close(paths[3], paths[None], rtol=0, atol=0)  # the fourth token has three before it
+    torch.testing.assert_close(paths[0][:, :5], paths[None][:, :5], rtol=0, atol=0)
+    assert (paths[0][:, 5:] - paths[None][:, 5:]).abs().max() > 1e-4
+
+
+def test_with_memory_0_only_the_last_position_counts(network):
+    starts = torch.randn(2, 2, generator=torch.Generator().manual_seed(2))
+    path = walk(network, network.schedule, starts, tokens=3, memory=0, steps=3, seed=5)
+    asked = []
+    inner = network.init_state
+
+    def init_state(batch, cond=None):
+        asked.append(cond["static"]["start"])
+        return inner(batch, cond)
+
+    network.init_state = init_state
+    try:
+        walk(network, network.schedule, starts, tokens=3, memory=0, steps=3, seed=5)
+    finally:
+        del network.init_state
+    for number, start in enumerate(asked):
+        torch.testing.assert_close(start, path[:, 4 * number], rtol=0, atol=0)
+
+
+def test_a_walk_wants_a_causal_denoiser_and_sound_numbers(network):
+    starts, schedule = torch.zeros(1, 2), linear(50)
+    with pytest.raises(ValueError, match="causal"):
+        walk(NonCausal(schedule, 4), schedule, starts, tokens=2)
+    for bad in ({"every": 0}, {"memory": -1}):
+        with pytest.raises(ValueError, match="memory >= 0"):
+            walk(network, schedule, starts, tokens=2, **bad)
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+def test_panels_hold_the_rows_numbers():
+    rows = [{"task": "t", "method": method, "variant": {"delay": delay, "starts": "all"}, "metric": "score",
+             "value": float(delay), "low": delay - 1.0, "high": delay + 1.0}
+            for method, delay in (("a", 0), ("a", 5), ("b", 5))]
+    settings, panels = panels_of(rows, "delay", {"score": ("score", {"starts": "all"})})
+    assert settings == [0, 5]
+    assert panels == {"score": {"a": [(0.0, -1.0, 1.0), (5.0, 4.0, 6.0)], "b": [None, (5.0, 4.0, 6.0)]}}
+    ax = line_panels(["0", "5"], panels, xlabel="delay").axes[0]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0, 5])
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [5])
+    with pytest.raises(ValueError, match="2 estimates for 3"):
+        line_panels(["0", "5", "9"], panels, xlabel="delay")
+
+
+def test_paths_are_drawn_in_the_colour_of_their_kind():
+    paths = np.stack([line((-1, -1), (1, 1)), line((-1, 1), (1, -1)), np.roll(line((-1, 1), (1, 1)), 0, 0)])
+    colors = {"trained": "#000000", "composed": "#ff0000", "neither": "#00ff00"}
+    ax = path_panels({"some": (paths, ["trained", "trained", "neither"])}, colors).axes[0]
+    assert [len(lines.get_segments()) for lines in ax.collections[:3]] == [2, 0, 1]
+    with pytest.raises(ValueError, match="one of the kinds"):
+        path_panels({"some": (paths, ["trained", "odd", "neither"])}, colors)
