@@ -103,7 +103,7 @@ def test_its_minimum_is_the_conditional_mean():
 
 def test_samples_have_the_conditional_law():
     """Replacement alone gives half of the pull (test_guidance); a network that was shown the end gives all of it."""
-    n, end = 5000, 1.5
+    n, end = 3000, 1.5
     known, mask = torch.zeros(T, 1), torch.zeros(T, 1, dtype=torch.bool)
     known[-1], mask[-1] = end, True
     noise = torch.randn(n, T, 1, generator=torch.Generator().manual_seed(0))
