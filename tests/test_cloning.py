@@ -62,7 +62,7 @@ def test_hindsight_goals_come_later_in_the_same_chain():
 
 @pytest.fixture(scope="module")
 def executor():
-    return inverse_dynamics(*chains(), steps=1000, hold=False, **SMALL)
+    return inverse_dynamics(*chains(), lookahead=1, steps=1000, hold=False, **SMALL)
 
 
 def test_inverse_dynamics_recovers_a_linear_systems_action(executor):

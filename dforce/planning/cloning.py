@@ -117,13 +117,14 @@ def behaviour_cloning(observations: np.ndarray, actions: np.ndarray, *, reach: i
     return Cloned(learnt(draw, settings, seed=seed, cache=cache, **training), reach)
 
 
-def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead: int = 1, hold: bool = True,
+def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead: int = 5, hold: bool = True,
                      arrive: float = 0.4, pace: float = 1.0, seed: int = 0, cache: str | None = None,
                      **training: Any) -> InverseDynamics:
     """The executor that learnt which action leads from o_t to o_{t + lookahead} (as in Ajay et al. 2023), trained here.
 
     observations: [C, S + 1, O], actions: [C, S, 2] of C chains. lookahead: 1 asks for the next state exactly, with all
-    the force that this takes; more gives time to make up for an error. hold, arrive, pace: as in `tracking`.
+    the force that this takes, and 5 gives time to make up for an error (umaze, plans that are not quite feasible: 92
+    and 151). hold, arrive, pace: as in `tracking`.
     training: width, depth, steps, batch, lr of `learnt`.
     """
     def draw(step: int, batch: int) -> Pairs:

@@ -2,10 +2,11 @@
 
 python scripts/planning/offline_rl.py [--task maze2d-umaze] [--algorithms iql cql] [--steps 100000] [--seeds 0 1 2]
 
-Needs d3rlpy (`pip install -c constraints.txt d3rlpy`), which stands beside dforce's own dependencies and replaces none
-of them. Rewards are those of the environment, 1 within half a cell of the task's own goal in the state stepped into,
-computed here from the observations; the demonstrations never end, so nothing is terminal. The policies know one goal,
-so Multi2D, whose goals vary, is refused. Settings are d3rlpy's defaults (the papers' for MuJoCo) but for those given.
+Needs d3rlpy (`pip install -c constraints.txt '.[planning,offline-rl]'`), which stands beside dforce's own dependencies
+and replaces none of them. Rewards are those of the environment, 1 within half a cell of the task's own goal in the
+state stepped into, computed here from the observations; the demonstrations never end, so nothing is terminal. The
+policies know one goal, so Multi2D, whose goals vary, is refused. Settings are d3rlpy's defaults (the papers' for
+MuJoCo) but for those given.
 Training seed s is driven from the starts of seed s.
 """
 
