@@ -123,9 +123,8 @@ def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead
     """The executor that learnt which action leads from o_t to o_{t + lookahead} (as in Ajay et al. 2023), trained here.
 
     observations: [C, S + 1, O], actions: [C, S, 2] of C chains. lookahead: 1 asks for the next state exactly, with all
-    the force that this takes, and 5 gives time to make up for an error (umaze, plans that are not quite feasible: 92
-    and 151). hold, arrive, pace: as in `tracking`.
-    training: width, depth, steps, batch, lr of `learnt`.
+    the force that this takes, and fails on plans that are not quite feasible; more gives time to make up for an error.
+    hold, arrive, pace: as in `tracking`. training: width, depth, steps, batch, lr of `learnt`.
     """
     def draw(step: int, batch: int) -> Pairs:
         chain, t, _ = hindsight((observations.shape[0], observations.shape[1] - lookahead + 1), batch, reach=1,
