@@ -2,7 +2,9 @@
 
 from .advantage import GroupAdvantage, PerPromptStats, clip_advantage, standardised
 from .backprop import direct_reward, starts, through
+from .edict import Edict, Optimised, doodl
 from .forward import denoising_error, draw_levels
+from .guide import backward_guided, classifier_guided, time_travel
 from .losses import (
     clip_fraction,
     d3po,
@@ -32,17 +34,23 @@ from .objective import AlignObjective, nft, policy_gradient, preference, regress
 from .on_policy import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
 from .preference import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
 from .reward import RewardError, ask_reward
+from .search import Best, best_of_n, demon, descend
+from .smc import Particles, steer, steering
 from .source import OnPolicy, Query, Sampler, Samples
 from .stochastic import dance, flow_sde, window
 from .trace import Replay, Trace, kl, record, replay, subsample
 
 __all__ = [
     "AlignObjective",
+    "Best",
+    "Edict",
     "GroupAdvantage",
     "Mismatch",
     "OffPolicyError",
     "OnPolicy",
+    "Optimised",
     "Pairs",
+    "Particles",
     "PerPromptStats",
     "Preferences",
     "Query",
@@ -54,19 +62,25 @@ __all__ = [
     "adapter_state",
     "add_lowrank",
     "ask_reward",
+    "backward_guided",
     "best_against_worst",
+    "best_of_n",
     "check_on_policy",
+    "classifier_guided",
     "clip_advantage",
     "clip_fraction",
     "d3po",
     "dance",
     "ddpo_is",
     "ddpo_sf",
+    "demon",
     "denoising_error",
+    "descend",
     "diffusion_dpo",
     "diffusion_nft",
     "direct_reward",
     "disabled",
+    "doodl",
     "dpok",
     "draw_levels",
     "exponential_weight",
@@ -90,9 +104,12 @@ __all__ = [
     "save_adapters",
     "standardised",
     "starts",
+    "steer",
+    "steering",
     "stepwise_preference",
     "subsample",
     "through",
+    "time_travel",
     "unmerge",
     "weighted_regression",
     "window",
