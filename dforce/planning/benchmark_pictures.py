@@ -21,7 +21,7 @@ CAPTIONS = {
     "starts.png": "Every method on the same starts (training seed 0, its first executor): the plan coloured by time, "
                   "the executed path dark, below it the steps spent at the goal.",
     "scale.png": "Tuning: the score over the guidance scale, on starts that are not reported.",
-    "compute.png": "The score over what a plan costs.",
+    "compute.png": "The score over what it costs to decide an episode; many episodes are planned together.",
 }
 
 
@@ -116,17 +116,20 @@ def curve_figure(bench: Bench, rows: list[Row], metric: str, over: str, methods:
 
 
 def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
-    """The score over the seconds of a plan, under the first executor; methods of one curve are one line."""
+    """The score over the seconds that all deciding of an episode takes, under the first executor.
+
+    Methods of one curve are one line: more of the same at test time.
+    """
     joined = {method: name for name, curve in bench.suite.curves.items() for method in curve["methods"]}
     series: dict[str, dict[str, float]] = {}
-    for row in select(rows, metric="plan_seconds"):
+    for row in select(rows, metric="episode_seconds"):
         method, _, executor = row["method"].partition(", ")
-        if executor == bench.suite.methods[method].executors[0]:
+        if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
             series.setdefault(joined.get(method, method), {})[row["method"]] = row["value"]
     found = panels(rows, metric, series)
     if not found:
         return None
-    return sweep_panels(found, xlabel="seconds a plan", ylabel=metric, log_x=True,
+    return sweep_panels(found, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
                         references=references(rows, metric), title=f"{bench.task.name}: {metric} over compute")
 
 

@@ -94,33 +94,44 @@ def aggregate_rows(task: str, method: str, variant: Mapping[str, Any], report: S
     return rows
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """Mean of the middle half: a quarter of the values is dropped at either end, the last one in part."""
-    ordered = np.sort(values)
-    rank = np.arange(len(ordered))
-    weight = np.clip(np.minimum(rank + 1, 0.75 * len(ordered)) - np.maximum(rank, 0.25 * len(ordered)), 0, 1)
-    return float((weight * ordered).sum() / weight.sum())
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half, [..., E] -> [...]: a quarter is dropped at either end, the last of it in part."""
+    ordered = np.sort(values, axis=-1)
+    rank, count = np.arange(values.shape[-1]), values.shape[-1]
+    weight = np.clip(np.minimum(rank + 1, 0.75 * count) - np.maximum(rank, 0.25 * count), 0, 1)
+    return (weight * ordered).sum(axis=-1) / weight.sum()
 
 
 def probability_of_improvement(a: np.ndarray, b: np.ndarray, seed: np.ndarray) -> Interval:
     """P(X > Y) + P(X = Y) / 2 of an episode of either method (Agarwal et al. 2021), and its interval. a, b: [E]"""
-    both = np.stack([a, b], axis=-1)
+    def above(samples: np.ndarray) -> np.ndarray:
+        found = []
+        for x, y in zip(samples.real, np.sort(samples.imag, axis=-1), strict=True):
+            found.append((np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")).mean() / (2 * len(y)))
+        return np.array(found)
 
-    def above(sample: np.ndarray) -> float:
-        x, y = sample[:, 0], np.sort(sample[:, 1])
-        return float((np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")).mean() / (2 * len(y)))
-
-    return resampled(above, both, seed)
+    return resampled(above, a + 1j * b, seed)  # a pair stays one
 
 
-def resampled(statistic: Callable[[np.ndarray], float], values: np.ndarray, seed: np.ndarray, *, draws: int = 2000,
-              rng_seed: int = 0) -> Interval:
-    """Any statistic of episodes [E, ...] with its 95% percentile bootstrap: seeds are drawn, then episodes within."""
+def resampled(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, seed: np.ndarray, *,
+              draws: int = 2000, rng_seed: int = 0) -> Interval:
+    """Any statistic of episodes [E] with its 95% percentile bootstrap: seeds are drawn, then episodes within.
+
+    statistic: [D, E] samples -> [D]. Memory: draws * E numbers.
+    """
     rng = np.random.default_rng(rng_seed)
     groups = [np.flatnonzero(seed == s) for s in np.unique(seed)]
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()), dtype=int)
+    for row, group in zip(padded, groups, strict=True):
+        row[:len(group)] = group
+    picked = rng.integers(len(groups), size=(draws, len(groups)))
+    within = (rng.random((*picked.shape, sizes.max())) * sizes[picked][..., None]).astype(int)
+    chosen = padded[picked[..., None], within]  # [D, S, largest size]
+    used = np.arange(sizes.max()) < sizes[picked][..., None]
     found = np.empty(draws)
-    for draw in range(draws):
-        picked = [groups[g] for g in rng.integers(len(groups), size=len(groups))]
-        found[draw] = statistic(values[np.concatenate([g[rng.integers(len(g), size=len(g))] for g in picked])])
+    for total in np.unique(used.sum((1, 2))):  # seeds with fewer episodes make smaller samples
+        same = used.sum((1, 2)) == total
+        found[same] = statistic(values[chosen[same][used[same]]].reshape(-1, total))
     low, high = np.percentile(found, [2.5, 97.5])
-    return Interval(statistic(values), float(low), float(high), len(values))
+    return Interval(float(statistic(values[None])[0]), float(low), float(high), len(values))

@@ -12,7 +12,7 @@ from dforce.run import write_atomic
 
 
 class Shard(NamedTuple):
-    """header: what its writer said, with `identity`, the settings it was made with; lines: one an episode."""
+    """header: what its writer said, and `identity`, the settings it was made with; lines: one an episode."""
 
     header: dict[str, Any]
     lines: list[dict[str, Any]]
@@ -20,31 +20,26 @@ class Shard(NamedTuple):
 
 def write_shard(file: Path, identity: Mapping[str, Any], about: Mapping[str, Any],
                 lines: Iterable[Mapping[str, Any]]) -> None:
-    """Writes both at once or nothing. identity, about, lines: JSON-able; `about` has no key identity or sha256."""
+    """Writes both at once or nothing, after their sha256. identity, about, lines: JSON-able; about has no identity."""
     body = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-    header = {**about, "identity": dict(identity), "sha256": _digest(body)}
+    header = json.dumps({**about, "identity": dict(identity)}, ensure_ascii=False, allow_nan=False)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps(header, ensure_ascii=False, allow_nan=False) + "\n" + body)
+    write_atomic(file, f"{_digest(header + body)} {header}\n{body}")
 
 
 def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
     """The shard, or why it does not count: "" where there is none, else damage or settings that are not `identity`."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         return f"{file} cannot be read: {error}"
-    head, _, body = text.partition("\n")
-    try:
-        header = json.loads(head)
-        whole = header["sha256"] == _digest(body)
-        before = header["identity"]
-    except (ValueError, KeyError, TypeError):
-        whole, before = False, None
-    if not whole:
+    (digest, _, head), body = text.partition("\n")[0].partition(" "), text.partition("\n")[2]
+    if digest != _digest(head + body):
         return f"{file} is damaged"
-    changed = differing(before, json.loads(json.dumps(identity)))
+    header = json.loads(head)
+    changed = differing(header["identity"], json.loads(json.dumps(identity)))
     if changed:
         return f"{file} was made with other settings ({'; '.join(changed[:3])}{', ...' if len(changed) > 3 else ''})"
     return Shard(header, [json.loads(line) for line in body.splitlines()])

@@ -50,12 +50,13 @@ def sweep_panels(panels: Mapping[str, Mapping[str, Sequence[Point]]], *, xlabel:
         style.plain_axes(ax, title=panel, xlabel=xlabel, ylabel="" if number else ylabel, grid="y")
         for name, points in series.items():
             _curve(ax, sorted(points), name, names.index(name))
-        for name, level in (references or {}).get(panel, {}).items():
+        for place, (name, level) in enumerate((references or {}).get(panel, {}).items()):
             ax.axhline(level, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
-            ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-                        textcoords="offset points", ha="right", color=style.MUTED, fontsize=style.TICK)
-    if log_x:
-        _log_ticks(axes[0], [p.x for series in panels.values() for points in series.values() for p in points])
+            side: Any = ("left", "right")[place % 2]  # near ones stay legible
+            ax.annotate(name, (0.01 if side == "left" else 0.99, level), xycoords=("axes fraction", "data"),
+                        xytext=(0, 3), textcoords="offset points", ha=side, color=style.MUTED, fontsize=style.TICK)
+        if log_x:
+            _log_ticks(ax, [p.x for each in panels.values() for points in each.values() for p in points])
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend([handles[name] for name in names], names, loc="outside right center", frameon=False,
                   fontsize=style.TICK, labelcolor=style.INK)
@@ -75,14 +76,14 @@ def _curve(ax: Axes, points: Sequence[Point], name: str, number: int) -> None:
 
 
 def _log_ticks(ax: Axes, values: Sequence[float]) -> None:
-    """Logarithmic, with ticks at the settings themselves where they are few, at 1, 2, 5 times a decade elsewhere."""
+    """Logarithmic, with ticks at the settings themselves where they are few, a few a decade elsewhere."""
     ax.set_xscale("log")
     few = sorted(set(values))
-    if len(few) > 6:
+    if len(few) > 5:
         low, high = np.log10(few[0]), np.log10(few[-1])
-        grid = [m * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for m in (1, 2, 5)]
+        steps = (1, 2, 5) if high - low < 1.2 else (1, 3) if high - low < 2.4 else (1,)
+        grid = [m * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for m in steps]
         few = [tick for tick in grid if few[0] / 1.5 <= tick <= few[-1] * 1.5]
-        few = few if len(few) <= 8 else [tick for tick in few if f"{tick:e}"[0] == "1"]
     ax.set_xticks(few)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -102,10 +103,13 @@ def same_starts(walls: np.ndarray, seen: Mapping[str, Seen], starts: np.ndarray,
     down = -(-len(seen) // blocks)
     ratio = (top[1] - top[0]) / (top[3] - top[2])
     figure = style.new_figure(1.45 * count * blocks + 0.4, (1.3 * ratio + 0.34) * down + 0.5)
+    figure.set_layout_engine("constrained", h_pad=0.14)
     grid = figure.add_gridspec(down, blocks, wspace=0.06)
     for number, (name, one) in enumerate(seen.items()):
         axes = grid[number % down, number // down].subgridspec(1, count, wspace=0.03).subplots(squeeze=False)[0]
-        axes[0].set_title(name, fontsize=style.TICK, color=style.INK, loc="left", fontweight="bold", pad=3)
+        # A title counts as part of its panel, and a long one would push the panels of its line apart.
+        axes[0].annotate(name, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
+                         fontsize=style.TICK, color=style.INK, fontweight="bold").set_in_layout(False)
         for e, ax in enumerate(axes):
             _episode(ax, walls, one, e, starts[e], goals[e], reach)
     if title:

@@ -43,7 +43,7 @@ def run(cfg: Any, _: None = None) -> None:
     task = get_task(cfg.task)
     task = task._replace(steps=min(task.steps, SHORT)) if cfg.fast_dev_run else task
     suite, text = _suite(cfg, task)
-    folder = RunFolder("benchmark/planning", {**_plain(cfg), "suite": text}, out=cfg.out, resume=True)
+    folder = RunFolder("benchmark/planning", {**plain(cfg), "resolved": text}, out=cfg.out, resume=True)
     try:
         with folder:
             outcome = _work(cfg, suite, task, folder, late)
@@ -64,14 +64,14 @@ def _unfinished(folder: RunFolder, outcome: Outcome) -> None:
           f"out={folder.path} goes on")
 
 
-def _plain(cfg: Any) -> dict[str, Any]:
+def plain(cfg: Any) -> dict[str, Any]:
     return dict(OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg)  # type: ignore[arg-type]
 
 
 def _suite(cfg: Any, task: Task) -> tuple[Suite, dict[str, Any]]:
     """The suite that cfg asks for, and its text."""
     file = Path(cfg.suite) if cfg.suite else shipped(task, cfg.size)
-    text = _plain(OmegaConf.merge(with_base(file), cfg.change or {}))
+    text = plain(OmegaConf.merge(with_base(file), cfg.change or {}))
     suite = read_suite(text, methods=cfg.methods, models=cfg.models, seeds=cfg.seeds, episodes=cfg.episodes,
                        tune_episodes=cfg.tune_episodes, fast=cfg.fast_dev_run, trust=cfg.trust, files=[file])
     return suite, text
