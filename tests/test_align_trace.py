@@ -23,7 +23,7 @@ from dforce.align import (
     window,
 )
 from dforce.denoiser import Precond
-from dforce.guidance import classifier_free, guided
+from dforce.guidance import classifier_free, guided, inpaint
 from dforce.matrix import full_sequence, pyramid
 from dforce.noise import Noise
 from dforce.sample import sample
@@ -248,6 +248,19 @@ def test_learning_through_guidance_needs_a_differentiable_one() -> None:
         torch.testing.assert_close(replay(trace, plain, schedule).log_prob, trace.log_prob, rtol=0, atol=1e-3)
 
 
+def test_wrappers_that_hold_one_tensor_a_run_are_replayed_in_their_order() -> None:
+    schedule = cosine(100)
+    known, mask = start(5, 4), torch.zeros(5, 4, 3, dtype=torch.bool)
+    mask[:, 0, :2] = True
+    model = inpaint(networks(schedule)["image"], known, mask)
+    trace = record(model, schedule, full_sequence(schedule.grid(5), 4), start(), **SEEDED)
+    for rows in (None, 7, 11):                                                           # whole steps of the five runs
+        assert check_on_policy(trace, model, schedule, rows=rows).largest < 2e-3
+    swapped = inpaint(networks(schedule)["image"], known.flip(0), mask)
+    with pytest.raises(ValueError, match="another model"):
+        replay(trace, swapped, schedule)
+
+
 def test_a_run_goes_on_from_the_latent_that_it_was_given() -> None:
     schedule = cosine(100)
     model = networks(schedule)["recurrent"]
@@ -337,7 +350,7 @@ def test_off_policy_is_told_with_its_figure() -> None:
     with torch.no_grad():
         model.net.head[-1].bias += 0.05
     ratio = (replay(trace, model, schedule).log_prob - trace.log_prob).exp()
-    largest = float((ratio - 1)[trace.dims > 0].abs().max())
+    largest = float((ratio - 1).detach()[trace.dims > 0].abs().max())
     assert mismatch(trace, model, schedule).largest == pytest.approx(largest)
     with pytest.raises(OffPolicyError, match=r"up to [\d.e+]+ .*record a new trace.*guidance scales.*refresh"):
         check_on_policy(trace, model, schedule)

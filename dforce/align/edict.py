@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dforce.denoiser import Cond, Denoiser
 from dforce.guidance import Energy, energies
@@ -24,7 +24,7 @@ from dforce.tree import State
 class Edict:
     """EDICT down one matrix [M, T] or [M, B, T], eta 0. mix is the paper's p: 1 lets the copies drift apart.
 
-    state, cond: as for `dforce.sample`. dtype: of what the network is shown (None: that of the tokens given).
+    state, cond: as for `dforce.sample`. dtype: of what the network is shown; None: that of its weights.
     Raises ValueError for mix out of (0, 1], and for a step from a level where alpha is 0 (pure noise of a flow path),
     which tells nothing of x0; begin below it.
     """
@@ -39,58 +39,58 @@ class Edict:
             raise ValueError("EDICT cannot leave a level where alpha is 0: pure noise of a flow path tells nothing of "
                              f"x0. Begin at a level below {int(self.matrix[:-1][leaves_noise].max())}")
         self.denoiser, self.schedule, self.mix = denoiser, schedule, mix
-        self.state, self.cond, self.dtype = state, cond, dtype
+        self.state, self.cond, self.dtype = state, cond, dtype or _dtype(denoiser)
 
     def down(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both copies [B, T, *E] at the end, float64, from those at the first row (y None: the same as x)."""
-        x, y, dtype = x.double(), (x if y is None else y).double(), self.dtype or x.dtype
+        x, y = x.double(), (x if y is None else y).double()
         for row in range(len(self.matrix) - 1):
-            x, y = self.step(x, y, row, dtype)
+            x, y = self.step(x, y, row)
         return x, y
 
     def up(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The copies that `down` takes to x, y: noise from data."""
-        x, y, dtype = x.double(), (x if y is None else y).double(), self.dtype or x.dtype
+        x, y = x.double(), (x if y is None else y).double()
         for row in reversed(range(len(self.matrix) - 1)):
-            x, y = self.back(x, y, row, dtype)
+            x, y = self.back(x, y, row)
         return x, y
 
     def through(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`down`, with a gradient in x and y at the memory of one step. Not in the weights."""
-        return _Through.apply(self, self.dtype or x.dtype, x.double(), (x if y is None else y).double())
+        return _Through.apply(self, x.double(), (x if y is None else y).double())
 
-    def step(self, x: Tensor, y: Tensor, row: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, y: Tensor, row: int) -> tuple[Tensor, Tensor]:
         level, to = self._levels(row, x)
-        x = self._moved(x, y, level, to, dtype)
-        y = self._moved(y, x, level, to, dtype)
+        x = self._moved(x, y, level, to)
+        y = self._moved(y, x, level, to)
         moves = (to < level).view(*level.shape, *(1,) * (x.ndim - 2))
         x = torch.where(moves, self.mix * x + (1 - self.mix) * y, x)
         return x, torch.where(moves, self.mix * y + (1 - self.mix) * x, y)
 
-    def back(self, x: Tensor, y: Tensor, row: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def back(self, x: Tensor, y: Tensor, row: int) -> tuple[Tensor, Tensor]:
         level, to = self._levels(row, x)
         moves = (to < level).view(*level.shape, *(1,) * (x.ndim - 2))
         y = torch.where(moves, (y - (1 - self.mix) * x) / self.mix, y)
         x = torch.where(moves, (x - (1 - self.mix) * y) / self.mix, x)
-        y = self._returned(y, x, level, to, dtype)
-        return self._returned(x, y, level, to, dtype), y
+        y = self._returned(y, x, level, to)
+        return self._returned(x, y, level, to), y
 
     def _levels(self, row: int, x: Tensor) -> tuple[Tensor, Tensor]:
         level, to = (self.matrix[at].to(x.device).expand(x.shape[:2]) for at in (row, row + 1))
         return level, to
 
-    def _moved(self, x: Tensor, other: Tensor, level: Tensor, to: Tensor, dtype: torch.dtype) -> Tensor:
+    def _moved(self, x: Tensor, other: Tensor, level: Tensor, to: Tensor) -> Tensor:
         """x after the step, by the noise that `other` shows."""
         state = self.denoiser.init_state(len(x), self.cond) if self.state is None else self.state
-        x0, _ = self.denoiser(other.to(dtype), level, state, self.cond)
+        x0, _ = self.denoiser(other.to(self.dtype), level, state, self.cond)
         alpha, _ = self.schedule(level, x)
         x0 = x0.double() + (x - other) / alpha.where(alpha > 0, 1.0)  # 0 only where it is held
         return transition(self.schedule, x, x0, level, to, eta=0.0).mean
 
-    def _returned(self, x: Tensor, other: Tensor, level: Tensor, to: Tensor, dtype: torch.dtype) -> Tensor:
+    def _returned(self, x: Tensor, other: Tensor, level: Tensor, to: Tensor) -> Tensor:
         """The x that `_moved` takes to x: the step is alpha_to / alpha times x, plus what it makes of 0."""
         alpha, alpha_to = self.schedule(level, x)[0], self.schedule(to, x)[0]
-        away = self._moved(torch.zeros_like(x), other, level, to, dtype)
+        away = self._moved(torch.zeros_like(x), other, level, to)
         moves = (to < level).view(alpha.shape)
         return torch.where(moves, (x - away) * alpha.where(moves, 1.0) / alpha_to.where(moves, 1.0), x)
 
@@ -99,23 +99,31 @@ class _Through(torch.autograd.Function):
     """`down` with a gradient in the tokens that stores none of the steps: they are run backwards, one at a time."""
 
     @staticmethod
-    def forward(ctx: Any, edict: Edict, dtype: torch.dtype, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.edict, ctx.dtype = edict, dtype
+    def forward(ctx: Any, edict: Edict, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.edict = edict
         for row in range(len(edict.matrix) - 1):
-            x, y = edict.step(x, y, row, dtype)
+            x, y = edict.step(x, y, row)
         ctx.save_for_backward(x, y)
         return x, y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
         x, y = ctx.saved_tensors
         for row in reversed(range(len(ctx.edict.matrix) - 1)):
             with torch.no_grad():
-                x, y = ctx.edict.back(x, y, row, ctx.dtype)
+                x, y = ctx.edict.back(x, y, row)
             with torch.enable_grad():
                 ends = x.detach().requires_grad_(), y.detach().requires_grad_()
-                grads = torch.autograd.grad(ctx.edict.step(*ends, row, ctx.dtype), ends, grads)
-        return None, None, grads[0], grads[1]
+                grads = torch.autograd.grad(ctx.edict.step(*ends, row), ends, grads)
+        return None, grads[0], grads[1]
+
+
+def _dtype(denoiser: Any) -> torch.dtype:
+    """Of the network's weights, float64 if it has none."""
+    while not isinstance(denoiser, nn.Module) and hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
+    return next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float64)
 
 
 class Optimised(NamedTuple):
