@@ -1,9 +1,10 @@
 """Is a known process learnt, and kept? AR(1), rho .9: rollouts 20 times beyond training, and the planner's matrices.
 
-python scripts/laws/ar1.py [rollout|matrices] [--seeds 3] [--steps 20000] [--runs runs/laws] [--out FILE]
+python scripts/laws/ar1.py [rollout|matrices|non-causal] [--seeds 3] [--steps 20000] [--runs runs/laws] [--out FILE]
 
 rollout: trains a GRU of width 64 on 32 tokens, one a seed, and rolls out 640. matrices: 16 tokens sampled down pyramids
-of several delays by these GRUs, by a transformer without its mask, and by the exact denoisers of both kinds. Resumable:
+of several delays by these GRUs, by a transformer without its mask, and by the exact denoisers of both kinds.
+non-causal: the same by a temporal U-Net that was shown the planner's own rows in half of its training. Resumable:
 training goes on from its last checkpoint in --runs, and what is rolled out stays there.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from figures import TRUE, figures, interval, joint, moments, rolled
 from gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
-from learn import even, learn
+from learn import even, learn, planned
 
 from dforce.denoiser import Precond
 from dforce.report.results import write_results
@@ -29,6 +30,7 @@ from dforce.run import environment, peak_memory_mb
 NETS: dict[str, dict[str, Any]] = {
     "GRU": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 64},
     "transformer": {"_target_": "dforce.nets.transformer.TransformerNet", "causal": False, "width": 64, "depth": 2},
+    "U-Net": {"_target_": "dforce.nets.temporal.TemporalUNet", "width": 32, "multipliers": [1, 2]},
 }
 TOKENS, SEQUENCES, COUNTED = 640, 256, 320  # rolled out, how many, and the last ones that are judged
 VARIANTS = [*itertools.product((20, 10), (2, 1), (0.0, 1.0)), (100, 1, 0.0)]  # steps, order, eta
@@ -68,11 +70,20 @@ def rollout_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if asked.mode == "non-causal":
+        nets = [network(asked, "U-Net", 0, horizon=16, steps=asked.steps * 3 // 10, lr=2e-3, levels=planned)]
+        return joint_rows({"exact, non-causal": [NonCausal(nets[0].schedule, 16)], "temporal U-Net": nets})
     grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
     schedule = grus[0].schedule
     methods = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
                "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
                                                 levels=even)]}
+    return joint_rows(methods)
+
+
+def joint_rows(methods: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """The law of 16 tokens down every pyramid, by networks of several seeds each."""
+    schedule = next(iter(methods.values()))[0].schedule
     for (method, denoisers), delay in itertools.product(methods.items(), DELAYS):
         laws = [joint(denoiser, schedule, steps=STEPS, delay=delay, batch=DRAWS) for denoiser in denoisers]
         for metric in laws[0]:
@@ -83,7 +94,7 @@ def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", nargs="?", choices=("rollout", "matrices"), default="rollout")
+    parser.add_argument("mode", nargs="?", choices=("rollout", "matrices", "non-causal"), default="rollout")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20_000, help="of training")
     parser.add_argument("--runs", type=Path, default=Path("runs/laws"))
