@@ -8,41 +8,28 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from dforce.planning.evaluate import difference
-from dforce.planning.score import METRICS, Row, ScoreReport
+from dforce.planning.pool import Key, pooled
+from dforce.planning.score import Row, ScoreReport
 from dforce.report.results import read_episodes, read_results, write_results
 
 EXECUTOR = ("executor", "gain_p", "gain_d", "hold", "arrive", "pace")
-NAMES = {"seed", "episode", "blocked", "task", "method", *METRICS}
 
 
-def reports(runs: list[Path]) -> dict[tuple[str, str, str], ScoreReport]:
-    """(task, method, variant as JSON) -> the episodes of all runs, run number as seed."""
-    lines: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for number, run in enumerate(runs):
-        for line in read_episodes(run / "episodes.jsonl"):
-            variant = json.dumps({key: value for key, value in line.items() if key not in NAMES})
-            lines[line["task"], line["method"], variant].append(line | {"seed": number})
-    found = {}
-    for key, episodes in lines.items():
-        values = {m: np.array([e[m] for e in episodes], float) for m in METRICS if m in episodes[0]}
-        found[key] = ScoreReport(values, np.array([e["seed"] for e in episodes]),
-                                 np.array([e["blocked"] for e in episodes], bool))
-    return found
+def reports(runs: list[Path]) -> dict[Key, ScoreReport]:
+    """The episodes of all runs, run number as seed."""
+    return pooled(line | {"seed": number} for number, run in enumerate(runs)
+                  for line in read_episodes(run / "episodes.jsonl"))
 
 
-def rows(pooled: dict[tuple[str, str, str], ScoreReport], versus: str) -> list[Row]:
+def rows(together: dict[Key, ScoreReport], versus: str) -> list[Row]:
     """All rows, and the differences between first variants of methods."""
-    found = [row for (task, method, variant), report in pooled.items()
+    found = [row for (task, method, variant), report in together.items()
              for row in report.rows(task=task, method=method, variant=json.loads(variant))]
-    for (task, method, variant), report in pooled.items():
-        for (_, other, other_variant), rival in pooled.items():
+    for (task, method, variant), report in together.items():
+        for (_, other, other_variant), rival in together.items():
             own, its = json.loads(variant), json.loads(other_variant)
             # A driver has no executor: it meets them all.
             same = all(its.get(key, own.get(key)) == own.get(key) for key in EXECUTOR)

@@ -33,7 +33,8 @@ AMONG = 25  # of so many
 
 @dataclass(frozen=True)
 class Bench:
-    """A suite on a task in a folder. trained: (model, seed) -> what it was trained with, as JSON has it.
+    """A suite on a task in a folder. networks: folder of the trainings; trained: (model, seed) -> what it was trained
+    with, as JSON has it, asked once that is there.
 
     options: device, precision and trust, as `Source` takes them. tell: where messages go.
     """
@@ -42,12 +43,13 @@ class Bench:
     task: Task
     data: str
     out: Path
-    trained: Mapping[tuple[str, int], dict[str, Any]]
+    networks: Path
+    trained: Callable[[str, int], dict[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     tell: Callable[[str], None] = print
 
     def model_folder(self, model: str, seed: int) -> Path:
-        return self.out / "models" / f"{slug(model)}-{seed}"
+        return self.networks / f"{slug(model)}-{seed}"
 
     def tuning_file(self, method: str) -> Path:
         return self.out / "tuning" / f"{slug(method)}.jsonl"
@@ -55,16 +57,18 @@ class Bench:
     def shard_file(self, method: str, seed: int) -> Path:
         return self.out / "shards" / f"{slug(method)}-{seed}.jsonl"
 
-    def source(self, method: MethodNode, seed: int) -> Source:
-        model = self.model_folder(method.model, seed) if method.model else None
-        return Source(self.task, self.data, model, seed=seed, cache=str(self.out / "models" / "learnt"), **self.options)
+    def source(self, method: MethodNode, seed: int, *, model: Path | None = None) -> Source:
+        """model: another checkpoint than the newest of the training."""
+        if model is None and method.model is not None:
+            model = self.model_folder(method.model, seed)
+        return Source(self.task, self.data, model, seed=seed, cache=str(self.networks / "learnt"), **self.options)
 
     def identity(self, method: MethodNode, seed: int) -> dict[str, Any]:
         """What both tuning and evaluation of a method depend on, but for the starts."""
         return {"task": self.task.name, "maze": list(self.task.maze.rows), "steps": self.task.steps, "data": self.data,
                 "node": method.node, "executors": {name: self.suite.executors[name] for name in method.executors},
                 "replan_every": method.replan_every, "shrink": method.shrink, "seed": seed,
-                "network": self.trained[method.model, seed] if method.model else None}
+                "network": self.trained(method.model, seed) if method.model else None}
 
 
 # Tuning
@@ -187,7 +191,10 @@ def read_evaluation(bench: Bench, method: MethodNode, seed: int) -> Shard | str:
 
 
 def units(bench: Bench, models: Mapping[tuple[str, int], Unit]) -> list[Unit]:
-    """All units in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed."""
+    """All units in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed.
+
+    models: the units that train, by network and seed.
+    """
     methods = bench.suite.methods.values()
     found = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
     for method in methods:

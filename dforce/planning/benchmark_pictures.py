@@ -21,6 +21,7 @@ CAPTIONS = {
     "starts.png": "Every method on the same starts (training seed 0, its first executor): the plan coloured by time, "
                   "the executed path dark, below it the steps spent at the goal.",
     "scale.png": "Tuning: the score over the guidance scale, on starts that are not reported.",
+    "learning.png": "The score over training, of one training seed on its first reported starts.",
     "compute.png": "The score over what it costs to decide an episode; many episodes are planned together.",
 }
 
@@ -40,6 +41,7 @@ def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]
         figures[f"{name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
     figures["compute.png"] = compute_figure(bench, own, metric)
     figures["scale.png"] = scale_figure(bench, rows, metric)
+    figures["learning.png"] = learning_figure(bench, rows, metric)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
         figure.savefig(media / name)
@@ -135,14 +137,23 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
 
 def scale_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     """The score over the guidance scale, from the tunings, under each method's first executor."""
+    return _variant_figure(bench, select(rows, task=f"{bench.task.name}, tuning"), metric, "scale", log_x=True,
+                           xlabel="guidance scale", title=f"{metric} over the guidance scale (tuning starts)")
+
+
+def learning_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """The score over training steps, under each method's first executor."""
+    return _variant_figure(bench, select(rows, task=f"{bench.task.name}, over training"), metric, "step",
+                           xlabel="training steps", title=f"{metric} over training")
+
+
+def _variant_figure(bench: Bench, rows: list[Row], metric: str, over: str, *, title: str, **look: Any) -> Any:
+    """A curve a method over a key of the variants; None where no row has it."""
     found: dict[str, dict[str, list[Point]]] = {}
-    for row in select(rows, task=f"{bench.task.name}, tuning", metric=metric):
+    for row in select(rows, metric=metric):
         name, _, executor = row["method"].partition(", ")
         first = (*bench.suite.methods[name].executors, "")[0]
-        if executor == first and "scale" in row["variant"] and row["value"] is not None:
+        if executor == first and over in row["variant"] and row["value"] is not None:
             panel = found.setdefault(f"{row['variant']['starts']} starts", {})
-            panel.setdefault(name, []).append(Point(row["variant"]["scale"], row["value"], row["low"], row["high"]))
-    if not found:
-        return None
-    return sweep_panels(found, xlabel="guidance scale", ylabel=metric, log_x=True,
-                        title=f"{bench.task.name}: {metric} over the guidance scale (tuning starts)")
+            panel.setdefault(name, []).append(Point(row["variant"][over], row["value"], row["low"], row["high"]))
+    return sweep_panels(found, ylabel=metric, title=f"{bench.task.name}: {title}", **look) if found else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dforce.config import check, nearest
 from dforce.planning.units import slug
 
-KEYS = {"seeds", "episodes", "tune", "train", "models", "executors", "methods", "pairs", "curves", "fast"}
+KEYS = {"seeds", "episodes", "tune", "train", "models", "executors", "methods", "pairs", "curves", "learning", "fast"}
 METHOD_KEYS = {"model", "planner", "driver", "tune", "executors", "replan_every", "shrink", "episodes"}
 
 
@@ -50,7 +50,8 @@ class Suite(NamedTuple):
     """A benchmark of one task. Training seed s is evaluated from the starts of seed s, s = 0 .. seeds - 1.
 
     tune_seed, tune_episodes: the starts that tuning sees, none of which is reported. pairs: methods compared start by
-    start, each `method` (under all executors that both have) or `method / executor`. curves: see the YAML.
+    start, each `method` (under all executors that both have) or `method / executor`. curves: pictures, name -> {over:
+    a key of the variants, methods}. learning: {methods, episodes} that are played at every checkpoint.
     """
 
     seeds: int
@@ -62,6 +63,7 @@ class Suite(NamedTuple):
     methods: dict[str, MethodNode]
     pairs: list[tuple[str, str]]
     curves: dict[str, dict[str, Any]]
+    learning: dict[str, Any]
 
     def runs(self, method: MethodNode) -> range:
         """The seeds that a method is evaluated on: those of its network."""
@@ -97,7 +99,8 @@ def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None,
     pairs = [(a, b) for a, b in pairs if {side(a)[0], side(b)[0]} <= set(chosen)]
     return Suite(seeds, episodes, tune["seed"], tune_episodes or tune["episodes"],
                  {name: node for name, node in trainings.items() if name in needed}, dict(text["executors"]), chosen,
-                 pairs, text.get("curves", {}))
+                 pairs, _curves(text.get("curves", {}), found, gone),
+                 _learning(text.get("learning", {}), found, gone, chosen))
 
 
 def _known(node: Mapping[str, Any], keys: set[str], where: str) -> None:
@@ -175,6 +178,32 @@ def _pair(pair: Sequence[str], methods: Mapping[str, MethodNode]) -> tuple[str, 
             raise ValueError(f"pairs: method {method!r} has no executor {executor!r}"
                              f"{nearest(executor, methods[method].executors)}")
     return pair[0], pair[1]
+
+
+def _curves(curves: Mapping[str, Any], methods: Mapping[str, Any], gone: set[str]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, curve in curves.items():
+        _known(curve, {"over", "methods"}, f"curves.{name}")
+        found[name] = {**curve, "methods": _existing(curve["methods"], methods, gone, f"curves.{name}")}
+    return found
+
+
+def _learning(learning: Mapping[str, Any], methods: Mapping[str, MethodNode], gone: set[str],
+              chosen: Mapping[str, Any]) -> dict[str, Any]:
+    _known(learning, {"methods", "episodes"}, "learning")
+    wanted = _existing(learning.get("methods", []), methods, gone, "learning")
+    for name in wanted:
+        if methods[name].model is None:
+            raise ValueError(f"learning: {name!r} has no network, and nothing of it changes in training")
+    return {"methods": [name for name in wanted if name in chosen], "episodes": learning.get("episodes", 50)}
+
+
+def _existing(names: Sequence[str], methods: Mapping[str, Any], gone: set[str], where: str) -> list[str]:
+    """The names without those left out; ValueError for one that never was."""
+    for name in names:
+        if name not in methods and name not in gone:
+            raise ValueError(f"{where}: no method {name!r}{nearest(name, methods)}")
+    return [name for name in names if name not in gone]
 
 
 def side(name: str) -> tuple[str, str | None]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dforce.planning.benchmark import Bench, read_evaluation, read_tuning
+from dforce.planning.learning import learning_rows
 from dforce.planning.pool import Key, aggregate_rows, headline, paired_rows, pooled
 from dforce.planning.score import Row, ScoreReport
 from dforce.planning.shards import Shard
@@ -29,7 +30,7 @@ def collect(bench: Bench) -> Tables:
     reports = pooled(lines)
     rows = score_rows(reports) + cost_rows(bench.task.name, costs)
     rows += pair_rows(bench.suite, bench.task.name, {method: report for (_, method, _), report in reports.items()})
-    return Tables(rows + tuning_rows(bench), lines, costs)
+    return Tables(rows + learning_rows(bench) + tuning_rows(bench), lines, costs)
 
 
 def evaluations(bench: Bench) -> Iterator[Shard]:

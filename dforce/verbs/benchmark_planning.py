@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from dforce.config import nearest
 from dforce.planning.benchmark import Bench, units
 from dforce.planning.benchmark_pictures import draw_benchmark
+from dforce.planning.learning import learning_units
 from dforce.planning.suite import Suite, read_suite
 from dforce.planning.tables import collect
 from dforce.planning.tasks import Task, get_task
@@ -25,7 +26,7 @@ from dforce.report.html import write_index
 from dforce.report.results import append_episodes
 from dforce.report.table import csv_table, markdown_table
 from dforce.run import RunFolder, write_atomic
-from dforce.verbs.trainings import training_unit
+from dforce.verbs.trainings import plain, training
 
 FOLDER = False  # a benchmark goes on in the folder that it has
 PLACE = Path(str(files("dforce.configs"))) / "planning"
@@ -64,10 +65,6 @@ def _unfinished(folder: RunFolder, outcome: Outcome) -> None:
           f"out={folder.path} goes on")
 
 
-def plain(cfg: Any) -> dict[str, Any]:
-    return dict(OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg)  # type: ignore[arg-type]
-
-
 def _suite(cfg: Any, task: Task) -> tuple[Suite, dict[str, Any]]:
     """The suite that cfg asks for, and its text."""
     file = Path(cfg.suite) if cfg.suite else shipped(task, cfg.size)
@@ -104,14 +101,17 @@ def shipped(task: Task, size: str) -> Path:
 def _work(cfg: Any, suite: Suite, task: Task, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
     with claim(folder.path / "locks" / "data.lock", wait=True):  # two processes must not write the same data
         data = task.make_data(steps=FEW if cfg.fast_dev_run else None)
-    models = {(model.name, seed): training_unit(model, seed, data=data, late=late, trust=cfg.trust,
-                                                folder=folder.path / "models", tell=_once())
+    networks = Path(cfg.networks) if cfg.networks else folder.path / "models"
+    followed = {suite.methods[name].model for name in suite.learning["methods"]}
+    models = {(model.name, seed): training(model, seed, data=data, folder=networks, trust=cfg.trust,
+                                           every=seed == 0 and model.name in followed)
               for model in suite.models.values() for seed in range(model.seeds)}
     options = {"device": cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"), "precision": cfg.precision,
                "trust": cfg.trust}
-    bench = Bench(suite, task, data, folder.path, {key: trained for key, (_, trained) in models.items()}, options,
+    bench = Bench(suite, task, data, folder.path, networks, lambda model, seed: models[model, seed].settings, options,
                   _once())
-    work = units(bench, {key: unit for key, (unit, _) in models.items()})
+    work = units(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()})
+    work += learning_units(bench, {unit.name: unit.needs for unit in work})
     work = [unit._replace(work=partial(_timed, folder, unit, number)) for number, unit in enumerate(work, 1)]
 
     def tell(name: str, left: int) -> None:
