@@ -8,7 +8,7 @@ import torch
 from gaussian_bed import NonCausal
 
 from dforce.checkpoint import build_denoiser
-from dforce.planning.crossing import CORNER, SIDE, crossings, kinds, walk, windows
+from dforce.planning.crossing import CORNER, SIDE, crossings, even, kinds, walk, windows
 from dforce.planning.execute import Plan, tracking
 from dforce.planning.studies import TUNE_SEED, far_ends, spread, spread_row, starts_of, tuned
 from dforce.planning.tasks import get_task
@@ -205,3 +205,51 @@ def test_paths_are_drawn_in_the_colour_of_their_kind():
     assert [len(lines.get_segments()) for lines in ax.collections[:3]] == [2, 0, 1]
     with pytest.raises(ValueError, match="one of the kinds"):
         path_panels({"some": (paths, ["trained", "odd", "neither"])}, colors)
+
+
+# --------------------------------------------------------------------------------------------------------- ablation
+
+def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_networks():
+    import argparse
+    import runpy
+    from pathlib import Path
+
+    import yaml
+
+    from dforce.config import build
+    from dforce.planning.suite import read_suite
+    from dforce.verbs.trainings import compose_training
+
+    root = Path(__file__).resolve().parent.parent
+    script = runpy.run_path(str(root / "scripts/planning/ablation.py"))
+    text = script["suite"](argparse.Namespace(steps=4000, seeds=3))
+    found = read_suite(text)
+    assert len(found.methods) == 10 and {len(method.trials) for method in found.methods.values()} == {8}
+    assert found.tune_seed == TUNE_SEED
+
+    composed = {name: compose_training(model.overrides) for name, model in found.models.items()}
+    first = composed["forcing"]
+    level = torch.tensor([[0, 10, 300, 999]])
+    snr = linear(1000).log_snr(level)
+    for name, cfg in composed.items():
+        assert {key for key in first if cfg[key] != first[key]} == ({"objective"} if name != "forcing" else set())
+        weight = build(cfg.objective.weight)(snr)[0].tolist()
+        rising = build(cfg.objective.levels)(linear(1000), (64, 5), torch.Generator().manual_seed(0)).diff(dim=1)
+        low, high = rising.min() >= 0, rising.max() <= 0  # levels never fall along time; never rise
+        assert (bool(low), bool(high)) == {"full sequence": (True, True), "rising levels": (True, False)}.get(
+            name, (False, False))
+        assert (weight == [1.0] * 4) == (name == "no weight")
+        if name not in ("no weight", "fused SNR"):
+            np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-6)
+        if name == "fused SNR":
+            assert weight[0] == 5.0 and weight[2] > 1.3 * float(snr[0, 2].exp())  # a clean past lends its weight
+    shipped = yaml.safe_load((root / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    for name in ("forcing", "full sequence"):
+        assert compose_training({**shipped["train"], **shipped["models"][name]}) == composed[name]
+
+
+def test_levels_for_walking_are_often_clean_and_evenly_spaced():
+    schedule = linear(1000)
+    levels = even(schedule, (400, 50), torch.Generator().manual_seed(0))
+    assert set(levels.unique().tolist()) == set(schedule.grid(40).tolist())
+    assert abs((levels == 0).double().mean() - 1 / 41) < 0.005

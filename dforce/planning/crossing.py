@@ -84,6 +84,15 @@ def windows(*, tokens: int, stack: int, batch: int, seed: int = 0) -> Callable[[
     return batch_at
 
 
+def even(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Levels to train at, [B, T]: the clean one and 40 evenly spaced in log-SNR, each as likely.
+
+    `walk` shows a network nothing but a clean past, which uniform levels of a linear schedule hardly ever do.
+    """
+    grid = schedule.grid(40)
+    return grid[torch.randint(len(grid), shape, generator=generator)]
+
+
 @torch.no_grad()
 def walk(denoiser: Denoiser, schedule: Schedule, starts: Tensor, *, tokens: int, every: int = 1,
          memory: int | None = None, steps: int = 20, seed: int = 0) -> Tensor:

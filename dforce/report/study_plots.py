@@ -21,8 +21,10 @@ def panels_of(rows: Sequence[Row], key: str, wanted: Mapping[str, tuple[str, Map
               ) -> tuple[list[Any], dict[str, dict[str, list[Estimate | None]]]]:
     """What `line_panels` draws: the sorted values that `key` has in the rows' variants, and the panels over them.
 
-    wanted: title of a panel -> (metric, what the variants of its rows hold); every method is a series.
+    wanted: title of a panel -> (metric, what the variants of its rows hold); every method is a series. Rows without
+    `key` (differences) are not drawn.
     """
+    rows = [row for row in rows if key in row["variant"]]
     settings = sorted({row["variant"][key] for row in rows})
     panels: dict[str, dict[str, list[Estimate | None]]] = {}
     for title, (metric, variant) in wanted.items():
@@ -82,7 +84,7 @@ def path_panels(panels: Mapping[str, tuple[object, Sequence[str]]], colors: Mapp
 
     colors: kind -> colour; kinds are drawn in that order, the last on top. notes: panel name -> a line under its title.
     """
-    figure = style.new_figure(4.1 * len(panels), 4.7)
+    figure = style.new_figure(4.1 * len(panels), 5.0)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (name, (paths, kinds)) in zip(axes, panels.items(), strict=True):
         points = style.numbers(f"paths of {name!r}", paths, (None, None, 2), "[N, T, 2]")
@@ -94,7 +96,7 @@ def path_panels(panels: Mapping[str, tuple[object, Sequence[str]]], colors: Mapp
             ax.add_collection(LineCollection(list(of_kind), colors=color, linewidths=1.3, alpha=0.45, zorder=2,
                                              capstyle="round"))
         ax.scatter(*points[:, 0].T, s=9, color=style.INK, zorder=3, linewidths=0)
-        ax.set_title(name, fontsize=style.TITLE, color=style.INK, loc="left", pad=24, fontweight="bold")
+        ax.set_title(name, fontsize=style.TITLE, color=style.INK, loc="left", pad=26, fontweight="bold")
         ax.annotate((notes or {}).get(name, ""), (0, 1), xytext=(0, 6), xycoords="axes fraction",
                     textcoords="offset points", fontsize=style.LABEL, color=style.MUTED)
         ax.set(aspect="equal", xticks=[], yticks=[])

@@ -3,10 +3,10 @@
 python scripts/planning/delay.py [CHECKPOINT ...] [--steps 20] [--delays 0 1 5 10 20] [--out docs/results/delay.json]
 
 A token runs `delay` rows behind the one before it: 0 is full-sequence diffusion, delay = steps next-token prediction.
-Each delay is driven at the best of --scales, chosen on starts of their own. Rows: scores; and far_spread, how far apart
-several plans of one start end, under that guidance and under none. What no guidance gives at the largest delay is the
-law that the network has learnt for a causal one, so a smaller spread there is variety that the matrix lost. Several
-checkpoints: such as a GRU and a transformer without its mask.
+Each delay is driven at the best of --scales, chosen on starts of their own. Rows: scores; their differences from the
+first delay on the same starts; and far_spread, how far apart several plans of one start end, guided and unguided.
+Unguided, the largest delay gives what a causal network has learnt, and less spread than there is variety that a matrix
+lost. Several checkpoints: such as a GRU and a transformer without its mask.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from record import tell, write
 
 import dforce
-from dforce.planning.evaluate import compare, planned
+from dforce.planning.evaluate import compare, difference, planned
 from dforce.planning.execute import tracking
 from dforce.planning.studies import around, far_ends, spread_row, starts_of, tuned
 from dforce.planning.tasks import trained_task
@@ -44,13 +44,17 @@ def rows_of(checkpoint: str, asked: argparse.Namespace) -> Iterator[list[dict[st
     starts, goals = starts_of(task, asked.episodes, asked.seeds)
     net = type(bundle.denoiser.net).__name__
     name = f"{net}, {'causal' if bundle.denoiser.causal else 'non-causal'}"
+    first: Any = None
     for delay in asked.delays:
         planner = around(bundle, steps=asked.steps, delay=delay, draws=asked.draws)
         planner, trials = tuned(task, planner, executor, [{"scale": scale} for scale in asked.scales],
                                 episodes=asked.tune_episodes)
         about = {"checkpoint": Path(checkpoint).name, "delay / steps": delay / asked.steps, "trials": len(trials)}
-        rows = compare(task.world, [planned(name, task.world, planner, executor, variant=about)], starts, goals,
-                       task=task.name).rows
+        played = compare(task.world, [planned(name, task.world, planner, executor, variant=about)], starts, goals,
+                         task=task.name)
+        rows, first = played.rows, first or played.reports[0]
+        if delay != asked.delays[0]:
+            rows += difference(task.name, f"{name}: delay {delay} - delay {asked.delays[0]}", played.reports[0], first)
         for kind, scale in (("guided", planner.scale), ("unguided", 0.0)):
             free, count = planner.with_(scale=scale), FAR[kind]
             ends = far_ends(free, starts[:count], goals[:count], task.steps, plans=PLANS[kind])
@@ -63,7 +67,7 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*", default=["maze2d-umaze"])
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a token")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 1, 5, 10, 20])
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.03, 0.1, 0.3])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.1, 0.3, 1.0])
     parser.add_argument("--draws", type=int, default=1, help="futures of Monte Carlo Tree Guidance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the starts")
     parser.add_argument("--episodes", type=int, default=20, help="starts of each seed")

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a token")
     parser.add_argument("--delay", type=int, default=5, help="of Diffusion Forcing's matrix")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.03, 0.1, 0.3])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.1, 0.3, 1.0])
     parser.add_argument("--draws", type=int, default=1, help="futures of Monte Carlo Tree Guidance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the starts")
     parser.add_argument("--episodes", type=int, default=20, help="starts of each seed")
