@@ -433,6 +433,7 @@ TINY: dict[str, Any] = {
                 "guided": {"model": "forcing", "tune": {"scale": [0.1, 0.2]},
                            "planner": {"_target_": "dforce.planning.plan.DiffusionPlanner", "steps": 3, "scale": 1.0}}},
     "pairs": [["guided", "straight"]], "curves": {"scale": {"over": "scale", "methods": ["guided"]}},
+    "learning": {"methods": ["guided"], "episodes": 2},
     "fast": {"train": {"fit.warmup": 3}},
 }
 
@@ -469,7 +470,7 @@ def test_the_verb_leaves_tables_and_a_page_and_names_no_network_where_there_is_n
 def test_the_verb_goes_on_after_a_kill_within_training(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ran("whole")
     assert (whole / "STATUS").read_text() == "done\n" and (whole / "index.html").is_file()
-    assert {"starts.png", "scale.png", "compute.png", "score tracking.png"} <= {
+    assert {"starts.png", "scale.png", "compute.png", "learning.png", "score tracking.png"} <= {
         path.name for path in (whole / "media").iterdir()}
     for name in ("tables.md", "tables.csv", "episodes.jsonl"):
         assert "guided, tracking" in (whole / name).read_text()
@@ -482,6 +483,8 @@ def test_the_verb_goes_on_after_a_kill_within_training(monkeypatch: pytest.Monke
             for out in (whole, cut)]
     assert rows[0] == rows[1] and {row["metric"] for row in rows[0]} >= {"score", "score_latched", "return", "success",
                                                                        "return_latched", "score_iqm", "plan_tokens"}
+    learnt = [row for row in rows[0] if row["task"] == "maze2d-umaze, over training"]
+    assert {row["variant"]["step"] for row in learnt} == {4, 8, 12}
     assert files_of(whole) == files_of(cut)
 
 

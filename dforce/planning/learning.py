@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dforce.checkpoint import step_folder
 from dforce.planning.benchmark import Bench, evaluation_identity, label
 from dforce.planning.methods import play_method
 from dforce.planning.pool import headline, pooled
@@ -28,11 +31,15 @@ def learning_units(bench: Bench, needs: dict[str, tuple[str, ...]]) -> list[Unit
 
 
 def checkpoints(bench: Bench, method: MethodNode) -> dict[int, Path]:
-    """step -> checkpoint, of the first training seed."""
+    """step -> checkpoint, of the first training seed: the regular ones and the last, not where it was interrupted."""
     assert method.model is not None
-    found = (bench.model_folder(method.model, 0) / "checkpoints").glob("step_*")
-    numbered = {folder.name.removeprefix("step_"): folder for folder in found}
-    return {int(number): folder for number, folder in sorted(numbered.items()) if number.isdigit()}
+    run = bench.model_folder(method.model, 0)
+    names = [folder.name.removeprefix("step_") for folder in (run / "checkpoints").glob("step_*")]
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if not steps:
+        return {}
+    every = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["save_every"]
+    return {step: step_folder(run / "checkpoints", step) for step in steps if step % every == 0 or step == steps[-1]}
 
 
 def learn(bench: Bench, method: MethodNode) -> None:
