@@ -139,7 +139,11 @@ def weighted_regression(error: Tensor, weight: Tensor) -> Tensor:
 
 
 def exponential_weight(reward: Tensor, beta: float) -> Tensor:
-    """w_RWR = exp(beta R) / Z with Z the mean over the batch, so that the weights' mean is 1. reward: [B]."""
+    """w_RWR = exp(beta R) / Z with Z the mean over the batch, so that the weights' mean is 1. reward: [B].
+
+    A constant reward gives 1 everywhere: training on one's own samples, which leaves the law as it is but not each
+    weight. No advantage, no change holds for the policy gradients, preferences and DiffusionNFT.
+    """
     _check(1, reward=reward)
     _positive(beta=beta, least=0.0)
     return len(reward) * torch.softmax(beta * reward, 0)

@@ -121,6 +121,8 @@ class OnPolicy:
     `tolerance`. A reward that raises, or gives NaN or a wrong shape, raises RewardError; the weights are as before.
     All randomness is counted, (seed, epoch). An epoch's samples live in memory only, so a run resumes at the beginning
     of an epoch; in mid-epoch ValueError says which step that is. `epochs` holds what was measured of each.
+
+    Give `fit` weight_decay=0, which else pulls at the weights whatever the reward says, and decay="constant".
     """
 
     def __init__(self, sampler: Sampler, reward: Reward, ask: Ask, *, samples: int, credit: Credit, group: int = 1,
