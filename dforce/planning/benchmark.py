@@ -107,8 +107,18 @@ def tune(bench: Bench, method: MethodNode) -> None:
     scores = [-np.inf if trial["criterion"] is None else trial["criterion"] for trial in trials]
     if not np.isfinite(scores).any():
         raise ValueError(f"no trial of {method.name} gave finite plans: {trials[0]['failed']}")
-    about = {"method": method.name, "chosen": method.trials[int(np.argmax(scores))], "trials": trials}
+    chosen = method.trials[int(np.argmax(scores))]
+    for name in at_the_end(method, chosen):
+        bench.tell(f"{method.name}: {name}={chosen[name]} did best, at the end of the values tried; try others beyond")
+    about = {"method": method.name, "chosen": chosen, "trials": trials}
     write_shard(bench.tuning_file(method.name), tuning_identity(bench, method), about, lines)
+
+
+def at_the_end(method: MethodNode, chosen: Mapping[str, Any]) -> list[str]:
+    """Parameters whose chosen value is the least or greatest of at least three: a better one may lie beyond."""
+    tried = method.tune.items() if isinstance(method.tune, dict) else ()
+    return [name for name, values in tried if len(values) > 2 and all(isinstance(v, (int, float)) for v in values)
+            and chosen[name] in (min(values), max(values))]
 
 
 def criterion(report: ScoreReport) -> float:
