@@ -104,3 +104,14 @@ def test_errors_say_what_to_do():
         TemporalUNet((3,), multipliers=())
     with pytest.raises(ValueError, match="start.*size 4"):
         make(static={"start": 4}).init_state(2)
+
+
+def test_the_goal_is_told_to_every_position_as_a_static_vector_is():
+    """The last numbers of the last token, embedded: the network is one that has them as static conditioning."""
+    told, static = make(goal=2), make(static={"end": 2})
+    static.load_state_dict({name.replace("goal.", "start."): value for name, value in told.state_dict().items()})
+    x, label = torch.randn(2, 12, 3), torch.randn(2, 12)
+    wanted, _ = static(x, label, static.init_state(2, {"static": {"end": x[:, -1, 1:]}}))
+    torch.testing.assert_close(told(x, label, told.init_state(2))[0], wanted, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="goal=4: a token has 3 numbers"):
+        make(goal=4)

@@ -28,6 +28,9 @@ class TemporalUNet(nn.Module):
 
     event_shape: *E of one token; `static`: names and sizes of vectors added to every position's embedding, `token`:
     of those beside the tokens; `width` (a multiple of 8): channels times `multipliers`, one a resolution.
+    `goal`: so many numbers at the end of the last token, Diffuser's goal where that is shown clean, are embedded and
+    added to every position, as static vectors are. 0 is Diffuser's network, whose convolutions have to learn to carry
+    them through the sequence; it takes them far longer.
     State: {"start": [B, width]}, the embedded static conditioning.
     """
 
@@ -35,7 +38,8 @@ class TemporalUNet(nn.Module):
     recurrent = False
 
     def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None,
-                 token: Mapping[str, int] | None = None, width: int = 32, multipliers: Sequence[int] = (1, 4, 8)):
+                 token: Mapping[str, int] | None = None, width: int = 32, multipliers: Sequence[int] = (1, 4, 8),
+                 goal: int = 0):
         super().__init__()
         if width < 1 or width % GROUPS or not multipliers or min(multipliers) < 1:
             raise ValueError(f"width must be a positive multiple of {GROUPS}, multipliers one or more integers >= 1, "
@@ -45,10 +49,13 @@ class TemporalUNet(nn.Module):
         self.width, self.shrink = width, 2 ** (len(multipliers) - 1)
         dim = int(torch.Size(self.event_shape).numel())
         sizes = [dim + sum(self.token.values()), *(width * m for m in multipliers)]
+        if not 0 <= goal <= dim:
+            raise ValueError(f"goal={goal}: a token has {dim} numbers, of which 0 to {dim} can be its goal")
+        self.goal_size = goal
         self.level = LevelFeatures()
-        self.embed = nn.Sequential(nn.Linear(self.level.dim, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
-        self.start = nn.Sequential(nn.Linear(sum(self.static.values()), 4 * width), nn.Mish(),
-                                   nn.Linear(4 * width, width)) if self.static else None
+        self.embed = _embedding(self.level.dim, width)
+        self.start = _embedding(sum(self.static.values()), width) if self.static else None
+        self.goal = _embedding(goal, width) if goal else None
         self.down = nn.ModuleList(_Pair(i, o, width) for i, o in pairwise(sizes))
         self.coarsen = nn.ModuleList(nn.Conv1d(size, size, 3, stride=2, padding=1) for size in sizes[1:-1])
         self.middle = _Pair(sizes[-1], sizes[-1], width)
@@ -67,9 +74,12 @@ class TemporalUNet(nn.Module):
         """x [B, T, *E], label [B, T] -> out [B, T, *E]; the state comes back as it is."""
         time = x.shape[1]
         missing = -time % self.shrink
-        features = (self.embed(self.level(label)) + state["start"][:, None]).transpose(1, 2)
+        flat, told = flat_tokens(x, self.event_shape), state["start"]
+        if self.goal is not None:
+            told = told + self.goal(flat[:, -1, -self.goal_size:])
+        features = (self.embed(self.level(label)) + told[:, None]).transpose(1, 2)
         features = F.pad(features, (0, missing), mode="replicate")
-        h = torch.cat([flat_tokens(x, self.event_shape), *gather(cond, "token", self.token)], -1).transpose(1, 2)
+        h = torch.cat([flat, *gather(cond, "token", self.token)], -1).transpose(1, 2)
         h = F.pad(h, (0, missing))
         scales, skips = [features], []
         for i, pair in enumerate(self.down):
@@ -83,6 +93,10 @@ class TemporalUNet(nn.Module):
         for pair, refine in zip(self.up, self.refine, strict=True):
             h = refine(pair(torch.cat([h, skips.pop()], 1), scales.pop()))
         return self.last(h)[:, :, :time].transpose(1, 2).reshape(x.shape), state
+
+
+def _embedding(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
 
 
 class _ConvBlock(nn.Sequential):
