@@ -101,11 +101,11 @@ def training(model: ModelNode, seed: int, *, data: str, folder: Path, trust: str
 
 
 def compose_training(changes: dict[str, Any]) -> Any:
-    """configs/train.yaml with `changes`, dotted keys and choices of groups (net: transformer) among them."""
+    """configs/train.yaml with `changes`: dotted keys, choices of groups (net: transformer), and ~keys to delete."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    overrides = [f"{key}={_value(value)}" for key, value in changes.items()]
+    overrides = [key if key.startswith("~") else f"{key}={_value(value)}" for key, value in changes.items()]
     if GlobalHydra.instance().is_initialized():  # inside a verb: the user's --config-dir counts
         return compose("train", overrides)
     with initialize_config_module("dforce.configs", version_base="1.3"):
