@@ -23,7 +23,7 @@ class _Offset(Noise):
         super().__init__(noise.seed)
         self.rows, self.tokens = rows, tokens
 
-    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: int = 0,
+    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                  sample: Tensor | None = None) -> Tensor:
         return super().__call__(row + self.rows, token + self.tokens, like, salt=salt, sample=sample)
 
