@@ -96,10 +96,10 @@ class RunFolder:
         if self.writes:
             append_episodes(self.path / "episodes.jsonl", rows)
 
-    def results(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes results.json, header and rows as `dforce.report.results` has them. Replaces an earlier one."""
+    def results(self, rows: Iterable[Mapping[str, Any]], **more: Any) -> None:
+        """Writes results.json, header (with `more` in it) and rows as `dforce.report.results` has them, anew."""
         header = {key: self._env[key] for key in ("command", "commit", "versions", "machine")}
-        header |= {"seconds": self.seconds(), "peak_memory_mb": peak_memory_mb()}
+        header |= {"seconds": self.seconds(), "peak_memory_mb": peak_memory_mb(), **more}
         if self.writes:
             write_results(self.path / "results.json", header, rows)
 

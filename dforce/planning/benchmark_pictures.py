@@ -122,7 +122,8 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
 
     Methods of one curve are one line: more of the same at test time.
     """
-    joined = {method: name for name, curve in bench.suite.curves.items() for method in curve["methods"]}
+    joined = {method: f"{curve['methods'][0]} to {curve['methods'][-1]}" for curve in bench.suite.curves.values()
+              for method in curve["methods"]}
     series: dict[str, dict[str, float]] = {}
     for row in select(rows, metric="episode_seconds"):
         method, _, executor = row["method"].partition(", ")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dforce.config import nearest
@@ -43,11 +47,15 @@ def run(cfg: Any, _: None = None) -> None:
         torch.set_num_threads(cfg.threads)
     task = get_task(cfg.task)
     task = task._replace(steps=min(task.steps, SHORT)) if cfg.fast_dev_run else task
-    suite, text = _suite(cfg, task)
-    folder = RunFolder("benchmark/planning", {**plain(cfg), "resolved": text}, out=cfg.out, resume=True)
+    text, file = _text(cfg, task)
+    suite = _suite(cfg, text, file, methods=cfg.methods, models=cfg.models)
+    job = HydraConfig.get()
+    out = job.runtime.output_dir if job.mode == RunMode.MULTIRUN else cfg.out
+    folder = RunFolder("benchmark/planning", {**plain(cfg), "resolved": text}, out=out, resume=True,
+                       command=shlex.join(["dforce", "benchmark", "planning", *job.overrides.task]))
     try:
         with folder:
-            outcome = _work(cfg, suite, task, folder, late)
+            outcome = _work(cfg, suite, _suite(cfg, text, file), task, folder, late)
             for name, error in outcome.failed.items():
                 if not isinstance(error, Stopped):
                     print(f"{name} failed: {error}")
@@ -65,13 +73,15 @@ def _unfinished(folder: RunFolder, outcome: Outcome) -> None:
           f"out={folder.path} goes on")
 
 
-def _suite(cfg: Any, task: Task) -> tuple[Suite, dict[str, Any]]:
-    """The suite that cfg asks for, and its text."""
+def _text(cfg: Any, task: Task) -> tuple[dict[str, Any], Path]:
+    """The configuration of the suite that cfg asks for, and its file."""
     file = Path(cfg.suite) if cfg.suite else shipped(task, cfg.size)
-    text = plain(OmegaConf.merge(with_base(file), cfg.change or {}))
-    suite = read_suite(text, methods=cfg.methods, models=cfg.models, seeds=cfg.seeds, episodes=cfg.episodes,
-                       tune_episodes=cfg.tune_episodes, fast=cfg.fast_dev_run, trust=cfg.trust, files=[file])
-    return suite, text
+    return plain(OmegaConf.merge(with_base(file), cfg.change or {})), file
+
+
+def _suite(cfg: Any, text: dict[str, Any], file: Path, **kept: Any) -> Suite:
+    return read_suite(text, seeds=cfg.seeds, episodes=cfg.episodes, tune_episodes=cfg.tune_episodes,
+                      fast=cfg.fast_dev_run, trust=cfg.trust, files=[file], **kept)
 
 
 def with_base(file: Path) -> Any:
@@ -87,30 +97,30 @@ def with_base(file: Path) -> Any:
 
 
 def shipped(task: Task, size: str) -> Path:
-    """configs/planning/<task>-<size>.yaml; for a maze of one's own that of umaze, or of medium where it is larger."""
+    """configs/planning/<task>-<size>.yaml; for a maze of one's own that of medium, whose episodes are as long."""
     known = sorted(path.stem for path in PLACE.glob("*.yaml"))
-    name = task.name
-    if name.startswith("maze2d-custom"):
-        name = "maze2d-umaze" if len(task.maze.free_cells) <= 12 else "maze2d-medium"
+    name = "maze2d-medium" if task.name.startswith("maze2d-custom") else task.name
     if f"{name}-{size}" not in known:
         raise ValueError(f"no configuration for task={name} size={size}{nearest(f'{name}-{size}', known)}; or give "
                          "one of your own, suite=FILE")
     return PLACE / f"{name}-{size}.yaml"
 
 
-def _work(cfg: Any, suite: Suite, task: Task, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
+def _work(cfg: Any, suite: Suite, whole: Suite, task: Task, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
+    """Does the units of `suite`; the tables are of all that is there of the `whole`, whoever made it."""
     with claim(folder.path / "locks" / "data.lock", wait=True):  # two processes must not write the same data
         data = task.make_data(steps=FEW if cfg.fast_dev_run else None)
     networks = Path(cfg.networks) if cfg.networks else folder.path / "models"
-    followed = {suite.methods[name].model for name in suite.learning["methods"]}
+    followed = {whole.methods[name].model for name in whole.learning["methods"]}
     models = {(model.name, seed): training(model, seed, data=data, folder=networks, trust=cfg.trust,
                                            every=seed == 0 and model.name in followed)
-              for model in suite.models.values() for seed in range(model.seeds)}
+              for model in {**whole.models, **suite.models}.values() for seed in range(model.seeds)}
     options = {"device": cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"), "precision": cfg.precision,
                "trust": cfg.trust}
     bench = Bench(suite, task, data, folder.path, networks, lambda model, seed: models[model, seed].settings, options,
                   _once())
-    work = units(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()})
+    work = units(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()
+                         if key[0] in suite.models})
     work += learning_units(bench, {unit.name: unit.needs for unit in work})
     work = [unit._replace(work=partial(_timed, folder, unit, number)) for number, unit in enumerate(work, 1)]
 
@@ -120,7 +130,7 @@ def _work(cfg: Any, suite: Suite, task: Task, folder: RunFolder, late: Callable[
     try:
         outcome = run_units(work, folder.path / "locks", late=late, tell=tell)
     finally:
-        report(bench, folder)
+        report(replace(bench, suite=whole), folder)
     return outcome
 
 
@@ -144,7 +154,9 @@ def report(bench: Bench, folder: RunFolder) -> None:
     with claim(folder.path / "locks" / "report.lock") as mine:
         if not mine:  # the other process sees the same files
             return
-        folder.results(tables.rows)
+        log = folder.path / "metrics.jsonl"
+        done = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+        folder.results(tables.rows, work_seconds=round(sum(one["unit_seconds"] for one in done), 1))
         partial = folder.path / "episodes.jsonl.part"
         partial.unlink(missing_ok=True)
         append_episodes(partial, tables.lines).replace(folder.path / "episodes.jsonl")
