@@ -15,6 +15,7 @@ from dforce.guidance import Energy, WithEnergy, energies, tilt, whole
 from dforce.noise import Noise
 from dforce.sample import advance, no_memory
 from dforce.schedule import Schedule
+from dforce.shared_draws import SharedDraws
 from dforce.tree import State, fork
 
 SHARED_TOKENS = 2**16  # of all draws in one network call
@@ -71,7 +72,8 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
     log N(goal; mean_j, std^2 + var_j), for a `GoalEnergy`), "mean" (the paper's). None takes the energy's own
     `reduce`, or "logmeanexp". `chunk` bounds how many draws share one network call; None lets them share it while that
     helps, up to 2^16 tokens: beyond, a batch fills the machine anyway and larger ones only take memory.
-    Noise is fresh at every row: the levels of a row are its counter.
+    Noise is fresh at every row: the levels of a row are its counter. With "mean", draws of a causal denoiser share what
+    they keep (`dforce.shared_draws`): equal results, half of the tokens.
 
     Raises ValueError for draws or lookahead out of range and for unknown names.
     """
@@ -98,6 +100,8 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         self.noise, self.jumps = noise or Noise(), jump_levels(schedule, lookahead)
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        if self._shares:
+            return self._shared(x, level, state, cond)
         tree = self.branch == "tree" or self.draws == 1
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
@@ -116,30 +120,69 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         gradient = self._combine(draws)
         return tilt(self.schedule, x, x0.detach(), level, gradient), {**state, "inner": inner}
 
+    @property
+    def _shares(self) -> bool:
+        """May draws share what they keep? Each then goes with one weight for all tokens, so they are added up before
+        they are differentiated; and a draw's kept tokens do not hear of its later ones."""
+        return (self.draws > 1 and self.reduce == "mean" and self.branch == "tree" and self.futures == "joint"
+                and self.denoiser.causal)
+
+    def _shared(self, x: Tensor, level: Tensor, state: State, cond: Cond | None) -> tuple[Tensor, State]:
+        """What the draws one by one give, their kept tokens computed once."""
+        batch, split, x0, gradient = len(x), self._splits(level, self.draws - 1), x, torch.zeros_like(x)
+        behind = torch.arange(level.shape[1], device=level.device) > split[..., None]           # [draws - 1, B, T]
+        chunk = self.chunk or max(1, SHARED_TOKENS // level.numel())
+        for first in range(0, len(split), chunk):
+            part = slice(first, first + chunk)
+            sharing = SharedDraws(self.denoiser, split[part])
+            own = torch.cat([torch.zeros_like(behind[:1]), behind[part]])
+            noise = self._noise(x.repeat(len(own), *(1,) * (x.ndim - 1)), level, state, (first - 1) * batch)
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                start = torch.where(own.view(*own.shape, *(1,) * (x.ndim - 2)), noise(0).view(-1, *x.shape), leaf)
+                levels = torch.where(own, self.schedule.levels, level)
+                found, inner = self._jump(start.flatten(0, 1), levels.flatten(0, 1), own.flatten(0, 1),
+                                          state["inner"], cond, noise, sharing)
+                value = energies(self.energy, whole(state["past"], found[batch if first else 0:]))
+                gradient += torch.autograd.grad(value.sum(), leaf)[0]
+            x0 = found[:batch].detach()
+        count = len(split) + 1 - behind.sum(0)
+        gradient = self.scale * gradient / count.view(*count.shape, *(1,) * (x.ndim - 2))
+        return tilt(self.schedule, x, x0, level, gradient), {**state, "inner": inner}
+
     def _kept(self, level: Tensor, draws: int) -> Tensor:
         """[draws, B, T]: the tokens that each draw starts from as they are."""
         token = torch.arange(level.shape[1], device=level.device)
         if self.branch == "posterior" or draws < 1:
             return torch.ones_like(level, dtype=torch.bool).expand(max(draws, 0), -1, -1)
+        return token <= self._splits(level, draws)[..., None]
+
+    def _splits(self, level: Tensor, draws: int) -> Tensor:
+        """[draws, B]: the last token that each draw keeps, stratified over the unfinished ones."""
         unfinished = level > 0
         first = torch.where(unfinished.any(1), unfinished.long().argmax(1), level.shape[1] - 1)
         jitter = self.noise(level.sum(1, keepdim=True), 0, self.schedule.alpha.new_zeros(len(level), 1, draws), salt=-1)
         u = 0.5 * (1 + torch.erf(jitter[:, 0].T / math.sqrt(2)))                      # [draws, B] uniform in (0, 1)
         stratum = (torch.arange(draws, device=level.device)[:, None] + u) / draws
-        split = first + (stratum * (level.shape[1] - first)).floor().long()
-        return token <= split[..., None]
+        return first + (stratum * (level.shape[1] - first)).floor().long()
+
+    def _noise(self, like: Tensor, level: Tensor, state: State, first: int) -> Callable[..., Tensor]:
+        """noise(salt, tokens) for draws that are `like` [n B, T, *E], numbered from `first` on."""
+        past = 0 if state["past"] is None else state["past"].shape[1]
+        token = past + torch.arange(level.shape[1], device=like.device)
+        row = level.sum(1, keepdim=True).repeat(len(like) // len(level), 1)
+        sample = first + torch.arange(len(like), device=like.device)
+
+        def noise(salt: int, at: slice = slice(None)) -> Tensor:
+            # Salts below 0 are these draws': a sampler that shares `noise` has its own at salt 0 and above.
+            return self.noise(row, token[at], like[:, at], salt=-2 - salt, sample=sample)
+
+        return noise
 
     def _draw(self, x: Tensor, level: Tensor, kept: Tensor, state: State, cond: Cond | None, first: int) -> Tensor:
         """x0 [n B, T, *E] of sampled futures; kept [n, B, T]. `first` numbers the draws, so that chunks differ."""
         n, batch, _ = kept.shape
-        past = 0 if state["past"] is None else state["past"].shape[1]
-        token, row = past + torch.arange(x.shape[1], device=x.device), level.sum(1, keepdim=True)
-        sample = first * batch + torch.arange(n * batch, device=x.device)
-
-        def noise(salt: int, at: slice = slice(None)) -> Tensor:
-            # Salts below 0 are these draws': a sampler that shares `noise` has its own at salt 0 and above.
-            return self.noise(row, token[at], x[:, at], salt=-2 - salt, sample=sample)
-
+        noise = self._noise(x, level, state, first * batch)
         start = kept.flatten(0, 1)
         x = torch.where(start.view(*start.shape, *(1,) * (x.ndim - 2)), x, noise(0))
         level = torch.where(start, level, self.schedule.levels)
@@ -156,15 +199,15 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         return torch.cat(done, 1)
 
     def _jump(self, x: Tensor, level: Tensor, moving: Tensor, state: State, cond: Cond | None,
-              noise: Callable[[int], Tensor]) -> tuple[Tensor, State]:
+              noise: Callable[[int], Tensor], denoiser: Denoiser | SharedDraws | None = None) -> tuple[Tensor, State]:
         """Stochastic jumps of the `moving` tokens down to the last jump level; the estimate there, the state after."""
-        memory = no_memory(x)
+        memory, denoiser = no_memory(x), denoiser or self.denoiser
         for salt, jump in enumerate(self.jumps, 1):
             to = torch.where(moving, level.clamp(max=jump), level)
-            step, memory, _ = advance(self.denoiser, self.schedule, x, level, to, state, cond, memory=memory, eta=1.0,
-                                      noise=noise(salt))
+            step, memory, _ = advance(denoiser, self.schedule, x, level, to, state, cond, memory=memory, eta=1.0,  # type: ignore[arg-type]
+                                      order=min(salt, 2), noise=noise(salt))  # nothing to remember at the first
             x, level = step.x, to
-        return self.denoiser(x, level, state, cond)
+        return denoiser(x, level, state, cond)
 
     def _differentiate(self, leaf: Tensor, x0: Tensor, kept: Tensor, state: State) -> _Draws:
         """Values of the draws and their gradients with respect to the noisy tokens, `leaf` [n B, T, *E]."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dforce.nets import gru
 from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
 
 State = dict[str, Tensor]
@@ -59,7 +61,8 @@ class RecurrentNet(nn.Module):
         """Latents after every token [B, T, width], and the state after the last."""
         if code.shape[1] == 1:  # one step of it costs less than starting a sequence
             return self._step(code[:, 0], state)
-        z, last = self.core(code, state["z"].transpose(0, 1).contiguous().to(code.dtype))
+        core = partial(gru.walk, self.core) if gru.pays(self.core, code) else self.core
+        z, last = core(code, state["z"].transpose(0, 1).contiguous().to(code.dtype))
         return z, {"z": last.transpose(0, 1).to(state["z"].dtype)}
 
     def _step(self, code: Tensor, state: State) -> tuple[Tensor, State]:
