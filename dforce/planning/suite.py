@@ -229,7 +229,9 @@ def shrunk(text: Mapping[str, Any]) -> dict[str, Any]:
 
     cut = {key: walk(text[key]) for key in ("methods", "executors")}
     for node in cut["methods"].values():
-        if isinstance(node.get("tune"), dict):  # two values of each parameter
-            node["tune"] = {key: values[:2] for key, values in node["tune"].items()}
+        left = 2  # trials
+        for key, values in node["tune"].items() if isinstance(node.get("tune"), dict) else ():
+            node["tune"][key] = values[:left]
+            left = left if len(values) < left else 1
     models = {name: {**node, **small.get("train", {})} for name, node in text["models"].items()}
     return {**text, **cut, "models": models}
