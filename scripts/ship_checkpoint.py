@@ -23,7 +23,9 @@ def main() -> None:
     env = json.loads((args.run / "env.json").read_text(encoding="utf-8"))
     weights = {f"denoiser.{name}": value for name, value in bundle.denoiser.state_dict().items()}
     config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
-    made = {"training": bundle.config, **{key: env[key] for key in ("command", "commit", "time")}}
+    training = {key: value for key, value in bundle.config.items() if key != "out"}
+    command = " ".join(word for word in env["command"].split() if not word.startswith("out="))
+    made = {"training": training, "command": command, **{key: env[key] for key in ("commit", "time")}}
     folder = save(PRETRAINED / args.name, TrainingState(bundle.step, weights, {}, {}, {}), config=config,
                   layout=bundle.layout, normalizer=bundle.normalizer, extra=made)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20

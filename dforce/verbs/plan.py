@@ -27,19 +27,20 @@ def run(cfg: Any, folder: RunFolder) -> None:
     if not cfg.checkpoint:
         raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model "
                          "that ships with dforce")
-    bundle = load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
+    name = f"maze2d-{cfg.maze or 'umaze'}" if cfg.checkpoint == "pretrained" else cfg.checkpoint
+    bundle = load(name, raw=cfg.raw, trust=cfg.trust)
     planner = build_planner(cfg, bundle)
     trained = trained_task(bundle.layout)
     task = trained if cfg.maze is None else get_task(cfg.maze)
     maze = task.maze
     if (maze.rows, maze.frame) != (trained.maze.rows, trained.maze.frame):
-        print(f"note: {cfg.checkpoint} was trained in {trained.name}, and is driven in {task.name}")
+        print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
     executor = build(cfg.executor, trust=cfg.trust)
     starts, goals = task.starts(FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
-    name = getattr(planner, "method", "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1
-                   else "guided")
+    method = getattr(planner, "method", "unguided" if not cfg.planner.scale else "MCTG" if cfg.planner.draws > 1
+                     else "guided")
     methods = [*references(task.world, seed=cfg.seed),
-               planned(name, task.world, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every,
+               planned(method, task.world, planner, executor, seed=cfg.seed, replan_every=cfg.replan_every,
                        shrink=cfg.shrink)]
     compared = score(folder, task.world, methods, starts, goals, task=task.name)
     draw(folder.media, maze, planner, compared.played[-1], worth_drawing(compared, cfg.pictures))
