@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dforce.data.batch import Batch
 from dforce.denoiser import Denoiser
+from dforce.loss import independent
 from dforce.matrix import autoregressive
 from dforce.noise import Noise, seed_of
 from dforce.sample import generate
@@ -84,13 +85,16 @@ def windows(*, tokens: int, stack: int, batch: int, seed: int = 0) -> Callable[[
     return batch_at
 
 
-def even(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-    """Levels to train at, [B, T]: the clean one and 40 evenly spaced in log-SNR, each as likely.
+def levels(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Levels to train at, [B, T]: uniform ones in the first half of the sequences; in the others one of 40 evenly
+    spaced in log-SNR, or the clean one.
 
-    `walk` shows a network nothing but a clean past, which uniform levels of a linear schedule hardly ever do.
+    `walk` shows a network nothing but a clean past, which uniform levels of a linear schedule hardly ever do; and at
+    their high noise it is decided which way a path goes on.
     """
-    grid = schedule.grid(40)
-    return grid[torch.randint(len(grid), shape, generator=generator)]
+    uniform, grid = independent(schedule, shape, generator), schedule.grid(40)
+    spaced = grid[torch.randint(len(grid), shape, generator=generator)]
+    return torch.where(torch.arange(shape[0])[:, None] < shape[0] // 2, uniform, spaced)
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ def path_panels(panels: Mapping[str, tuple[object, Sequence[str]]], colors: Mapp
     colors: kind -> colour; kinds are drawn in that order, the last on top. notes: panel name -> a line under its title.
     """
     figure = style.new_figure(4.1 * len(panels), 5.0)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
     for ax, (name, (paths, kinds)) in zip(axes, panels.items(), strict=True):
         points = style.numbers(f"paths of {name!r}", paths, (None, None, 2), "[N, T, 2]")
         if len(kinds) != len(points) or set(kinds) - set(colors):

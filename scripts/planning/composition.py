@@ -22,7 +22,7 @@ from dforce.checkpoint import CheckpointError, build_denoiser, load, load_state,
 from dforce.denoiser import Precond
 from dforce.fit import fit
 from dforce.loss import ForcingObjective, v_weight
-from dforce.planning.crossing import KINDS, crossings, even, kinds, walk, windows
+from dforce.planning.crossing import KINDS, crossings, kinds, levels, walk, windows
 from dforce.progress import progress
 from dforce.report.study_plots import path_panels
 from dforce.report.style import MUTED, PALETTE
@@ -48,7 +48,7 @@ def learnt(folder: Path, seed: int, steps: int) -> Precond:
     torch.manual_seed(seed)
     denoiser = build_denoiser(CONFIG, LAYOUT)
     # Where a path turns is decided at high noise, which min-SNR all but ignores: v weighs it by one.
-    objective = ForcingObjective(denoiser, denoiser.schedule, levels=even, weight=v_weight(50.0))
+    objective = ForcingObjective(denoiser, denoiser.schedule, levels=levels, weight=v_weight(50.0))
     batches = windows(tokens=TOKENS, stack=STACK, batch=BATCH, seed=seed)
     logs = fit(objective, batches, lr=3e-3, steps=steps, warmup=100, ema=0.99, precision="fp32", seed=seed,
                device="cpu")

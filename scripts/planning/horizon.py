@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1, help="futures of Monte Carlo Tree Guidance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the starts")
     parser.add_argument("--episodes", type=int, default=20, help="starts of each seed")
-    parser.add_argument("--tune-episodes", type=int, default=20)
+    parser.add_argument("--tune-episodes", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("docs/results/horizon.json"))
     asked, begin, rows = parser.parse_args(), time.monotonic(), []
     torch.set_num_threads(1)
