@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from dforce.checkpoint import Bundle
+from dforce.planning.benchmark import criterion
 from dforce.planning.execute import Executor, Planner, run_episodes
 from dforce.planning.plan import DiffusionPlanner
-from dforce.planning.score import Row, bootstrap_interval, episode_values
+from dforce.planning.score import Row, blocked_mask, bootstrap_interval, score_report
 from dforce.planning.tasks import Task
 
 TUNE_SEED = 1001  # of the starts that settings are chosen on; no study reports them
@@ -38,16 +39,15 @@ def tuned(task: Task, planner: Any, executor: Executor, trials: Sequence[Mapping
           seed: int = TUNE_SEED, **control: Any) -> tuple[Any, list[float]]:
     """The planner with the settings of the trial that did best on starts of their own, and what each trial got.
 
-    trials: settings for `planner.with_`; what counts is the mean score, or the mean return where a maze has no
-    reference scores. control: of `run_episodes`.
+    trials: settings for `planner.with_`; what counts is the benchmark's `criterion`. control: of `run_episodes`.
     """
     starts, goals = starts_of(task, episodes, [seed])
+    blocked = blocked_mask(task.world, starts, goals)
     found = []
     for trial in trials:
         played = run_episodes(task.world, planner.with_(**trial), executor, starts, goals, steps=task.steps, seed=seed,
                               **control)
-        values = episode_values(task.maze, played)
-        found.append(float(values.get("score", values["return"]).mean()))
+        found.append(criterion(score_report(task.world, [played], [blocked])))
     return planner.with_(**trials[int(np.argmax(found))]), found
 
 
