@@ -63,11 +63,16 @@ def extrapolate(schedule: Schedule, x0: Tensor, level: Tensor, to: Tensor, memor
     h is the step in half log-SNR. First order where a token has no memory, is held, or steps to level 0.
     With eta = 1 the same extrapolation gives SDE-DPM-Solver++(2M).
     """
-    half = 0.5 * schedule.log_snr(torch.stack([level, to, memory.level]))
-    step, before = half[1] - half[0], half[0] - half[2]
-    usable = (memory.level > level) & (to < level) & (to > 0) & (before > 0)
-    factor = torch.where(usable, step / (2 * before).where(usable, 1.0), 0.0)
+    factor = extrapolation(schedule, level, to, memory.level)
     return x0 + factor.view(level.shape + (1,) * (x0.ndim - 2)).to(x0.dtype) * (x0 - memory.x0)
+
+
+def extrapolation(schedule: Schedule, level: Tensor, to: Tensor, before: Tensor) -> Tensor:
+    """The factor h / (2 h_prev) of `extrapolate`, float64, for a last move at level `before`; 0 for first order."""
+    half = 0.5 * schedule.log_snr(torch.stack([level, to, before]))
+    step, last = half[1] - half[0], half[0] - half[2]
+    usable = (before > level) & (to < level) & (to > 0) & (last > 0)
+    return torch.where(usable, step / (2 * last).where(usable, 1.0), 0.0)
 
 
 def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to: Tensor, state: State,

@@ -71,8 +71,20 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
 
     The coefficients are float64, the result has the dtype of `x` (float32 at least).
     """
-    alpha, sigma = schedule(level, x)
-    alpha_s, sigma_s = schedule(to, x)
+    of_x0, of_x, spread = coefficients(schedule, level, to, x, eta=eta, std=std, min_std=min_std)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean = of_x0.to(dtype) * x0 + of_x.to(dtype) * x
+    return Gaussian(torch.where((level == to).view(spread.shape), x.to(dtype), mean), spread.to(dtype).expand_as(mean))
+
+
+def coefficients(schedule: Schedule, level: Tensor, to: Tensor, like: Tensor, *, eta: float = 1.0,
+                 std: Tensor | float | None = None, min_std: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """What `transition` multiplies x0 and x with, and its std: float64, of level's shape, broadcastable to `like`.
+
+    For samplers that know all their steps beforehand. A held token has 0, 1 and 0.
+    """
+    alpha, sigma = schedule(level, like)
+    alpha_s, sigma_s = schedule(to, like)
     still = (level == to).view(sigma.shape)
     sigma_k = sigma.where(~still, 1.0)  # a held token may sit where it is 0
     if std is None and eta == 0:
@@ -84,9 +96,7 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
         spread = torch.where(still, 0.0, spread)
     if min_std > 0:
         spread = torch.where((to == 0).view(sigma.shape) & ~still, spread.clamp(min=min_std), spread)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    mean = (alpha_s - carry * alpha).to(dtype) * x0 + carry.to(dtype) * x
-    return Gaussian(torch.where(still, x.to(dtype), mean), spread.to(dtype).expand_as(mean))
+    return torch.where(still, 0.0, alpha_s - carry * alpha), torch.where(still, 1.0, carry), spread
 
 
 def _eta_std(eta: float, alpha: Tensor, alpha_s: Tensor, sigma: Tensor, sigma_s: Tensor) -> Tensor:
