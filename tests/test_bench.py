@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dforce.bench import cost, data, guidance, harness, sampling, train_step
+from dforce.bench import cost, data, guidance, harness, planning, sampling, train_step
 from dforce.bench.harness import Way, agree, median_interval, race, relative_difference
 from dforce.bench.official import TokenByToken, double_loop
 from dforce.bench.official_layers import OfficialObjective
@@ -209,7 +209,8 @@ def test_verb_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
     with RunFolder("benchmark", out=tmp_path / "run") as folder:
         benchmark.run(config(), folder)
     rows = read_results(tmp_path / "run" / "results.json").rows
-    assert {row["task"] for row in rows} == {train_step.TASK, sampling.TASK, sampling.CALLS, guidance.TASK, data.TASK}
+    tasks = {train_step.TASK, sampling.TASK, sampling.CALLS, guidance.TASK, planning.TASK, data.TASK}
+    assert {row["task"] for row in rows} == tasks
     assert all(list(check_row(row)) == [*ROW_KEYS] for row in rows)
     runs = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
     assert {run["task"] for run in runs} == {row["task"] for row in rows} - {sampling.CALLS}

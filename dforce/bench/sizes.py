@@ -17,13 +17,14 @@ OBSERVATION, ACTION = 4, 2  # of a maze: (x, y, vx, vy) and two forces
 class Sizes(NamedTuple):
     """tokens, stack: T tokens of `stack` environment steps, so of stack * 6 numbers. widths: of `RecurrentNet`; 448 has
     the 3 million parameters of the official maze network, 256 is our default. plan_widths: those that sampling and
-    guidance are timed at. rounds, seconds: of a race (see `race`). bf16: whether bfloat16 runs too; where the machine
-    emulates it, one step of training takes minutes."""
+    guidance are timed at; width: that of whole plans. rounds, seconds: of a race (see `race`). bf16: whether bfloat16
+    runs too; where the machine emulates it, one step of training takes minutes."""
 
     tokens: int = 60
     stack: int = 10
     widths: tuple[int, ...] = (448, 256, 192)
     plan_widths: tuple[int, ...] = (192, 448)
+    width: int = 256
     train_batch: int = 128
     batches: tuple[int, ...] = (1, 32)
     steps: int = 50
@@ -42,8 +43,8 @@ class Sizes(NamedTuple):
 
 
 # Runs everything in seconds; its times mean nothing.
-QUICK = Sizes(tokens=6, stack=2, widths=(16,), plan_widths=(16,), train_batch=4, batches=(2,), steps=4, draws=4,
-              episodes=4, episode_steps=40, rounds=3, seconds=1.0)
+QUICK = Sizes(tokens=6, stack=2, widths=(16,), plan_widths=(16,), width=16, train_batch=4, batches=(2,), steps=4,
+              draws=4, episodes=4, episode_steps=40, rounds=3, seconds=1.0)
 
 
 def maze_denoiser(sizes: Sizes, width: int) -> tuple[Precond, Schedule]:

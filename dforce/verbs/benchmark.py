@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dforce.bench import data, guidance, sampling, train_step
+from dforce.bench import data, guidance, planning, sampling, train_step
 from dforce.bench.harness import Measured, join
 from dforce.bench.sizes import QUICK, Sizes
 from dforce.config import nearest
@@ -19,7 +19,8 @@ from dforce.run import RunFolder
 
 KINDS = ("speed",)
 PARTS: dict[str, Callable[[Sizes], list[Callable[[], Measured]]]] = {
-    "train_step": train_step.races, "sampling": sampling.races, "guidance": guidance.races, "data": data.races}
+    "train_step": train_step.races, "sampling": sampling.races, "guidance": guidance.races,
+    "planning": planning.races, "data": data.races}
 
 
 def run(cfg: Any, folder: RunFolder) -> None:
