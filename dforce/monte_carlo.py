@@ -146,8 +146,10 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
                 value = energies(self.energy, whole(state["past"], found[batch if first else 0:]))
                 gradient += torch.autograd.grad(value.sum(), leaf)[0]
             x0 = found[:batch].detach()
-        count = len(split) + 1 - behind.sum(0)
-        gradient = self.scale * gradient / count.view(*count.shape, *(1,) * (x.ndim - 2))
+        count, event = len(split) + 1 - behind.sum(0), (1,) * (x.ndim - 2)
+        # A scale of each plan's own is [B, 1], like the weights of draws.
+        scale = self.scale.view(*self.scale.shape, *event) if isinstance(self.scale, Tensor) else self.scale
+        gradient = scale * gradient / count.view(*count.shape, *event)
         return tilt(self.schedule, x, x0, level, gradient), {**state, "inner": inner}
 
     def _kept(self, level: Tensor, draws: int) -> Tensor:
