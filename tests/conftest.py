@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets here are tiny, and threads that wait spin: two runs would crawl
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # Minari otherwise spends 23 s retrying where there is no network
@@ -30,3 +32,10 @@ class CheckoutFinder:
 
 
 sys.meta_path.append(CheckoutFinder)  # type: ignore[arg-type]
+
+
+def pytest_collection_modifyitems(items):
+    """The slow tests may take as long as CI gives them all: how fast a machine is is not what they test."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1500))
