@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +15,8 @@ from dforce.report import style
 from dforce.report.results import Row, select
 
 Estimate = tuple[float, float, float]  # value, low, high
+
+LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 
 
 def panels_of(rows: Sequence[Row], key: str, wanted: Mapping[str, tuple[str, Mapping[str, Any]]],
@@ -36,17 +38,20 @@ def panels_of(rows: Sequence[Row], key: str, wanted: Mapping[str, tuple[str, Map
 
 
 def line_panels(settings: Sequence[str], panels: Mapping[str, Mapping[str, Sequence[Estimate | None]]], *,
-                xlabel: str, columns: int = 3) -> Figure:
+                xlabel: str, columns: int = 3, group: int = len(style.PALETTE)) -> Figure:
     """A panel a quantity, in rows of `columns`, over the same `settings`, which are names, evenly spaced.
 
-    panels: quantity -> series -> one (value, low, high) a setting, None where there is none. A series has one colour
-    in all panels, and its intervals are drawn as bars.
+    panels: quantity -> series -> one (value, low, high) a setting, None where there is none. A series looks the same
+    in all panels, and its intervals are drawn as bars. group: so many series one after the other share a line style,
+    each with a colour of its own, which comes again in the next group.
     """
     if not panels or not settings:
         raise ValueError(f"nothing to draw: {len(panels)} panels over {len(settings)} settings")
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    if len(names) > len(style.PALETTE):
-        raise ValueError(f"line_panels shows at most {len(style.PALETTE)} series, got {len(names)}: {names}")
+    looks = {name: (style.PALETTE[n % group], LINES[n // group]) for n, name in enumerate(names[:group * len(LINES)])}
+    if len(looks) < len(names) or group > len(style.PALETTE):
+        raise ValueError(f"line_panels shows up to {len(LINES)} groups of up to {len(style.PALETTE)} series, got "
+                         f"{len(names)} series in groups of {group}: {names}")
     across = min(columns, len(panels))
     down = -(-len(panels) // across)
     figure = style.new_figure(4.1 * across, 3.1 * down + 0.4)
@@ -61,21 +66,22 @@ def line_panels(settings: Sequence[str], panels: Mapping[str, Mapping[str, Seque
             if len(estimates) != len(settings):
                 raise ValueError(f"{quantity}, {name}: {len(estimates)} estimates for {len(settings)} settings")
             shift = 0.06 * (names.index(name) - (len(names) - 1) / 2)
-            _line(ax, estimates, style.PALETTE[names.index(name)], shift=shift)
-    handles = [Line2D([], [], color=color, marker="o", linewidth=2.2, label=name)
-               for color, name in zip(style.PALETTE, names, strict=False)]
+            _line(ax, estimates, *looks[name], shift=shift)
+    handles = [Line2D([], [], color=color, linestyle=line, marker="o", linewidth=2.2, label=name)
+               for name, (color, line) in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 4), frameon=False,
                   fontsize=style.LABEL, labelcolor=style.INK)
     return figure
 
 
-def _line(ax: Axes, estimates: Sequence[Estimate | None], color: str, *, shift: float) -> None:
+def _line(ax: Axes, estimates: Sequence[Estimate | None], color: str, line: str, *, shift: float) -> None:
     there = [(place, *estimate) for place, estimate in enumerate(estimates) if estimate is not None]
     if not there:
         return
     place, value, low, high = np.array(there, dtype=float).T
     ax.vlines(place + shift, low, high, color=color, linewidth=1.6, alpha=0.55)
-    ax.plot(place + shift, value, color=color, linewidth=2.2, marker="o", markersize=6, markeredgecolor="white")
+    ax.plot(place + shift, value, color=color, linestyle=line, linewidth=2.2, marker="o", markersize=6,
+            markeredgecolor="white")
 
 
 def path_panels(panels: Mapping[str, tuple[object, Sequence[str]]], colors: Mapping[str, str], *,
