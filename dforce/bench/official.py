@@ -63,18 +63,24 @@ class TokenByToken(nn.Module):
 def double_loop(net: TokenByToken, schedule: Schedule, matrix: Tensor, x: Tensor, cond: Cond | None = None) -> Tensor:
     """DDIM (eta = 0) down the rows of `matrix` [M, T], cell by cell; `net` predicts x0. x: [B, T, *E].
 
-    The coefficients are looked up as plain numbers, which is cheaper than the official code's tensors: the loops are
-    what is measured here, not the algebra.
+    As in the official code, every cell gathers the coefficients of its batch from the tables, computes the step, and
+    keeps the tokens that do not move by a mask.
     """
-    alpha, sigma, label = (table.tolist() for table in (schedule.alpha, schedule.sigma, schedule.label))
+    tables = [table.to(x.dtype) for table in (schedule.alpha, schedule.sigma, schedule.label)]
     start = list(net.init_state(len(x), cond)["z"].unbind(1))
+    shape = (1,) * (x.ndim - 2)
     tokens, given = list(x.unbind(1)), [_token(cond, t) for t in range(x.shape[1])]
     for row, following in pairwise(matrix.tolist()):
         z = start
         for t, (k, s) in enumerate(zip(row, following, strict=True)):
-            x0, z = net.step(tokens[t], x.new_full((len(x),), label[k]), z, given[t])
-            if s < k:
-                tokens[t] = alpha[s] * x0.to(x.dtype) + sigma[s] / sigma[k] * (tokens[t] - alpha[k] * x0.to(x.dtype))
+            level, to = (torch.full((len(x),), each, device=x.device) for each in (k, s))
+            alpha, sigma, label = (table[level].view(-1, *shape) for table in tables)
+            alpha_s, sigma_s = (table[to].view(-1, *shape) for table in tables[:2])
+            x0, z = net.step(tokens[t], label.flatten(), z, given[t])
+            x0 = x0.to(x.dtype)
+            noise = (tokens[t] - alpha * x0) / torch.where(sigma > 0, sigma, torch.ones_like(sigma))
+            moves = (to < level).view(-1, *shape)
+            tokens[t] = torch.where(moves, alpha_s * x0 + sigma_s * noise, tokens[t])
     return torch.stack(tokens, 1)
 
 
