@@ -13,7 +13,7 @@ CORE = {
     "schedule", "transition", "noise", "tree", "denoiser", "matrix", "loss", "sample", "wavefront", "rollout",
     "guidance", "monte_carlo", "shared_draws", "elbo",
 }  # fmt: skip
-PILLARS = {"planning", "video", "policy", "align"}
+PILLARS = {"planning", "video", "images", "policy", "align"}
 APPLICATION = {"cli", "verbs", "__main__", "__init__"}
 # part -> the parts of dforce that it may import besides itself; one not named here: all but pillars and application
 ALLOWED = {
@@ -35,7 +35,7 @@ ALLOWED = {
 THIRD = {
     **{name: {"torch", "einops", "numpy"} for name in CORE},
     "nets": {"torch", "einops", "diffusers"},
-    "envs": {"gymnasium", "mujoco", "numpy", "gymnasium_robotics", "ogbench"},
+    "envs": {"gymnasium", "mujoco", "numpy", "gymnasium_robotics", "ogbench", "vizdoom"},
 }
 
 
