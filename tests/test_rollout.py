@@ -78,3 +78,60 @@ def test_rollout_refuses():
         next(rollout(network(), S, pyramid(GRID, 3), None, E, batch=1, mode="both"))
     with pytest.raises(ValueError, match="last row must be clean"):
         next(rollout(network(), S, pyramid(GRID, 3)[:-1], None, E, batch=1))
+
+
+def test_rollout_goes_on_from_any_state_it_yielded():
+    denoiser, matrix, options = network().float(), pyramid(GRID, 3, 2), {"eta": 1.0, "stabilise_std": 0.1,
+                                                                         "mode": "noise", "noise": Noise(3)}
+    for refresh in (None, (4, 5)):
+        run = rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, refresh=refresh, **options)
+        all_of_it = list(itertools.islice(run, 6))
+        state = all_of_it[2][1]
+        rest = rollout(denoiser, S, matrix, state, E, batch=2, refresh=refresh, first=3, **options)
+        for (wanted, _), (got, _) in zip(all_of_it[3:], rest, strict=False):
+            assert torch.equal(wanted, got)
+
+
+def test_rollout_feeds_each_chunk_its_own_conditioning_when_its_turn_comes():
+    denoiser, matrix = network(token={"a": 2}).float(), pyramid(GRID, 3, 2)
+    asked = []
+
+    def cond(chunk):
+        asked.append(chunk)
+        return {"token": {"a": torch.full((2, 3, 2), float(chunk))}}
+
+    run = rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, cond=cond)
+    first, state = next(run)
+    assert asked == [0]
+    by_hand = denoiser.absorb(first, torch.zeros(2, 3, dtype=torch.long), denoiser.init_state(2), cond(0))
+    torch.testing.assert_close(state["z"], by_hand["z"])
+    second = next(run)[0]
+    constant = rollout(denoiser, S, matrix, state, E, batch=2, cond=cond(1), first=1)
+    assert torch.equal(second, next(constant)[0])
+    assert not torch.equal(second, next(rollout(denoiser, S, matrix, state, E, batch=2, cond=cond(0), first=1))[0])
+
+
+def test_refresh_builds_the_state_from_the_last_tokens():
+    """Every 4 tokens, chunks of 2: after chunks 2, 4, ... the state is that of a sequence of the last 3 tokens."""
+    denoiser, matrix, std = network(token={"a": 2}).float(), pyramid(GRID, 2, 1), 0.1
+    level = S.nearest(std)
+
+    def cond(chunk):
+        return {"token": {"a": torch.full((2, 2, 2), 0.3 * chunk)}}
+
+    run = rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, cond=cond, stabilise_std=std,
+                  refresh=(4, 3))
+    chunks_, states = zip(*itertools.islice(run, 4), strict=True)
+    levels = torch.full((2, 2), level)
+    plain = denoiser.absorb(chunks_[0], levels, denoiser.init_state(2), cond(0))
+    torch.testing.assert_close(states[0].state["z"], plain["z"])               # not due yet
+    last = torch.cat([chunks_[2], chunks_[3]], 1)[:, -3:]
+    given = {"token": {"a": torch.cat([cond(2)["token"]["a"], cond(3)["token"]["a"]], 1)[:, -3:]}}
+    assert torch.equal(states[3].x, last) and torch.equal(states[3].token["a"], given["token"]["a"])
+    anew = denoiser.absorb(last, torch.full((2, 3), level), denoiser.init_state(2), given)
+    torch.testing.assert_close(states[3].state["z"], anew["z"])
+    whole = rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, cond=cond, stabilise_std=std)
+    unrefreshed = [x for x, _ in itertools.islice(whole, 3)]
+    assert torch.equal(unrefreshed[1], chunks_[1]) and not torch.equal(unrefreshed[2], chunks_[2])
+    with pytest.raises(ValueError, match="refresh is"):
+        next(rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, refresh=(4, 0)))
