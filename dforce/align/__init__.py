@@ -34,6 +34,14 @@ from .objective import AlignObjective, nft, policy_gradient, preference, regress
 from .on_policy import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
 from .preference import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
 from .reward import RewardError, ask_reward
+from .rewards import (
+    ClassLogProb,
+    Jpeg,
+    class_index,
+    jpeg_compressibility,
+    jpeg_incompressibility,
+    per_frame,
+)
 from .search import Best, best_of_n, demon, descend
 from .smc import Particles, steer, steering
 from .source import OnPolicy, Query, Sampler, Samples
@@ -43,8 +51,10 @@ from .trace import Replay, Trace, kl, record, replay, subsample
 __all__ = [
     "AlignObjective",
     "Best",
+    "ClassLogProb",
     "Edict",
     "GroupAdvantage",
+    "Jpeg",
     "Mismatch",
     "OffPolicyError",
     "OnPolicy",
@@ -66,6 +76,7 @@ __all__ = [
     "best_against_worst",
     "best_of_n",
     "check_on_policy",
+    "class_index",
     "classifier_guided",
     "clip_advantage",
     "clip_fraction",
@@ -87,6 +98,8 @@ __all__ = [
     "filtered_weight",
     "flow_sde",
     "fold",
+    "jpeg_compressibility",
+    "jpeg_incompressibility",
     "kl",
     "kl_penalty",
     "load_adapters",
@@ -94,6 +107,7 @@ __all__ = [
     "mismatch",
     "nft",
     "optimality",
+    "per_frame",
     "policy_gradient",
     "preference",
     "read_pairs",
