@@ -1,0 +1,199 @@
+"""Labelled images: two sets that Python packages ship, or a folder of one's own with one folder for each class."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .windows import uniform
+
+HELD_OUT = 0.2             # part of digits, and of each class of a folder, that is "test"
+STRIP = 0.25               # part of each natural image, at its right, that the test patches are cut from
+PATCH, SIDE = 32, 96       # pixels of a patch, and of the shorter side of the image that it is cut from
+PATCHES = (400, 100)       # of each natural image: train, test
+NATURAL = ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket", "immunohistochemistry")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SPLIT, TRAIN, TEST, ORDER, DROP = range(5)  # streams of the counter-based generator
+
+Split = Literal["train", "test", "all"]
+
+
+class Images(NamedTuple):
+    """x: [N, 1, C, H, W] float32 in [-1, 1], an image being a sequence of one token. label: [N] long, of `classes`."""
+
+    x: Tensor
+    label: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.x.shape[2:])  # type: ignore[return-value]
+
+
+def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size: int | None = None) -> Images:
+    """Images of a set, in an order that is the same every time.
+
+    name: "digits", the 1,797 real 8x8 digits of scikit-learn; "patches", 32x32 RGB crops of the natural images that
+    scikit-image ships, the class being the image; or a folder of one folder of image files for each class.
+    split: "train" and "test" share no image, and no pixel of a natural image. seed: which images of digits and of a
+    folder are test, and where patches are cut; models that ship know 0. size: side in pixels that the images of a
+    folder are cut to a square and resized to, None where they have one size already.
+
+    Raises ValueError for a set, split or folder that is not as told, ImportError where the package is missing.
+    Files of a folder that cannot be read are passed over, with a warning that names them.
+    """
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+    if name in ("digits", "patches") and size is not None:
+        raise ValueError(f"the images of {name} have a size; size={size} is for folders")
+    if name == "digits":
+        return _digits(split, seed)
+    if name == "patches":
+        return _patches(split, seed)
+    if not Path(name).is_dir():
+        raise ValueError(f"no images {str(name)!r}: it is neither 'digits' nor 'patches' nor a folder")
+    return _folder(Path(name), split, seed, size)
+
+
+class ImageBatches:
+    """Shuffled batches, epoch after epoch: batch s is a function of (seed, s) and of nothing else.
+
+    drop: share of the labels replaced by the null class, len(classes), which is what classifier-free guidance needs
+    (Ho & Salimans 2022). Raises ValueError where a batch is larger than the set, or drop is no share.
+    """
+
+    def __init__(self, images: Images, *, batch: int = 128, seed: int = 0, drop: float = 0.0):
+        if not 1 <= batch <= len(images.x):
+            raise ValueError(f"batch must lie in 1..{len(images.x)}, the number of images, got {batch}")
+        if not 0 <= drop <= 1:
+            raise ValueError(f"drop is a share of the labels, in [0, 1], got {drop}")
+        self.images, self.batch, self.seed, self.drop = images, batch, seed, drop
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+
+    def __call__(self, step: int) -> Batch:
+        """x [B, 1, C, H, W], cond["static"]["class"] [B] long."""
+        epoch, part = divmod(step, len(self.images.x) // self.batch)
+        if epoch != self._epoch:
+            draws = uniform(len(self.images.x), seed=self.seed, stream=ORDER, step=epoch)
+            self._epoch, self._order = epoch, np.argsort(draws, kind="stable")
+        index = torch.from_numpy(self._order[part * self.batch:(part + 1) * self.batch])
+        label = self.images.label[index]
+        if self.drop:
+            dropped = uniform(self.batch, seed=self.seed, stream=DROP, step=step) < self.drop
+            label = label.masked_fill(torch.from_numpy(dropped), len(self.images.classes))
+        whole = torch.ones(self.batch, 1, dtype=torch.bool)
+        return Batch(self.images.x[index], whole, {"static": {"class": label}}, whole[:, 0])
+
+
+def _digits(split: Split, seed: int) -> Images:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits are scikit-learn's: pip install 'dforce[images]'") from error
+    found = load_digits()
+    chosen = _chosen(len(found.images), split, seed)
+    x = torch.from_numpy(found.images[chosen]).float() / 8 - 1  # 0..16 in the file
+    label = torch.from_numpy(found.target[chosen]).long()
+    return Images(x[:, None, None], label, tuple(map(str, range(10))))
+
+
+def _chosen(count: int, split: Split, seed: int, step: int = 0) -> np.ndarray:
+    """Numbers of the images of a split, in a random order. step: another draw under the same seed."""
+    order = np.argsort(uniform(count, seed=seed, stream=SPLIT, step=step), kind="stable")
+    test = min(max(1, round(HELD_OUT * count)), count - 1)
+    return order if split == "all" else order[:test] if split == "test" else order[test:]
+
+
+def _patches(split: Split, seed: int) -> Images:
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise ImportError("the natural images are scikit-image's: pip install 'dforce[images]'") from error
+    if split == "all":
+        train, test = _patches("train", seed), _patches("test", seed)
+        return Images(torch.cat([train.x, test.x]), torch.cat([train.label, test.label]), train.classes)
+    x = np.concatenate([_cut(_shrunk(getattr(skimage.data, name)()), number, split, seed)
+                        for number, name in enumerate(NATURAL)])
+    label = torch.arange(len(NATURAL)).repeat_interleave(len(x) // len(NATURAL))
+    return Images(_tokens(x), label, NATURAL)
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    """An image as RGB, its shorter side SIDE pixels: a patch then shows a thing and not only a texture."""
+    from PIL import Image
+
+    picture = Image.fromarray(image).convert("RGB")
+    factor = SIDE / min(picture.size)
+    return np.asarray(picture.resize([max(SIDE, round(side * factor)) for side in picture.size],
+                                     Image.Resampling.LANCZOS))
+
+
+def _cut(image: np.ndarray, number: int, split: Split, seed: int) -> np.ndarray:
+    """Random patches [n, PATCH, PATCH, 3] of natural image `number`, none of whose pixels is in the other split."""
+    height, width = image.shape[:2]
+    border = width - max(PATCH, round(STRIP * width))
+    left, right = (0, border) if split == "train" else (border, width)
+    count, stream = (PATCHES[0], TRAIN) if split == "train" else (PATCHES[1], TEST)
+    y, x = (uniform(2 * count, seed=seed, stream=stream, step=number).reshape(2, count)
+            * np.array([[height - PATCH + 1], [right - left - PATCH + 1]])).astype(int)
+    return np.stack([image[i:i + PATCH, left + j:left + j + PATCH] for i, j in zip(y, x, strict=True)])
+
+
+def _folder(root: Path, split: Split, seed: int, size: int | None) -> Images:
+    folders = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+    if not folders:
+        raise ValueError(f"{root} holds no folders: put the images of each class into a folder named after it")
+    if size is not None and size < 1:
+        raise ValueError(f"size is a number of pixels, got {size}")
+    pictures, label, sources = [], [], []
+    for number, folder in enumerate(folders):
+        found = _pictures(folder, size)
+        if not found:
+            raise ValueError(f"{folder} holds no image that can be read ({', '.join(SUFFIXES)}): fill it or remove it")
+        kept = _chosen(len(found), split, seed, step=number) if len(found) > 1 else np.arange(split != "test")
+        files = list(found)
+        sources += [files[i] for i in kept]
+        pictures += [found[files[i]] for i in kept]
+        label += [number] * len(kept)
+    if not pictures:
+        raise ValueError(f"{root} has one image a class, all of them in the training split: there is none for {split}")
+    if len({picture.shape[:2] for picture in pictures}) > 1:
+        one = next(i for i, picture in enumerate(pictures) if picture.shape[:2] != pictures[0].shape[:2])
+        shown = " and ".join(f"{sources[i]} is {pictures[i].shape[1]}x{pictures[i].shape[0]}" for i in (0, one))
+        raise ValueError(f"the images have several sizes ({shown}): give size=, to which all are cut and resized")
+    return Images(_tokens(_one_mode(pictures)), torch.tensor(label), tuple(folder.name for folder in folders))
+
+
+def _pictures(folder: Path, size: int | None) -> dict[Path, np.ndarray]:
+    """The readable images of a folder, by name: [H, W, 3], or [H, W, 1] where grey."""
+    from PIL import Image, ImageOps
+
+    found = {}
+    for file in sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES):
+        try:
+            with Image.open(file) as picture:
+                plain = picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of them for broken files
+            warnings.warn(f"passed over {file}: {error}", stacklevel=5)
+            continue
+        plain = plain if size is None else ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)
+        found[file] = np.asarray(plain).reshape(plain.height, plain.width, -1)
+    return found
+
+
+def _one_mode(pictures: list[np.ndarray]) -> np.ndarray:
+    """[N, H, W, C]: grey ones become RGB where others are."""
+    channels = max(picture.shape[2] for picture in pictures)
+    return np.stack([np.broadcast_to(picture, (*picture.shape[:2], channels)) for picture in pictures])
+
+
+def _tokens(pixels: np.ndarray) -> Tensor:
+    """[N, H, W, C] 0..255 -> [N, 1, C, H, W] in [-1, 1]."""
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1).contiguous()

@@ -1,0 +1,86 @@
+"""An image model ready to use: what a checkpoint of `dforce train image` (or a tuned one) means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.checkpoint import CheckpointError, find, load
+from dforce.denoiser import Cond, Denoiser, Precond
+from dforce.guidance import classifier_free
+from dforce.noise import Noise
+from dforce.sample import generate
+from dforce.schedule import Schedule
+
+START = 1  # salt of the first noise, as in `dforce.align`: two models that share a seed begin in the same noise
+
+
+class ImageModel(NamedTuple):
+    """denoiser: in evaluation mode, with averaged weights. shape: (C, H, W). data: name or folder of the images."""
+
+    denoiser: Precond
+    schedule: Schedule
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    data: str
+    checkpoint: Path
+
+
+def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None) -> ImageModel:
+    """The image model of a checkpoint, of a run folder, or of the name of one that ships ("digits").
+
+    raw: the weights as they are, instead of their average. Raises CheckpointError, also where it is no image model.
+    """
+    folder = find(checkpoint)
+    bundle = load(folder, raw=raw, trust=trust)
+    shape, classes = bundle.layout.get("event_shape", ()), bundle.layout.get("classes")
+    if len(shape) != 3 or not isinstance(classes, list):
+        raise CheckpointError(f"{folder} is no image model of named classes (a token of it has shape {shape}); train "
+                              "one with `dforce train image`, or take 'digits'")
+    return ImageModel(bundle.denoiser, bundle.schedule, tuple(shape), tuple(classes), str(bundle.layout["dataset"]),
+                      folder)
+
+
+def layout_of(shape: Iterable[int], classes: Iterable[str], data: str | Path) -> dict[str, Any]:
+    """What the checkpoint of an image model says of its tokens."""
+    classes = list(classes)
+    return {"event_shape": [*shape], "classes": classes, "static": {"class": len(classes)}, "dataset": str(data)}
+
+
+def class_cond(labels: Tensor) -> Cond:
+    """The conditioning of images of these classes, [B] integers; len(classes) is the null class."""
+    return {"static": {"class": labels.long()}}
+
+
+def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
+    """The model under classifier-free guidance (Ho & Salimans 2022); at scale 1 the model itself, half the work."""
+    if scale == 1:
+        return model.denoiser
+    return classifier_free(model.denoiser, scale, class_cond(torch.tensor([len(model.classes)])))
+
+
+def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, eta: float = 0.0, order: int = 2,
+         scale: float = 1.0) -> Tensor:
+    """Images [B, 1, C, H, W] of classes `labels` [B]; image i is a function of (seed, i, its class) and the model.
+
+    steps: levels of the path, evenly spaced in log-SNR; eta, order: as in `dforce.sample`. Another model gets the
+    same noise from the same seed. Raises ValueError for classes that the model does not have.
+    """
+    noise = Noise(seed)
+    x = noise(0, 0, torch.zeros(len(labels), 1, *model.shape), salt=START)
+    matrix = model.schedule.grid(steps)[:, None]
+    return generate(guided_by_class(model, scale), model.schedule, matrix, x, cond=class_cond(labels), eta=eta,
+                    order=order, noise=noise)
+
+
+def pixels(x: Tensor) -> np.ndarray:
+    """x [B, 1, C, H, W] in [-1, 1], clamped -> uint8 [B, H, W, C]."""
+    if x.ndim != 5 or x.shape[1] != 1:
+        raise ValueError(f"images are sequences of one token, [B, 1, C, H, W], got {[*x.shape]}")
+    unit = (x[:, 0].detach().float().cpu().clamp(-1, 1) + 1) / 2
+    return (unit * 255).round().byte().permute(0, 2, 3, 1).numpy()
