@@ -9,7 +9,6 @@ higher_is_better}; `variant["starts"]` says which starts they are about.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,16 @@ import numpy as np
 from dforce.envs import BatchedMaze, Maze, World, as_world, normalized_score
 from dforce.planning.baselines import run_driver, straight_in
 from dforce.planning.execute import Executed
+from dforce.report.intervals import (
+    Interval,
+    bootstrap_interval,
+    paired_difference,
+    success_interval,
+    wilson_interval,
+)
+
+__all__ = ["METRICS", "Interval", "Row", "ScoreReport", "blocked_mask", "bootstrap_interval", "episode_values",
+           "fresh_starts", "paired_difference", "score_report", "success_interval", "wall_contact", "wilson_interval"]
 
 Row = dict[str, Any]
 
@@ -30,16 +39,6 @@ METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
     "wall_contact": ("fraction of steps", False),
     "plan_in_wall": ("fraction of planned states", False),
 }
-Z95 = 1.959963984540054  # two-sided 95% quantile of the normal law
-
-
-class Interval(NamedTuple):
-    """An estimate and its 95% interval over n episodes."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 class ScoreReport(NamedTuple):
@@ -128,55 +127,3 @@ def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
 def blocked_mask(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
     """Where straight driving never reaches the goal in maze.max_steps. [N, O], goals [N, 2] or [2] -> [N] bool."""
     return ~run_driver(place, straight_in(place), starts, goals).success
-
-
-def bootstrap_interval(
-    values: np.ndarray, seed: np.ndarray | None = None, *, rng: np.random.Generator, draws: int = 2000
-) -> Interval:
-    """Mean and 95% percentile bootstrap: seeds are drawn first, then episodes within each drawn seed.
-
-    values: [E]; seed: [E] or None for one seed, where only episodes are drawn. With S seeds the spread between them
-    comes out too small by about sqrt((S - 1) / S), as in any bootstrap of S things: three seeds are few.
-    Memory: draws * E numbers.
-    """
-    groups = [values] if seed is None else [values[seed == s] for s in np.unique(seed)]
-    total, count = np.zeros(draws), np.zeros(draws)
-    for _ in groups:
-        picked = rng.integers(len(groups), size=draws)
-        for number, group in enumerate(groups):
-            where = np.flatnonzero(picked == number)
-            drawn = rng.integers(len(group), size=(len(where), len(group)))
-            total[where] += group[drawn].sum(axis=1)
-            count[where] += len(group)
-    low, high = np.percentile(total / count, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
-
-
-def wilson_interval(successes: int, n: int) -> Interval:
-    """Wilson's score interval for a proportion (1927): honest at 0 and 1, where a bootstrap has no width."""
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"want 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    p, z2 = successes / n, Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
-
-
-def success_interval(success: np.ndarray, seed: np.ndarray | None = None, *, rng: np.random.Generator) -> Interval:
-    """Share of successes [E] with Wilson's interval; with several seeds, the wider of it and the bootstrap, end by end.
-
-    Where every episode of every seed succeeds the bootstrap has no width at all, so Wilson over all episodes is
-    the least that is claimed.
-    """
-    wilson = wilson_interval(int(success.sum()), len(success))
-    if seed is None or len(np.unique(seed)) == 1:
-        return wilson
-    between = bootstrap_interval(success, seed, rng=rng)
-    return wilson._replace(low=min(wilson.low, between.low), high=max(wilson.high, between.high))
-
-
-def paired_difference(a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = None, *, rng_seed: int = 0) -> Interval:
-    """Mean of a - b with its bootstrap interval, a and b [E] being two methods on the SAME starts in the same order."""
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"a pair needs the same episodes on both sides, got {a.shape} and {b.shape}")
-    return bootstrap_interval(a - b, seed, rng=np.random.default_rng(rng_seed))
