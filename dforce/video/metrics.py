@@ -1,0 +1,83 @@
+"""How alike pictures, and sets of pictures, are: PSNR, SSIM and the Frechet distance, in plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RANGE = 2.0       # of pixel values in -1..1. With a range of 2 but values in 0..1 a PSNR is 6.02 dB too high
+SIGMA, RADIUS = 1.5, 5  # pixels: the Gaussian window of Wang et al. (2004), cut at 3.5 sigma
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of frames x, y [..., C, H, W] in -1..1 -> [...]; infinite where equal."""
+    _check_pair(x, y)
+    return 10 * torch.log10(RANGE**2 / (x.double() - y.double()).square().flatten(-3).mean(-1))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of frames x, y [..., C, H, W] in -1..1 -> [...], 1 where equal.
+
+    Gaussian window of 11 x 11, population covariance, mean over the channels and over the pixels whose window lies
+    inside. Raises ValueError for frames smaller than the window.
+    """
+    _check_pair(x, y)
+    if min(x.shape[-2:]) < 2 * RADIUS + 1:
+        raise ValueError(f"SSIM looks through windows of {2 * RADIUS + 1} pixels; frames of "
+                         f"{x.shape[-2]} x {x.shape[-1]} are too small for it, use psnr")
+    a, b = (each.double().reshape(-1, 1, *x.shape[-2:]) for each in (x, y))
+    mean_a, mean_b, aa, bb, ab = (_blur(each) for each in (a, b, a * a, b * b, a * b))
+    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    covariance, variances = ab - mean_a * mean_b, aa - mean_a**2 + bb - mean_b**2
+    index = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))
+    return index.flatten(1).mean(1).view(x.shape[:-2]).mean(-1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Gaussian mean over windows that lie inside: x [N, 1, H, W] -> [N, 1, H - 10, W - 10]."""
+    offset = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype, device=x.device)
+    weight = torch.exp(-0.5 * (offset / SIGMA) ** 2)
+    weight = weight / weight.sum()
+    return F.conv2d(F.conv2d(x, weight.view(1, 1, 1, -1)), weight.view(1, 1, -1, 1))
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Squared Frechet distance of the Gaussians fitted to two sets of features, a [N, F] and b [M, F] (Dowson 1982).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), with A, B the sample covariances; in the features of an Inception
+    network that is FID (Heusel et al. 2017), in those of a video network FVD. Its expectation between two samples of
+    one law is above 0 and falls with N and M: hold it against a distance of as many real ones.
+    Raises ValueError for sets of fewer than 2, of different width, or with entries that are not finite.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"frechet compares features [N, F] and [M, F] with N, M >= 2, got {[*a.shape]}, {[*b.shape]}")
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("features must be finite; did the frames diverge?")
+    a, b = a.double(), b.double()
+    cov_a, cov_b = (torch.atleast_2d(each.T.cov()) for each in (a, b))
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2): a symmetric matrix, whose eigenvalues are real
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def interval(values: Tensor, *, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
+    """(mean, low, high) of values [N]: the 95% percentile bootstrap (Efron 1979). Alone, a value has no interval."""
+    values = values.double().flatten()
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    generator = torch.Generator().manual_seed(seed)
+    means = values[torch.randint(len(values), (resamples, len(values)), generator=generator)].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return mean, low, high
+
+
+def _check_pair(x: Tensor, y: Tensor) -> None:
+    if x.shape != y.shape or x.ndim < 3:
+        raise ValueError(f"frames to compare must have one shape [..., C, H, W], got {[*x.shape]} and {[*y.shape]}")
