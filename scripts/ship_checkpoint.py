@@ -1,6 +1,6 @@
-"""Make a trained model part of the package: python scripts/ship_checkpoint.py RUN NAME
+"""Make a trained model part of the package: python scripts/ship_checkpoint.py RUN NAME [planner.KEY=VALUE ...]
 
-Takes the newest checkpoint of a run folder, keeps the averaged weights and the normaliser (no optimiser state), and
+The settings are those that `dforce plan` takes with this model unless it is told others. Takes the newest checkpoint of a run folder, keeps the averaged weights and the normaliser (no optimiser state), and
 writes dforce/pretrained/NAME. The command and commit of the run go into its state.json.
 """
 
@@ -10,6 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
+import yaml
+
 from dforce.checkpoint import PRETRAINED, find, load, save
 from dforce.training import TrainingState
 
@@ -18,11 +20,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("settings", nargs="*", help="planner.delay=5 and the like")
     args = parser.parse_args()
+    planner = {key.removeprefix("planner."): yaml.safe_load(value)
+               for key, _, value in (word.partition("=") for word in args.settings)}
     bundle = load(args.run)
     env = json.loads((args.run / "env.json").read_text(encoding="utf-8"))
     weights = {f"denoiser.{name}": value for name, value in bundle.denoiser.state_dict().items()}
     config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
+    config |= {"planner": planner} if planner else {}
     training = {key: value for key, value in bundle.config.items() if key != "out"}
     command = " ".join(word for word in env["command"].split() if not word.startswith("out="))
     made = {"training": training, "command": command, **{key: env[key] for key in ("commit", "time")}}
