@@ -24,8 +24,25 @@ def kinds(verb: str) -> list[str]:
 
 
 def with_kind(verb: str, words: list[str]) -> tuple[str, list[str]]:
-    """benchmark, [planning, ...] -> benchmark/planning, [...] if that kind has a configuration of its own."""
-    return (f"{verb}/{words[0]}", words[1:]) if words and words[0] in kinds(verb) else (verb, words)
+    """benchmark, [planning, ...] -> benchmark/planning, [...] if that kind has a configuration of its own.
+
+    A verb whose YAML has a key `target` is always of the kind that `target=` or a bare first word names, by default
+    that of the YAML. Of a target that does not exist nothing else is looked at: the verb says which there are.
+    """
+    if words and words[0] in kinds(verb):
+        return f"{verb}/{words[0]}", words[1:]
+    usual = re.search(r"^target: (\w+)", text_of(verb), re.MULTILINE)
+    if usual is None:
+        return verb, words
+    if words and re.fullmatch(r"\w[\w-]*", words[0]):
+        words = [f"target={words[0]}", *words[1:]]
+    named = [word for word in words if word.startswith("target=")]
+    if not named and any(word in ("-h", "--help") for word in words):
+        return verb, words
+    target = named[-1].partition("=")[2] if named else usual[1]
+    if target not in kinds(verb):
+        return verb, [f"target={target}"]
+    return f"{verb}/{target}", [word for word in words if word not in named]
 
 
 def text_of(verb: str) -> str:
@@ -49,7 +66,7 @@ def verb_help(verb: str) -> str:
     lines += [f"see also: dforce {verb} {kind} --help" for kind in kinds(verb)]
     for folder in sorted((f for f in files("dforce.configs").iterdir() if f.is_dir()), key=lambda f: f.name):
         options = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-        default = re.search(rf"^\s*- {folder.name}:\s*(\S+)", text, re.MULTILINE)
+        default = re.search(rf"^\s*- /?{folder.name}:\s*(\S+)", text, re.MULTILINE)
         if options and default:
             lines.append(f"  {folder.name}={'|'.join(options)}   (default {default[1]})")
             lines += [f"      {line}" for line in (folder / f"{default[1]}.yaml").read_text("utf-8").splitlines()]

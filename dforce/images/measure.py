@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dforce.images.classifier import Classifier
+from dforce.report.intervals import Z95, Interval
 
 CHUNK = 512  # images judged at once
 
@@ -25,11 +26,40 @@ def diversity(x: Tensor, labels: Tensor | None = None) -> float:
     that collapses within its classes loses. By the variance, mean |a - b|^2 = 2 sum_d var_d, so no pair is formed.
     Raises ValueError without two samples (of one class).
     """
+    return float(torch.stack([_spread(group) for group in _groups(x, labels)]).mean())
+
+
+def diversity_interval(x: Tensor, labels: Tensor | None = None) -> Interval:
+    """`diversity` with the 95% interval of the jackknife (a bootstrap draws samples twice, at distance 0).
+
+    Leaving sample i out of n takes n / (n - 1) |x_i - mean|^2 from the sum of squares, so no pair is formed here.
+    Groups of two have no jackknife and add no width.
+    """
+    groups = _groups(x, labels)
+    variance = 0.0
+    for group in groups:
+        n = len(group)
+        if n < 3:
+            continue
+        flat = group.double().flatten(1)
+        away = (flat - flat.mean(0)).square().sum(1)
+        without = 2 * (away.sum() - n / (n - 1) * away) / (n - 2)
+        variance += float((n - 1) / n * (without - without.mean()).square().sum()) / len(groups) ** 2
+    value, half = diversity(x, labels), Z95 * variance**0.5
+    return Interval(value, max(0.0, value - half), value + half, sum(map(len, groups)))
+
+
+def _groups(x: Tensor, labels: Tensor | None) -> list[Tensor]:
     groups = [x] if labels is None else [x[labels == label] for label in labels.unique()]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
         raise ValueError("diversity is a distance between samples: at least two are needed, of one class if by class")
-    return float(torch.stack([2 * group.double().flatten(1).var(0, correction=1).sum() for group in groups]).mean())
+    return groups
+
+
+def _spread(group: Tensor) -> Tensor:
+    """Mean squared distance of two different rows."""
+    return 2 * group.double().flatten(1).var(0, correction=1).sum()
 
 
 @torch.no_grad()

@@ -1,0 +1,54 @@
+"""Grids of images: sets side by side, a class a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dforce.images.model import pixels
+from dforce.report import style
+
+CELL, GAP = 0.42, 0.06  # inches of an image, and of the gap between two as a share of an image
+
+
+def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str], *, per_class: int = 8,
+                 title: str = "") -> Figure:
+    """One panel a set, one row a class, in it the first `per_class` images of it. sets: name -> [N, 1, C, H, W], all of
+    classes `labels` [N]; image i of every set stands at the same place. ValueError where sets and labels differ."""
+    if not sets or any(len(x) != len(labels) for x in sets.values()):
+        sizes = {name: len(x) for name, x in sets.items()}
+        raise ValueError(f"every set needs one image for each of the {len(labels)} labels, got {sizes}")
+    shown = [int(label) for label in labels.unique()]
+    rows = [(labels == label).nonzero().flatten()[:per_class] for label in shown]
+    across = max(map(len, rows))
+    figure = style.new_figure(1.2 + len(sets) * (across * CELL + 0.25), 0.9 + len(rows) * CELL)
+    axes = figure.subplots(1, len(sets), squeeze=False)[0]
+    for ax, (name, x) in zip(axes, sets.items(), strict=True):
+        ax.imshow(_mosaic(pixels(x), rows, across), interpolation="nearest")
+        ax.set_title(name, fontsize=style.LABEL, color=style.INK, loc="left")
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    height = x.shape[-2] * (1 + GAP)
+    axes[0].set_yticks([height * (row + 0.5) for row in range(len(rows))],
+                       [f"{classes[label]}" for label in shown], fontsize=style.TICK, color=style.INK)
+    axes[0].tick_params(axis="y", length=0)
+    if title:
+        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    return figure
+
+
+def _mosaic(images: np.ndarray, rows: Sequence[Tensor], across: int) -> np.ndarray:
+    """[N, H, W, C] uint8 -> one picture, white between and where a class has too few."""
+    height, width, channels = images.shape[1:]
+    gap = max(1, round(GAP * height))
+    whole = np.full((len(rows) * (height + gap), across * (width + gap), channels), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, number in enumerate(row.tolist()):
+            top, left = i * (height + gap), j * (width + gap)
+            whole[top:top + height, left:left + width] = images[number]
+    return np.repeat(whole, 3, -1) if channels == 1 else whole

@@ -1,0 +1,71 @@
+"""Rows of results.json about sets of images, and lines of episodes.jsonl about single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.data.images import Images
+from dforce.images.classifier import Classifier
+from dforce.images.measure import accuracy, diversity_interval, features, frechet
+from dforce.report.intervals import Interval, bootstrap_interval, wilson_interval
+
+Row = dict[str, Any]
+
+METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is better)
+    "class_accuracy": ("share seen as their class", True),
+    "diversity": ("squared distance within a class", None),
+    "frechet": ("distance in classifier features", False),
+    "jpeg_kb": ("kB (1000 bytes) of a JPEG", None),
+}
+
+
+class Judged(NamedTuple):
+    """Images of one method, judged. x: [N, 1, C, H, W]; label: [N]; values: metric -> [N] of single images."""
+
+    method: str
+    x: Tensor
+    label: Tensor
+    values: dict[str, np.ndarray]
+
+    def rows(self, *, task: str, variant: Mapping[str, Any], classifier: Classifier | None, real: Images | None
+             ) -> list[Row]:
+        """One row a metric. real: other real images, from which the Frechet distance is taken."""
+        found: dict[str, Interval] = {}
+        if "class_accuracy" in self.values:
+            seen = self.values["class_accuracy"]
+            found["class_accuracy"] = wilson_interval(int(seen.sum()), len(seen))
+        if int(self.label.bincount().max()) > 1:
+            found["diversity"] = diversity_interval(self.x, self.label)
+        for metric in sorted(set(self.values) - {"class_accuracy"}):
+            found[metric] = bootstrap_interval(self.values[metric], rng=np.random.default_rng(0))
+        rows = [self._row(task, variant, metric, interval._asdict()) for metric, interval in found.items()]
+        if classifier is not None and real is not None and len(self.x) > 1:
+            distance = frechet(features(classifier, self.x), features(classifier, real.x))
+            rows.append(self._row(task, variant, "frechet", {"value": distance, "low": None, "high": None,
+                                                             "n": len(self.x)}))
+        return rows
+
+    def _row(self, task: str, variant: Mapping[str, Any], metric: str, estimate: Mapping[str, Any]) -> Row:
+        unit, higher = METRICS.get(metric, ("", None))
+        return {"task": task, "method": self.method, "variant": dict(variant), "metric": metric, **estimate, "seeds": 1,
+                "unit": unit, "higher_is_better": higher}
+
+    def lines(self, *, task: str, classes: tuple[str, ...]) -> list[Row]:
+        """One flat object an image."""
+        return [{"task": task, "method": self.method, "sample": i, "class": classes[int(label)],
+                 **{metric: float(values[i]) for metric, values in self.values.items()}}
+                for i, label in enumerate(self.label)]
+
+
+def judge(method: str, x: Tensor, label: Tensor, *, classifier: Classifier | None = None,
+          more: Mapping[str, Tensor] | None = None) -> Judged:
+    """The images with what can be said of each: class accuracy where there is a classifier, and `more`, [N] each."""
+    values = {name: np.asarray(torch.as_tensor(value).double()) for name, value in (more or {}).items()}
+    if classifier is not None:
+        values = {"class_accuracy": accuracy(classifier, x, label).double().numpy(), **values}
+    return Judged(method, x.clamp(-1, 1), label, values)
