@@ -1,7 +1,8 @@
 """Make a trained model part of the package: python scripts/ship_checkpoint.py RUN NAME [planner.KEY=VALUE ...]
 
-The settings are those that `dforce plan` takes with this model unless it is told others. Takes the newest checkpoint of a run folder, keeps the averaged weights and the normaliser (no optimiser state), and
-writes dforce/pretrained/NAME. The command and commit of the run go into its state.json.
+The settings are those that `dforce plan` takes with this model unless it is told others. The newest checkpoint of the
+run folder goes to dforce/pretrained/NAME: averaged weights and the normaliser, no optimiser state. The command and
+commit of the run go into its state.json.
 """
 
 from __future__ import annotations
