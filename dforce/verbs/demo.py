@@ -49,6 +49,9 @@ def run(cfg: Any, folder: RunFolder) -> None:
          worth_drawing(compared, parts.plan.pictures))
     coverage(maze.walls, memory[0].reshape(-1, 4)[:, :2], "where the demonstrations are").savefig(
         folder.media / "coverage.png")
+    if cfg.fast_dev_run:
+        print("fast_dev_run: the planner saw a few batches only, so its scores mean nothing")
+    print("a larger maze, with a planner that ships: dforce plan maze=medium checkpoint=pretrained")
 
 
 def _methods(cfg: Any, maze: Maze, planner: DiffusionPlanner, memory: tuple[np.ndarray, np.ndarray]) -> list[Method]:
