@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.data.images import Images
 from dforce.images.classifier import Classifier
 from dforce.images.measure import accuracy, diversity_interval, features, frechet
 from dforce.report.intervals import Interval, bootstrap_interval, wilson_interval
@@ -21,6 +20,7 @@ METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is bett
     "diversity": ("squared distance within a class", None),
     "frechet": ("distance in classifier features", False),
     "jpeg_kb": ("kB (1000 bytes) of a JPEG", None),
+    "moved": ("squared distance from the first model's image from the same noise", None),
 }
 
 
@@ -32,23 +32,25 @@ class Judged(NamedTuple):
     label: Tensor
     values: dict[str, np.ndarray]
 
-    def rows(self, *, task: str, variant: Mapping[str, Any], classifier: Classifier | None, real: Images | None
-             ) -> list[Row]:
-        """One row a metric. real: other real images, from which the Frechet distance is taken."""
+    def rows(self, *, task: str, variant: Mapping[str, Any]) -> list[Row]:
+        """One row a metric, with its 95% interval."""
         found: dict[str, Interval] = {}
-        if "class_accuracy" in self.values:
-            seen = self.values["class_accuracy"]
-            found["class_accuracy"] = wilson_interval(int(seen.sum()), len(seen))
         if int(self.label.bincount().max()) > 1:
             found["diversity"] = diversity_interval(self.x, self.label)
-        for metric in sorted(set(self.values) - {"class_accuracy"}):
-            found[metric] = bootstrap_interval(self.values[metric], rng=np.random.default_rng(0))
-        rows = [self._row(task, variant, metric, interval._asdict()) for metric, interval in found.items()]
-        if classifier is not None and real is not None and len(self.x) > 1:
-            distance = frechet(features(classifier, self.x), features(classifier, real.x))
-            rows.append(self._row(task, variant, "frechet", {"value": distance, "low": None, "high": None,
-                                                             "n": len(self.x)}))
-        return rows
+        for metric, values in self.values.items():
+            found[metric] = (wilson_interval(int(values.sum()), len(values)) if metric == "class_accuracy"
+                             else bootstrap_interval(values, rng=np.random.default_rng(0)))
+        names = [*self.values, "diversity"]
+        return [self._row(task, variant, metric, found[metric]._asdict()) for metric in names if metric in found]
+
+    def frechet_row(self, reference: Tensor, classifier: Classifier, *, task: str, variant: Mapping[str, Any]) -> Row:
+        """Their distance to `reference`, [M, 1, C, H, W]: real images, as many for all that are compared."""
+        distance = frechet(features(classifier, self.x), features(classifier, reference))
+        return self._row(task, variant, "frechet", {"value": distance, "low": None, "high": None, "n": len(self.x)})
+
+    def some(self, which: slice) -> Judged:
+        """A part of the images."""
+        return Judged(self.method, self.x[which], self.label[which], {k: v[which] for k, v in self.values.items()})
 
     def _row(self, task: str, variant: Mapping[str, Any], metric: str, estimate: Mapping[str, Any]) -> Row:
         unit, higher = METRICS.get(metric, ("", None))

@@ -21,7 +21,6 @@ from dforce.images.model import draw, layout_of, load_model
 from dforce.images.pictures import side_by_side
 from dforce.images.scores import judge
 from dforce.nets.image import ImageMLP
-from dforce.report.intervals import wilson_interval
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker, write_atomic
 from dforce.verbs.follow import FEW, Kind, Prepared, carry_out, has_checkpoint, run_kind
@@ -30,6 +29,7 @@ FOLDER = False   # as in `dforce train`
 MANY = 1024      # numbers of an image from which an MLP is a poor choice
 SHOWN = 8        # images of a class in the picture
 FEW_SAMPLES = 2  # of each class, under fast_dev_run
+STEPS = 20       # of sampling
 
 
 def run(cfg: Any, _: None = None) -> None:
@@ -105,25 +105,21 @@ def _classifier(cfg: Any, folder: RunFolder, images: Images, held_out: Images) -
 
 def _judge(cfg: Any, folder: RunFolder, checkpoint: Path, held_out: Images, classifier: Classifier | None) -> None:
     """results.json, episodes.jsonl and media/samples.png: samples beside as many held-out images of their classes."""
-    model = load_model(checkpoint, trust=cfg.trust)
+    model, task = load_model(checkpoint, trust=cfg.trust), str(cfg.data)
     count = FEW_SAMPLES * len(model.classes) if cfg.fast_dev_run else cfg.samples
-    keep = torch.arange(min(count, len(held_out.x)))
-    real = held_out._replace(x=held_out.x[keep], label=held_out.label[keep])
-    x = draw(model, real.label, seed=cfg.seed)
-    sets = [judge("data", real.x, real.label, classifier=classifier), judge("samples", x, real.label,
-                                                                            classifier=classifier)]
-    variant = {"steps": 20, "guidance": 1.0}
-    rows = [row for judged in sets for row in judged.rows(
-        task=str(cfg.data), variant={} if judged.method == "data" else variant, classifier=classifier,
-        real=None if judged.method == "data" else real)]
-    if classifier is not None:
-        right = accuracy(classifier, held_out.x, held_out.label)
-        test = wilson_interval(int(right.sum()), len(right))
-        rows.append({"task": str(cfg.data), "method": "classifier", "variant": {}, "metric": "class_accuracy",
-                     **test._asdict(), "seeds": 1, "unit": "share of held-out images", "higher_is_better": True})
+    real = held_out._replace(x=held_out.x[:count], label=held_out.label[:count])
+    x = draw(model, real.label, seed=cfg.seed, steps=STEPS)
+    sets = [judge("data", real.x, real.label, classifier=classifier),
+            judge("samples", x, real.label, classifier=classifier)]
+    rows = []
+    for judged, variant in zip(sets, ({}, {"steps": STEPS}), strict=True):
+        rows += judged.rows(task=task, variant=variant)
+        if classifier is not None and len(real.x) >= 4:  # half of the real images is what the others are compared with
+            part = judged.some(slice(1, None, 2))
+            rows.append(part.frechet_row(real.x[::2], classifier, task=task, variant=variant))
     folder.results(rows)
     (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
-    folder.episodes(line for judged in sets for line in judged.lines(task=str(cfg.data), classes=model.classes))
+    folder.episodes(line for judged in sets for line in judged.lines(task=task, classes=model.classes))
     side_by_side({"held-out images": real.x, "samples": x}, real.label, model.classes, per_class=SHOWN).savefig(
         folder.media / "samples.png")
     write_atomic(folder.media / "captions.json", json.dumps(
