@@ -16,16 +16,16 @@ from dforce.schedule import Schedule
 from dforce.tree import State
 
 
-class _Offset(Noise):
+class Offset(Noise):
     """The noise of one chunk of an endless sequence: rows and tokens go on counting from chunk to chunk."""
 
     def __init__(self, noise: Noise, rows: int, tokens: int):
         super().__init__(noise.seed)
-        self.rows, self.tokens = rows, tokens
+        self.noise, self.rows, self.tokens = noise, rows, tokens
 
     def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                  sample: Tensor | None = None) -> Tensor:
-        return super().__call__(row + self.rows, token + self.tokens, like, salt=salt, sample=sample)
+        return self.noise(row + self.rows, token + self.tokens, like, salt=salt, sample=sample)
 
 
 class Recent(NamedTuple):
@@ -73,7 +73,7 @@ def rollout(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, state: State
     chunk, start = first, torch.arange(time, device=like.device)
     recent = state if isinstance(state, Recent) else Recent(state, like[:, :0], {})
     while True:
-        at, given = _Offset(noise, (rows + 1) * chunk, time * chunk), cond(chunk) if callable(cond) else cond
+        at, given = Offset(noise, (rows + 1) * chunk, time * chunk), cond(chunk) if callable(cond) else cond
         x = generate(denoiser, schedule, matrix, at(rows, start, like, salt=1), state=recent.state, cond=given, eta=eta,
                      order=order, noise=at)
         levels = torch.full((batch, time), level, device=x.device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,18 +62,6 @@ def frechet(a: Tensor, b: Tensor) -> float:
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(0.0, float(distance))
-
-
-def interval(values: Tensor, *, seed: int = 0, resamples: int = 2000) -> tuple[float, float, float]:
-    """(mean, low, high) of values [N]: the 95% percentile bootstrap (Efron 1979). Alone, a value has no interval."""
-    values = values.double().flatten()
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    generator = torch.Generator().manual_seed(seed)
-    means = values[torch.randint(len(values), (resamples, len(values)), generator=generator)].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return mean, low, high
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:

@@ -1,0 +1,133 @@
+"""What Diffusion Forcing is compared with, on the same network and data: each in its best form.
+
+Two-call teacher forcing: the state is built from clean frames, the prediction made from it. Next-frame regression: the
+same, predicting the mean at once. Full-sequence diffusion: all frames of a window at one level, rolled out by sliding
+the window. The first two are rolled out by `dforce.rollout`, the last by `sliding_window`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dforce.denoiser import Cond, Denoiser
+from dforce.guidance import inpaint
+from dforce.loss import Weight, corrupt, min_snr
+from dforce.matrix import full_sequence
+from dforce.noise import Noise
+from dforce.rollout import Offset
+from dforce.sample import generate
+from dforce.schedule import Schedule
+from dforce.tree import State, map_state
+
+
+class TwoCall(nn.Module):
+    """Every token predicted from the state after its clean past: two calls of the network a token.
+
+    levels "random": the noisy token at a uniform level 1..K, its x0 error weighed by `weight` (default min-SNR), as in
+    training a conditional diffusion model of the next frame. levels "last": at level K and x = 0, which says nothing of
+    it, so that the answer is the conditional mean, its error unweighted: next-frame regression.
+
+    objective(batch, generator) -> (loss, logs), as `dforce.loss.ForcingObjective`. The first call walks through the
+    clean tokens one by one, with gradient, for the state before each of them is wanted; the second is one batch of all
+    tokens. ValueError for a denoiser that is not causal.
+    """
+
+    def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
+                 weight: Weight | None = None):
+        super().__init__()
+        if levels not in ("random", "last"):
+            raise ValueError(f"levels must be 'random' or 'last', got {levels!r}")
+        if not getattr(denoiser, "causal", False):
+            raise ValueError("teacher forcing carries a state from token to token, which takes a causal denoiser")
+        self.denoiser, self.schedule, self.levels, self.weight = denoiser, schedule, levels, weight or min_snr()
+
+    def forward(self, batch: Any, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        x0, (size, time) = batch.x, batch.x.shape[:2]
+        before = states_before(self.denoiser, x0, batch.cond)  # type: ignore[arg-type]
+        cond = {**batch.cond, "token": {name: value.flatten(0, 1)[:, None]
+                                        for name, value in (batch.cond.get("token") or {}).items()},
+                "static": {name: value.repeat_interleave(time, 0)
+                           for name, value in (batch.cond.get("static") or {}).items()}}
+        tokens = x0.flatten(0, 1)[:, None]
+        if self.levels == "last":
+            level = torch.full((size * time, 1), self.schedule.levels, device=x0.device)
+            noisy, factor = torch.zeros_like(tokens), torch.ones(size, time, device=x0.device)
+        else:
+            device = generator.device if generator is not None else None
+            level = torch.randint(1, self.schedule.levels + 1, (size * time, 1), generator=generator,
+                                  device=device).to(x0.device)
+            noisy = corrupt(self.schedule, tokens, level, generator)
+            factor = self.weight(self.schedule.log_snr(level)).to(x0.dtype).view(size, time)
+        x0_hat, _ = self.denoiser(noisy, level, before, cond)
+        error = (x0_hat.float() - tokens.float()).square().flatten(1).mean(1).view(size, time) * factor
+        loss = (error * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+        return loss, {"loss": loss.detach()}
+
+
+def states_before(denoiser: Denoiser, x0: Tensor, cond: Cond | None) -> State:
+    """The state before every token of clean sequences x0 [B, T, *E], rows (b, t) in order: leaves [B * T, ...]."""
+    state, found = denoiser.init_state(len(x0), cond), []
+    clean = torch.zeros(len(x0), 1, dtype=torch.long, device=x0.device)
+    token = (cond or {}).get("token") or {}
+    for t in range(x0.shape[1]):
+        found.append(state)
+        if t + 1 < x0.shape[1]:
+            here = {**(cond or {}), "token": {name: value[:, t:t + 1] for name, value in token.items()}}
+            _, state = denoiser(x0[:, t:t + 1], clean, state, here)
+    return map_state(lambda *leaves: torch.stack(leaves, 1).flatten(0, 1), *found)
+
+
+class Silent(Noise):
+    """No noise: zeros wherever normal noise is asked for. With a matrix [[K], [0]] a rollout is then a regression."""
+
+    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+                 sample: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(like)
+
+
+class Seen(NamedTuple):
+    """What a sliding window knows of its past: tokens x [B, n, *E] and their conditioning [B, n, ...]."""
+
+    x: Tensor
+    token: dict[str, Tensor]
+
+
+def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: Seen, *, new: int, keep: int,
+                   cond: Cond | Callable[[int], Cond | None] | None = None, eta: float = 0.0, order: int = 2,
+                   noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, Seen]]:
+    """Full-sequence diffusion for ever: `new` tokens at a time, given the last `keep` of them.
+
+    All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the
+    path of their own clean values (replacement, Ho et al. 2022, "Video Diffusion Models", section 3.1), so that the
+    network only ever sees what it was trained on. past: what is known before the first window, cut to `keep` tokens.
+    Yields (new tokens [B, new, *E], what is known after them); cond and first are those of `dforce.rollout.rollout`.
+    Raises ValueError for counts below 1.
+    """
+    if new < 1 or keep < 1:
+        raise ValueError(f"a window slides by at least one token and keeps one, got new={new}, keep={keep}")
+    noise, chunk = noise or Noise(), first
+    past = Seen(past.x[:, -keep:], {name: value[:, -keep:] for name, value in past.token.items()})
+    while True:
+        given = cond(chunk) if callable(cond) else cond
+        token = {name: torch.cat([past.token[name], value], 1) if past.x.shape[1] else value
+                 for name, value in ((given or {}).get("token") or {}).items()}
+        whole: Cond = {**(given or {}), "token": token}
+        size, old = past.x.shape[:2]
+        matrix = full_sequence(grid, old + new)
+        # Counters go on from window to window, with room for the longest: windows share no noise
+        at = Offset(noise, (len(matrix) + 1) * chunk, (keep + new) * chunk)
+        like = torch.cat([past.x, past.x.new_empty(size, new, *past.x.shape[2:])], 1)
+        known = torch.cat([past.x, torch.zeros_like(like[:, old:])], 1)
+        mask = torch.zeros_like(like, dtype=torch.bool)
+        mask[:, :old] = True
+        start = at(len(matrix), torch.arange(old + new, device=like.device), like, salt=1)
+        x = generate(inpaint(denoiser, known, mask), schedule, matrix, start, cond=whole, eta=eta,
+                     order=order, noise=at)
+        x = x[:, old:]
+        chunk += 1
+        past = Seen(torch.cat([past.x, x], 1)[:, -keep:], {name: value[:, -keep:] for name, value in token.items()})
+        yield x, past

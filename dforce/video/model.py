@@ -1,0 +1,86 @@
+"""A trained video model, and what its tokens are: frames, `stack` at a time, with the actions that led there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.checkpoint import CheckpointError, find, load
+from dforce.denoiser import Cond, Precond
+from dforce.schedule import Schedule
+
+
+class VideoModel(NamedTuple):
+    """A denoiser of frames, and what its tokens mean.
+
+    shape: (C, H, W) of a frame; stack: frames a token; actions: numbers of an action, 0 for a model without; layout:
+    all that the checkpoint says, `data` what it was trained on ("" if unknown), `window` how many frames a window had
+    (0 if unknown).
+    """
+
+    denoiser: Precond
+    schedule: Schedule
+    shape: tuple[int, int, int]
+    stack: int
+    actions: int
+    data: str
+    window: int
+    layout: dict[str, Any]
+    config: dict[str, Any]
+    checkpoint: Path
+
+    def tokens(self, frames: Tensor) -> Tensor:
+        """frames [B, T * stack, C, H, W] -> tokens [B, T, stack * C, H, W]. ValueError where these do not fill."""
+        if tuple(frames.shape[2:]) != self.shape:
+            raise ValueError(f"the model has frames {self.shape}, got {tuple(frames.shape[2:])}: channels, height, "
+                             "width; load the clips at the model's size")
+        if frames.shape[1] % self.stack:
+            raise ValueError(f"{frames.shape[1]} frames do not fill tokens of {self.stack}")
+        return frames.unflatten(1, (-1, self.stack)).flatten(2, 3)
+
+    def frames(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T, stack * C, H, W] -> frames [B, T * stack, C, H, W]."""
+        return tokens.unflatten(2, (self.stack, -1)).flatten(1, 2)
+
+    def cond(self, actions: Tensor | None) -> Cond | None:
+        """The conditioning of tokens from one action a frame, [B, T * stack, A]; None for a model without actions."""
+        if not self.actions:
+            return None
+        if actions is None or actions.shape[-1] != self.actions:
+            got = "none" if actions is None else f"{actions.shape[-1]} numbers"
+            raise ValueError(f"the model takes actions of {self.actions} numbers a frame, got {got}")
+        return {"token": {"action": actions.unflatten(1, (-1, self.stack)).flatten(2, 3)}}
+
+
+def load_video(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None) -> VideoModel:
+    """A checkpoint of `dforce train video`: a run folder, or a checkpoint in it. raw: not the averaged weights.
+
+    Raises CheckpointError for a checkpoint that is not one of a causal model of frames.
+    """
+    bundle = load(checkpoint, raw=raw, trust=trust)
+    event, stack = tuple(bundle.layout["event_shape"]), int(bundle.layout.get("stack", 1))
+    if len(event) != 3 or event[0] % stack or bundle.layout.get("classes"):
+        raise CheckpointError(f"{checkpoint} is no model of video: its tokens have the shape {[*event]}"
+                              f"{' and classes' if bundle.layout.get('classes') else ''}; train one with "
+                              "`dforce train video`")
+    numbers = int((bundle.layout.get("token") or {}).get("action", 0))
+    for parameter in bundle.denoiser.parameters():
+        parameter.requires_grad_(False)
+    return VideoModel(bundle.denoiser, bundle.schedule, (event[0] // stack, event[1], event[2]), stack,
+                      numbers // stack, str(bundle.config.get("data", "")), int(bundle.config.get("frames") or 0),
+                      bundle.layout, bundle.config, find(checkpoint))
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """frames [..., C, H, W] in -1..1 -> uint8 [..., H, W, C], what is outside clamped."""
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).numpy()
+
+
+def from_uint8(pixels: np.ndarray) -> Tensor:
+    """uint8 [..., H, W, C] -> float32 [..., C, H, W] in -1..1."""
+    return (torch.from_numpy(np.array(pixels)).float() / 127.5 - 1).movedim(-1, -3)

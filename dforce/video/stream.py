@@ -1,0 +1,137 @@
+"""Frames for ever: a model and a recipe of sampling become a stream, in constant memory and constant time a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dforce.denoiser import Cond
+from dforce.guidance import clipped
+from dforce.matrix import pyramid
+from dforce.noise import Noise
+from dforce.rollout import Recent, rollout
+from dforce.tree import State
+from dforce.video.baselines import Seen, Silent, sliding_window
+from dforce.video.model import VideoModel
+
+Actions = Callable[[int, int], Tensor]  # (frame, count) -> actions [B, count, A] that lead to frame, frame + 1, ...
+METHODS = ("forcing", "sliding", "regression")
+AT_ONCE = 64  # tokens of context absorbed in one call
+
+
+class Recipe(NamedTuple):
+    """How frames are sampled. Counts of frames must be whole tokens.
+
+    method: "forcing" carries a state from chunk to chunk (Diffusion Forcing; two-call teacher forcing is the same with
+    stabilise_std = 0, on its own network); "sliding" is full-sequence diffusion in windows; "regression" predicts the
+    mean of the next token at once, in one call.
+    steps: of each token; order 1 (DDIM) or 2; eta 0..1; spacing of the levels. chunk: frames sampled together, None for
+    one token; delay: rows by which a token runs behind the one before it inside a chunk, None for `steps`
+    (autoregressive), 0 for all at once. stabilise_std: noise (data units) that finished frames are said to carry, in
+    mode "noise" also given. clamp: largest |x0_hat|, None for none. refresh: (every, window) frames, see
+    `dforce.rollout.rollout`. keep: frames that a sliding window knows of its past.
+    """
+
+    method: Literal["forcing", "sliding", "regression"] = "forcing"
+    steps: int = 10
+    order: int = 2
+    eta: float = 0.0
+    spacing: Literal["log_snr", "index"] = "log_snr"
+    chunk: int | None = None
+    delay: int | None = None
+    stabilise_std: float = 0.04
+    mode: Literal["label", "noise"] = "label"
+    clamp: float | None = 1.0
+    refresh: tuple[int, int] | None = None
+    keep: int = 8
+
+    def checked(self, stack: int) -> Recipe:
+        """The recipe, or ValueError: for a model whose tokens are `stack` frames."""
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        size = stack if self.chunk is None else self.chunk
+        counts = {"chunk": (size,), "keep": (self.keep,), "refresh": self.refresh or ()}
+        for name, values in counts.items():
+            bad = [value for value in values if value < stack or value % stack]
+            if bad:
+                raise ValueError(f"{name} is a number of frames in whole tokens of {stack}, at least one; got {bad[0]}")
+        if self.refresh is not None and len(self.refresh) != 2:
+            raise ValueError(f"refresh is [every, window], two numbers of frames, got {list(self.refresh)}")
+        if self.refresh is not None and self.method == "sliding":
+            raise ValueError("a sliding window carries no state, so there is none to refresh; leave refresh=null")
+        if self.clamp is not None and self.clamp <= 0:
+            raise ValueError(f"clamp is the largest size of a pixel, above 0 (frames lie in -1..1), got {self.clamp}")
+        if self.delay is not None and self.delay < 0:
+            raise ValueError(f"delay is a number of rows >= 0, or null for autoregressive, got {self.delay}")
+        return self._replace(chunk=size)
+
+
+@torch.no_grad()
+def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions | None = None) -> State:
+    """What is carried after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean)."""
+    recipe, tokens = recipe.checked(model.stack), model.tokens(context)
+    size, time = tokens.shape[:2]
+    keep = recipe.keep // model.stack
+    if recipe.method == "sliding":
+        known = _cond(model, actions, time - min(time, keep), min(time, keep))
+        return Seen(tokens[:, -keep:], (known or {}).get("token") or {} if time else {})
+    state = model.denoiser.init_state(size, None)
+    for start in range(0, time, AT_ONCE):
+        part = tokens[:, start:start + AT_ONCE]
+        level = torch.zeros(part.shape[:2], dtype=torch.long)
+        state = model.denoiser.absorb(part, level, state, _cond(model, actions, start, part.shape[1]))
+    if recipe.refresh is None:
+        return state
+    window = min(time, recipe.refresh[1] // model.stack)
+    known = _cond(model, actions, time - window, window) if window else None
+    return Recent(state, tokens[:, time - window:], (known or {}).get("token") or {})
+
+
+def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actions: Actions | None = None,
+           context: int = 0, noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
+    """Chunks of frames [B, chunk, C, H, W], nominally in -1..1, and what is carried after each, without end.
+
+    state: from `begin`, or one that was yielded; context: frames that came before the stream, by which `actions` are
+    numbered; first: chunks that were yielded already. actions are asked for when a chunk's turn has come.
+    """
+    recipe = recipe.checked(model.stack)
+    size = (recipe.chunk or model.stack) // model.stack
+    before = context // model.stack
+
+    def cond(chunk: int) -> Cond | None:
+        return _cond(model, actions, before + chunk * size, size)
+
+    denoiser = model.denoiser if recipe.clamp is None else clipped(model.denoiser, -recipe.clamp, recipe.clamp)
+    event = (model.stack * model.shape[0], *model.shape[1:])
+    if recipe.method == "sliding":
+        chunks = sliding_window(denoiser, model.schedule, model.schedule.grid(recipe.steps, recipe.spacing), state,
+                                new=size, keep=recipe.keep // model.stack, cond=cond, eta=recipe.eta,
+                                order=recipe.order, noise=noise, first=first)
+    else:
+        refresh = None if recipe.refresh is None else (recipe.refresh[0] // model.stack,
+                                                       recipe.refresh[1] // model.stack)
+        if recipe.method == "regression":
+            matrix, noise = torch.tensor([[model.schedule.levels], [0]]).expand(2, size), Silent()
+            if size > 1:
+                raise ValueError("regression predicts one token from those before it: chunk must be one token, "
+                                 f"{model.stack} frames, got {recipe.chunk}")
+        else:
+            grid = model.schedule.grid(recipe.steps, recipe.spacing)
+            matrix = pyramid(grid, size, recipe.steps if recipe.delay is None else recipe.delay)
+        chunks = rollout(denoiser, model.schedule, matrix, state, event, batch=batch, cond=cond, eta=recipe.eta,
+                         order=recipe.order, noise=noise, stabilise_std=recipe.stabilise_std, mode=recipe.mode,
+                         refresh=refresh, first=first)
+    for x, after in chunks:
+        yield model.frames(x), after
+
+
+def _cond(model: VideoModel, actions: Actions | None, token: int, count: int) -> Cond | None:
+    """The conditioning of tokens token..token + count - 1."""
+    if not model.actions:
+        return None
+    if actions is None:
+        raise ValueError(f"the model takes actions of {model.actions} numbers a frame; say which")
+    return model.cond(actions(token * model.stack, count * model.stack))
