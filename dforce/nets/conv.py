@@ -1,0 +1,94 @@
+"""The thin ConvGRU U-Net for frames (video): only a small latent map walks through time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
+
+State = dict[str, Tensor]
+
+REMEMBER = 1.0  # bias of the gate that keeps a latent: at first most of it stays (Gers et al. 2000)
+
+
+class ConvGRUNet(nn.Module):
+    """Diffusion Forcing's two equations (Chen et al. 2024, section 3.1) over frames, with a thin recurrence::
+
+        e_t = encoder(x_t, k_t, a_t)     z_t = ConvGRU(z_{t-1}, e_t)     out_t = decoder(z_{t-1}, e_t, x_t, k_t, a_t)
+
+    Encoder, decoder and the GRU's convolutions of e_t run batched over all B * T frames; only the convolution of
+    z_{t-1} walks through time, on the coarsest map. out [B, T, C, H, W] at frame t sees x_t itself and the latent
+    before it, and the decoder sees e_t in all resolutions (a U-Net).
+
+    event_shape: (C, H, W) of a token; stacked frames are more channels. `token`: names and sizes of cond["token"]
+    vectors, such as {"action": 3}. `width` times `multipliers`: channels of each resolution, finest first; the finest
+    is that of squares of `patch` pixels. `latent`: channels of the map that is carried. `depth`: residual blocks in
+    each resolution, on the way down and on the way up. `checkpointing`: blocks forget what is inside them and compute
+    it again for the gradient: less memory for a third more arithmetic.
+    State: {"z": [B, latent, h, w]}, h and w those of the coarsest resolution. ValueError for sizes that do not fit.
+    """
+
+    causal = True
+    recurrent = True
+
+    def __init__(self, event_shape: tuple[int, ...], *, token: Mapping[str, int] | None = None, width: int = 32,
+                 multipliers: Sequence[int] = (1, 2), patch: int = 2, latent: int = 32, depth: int = 1,
+                 checkpointing: bool = False):
+        super().__init__()
+        layout = Layout(event_shape, width=width, multipliers=multipliers, patch=patch)
+        if min(latent, depth) < 1:
+            raise ValueError(f"latent and depth must be at least 1, got latent={latent}, depth={depth}")
+        self.event_shape, self.token, self.latent = layout.shape, dict(token or {}), latent
+        self.coarse, self.checkpointing = layout.coarse, checkpointing
+        size = 4 * width
+        self.told = Told(self.token, size)
+        self.encoder = Encoder(layout, depth=depth, told=size)
+        self.inward = nn.Conv2d(layout.channels[-1], 3 * latent, 3, padding=1)
+        self.across = nn.Conv2d(latent, 3 * latent, 3, padding=1)
+        self.decoder = Decoder(layout, more=latent, depth=depth, told=size)
+        self.null = nn.Parameter(torch.zeros(latent, *self.coarse))
+        with torch.no_grad():
+            self.inward.bias[latent:2 * latent] += REMEMBER  # type: ignore[index]
+
+    def init_state(self, batch: int, cond: Any = None) -> State:
+        """The latent before the first frame, learnt; conditioning says nothing about it."""
+        return {"z": self.null.expand(batch, -1, -1, -1)}
+
+    def _encode(self, x: Tensor, label: Tensor, cond: Any) -> tuple[Tensor, Tensor, Features]:
+        """Frames [B T, C, H, W], what they are told [B T, size], and their features."""
+        flat, told = frames(x, self.event_shape), self.told(label, cond)
+        return flat, told, self.encoder(flat, told, runner(self.checkpointing))
+
+    def _walk(self, code: Tensor, state: State, time: int) -> tuple[Tensor, State]:
+        """Latents before every frame [B, T, latent, h, w], and the state after the last; code [B T, channels, h, w]."""
+        drive = self.inward(code).unflatten(0, (-1, time)).unbind(1)
+        z = state["z"].to(drive[0].dtype)
+        before = []
+        for step in drive:
+            before.append(z)
+            z = self._cell(step, z)
+        return torch.stack(before, 1), {"z": z.to(state["z"].dtype)}
+
+    def _cell(self, drive: Tensor, z: Tensor) -> Tensor:
+        """One step of a GRU (Cho et al. 2014) whose products are convolutions (Ballas et al. 2016), its reset gate
+        behind the convolution, as in torch.nn.GRU: then one convolution serves all gates. drive: [B, 3 latent, h, w].
+        """
+        a_gates, a_new = drive.split((2 * self.latent, self.latent), 1)
+        g_gates, g_new = self.across(z).split((2 * self.latent, self.latent), 1)
+        reset, keep = (a_gates + g_gates).sigmoid().chunk(2, 1)
+        return torch.lerp((a_new + reset * g_new).tanh(), z, keep)
+
+    def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
+        """The state after frames x [B, T, C, H, W]; no decoder."""
+        return self._walk(self._encode(x, label, cond)[2][-1], state, x.shape[1])[1]
+
+    def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
+        """x [B, T, C, H, W], label [B, T] -> out [B, T, C, H, W], state."""
+        flat, told, features = self._encode(x, label, cond)
+        before, state = self._walk(features[-1], state, x.shape[1])
+        out = self.decoder(flat, features, before.flatten(0, 1), told, runner(self.checkpointing))
+        return out.unflatten(0, x.shape[:2]), state
