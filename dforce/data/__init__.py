@@ -1,4 +1,4 @@
-"""Trajectories on disk, windows of tokens in memory. torch and numpy; imports nothing of the core."""
+"""Trajectories and clips on disk, windows of tokens in memory. torch and numpy; imports nothing of the core."""
 
 from .batch import Batch, Cond, check, cond_rows, cond_tokens, stack, unstack
 from .d4rl import read_d4rl, write_d4rl
@@ -7,6 +7,7 @@ from .maze import make_maze_dataset
 from .normalize import Affine, require_finite
 from .store import list_datasets
 from .trajectories import load_episodes, save_episodes
+from .video import VideoClips
 from .windows import Windows, split_episodes
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Batch",
     "Cond",
     "Episodes",
+    "VideoClips",
     "Windows",
     "check",
     "cond_rows",
