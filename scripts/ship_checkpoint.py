@@ -2,7 +2,7 @@
 
 The settings are those that `dforce plan` takes with this model unless it is told others. The newest checkpoint of the
 run folder goes to dforce/pretrained/NAME: averaged weights and the normaliser, no optimiser state. The command and
-commit of the run go into its state.json.
+commit of the run go into its state.json. An image model's classifier goes to dforce/pretrained/NAME-classifier.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from dforce.checkpoint import PRETRAINED, find, load, save
+from dforce.images.classifier import FOLDER, load_classifier, save_classifier
 from dforce.training import TrainingState
 
 
@@ -35,8 +36,14 @@ def main() -> None:
     made = {"training": training, "command": command, **{key: env[key] for key in ("commit", "time")}}
     folder = save(PRETRAINED / args.name, TrainingState(bundle.step, weights, {}, {}, {}), config=config,
                   layout=bundle.layout, normalizer=bundle.normalizer, extra=made)
+    told = "dforce plan"
+    if (source := args.run / FOLDER).is_dir():
+        about = json.loads((source / "classifier.json").read_text(encoding="utf-8"))["about"]
+        print(save_classifier(PRETRAINED / f"{args.name}-{FOLDER}", load_classifier(source), about=about))
+    if "classes" in bundle.layout:
+        told = "dforce sample image"
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-    print(f"{folder}: {size:.1f} MB, from {find(args.run)}; `dforce plan checkpoint={args.name}`")
+    print(f"{folder}: {size:.1f} MB, from {find(args.run)}; `{told} checkpoint={args.name}`")
 
 
 if __name__ == "__main__":

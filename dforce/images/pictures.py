@@ -33,19 +33,24 @@ def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[s
         ax.set_yticks([])
         for spine in ax.spines.values():
             spine.set_visible(False)
-    height = x.shape[-2] * (1 + GAP)
-    axes[0].set_yticks([height * (row + 0.5) for row in range(len(rows))],
-                       [f"{classes[label]}" for label in shown], fontsize=style.TICK, color=style.INK)
+    height = x.shape[-2]
+    axes[0].set_yticks([row * (height + _gap(height)) + height / 2 for row in range(len(rows))],
+                       [classes[label] for label in shown], fontsize=style.TICK, color=style.INK)
     axes[0].tick_params(axis="y", length=0)
     if title:
         figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
     return figure
 
 
+def _gap(height: int) -> int:
+    """Pixels between images of this height."""
+    return max(1, round(GAP * height))
+
+
 def _mosaic(images: np.ndarray, rows: Sequence[Tensor], across: int) -> np.ndarray:
     """[N, H, W, C] uint8 -> one picture, white between and where a class has too few."""
     height, width, channels = images.shape[1:]
-    gap = max(1, round(GAP * height))
+    gap = _gap(height)
     whole = np.full((len(rows) * (height + gap), across * (width + gap), channels), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, number in enumerate(row.tolist()):
