@@ -43,7 +43,8 @@ class Kind(NamedTuple):
 
     verb: "train", or "train/image" for a kind. keys: what the configuration of its runs has, and others' have not.
     prepare: cfg -> what is trained, or ValueError. work: (prepared, cfg, folder) -> None trains it, and makes what
-    belongs in the folder beside the checkpoints. ending: folder -> the last line printed.
+    belongs in the folder beside the checkpoints. ending: folder -> the last line printed. longer: the key to raise for
+    a longer run.
     """
 
     verb: str
@@ -51,6 +52,7 @@ class Kind(NamedTuple):
     prepare: Callable[[Any], Prepared]
     work: Callable[[Prepared, Any, RunFolder], Any]
     ending: Callable[[Path], str]
+    longer: str = "fit.steps"
 
 
 def run_kind(kind: Kind, cfg: Any) -> None:
@@ -66,7 +68,7 @@ def run_kind(kind: Kind, cfg: Any) -> None:
     prepared = kind.prepare(cfg)
     status = Path(out or "") / "STATUS"
     if prepared.begin >= prepared.steps and status.is_file() and status.read_text(encoding="utf-8").strip() == "done":
-        print(f"the run in {cfg.resume} has all its {prepared.steps} steps; raise fit.steps to train further")
+        print(f"the run in {cfg.resume} has all its {prepared.steps} steps; raise {kind.longer} to go on")
         return
     # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
     folder = RunFolder(kind.verb, cfg, out=out, resume=bool(cfg.resume), command=command)
@@ -163,7 +165,7 @@ def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[..., None], 
     with Ticker(None, "train") as ticker:
         for log in logs:
             if log.step == begin + 1 and folder.writes:  # by now every process has read what it goes on from
-                _rewind(folder, begin)
+                rewind(folder, begin)
             ticker.total = log.steps - begin
             last, asked = log.step == log.steps, stop()
             if log.step % LINE == 0 or last or log.validation:  # to read the numbers of a step is to wait for it
@@ -175,7 +177,7 @@ def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[..., None], 
                 raise KeyboardInterrupt(f"stopped at step {log.step}; go on with resume={folder.path}")
 
 
-def _rewind(folder: RunFolder, step: int) -> None:
+def rewind(folder: RunFolder, step: int) -> None:
     """Drops what a killed run logged, and damaged checkpoints it left, after the `step` that training goes on from."""
     file = folder.path / "metrics.jsonl"
     lines = file.read_text("utf-8").splitlines(keepends=True) if file.is_file() else []

@@ -1,0 +1,56 @@
+"""The watch on reward over-optimisation: what a policy has become, looked at in the same noise every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dforce.align.source import Ask, Query, Sampler
+from dforce.align.trace import kl
+from dforce.denoiser import Denoiser
+from dforce.noise import Noise
+from dforce.tree import map_state
+
+Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what they were asked for) -> [B], or one number
+
+
+class Watch:
+    """look() -> the mean of every measure over `samples` runs of the policy of now, and "kl" [nats of a whole run].
+
+    sampler: its denoiser is the policy, seen with the weights that it has then. reference: what the KL is to. ask: what
+    for, the same every time. decode: from tokens to what the measures take. The KL is there where the sampler is one
+    that has log-probabilities: first order, with noise in it. It bounds how far the samples' law has moved
+    (`dforce.align.kl`); a reward that rises while diversity and the other measures fall is being exploited.
+    """
+
+    def __init__(self, sampler: Sampler, reference: Denoiser, ask: Ask, measures: Mapping[str, Measure], *,
+                 samples: int = 100, seed: int = 0, decode: Callable[[Tensor], Tensor] | None = None):
+        if samples < 1:
+            raise ValueError(f"a watch draws at least one sample, got {samples}")
+        self.sampler, self.reference, self.measures, self.decode = sampler, reference, dict(measures), decode
+        self.samples, self.noise = samples, Noise(seed)
+        self.query = ask(samples, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def look(self) -> dict[str, float]:
+        """The law of the samples does not depend on how often one looks: all randomness is the watch's own."""
+        sampler, device = self.sampler, self.sampler.schedule.alpha.device
+        cond = map_state(lambda leaf: leaf.to(device), self.query.cond) if self.query.cond else None
+        found: dict[str, float] = {}
+        if has_density(sampler):
+            trace = sampler.record(self.samples, cond, self.noise)
+            nats = kl(trace, sampler.denoiser, self.reference, sampler.schedule, rows=sampler.rows)
+            x, found["kl"] = trace.x[:, -1], float(nats.sum((1, 2)).mean())
+        else:
+            x = sampler.tokens(self.samples, cond, self.noise)
+        x = self.decode(x) if self.decode else x
+        return {**{name: float(torch.as_tensor(measure(x, self.query)).double().mean())
+                   for name, measure in self.measures.items()}, **found}
+
+
+def has_density(sampler: Sampler) -> bool:
+    """Can runs of this sampler be replayed: does some step of it have a log-probability?"""
+    noisy = sampler.eta > 0 or sampler.std is not None or sampler.min_std > 0
+    return sampler.order == 1 and noisy
