@@ -40,22 +40,23 @@ def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: st
     spans = drifting.spans_of(len(frames))
     for (begin, end), each in zip(spans, drifting.distances(frames, of, spans), strict=True):
         where = {**variant, "frames": f"{begin}-{end}"}
-        rows.append(_row(about, where, "frechet", each.value, each.low, each.high, each.n, higher=False))
+        rows.append(row(about, where, "frechet", each.value, each.low, each.high, each.n, higher=False))
         least = drifting.floor(of, frames.shape[1], end - begin)
-        rows.append(_row({"task": task, "method": "real video"}, where, "frechet", least.value, least.low, least.high,
+        rows.append(row({"task": task, "method": "real video"}, where, "frechet", least.value, least.low, least.high,
                          least.n, higher=False))
-        rows.append(_row(about, where, "frechet / floor", each.value / max(least.value, 1e-12), None, None, each.n,
+        rows.append(row(about, where, "frechet / floor", each.value / max(least.value, 1e-12), None, None, each.n,
                          unit="times", higher=False))
         windows = slice(begin // of.window, max(end // of.window, begin // of.window + 1))
         for name in ("brightness", "contrast", "change"):
             ratio = found.values[name][:, windows].mean(1) / of.mean[name]
-            rows.append(_mean(about, where, f"{name} / real", ratio, seed))
+            rows.append(mean_row(about, where, f"{name} / real", ratio, seed))
     broke = found.broken >= 0
-    rows.append(_mean(about, variant, "broken off", broke.double(), seed, "fraction of rollouts", higher=False))
-    rows.append(_mean(about, variant, "frozen windows", found.frozen.double().mean(1), seed, "fraction", higher=False))
+    rows.append(mean_row(about, variant, "broken off", broke.double(), seed, "fraction of rollouts", higher=False))
+    frozen = found.frozen.double().mean(1)
+    rows.append(mean_row(about, variant, "frozen windows", frozen, seed, "fraction", higher=False))
     samples = [{**about, **variant, "sample": b, "broken_at": int(found.broken[b]),
                 **{f"{name}_last": float(found.values[name][b, -1]) for name in drifting.STATISTICS},
-                "frozen": float(found.frozen[b].double().mean())} for b in range(frames.shape[1])]
+                "frozen": float(frozen[b])} for b in range(frames.shape[1])]
     return Measured(rows, samples, found)
 
 
@@ -67,15 +68,15 @@ def probe_rows(probe: InverseDynamics, frames: np.ndarray, actions: np.ndarray, 
     are bootstrapped over rollouts, or clips.
     """
     on_real, rows = _kappas(probe, *real, seed), []
-    rows.append(_row({"task": task, "method": "real video"}, variant, "action seen (kappa)", *on_real, higher=True))
+    rows.append(row({"task": task, "method": "real video"}, variant, "action seen (kappa)", *on_real, higher=True))
     for begin, end in drifting.spans_of(len(frames)):
         clip = from_uint8(frames[begin:end]).transpose(0, 1)
         fed = torch.from_numpy(actions[begin:end]).transpose(0, 1)
         found, where = _kappas(probe, clip, fed, seed), {**variant, "frames": f"{begin}-{end}"}
         about = {"task": task, "method": method}
-        rows.append(_row(about, where, "action seen (kappa)", *found, higher=True))
+        rows.append(row(about, where, "action seen (kappa)", *found, higher=True))
         if on_real[0]:
-            rows.append(_row(about, where, "action seen / real", found[0] / on_real[0], None, None, found[3],
+            rows.append(row(about, where, "action seen / real", found[0] / on_real[0], None, None, found[3],
                              unit="fraction", higher=True))
     return rows
 
@@ -103,17 +104,18 @@ def picture(found: drifting.Drift, of: drifting.Reference, file: Path, title: st
     drift_panels(middles.tolist(), values, real, title=title).savefig(file)
 
 
-def _mean(about: Row, variant: Row, metric: str, values: Tensor, seed: int, unit: str = "times",
+def mean_row(about: Row, variant: Row, metric: str, values: Tensor, seed: int, unit: str = "times",
           higher: bool | None = None) -> Row:
     """A row of a mean over rollouts [B]."""
     each = bootstrap_interval(values.double().numpy(), rng=np.random.default_rng(seed))
     alone = each.n < 2
-    return _row(about, variant, metric, each.value, None if alone else each.low, None if alone else each.high, each.n,
+    return row(about, variant, metric, each.value, None if alone else each.low, None if alone else each.high, each.n,
                 unit=unit, higher=higher)
 
 
-def _row(about: Row, variant: Row, metric: str, value: float, low: float | None, high: float | None, n: int, *,
-         unit: str = "", higher: bool | None = None) -> Row:
+def row(about: Row, variant: Row, metric: str, value: float, low: float | None, high: float | None, n: int, *,
+        unit: str = "", higher: bool | None = None) -> Row:
+    """A row of one seed; a value that is not finite is null."""
     known = math.isfinite(value)
     return {**about, "variant": variant, "metric": metric, "value": value if known else None,
             "low": low if known else None, "high": high if known else None, "n": n, "seeds": 1, "unit": unit,

@@ -1,0 +1,165 @@
+"""The report of a rollout: everything that can be measured about it, into its run folder."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from dforce.data.balls import simulate
+from dforce.run import RunFolder
+from dforce.video.drift import distance, reference, spans_of
+from dforce.video.features import PairEncoder, load_features, save_features, train_features
+from dforce.video.learned import I3D, clips_of, load_lpips
+from dforce.video.measure import Row, mean_row, measure, picture, probe_rows, row
+from dforce.video.metrics import psnr, ssim
+from dforce.video.model import VideoModel, from_uint8
+from dforce.video.physics import physics
+from dforce.video.probe import train_probe
+from dforce.video.real import Clip, RealVideo
+
+CLIPS = 32           # real clips on either side of a distance
+FIRST = (10, 50, 100)  # frames over which a rollout is compared with what really came
+
+
+class Wanted(NamedTuple):
+    """What to measure. window: frames; features: a file, None trains them for `steps` steps; i3d, lpips: paths."""
+
+    window: int = 50
+    features: str | None = None
+    steps: int = 600
+    i3d: str | None = None
+    lpips: tuple[str, str] | None = None
+    seed: int = 0
+
+
+def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarray, fed: np.ndarray | None, *,
+           wanted: Wanted, method: str, variant: dict[str, Any], start: Clip | None) -> list[Row]:
+    """Rows about the frames `made`, uint8 [T, B, H, W, C]; lines go into episodes.jsonl, a picture into media/.
+
+    fed: the actions [T, B, A]. start: the real clips that the rollouts began with.
+    """
+    window = min(wanted.window, len(made))
+    learnt = RealVideo(model, real.data, split="train", window=max(model.window, 2 * model.stack), seed=wanted.seed)
+    encoder = features(wanted, learnt)
+    save_features(encoder, folder.path / "features.safetensors")
+    count = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
+    of = reference(encoder, learnt.clips(count[0], window).frames, real.clips(count[1], window).frames, window=window)
+    found = measure(made, of, task=real.data, method=method, variant=variant, seed=wanted.seed)
+    rows, about = list(found.rows), {"task": real.data, "method": method}
+    picture(found.drift, of, folder.media / "drift.png", f"drift: {method}")
+    if fed is not None and one_hot(fed):
+        probe = train_probe(lambda step: labelled(learnt, step), model.actions, steps=wanted.steps, seed=wanted.seed)
+        held_out = real.clips(count[1])
+        assert held_out.actions is not None
+        rows += probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=real.data, method=method,
+                           variant=variant, seed=wanted.seed)
+    rows += against_truth(real, made, start, wanted, about, variant)
+    if real.data == "balls":
+        rows += of_balls(real, made, about, variant, wanted.seed)
+        rows += of_places(real, made, start, about, variant, wanted.seed)
+    if wanted.i3d:
+        clips = (each.clips(n, max(window, 16)) for each, n in zip((learnt, real), count, strict=True))
+        rows += fvd(I3D(wanted.i3d), made, *clips, about, variant)
+    folder.episodes(found.samples)
+    return rows
+
+
+def features(wanted: Wanted, learnt: RealVideo) -> PairEncoder:
+    """Those of a file, or trained now. ValueError where they are of frames of another size."""
+    if wanted.features is None:
+        return train_features(lambda step: learnt.windows(step)[0], steps=wanted.steps, seed=wanted.seed)
+    encoder = load_features(wanted.features)
+    if encoder.shape != learnt.model.shape:
+        raise ValueError(f"{wanted.features} looks at frames {encoder.shape}, the model makes {learnt.model.shape}")
+    return encoder
+
+
+def labelled(real: RealVideo, step: int) -> tuple[Tensor, Tensor]:
+    frames, actions = real.windows(step)
+    assert actions is not None
+    return frames, actions
+
+
+def one_hot(actions: np.ndarray) -> bool:
+    """Is every action one of several, or none at all? A probe names actions, and cannot guess numbers."""
+    return actions.shape[-1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(-1) <= 1).all())
+
+
+def against_truth(real: RealVideo, made: np.ndarray, start: Clip | None, wanted: Wanted, about: Row,
+                  variant: dict[str, Any]) -> list[Row]:
+    """PSNR, SSIM and LPIPS of the first frames with what really followed the context: a question of memory and of
+    obedience, for a while; later another future is as good."""
+    if start is None:
+        return []
+    whole, _ = real._unstacked(real.set.sequence(start.numbers))
+    truth = whole[:, start.frames.shape[1]:]
+    time, rows = min(truth.shape[1], len(made)), []
+    if time == 0:
+        return []
+    guess = from_uint8(made[:time]).transpose(0, 1)
+    scores: dict[str, tuple[Any, str, bool]] = {"psnr": (psnr, "dB", True)}
+    if min(truth.shape[-2:]) >= 11:
+        scores["ssim"] = (ssim, "", True)
+    if wanted.lpips:
+        scores["lpips"] = (load_lpips(wanted.lpips), "", False)
+    for end in [n for n in FIRST if n <= time]:
+        for name, (score, unit, higher) in scores.items():
+            each = score(guess[:, :end], truth[:, :end]).mean(1)
+            rows.append(mean_row(about, {**variant, "frames": f"0-{end}"}, name, each, wanted.seed, unit, higher))
+    return rows
+
+
+def of_balls(real: RealVideo, made: np.ndarray, about: Row, variant: dict[str, Any], seed: int) -> list[Row]:
+    """Mass, speed and shape of the balls of the first, middle and last frames, and of real video."""
+    truth = real.clips(min(CLIPS, len(real))).frames
+    rows = _balls(truth, {"task": about["task"], "method": "real video"}, variant, seed)
+    for begin, end in spans_of(len(made)):
+        clip = from_uint8(made[begin:end]).transpose(0, 1)
+        rows += _balls(clip, about, {**variant, "frames": f"{begin}-{end}"}, seed)
+    return rows
+
+
+def _balls(frames: Tensor, about: Row, variant: dict[str, Any], seed: int) -> list[Row]:
+    lit = int((frames.amax((0, 1, 3, 4)) > 0).sum())
+    found = physics(frames, balls=max(lit, 1))
+    units = {"mass": "times the balls'", "residual": "pixel value squared", "speed": "times the balls'",
+             "energy": "times the balls'", "bad": "fraction of frames"}
+    return [mean_row(about, variant, f"{name} of balls" if name != "bad" else "bad frames", found[name].nanmean(1),
+                     seed, unit, False if name in ("residual", "bad") else None)
+            for name, unit in units.items() if not found[name].isnan().all()]
+
+
+def of_places(real: RealVideo, made: np.ndarray, start: Clip | None, about: Row, variant: dict[str, Any],
+              seed: int) -> list[Row]:
+    """Distance in pixels of the balls from where they really are, by the exact dynamics from the end of the context."""
+    if start is None:
+        return []
+    before = start.frames.shape[1]
+    pose = real.set.poses(start.numbers, frames=before)
+    assert pose is not None and pose.shape[2] == 4                             # x, y and their velocities
+    now = pose[:, -1].double()[:, None]
+    places, _ = simulate(now[..., :2], now[..., 2:], max(FIRST) + 1)
+    rows = []
+    for end in [n for n in FIRST if n <= len(made)]:
+        clip = from_uint8(made[:end]).transpose(0, 1)
+        error = physics(clip, places[:, 1:end + 1])["error"].nanmean(1)
+        rows.append(mean_row(about, {**variant, "frames": f"0-{end}"}, "position error of balls", error.nan_to_num(
+            real.model.shape[1]), seed, "pixels", False))
+    return rows
+
+
+def fvd(i3d: I3D, made: np.ndarray, learnt: Clip, held_out: Clip, about: Row, variant: dict[str, Any]) -> list[Row]:
+    """FVD of clips of 16 frames against real ones, and that of held-out real clips: biased where clips are few."""
+    to = i3d(clips_of(learnt.frames))
+    least = distance(i3d(clips_of(held_out.frames))[:, None], to)
+    rows = [row({**about, "method": "real video"}, variant, "fvd[i3d]", least.value, least.low, least.high, least.n,
+                higher=False)]
+    for begin, end in spans_of(len(made)):
+        if end - begin >= 16:
+            seen = i3d(clips_of(from_uint8(made[begin:end]).transpose(0, 1)))
+            each = distance(seen[:, None], to)
+            rows.append(row(about, {**variant, "frames": f"{begin}-{end}"}, "fvd[i3d]", each.value, each.low, each.high,
+                            each.n, higher=False))
+    return rows
