@@ -15,7 +15,7 @@ from dforce.video.model import VideoModel
 from dforce.video.stream import Actions
 
 HOLD = 8        # frames that a random action lasts
-PATH_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the model's training read its clips
+READ_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the model's training read its clips
 BATCH = 8       # windows of a step of training features and probe
 
 
@@ -31,15 +31,17 @@ class RealVideo:
     """Clips of a data set as a model sees them. split "val" shows files that training did not.
 
     data: as `dforce train video` takes it. window: frames of the windows that `windows(step)` draws, whole tokens.
+    seed: of the order in which `clips` are taken.
     Raises ValueError for data of another size or with other actions than the model's.
     """
 
     def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int = 16, seed: int = 0):
         self.model, self.data, self.split = model, data, split
-        given = {key: model.config[key] for key in PATH_KEYS if model.config.get(key) is not None}
+        # the seed of training, for it may have decided which files were held out
+        given = {key: model.config[key] for key in READ_KEYS if model.config.get(key) is not None}
         window = max(model.stack, window // model.stack * model.stack)
-        self.set = VideoClips(data, frames=window, size=model.shape[1:], stack=model.stack, batch=BATCH, seed=seed,
-                              split=split, **given)  # type: ignore[arg-type]
+        self.set = VideoClips(data, frames=window, size=model.shape[1:], stack=model.stack, batch=BATCH,
+                              seed=int(model.config.get("seed") or 0), split=split, **given)  # type: ignore[arg-type]
         channels, width = self.set.event_shape[0] // model.stack, self.set.action_width // model.stack
         if channels != model.shape[0]:
             raise ValueError(f"the clips of {data} have {channels} channels, the model {model.shape[0]}")
