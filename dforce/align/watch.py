@@ -13,7 +13,7 @@ from dforce.denoiser import Denoiser
 from dforce.noise import Noise
 from dforce.tree import map_state
 
-Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what they were asked for) -> [B], or one number
+Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
 
 
 class Watch:

@@ -31,7 +31,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     """Draws from every checkpoint; samples.npz, a picture, results.json, episodes.jsonl and the table."""
     models = load_models(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
     first = next(iter(models.values()))
-    classifier = _classifier(cfg.classifier, models)
+    classifier = judge_of(cfg.classifier, models)
     few = FEW if cfg.fast_dev_run else {}
     per_class, steps = few.get("per_class", cfg.per_class), few.get("steps", cfg.steps)
     if per_class < 1:
@@ -105,7 +105,7 @@ def chosen_classes(wanted: Any, classes: tuple[str, ...]) -> list[int]:
     return found
 
 
-def _classifier(wanted: str | None, models: Mapping[str, ImageModel]) -> Classifier | None:
+def judge_of(wanted: str | None, models: Mapping[str, ImageModel]) -> Classifier | None:
     """Who judges, None where nobody shall or can."""
     first = next(iter(models.values()))
     if wanted is None:
