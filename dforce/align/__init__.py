@@ -3,6 +3,7 @@
 from .advantage import GroupAdvantage, PerPromptStats, clip_advantage, standardised
 from .backprop import direct_reward, starts, through
 from .edict import Edict, Optimised, doodl
+from .evaluators import Scale, Vote, Weighted, scales_of
 from .forward import denoising_error, draw_levels
 from .guide import backward_guided, classifier_guided, time_travel
 from .losses import (
@@ -32,8 +33,22 @@ from .lowrank import (
 )
 from .objective import AlignObjective, nft, policy_gradient, preference, regression, stepwise_preference
 from .on_policy import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
+from .pairs import rank_pairs
 from .preference import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
+from .ratings import (
+    FittedRatings,
+    MeanRating,
+    RatingHead,
+    Ratings,
+    fit_rating,
+    read_ratings,
+    spearman,
+    write_ratings,
+)
 from .reward import RewardError, ask_reward
+from .reward_models import BradleyTerry, BradleyTerryLoss, FittedPairs, fit_bradley_terry, split_pairs
+from .reward_net import RewardNet
+from .reward_store import find_reward, load_reward, needed_encoder, save_reward
 from .rewards import (
     ClassLogProb,
     Jpeg,
@@ -51,10 +66,15 @@ from .trace import Replay, Trace, kl, record, replay, subsample
 __all__ = [
     "AlignObjective",
     "Best",
+    "BradleyTerry",
+    "BradleyTerryLoss",
     "ClassLogProb",
     "Edict",
+    "FittedPairs",
+    "FittedRatings",
     "GroupAdvantage",
     "Jpeg",
+    "MeanRating",
     "Mismatch",
     "OffPolicyError",
     "OnPolicy",
@@ -64,11 +84,17 @@ __all__ = [
     "PerPromptStats",
     "Preferences",
     "Query",
+    "RatingHead",
+    "Ratings",
     "Replay",
     "RewardError",
+    "RewardNet",
     "Sampler",
     "Samples",
+    "Scale",
     "Trace",
+    "Vote",
+    "Weighted",
     "adapter_state",
     "add_lowrank",
     "ask_reward",
@@ -96,6 +122,9 @@ __all__ = [
     "draw_levels",
     "exponential_weight",
     "filtered_weight",
+    "find_reward",
+    "fit_bradley_terry",
+    "fit_rating",
     "flow_sde",
     "fold",
     "jpeg_compressibility",
@@ -103,19 +132,27 @@ __all__ = [
     "kl",
     "kl_penalty",
     "load_adapters",
+    "load_reward",
     "merge",
     "mismatch",
+    "needed_encoder",
     "nft",
     "optimality",
     "per_frame",
     "policy_gradient",
     "preference",
+    "rank_pairs",
     "read_pairs",
+    "read_ratings",
     "record",
     "refresh",
     "regression",
     "replay",
     "save_adapters",
+    "save_reward",
+    "scales_of",
+    "spearman",
+    "split_pairs",
     "standardised",
     "starts",
     "steer",
@@ -129,4 +166,5 @@ __all__ = [
     "window",
     "without_adapters",
     "write_pairs",
+    "write_ratings",
 ]

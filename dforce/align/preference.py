@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,11 +76,13 @@ class Preferences:
         return select(self.pairs, order[part * self.batch:(part + 1) * self.batch].to(self.pairs.win.device))
 
 
-def read_pairs(path: str | Path) -> Pairs:
+def read_pairs(path: str | Path, *, static: Collection[str] | None = None) -> Pairs:
     """Pairs in an .npz file: arrays `win` and `lose` [P, T, *E], numbers; others [P, ...] become cond["static"].
 
-    Raises FileNotFoundError, and ValueError that names the file where it is no such file, holds no pair, or where
-    shapes or values do not fit.
+    An array `weight` [P], where there is one, says how much each pair counts, 0 for a tie. static: names that
+    conditioning may have; None takes any.
+    Raises FileNotFoundError, and ValueError that names the file where it is no such file, holds no pair or ties only,
+    where a sample is to be preferred to itself, or where names, shapes or values do not fit.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -101,15 +104,42 @@ def read_pairs(path: str | Path) -> Pairs:
     wrong = {name: [*value.shape] for name, value in arrays.items() if value.shape[:1] != win.shape[:1]}
     if wrong:
         raise ValueError(f"{path}: conditioning must have one row for each of the {len(win)} pairs, got {wrong}")
+    weight = _weight(path, arrays.pop("weight", torch.ones(len(win))), (win == lose).flatten(1).all(1))
+    unknown = sorted(set(arrays) - set(arrays if static is None else static))
+    if unknown:
+        raise ValueError(f"{path} holds arrays {unknown} that mean nothing here: known are win, lose, weight"
+                         f"{''.join(f', {name}' for name in static or ())}")
     cond: Cond | None = {"static": arrays} if arrays else None
-    return Pairs(win, lose, cond, torch.ones(len(win)))
+    return Pairs(win, lose, cond, weight)
+
+
+def _weight(path: str | Path, weight: Tensor, same: Tensor) -> Tensor:
+    """[P] float32, checked. same: [P], pairs of one sample and itself."""
+    if weight.ndim != 1 or not bool((weight.isfinite() & (weight >= 0)).all()):
+        raise ValueError(f"{path}: weight must be one number >= 0 for each pair, got {[*weight.shape]}, "
+                         f"{weight.dtype}, least {float(weight.min())}")
+    if not bool((weight > 0).any()):
+        raise ValueError(f"{path} holds only ties (every weight is 0): nothing to learn from")
+    wrong = (same & (weight > 0)).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(f"{path}: in {len(wrong)} pairs (the first is {wrong[0]}) win and lose are the same sample: "
+                         "leave them out, or give them weight 0")
+    return weight.float()
 
 
 def write_pairs(path: str | Path, pairs: Pairs) -> None:
-    """What `read_pairs` reads. Static conditioning only; traces are left out."""
+    """What `read_pairs` reads, weights included. Static conditioning only; traces are left out."""
     static = (pairs.cond or {}).get("static") or {}
     if (pairs.cond or {}).get("token"):
         raise ValueError("a file of pairs holds static conditioning only, got cond['token']")
-    arrays = {"win": pairs.win, "lose": pairs.lose, **static}
-    with open(path, "wb") as file:
-        np.savez(file, **map_state(lambda leaf: leaf.detach().cpu(), arrays))
+    taken = sorted({"win", "lose", "weight"} & set(static))
+    if taken:
+        raise ValueError(f"conditioning named {taken} has no place in a file of pairs: it is called so itself")
+    arrays = {"win": pairs.win, "lose": pairs.lose, "weight": pairs.weight, **static}
+    temporary = Path(f"{path}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **map_state(lambda leaf: leaf.detach().cpu(), arrays))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dforce.align.reward import Reward
+from dforce.align.reward_net import evaluating
 
 KILOBYTE = 1000  # bytes, as in Black et al. 2023
 
@@ -85,14 +86,8 @@ class ClassLogProb:
         if len(prompts) != len(samples):
             raise ValueError(f"every sample is judged by the class it was asked for: got {len(prompts)} prompts for "
                              f"{len(samples)} samples")
-        training = isinstance(self.classifier, nn.Module) and self.classifier.training
-        if training:
-            self.classifier.eval()
-        try:
+        with evaluating(self.classifier):
             logits = self.classifier(samples)
-        finally:
-            if training:
-                self.classifier.train()
         if logits.ndim != 2 or len(logits) != len(samples):
             raise ValueError(f"a classifier gives logits [{len(samples)}, classes], got {[*logits.shape]}")
         index = class_index(prompts, self.labels or logits.shape[1]).to(logits.device)
