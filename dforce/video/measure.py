@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.report.intervals import bootstrap_interval
+from dforce.report.intervals import bootstrap_interval, success_interval
 from dforce.report.video_plots import drift_panels
 from dforce.video import drift as drifting
 from dforce.video.model import from_uint8
@@ -51,7 +51,8 @@ def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: st
             ratio = found.values[name][:, windows].mean(1) / of.mean[name]
             rows.append(mean_row(about, where, f"{name} / real", ratio, seed))
     broke = found.broken >= 0
-    rows.append(mean_row(about, variant, "broken off", broke.double(), seed, "fraction of rollouts", higher=False))
+    share = success_interval(broke.numpy(), rng=np.random.default_rng(seed))
+    rows.append(row(about, variant, "broken off", *share, unit="fraction of rollouts", higher=False))
     frozen = found.frozen.double().mean(1)
     rows.append(mean_row(about, variant, "frozen windows", frozen, seed, "fraction", higher=False))
     samples = [{**about, **variant, "sample": b, "broken_at": int(found.broken[b]),
