@@ -135,17 +135,36 @@ def _from_alpha_bar(alpha_bar: Tensor) -> Schedule:
     return from_betas(betas)
 
 
-def cosine(levels: int = 1000, *, offset: float = 0.008) -> Schedule:
-    """Nichol & Dhariwal (2021), eq. 17: alpha_bar = cos^2((u + offset) / (1 + offset) pi / 2), u = k / K."""
+def _shifted(alpha_bar: Tensor, shift: float) -> Tensor:
+    """alpha_bar [K+1] with sigma / alpha multiplied by `shift`: log-SNR moves by -2 log(shift).
+
+    Frames of more pixels want noise of a larger share of the levels: Hoogeboom et al. (2023), eq. 4, shift by the side
+    over 64. `flow` has the same shift. ValueError unless positive.
+    """
+    if shift <= 0:
+        raise ValueError(f"shift multiplies sigma / alpha and is positive (1 for none), got {shift}")
+    return alpha_bar if shift == 1 else alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
+
+
+def cosine(levels: int = 1000, *, offset: float = 0.008, shift: float = 1.0) -> Schedule:
+    """Nichol & Dhariwal (2021), eq. 17: alpha_bar = cos^2((u + offset) / (1 + offset) pi / 2), u = k / K.
+
+    `shift` multiplies sigma / alpha: side / 64 for frames that are larger or smaller (Hoogeboom et al. 2023).
+    """
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
-    return _from_alpha_bar(torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2)
+    curve = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+    return _from_alpha_bar(curve if shift == 1 else _shifted(curve / curve[0], shift))
 
 
-def sigmoid(levels: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
-    """Jabri et al. (2022), appendix B: alpha_bar falls from 1 to 0 as a sigmoid from `start` to `end`, over `tau`."""
+def sigmoid(levels: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0,
+            shift: float = 1.0) -> Schedule:
+    """Jabri et al. (2022), appendix B: alpha_bar falls from 1 to 0 as a sigmoid from `start` to `end`, over `tau`.
+
+    `shift` multiplies sigma / alpha: side / 64 for frames that are larger or smaller (Hoogeboom et al. 2023).
+    """
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     low, high = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=torch.float64))
-    return _from_alpha_bar((high - torch.sigmoid((u * (end - start) + start) / tau)) / (high - low))
+    return _from_alpha_bar(_shifted((high - torch.sigmoid((u * (end - start) + start) / tau)) / (high - low), shift))
 
 
 def flow(levels: int = 1000, *, shift: float = 1.0) -> Schedule:

@@ -31,6 +31,8 @@ class Layout:
         if not multipliers or min(width, patch, *multipliers) < 1:
             raise ValueError(f"width, patch and all of one or more multipliers must be at least 1, got width={width}, "
                              f"patch={patch}, multipliers={list(multipliers)}")
+        if patch & (patch - 1):
+            raise ValueError(f"patch must be a power of two, for frames grow by two at a time; got {patch}")
         self.shape, self.patch = tuple(event_shape), patch
         self.channels = [width * m for m in multipliers]
         shrink = patch * 2 ** (len(multipliers) - 1)
@@ -117,12 +119,15 @@ class Decoder(nn.Module):
     def __init__(self, layout: Layout, *, more: int, depth: int, told: int):
         super().__init__()
         *finer, coarsest = layout.channels
-        colours, self.patch, out = layout.shape[0], layout.patch, max(8, layout.channels[0] // 2)
+        colours, out = layout.shape[0], max(8, layout.channels[0] // 2)
         sizes = [[coarsest + more] + [coarsest] * depth]
         sizes += [[fine + coarse] + [fine] * depth for fine, coarse in reversed([*pairwise(layout.channels)])]
         self.blocks = nn.ModuleList(nn.ModuleList(Block(into, to, told) for into, to in pairwise(size))
                                     for size in sizes)
-        self.thin = nn.Conv2d(layout.channels[0], out, 3, padding=1)
+        doublings = layout.patch.bit_length() - 1
+        self.grow = nn.ModuleList(nn.Conv2d(out if i else layout.channels[0], out, 3, padding=1)
+                                  for i in range(max(1, doublings)))
+        self.doublings = doublings
         self.last = nn.Sequential(nn.Conv2d(out + colours, out, 3, padding=1), nn.SiLU(),
                                   nn.Conv2d(out, colours, 3, padding=1))
 
@@ -132,8 +137,9 @@ class Decoder(nn.Module):
             h = torch.cat([F.interpolate(h, scale_factor=2.0) if i else h, found], 1)
             for block in blocks:  # type: ignore[attr-defined]
                 h = run(block, h, told)
-        h = F.silu(self.thin(h))
-        h = F.interpolate(h, scale_factor=float(self.patch)) if self.patch > 1 else h
+        for conv in self.grow:
+            h = F.silu(conv(h))
+            h = F.interpolate(h, scale_factor=2.0) if self.doublings else h
         return run(self.last, torch.cat([h, x.to(h.dtype)], 1))
 
 
