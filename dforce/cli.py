@@ -76,7 +76,7 @@ def _launch(verb: str, arguments: list[str]) -> int:
     functools.update_wrapper(job, run_job)  # Hydra reads the file and name of the function
     with _terminable(), _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
         try:
-            hydra_main(version_base="1.3", config_path="pkg://dforce.configs", config_name=verb)(job)()
+            hydra_main(version_base="1.3", config_path="pkg://dforce.configs", config_name=manual.file_of(verb))(job)()
         except SystemExit as end:  # argparse inside Hydra, or run_job
             return end.code if isinstance(end.code, int) else 0
     return 0
@@ -177,7 +177,7 @@ def _origins(verb: str, choices: Mapping[str, str]) -> dict[str, str]:
     """Place in the configuration -> the file it comes from: {"": "demo", "train": "train", "net": "net/recurrent"}."""
     included = re.findall(r"^\s*- (\w+)@(\w+)\s*$", manual.text_of(verb), re.MULTILINE)
     groups = {key.split("@")[-1]: f"{key.split('@')[0]}/{choice}" for key, choice in choices.items()}
-    return {"": verb, **{place: other for other, place in included}, **groups}
+    return {"": manual.file_of(verb), **{place: other for other, place in included}, **groups}
 
 
 def _report(error: BaseException) -> int:
@@ -211,7 +211,7 @@ def _unknown_key(key: str, verb: str, arguments: list[str]) -> str:
     folder = Path(str(files("dforce.configs")))
     choices = [word for word in arguments if "=" in word and (folder / word.split("=")[0]).is_dir()]
     with initialize_config_module("dforce.configs", version_base="1.3"):
-        composed = compose(verb, choices, return_hydra_config=True)
+        composed = compose(manual.file_of(verb), choices, return_hydra_config=True)
     origins = _origins(verb, composed.hydra.runtime.choices)
     cfg: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]))
     key = key.split("@")[0]

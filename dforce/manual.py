@@ -9,6 +9,13 @@ USAGE = "usage: dforce <verb> [key=value ...]      dforce <verb> --help      dfo
 ENDING = """\
 Overrides are Hydra's: `dforce train fit.lr=1e-3 net.width=9`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
 the configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>)."""
+FOLDERS = {"data": "datasets"}  # of a verb's kinds: a folder configs/data would be a group, and data=... choose in it
+
+
+def file_of(verb: str) -> str:
+    """The YAML of a verb or of its kind, below configs and without its ending: data/video -> datasets/video."""
+    verb, _, kind = verb.partition("/")
+    return f"{FOLDERS.get(verb, verb)}/{kind}" if kind else verb
 
 
 def verbs() -> dict[str, str]:
@@ -18,8 +25,8 @@ def verbs() -> dict[str, str]:
 
 
 def kinds(verb: str) -> list[str]:
-    """Kinds of a verb that have a configuration of their own: configs/<verb>/<kind>.yaml."""
-    folder = files("dforce.configs") / verb
+    """Kinds of a verb that have a configuration of their own: configs/<verb>/<kind>.yaml, of data configs/datasets/."""
+    folder = files("dforce.configs") / FOLDERS.get(verb, verb)
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
 
 
@@ -47,7 +54,7 @@ def with_kind(verb: str, words: list[str]) -> tuple[str, list[str]]:
 
 def text_of(verb: str) -> str:
     """Text of the YAML of a verb, or of its kind: `benchmark/planning`. "" where there is none."""
-    file = files("dforce.configs") / f"{verb}.yaml"
+    file = files("dforce.configs") / f"{file_of(verb)}.yaml"
     return file.read_text("utf-8").removeprefix("# @package _global_\n") if file.is_file() else ""  # Hydra's, first
 
 
