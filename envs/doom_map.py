@@ -20,7 +20,7 @@ CEILINGS = ("CEIL3_5", "FLAT20", "CEIL5_1", "FLAT10", "FLOOR6_1", "CEIL1_1")
 
 
 class DoomMaze(NamedTuple):
-    """open_cells: [R, C] bool, the outermost cells closed. zone: [R, C] the wall texture of a cell, an index of `walls`.
+    """open_cells: [R, C] bool, the outermost cells closed. zone: [R, C] the texture of a cell, an index of `walls`.
 
     start: (row, column) of the player, angle: where it looks, in degrees from +x counter-clockwise. Cell (r, c) covers
     x in [c, c + 1] * CELL and y in [r, r + 1] * CELL.

@@ -109,7 +109,7 @@ def _compact(stamps: list[int]) -> Sequence[int]:
 
 
 def _short(error: Exception) -> str:
-    return str(error).split("; last error log")[0]
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _av() -> Any:

@@ -93,9 +93,15 @@ def _search(root: Path, index: _Index, fps: float | None) -> Found:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """Npz files, films, and folders that hold pictures but no folders; hidden ones are passed over."""
+    """Npz files, films and folders of pictures, in natural order; hidden ones are passed over.
+
+    Where there are folders called train, test and so on, what is beside them belongs to something else.
+    """
     files, folders = [], []
+    splits = {p.name for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLITS}
     for place, inner, names in os.walk(root, followlinks=True):
+        if splits and Path(place) == root:
+            inner[:], names[:] = [n for n in inner if n in splits], []
         inner[:] = sorted((n for n in inner if not n.startswith(".")), key=natural)
         here = [Path(place) / n for n in sorted(names, key=natural) if not n.startswith(".")]
         files += [p for p in here if (p.suffix == ".npz" and p.stem != "actions") or p.suffix.lower() in FILMS]

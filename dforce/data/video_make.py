@@ -29,14 +29,13 @@ def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) 
     """
     root = Path(root).expanduser()
     _claim(root, about)
-    names = list(shards)
-    turn = os.getpid() % max(len(names), 1)  # processes that share the work begin at different shards
-    for name in names[turn:] + names[:turn]:
+    # Twice: what another process is making is left to it, and made after all where that process died.
+    for name, again in [(name, again) for again in (False, True) for name in shards]:
         place = root / name
-        if place.exists():
+        if place.exists() or (not again and any(place.parent.glob(f".making-{place.name}-*"))):
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
+        stage = Path(tempfile.mkdtemp(prefix=f".making-{place.name}-", dir=place.parent))
         try:
             for number, clip in enumerate(shards[name]()):
                 np.savez(stage / f"clip_{number:04}.npz", **clip)  # type: ignore[arg-type]
@@ -126,8 +125,8 @@ def _claim(root: Path, about: dict[str, Any]) -> None:
             raise ValueError(f"{root} holds clips that were made otherwise ({', '.join(other)} differ): choose another "
                              "folder, or give the same settings to go on with them")
         return
-    if next((p for p in root.iterdir() if not p.name.startswith(".")), None) is not None:
-        raise ValueError(f"{root} has content that is no data set of ours: choose another folder")
+    if (root / "train").exists() or (root / "test").exists():
+        raise ValueError(f"{root} holds clips that were not made here (it has no {ABOUT}): choose another folder")
     with tempfile.NamedTemporaryFile("w", dir=root, prefix=".about-", delete=False) as partial:
         json.dump(about, partial, indent=1)
     os.chmod(partial.name, 0o644)
