@@ -68,6 +68,11 @@ class TwoCall(nn.Module):
         return loss, {"loss": loss.detach()}
 
 
+def regression(denoiser: nn.Module, schedule: Schedule) -> TwoCall:
+    """Next-frame regression: `TwoCall` with levels="last", for configurations."""
+    return TwoCall(denoiser, schedule, levels="last")
+
+
 def states_before(denoiser: Denoiser, x0: Tensor, cond: Cond | None) -> State:
     """The state before every token of clean sequences x0 [B, T, *E], rows (b, t) in order: leaves [B * T, ...]."""
     state, found = denoiser.init_state(len(x0), cond), []

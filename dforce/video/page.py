@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dforce.data.balls import simulate
-from dforce.run import RunFolder
+from dforce.run import RunFolder, write_atomic
 from dforce.video.drift import distance, reference, spans_of
 from dforce.video.features import PairEncoder, load_features, save_features, train_features
 from dforce.video.learned import I3D, clips_of, load_lpips
 from dforce.video.measure import Row, mean_row, measure, picture, probe_rows, row
+from dforce.video.memory import memory
 from dforce.video.metrics import psnr, ssim
 from dforce.video.model import VideoModel, from_uint8
 from dforce.video.physics import physics
@@ -20,6 +23,7 @@ from dforce.video.probe import train_probe
 from dforce.video.real import Clip, RealVideo
 
 CLIPS = 32           # real clips on either side of a distance
+AGES = (1, 20), (20, 60), (60, 300)  # frames since a place was left
 FIRST = (10, 50, 100)  # frames over which a rollout is compared with what really came
 
 
@@ -36,7 +40,8 @@ class Wanted(NamedTuple):
 
 def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarray, fed: np.ndarray | None, *,
            wanted: Wanted, method: str, variant: dict[str, Any], start: Clip | None) -> list[Row]:
-    """Rows about the frames `made`, uint8 [T, B, H, W, C]; lines go into episodes.jsonl, a picture into media/.
+    """Rows about the frames `made`, uint8 [T, B, H, W, C]; lines go into episodes.jsonl, a picture into media/,
+    the curves of all windows into curves.json ({statistic: [B, n]}).
 
     fed: the actions [T, B, A]. start: the real clips that the rollouts began with.
     """
@@ -49,6 +54,8 @@ def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarr
     found = measure(made, of, task=real.data, method=method, variant=variant, seed=wanted.seed)
     rows, about = list(found.rows), {"task": real.data, "method": method}
     picture(found.drift, of, folder.media / "drift.png", f"drift: {method}")
+    curves = {name: value.tolist() for name, value in found.drift.values.items()}
+    write_atomic(folder.path / "curves.json", json.dumps({"window": window, **curves}) + "\n")
     if fed is not None and one_hot(fed):
         probe = train_probe(lambda step: labelled(learnt, step), model.actions, steps=wanted.steps, seed=wanted.seed)
         held_out = real.clips(count[1])
@@ -56,6 +63,7 @@ def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarr
         rows += probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=real.data, method=method,
                            variant=variant, seed=wanted.seed)
     rows += against_truth(real, made, start, wanted, about, variant)
+    rows += of_memory(real, made, fed, start, about, variant)
     if real.data == "balls":
         rows += of_balls(real, made, about, variant, wanted.seed)
         rows += of_places(real, made, start, about, variant, wanted.seed)
@@ -108,6 +116,33 @@ def against_truth(real: RealVideo, made: np.ndarray, start: Clip | None, wanted:
         for name, (score, unit, higher) in scores.items():
             each = score(guess[:, :end], truth[:, :end]).mean(1)
             rows.append(mean_row(about, {**variant, "frames": f"0-{end}"}, name, each, wanted.seed, unit, higher))
+    return rows
+
+
+def of_memory(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start: Clip | None, about: Row,
+              variant: dict[str, Any]) -> list[Row]:
+    """How much better the right frame is drawn where the camera comes back; only where true poses are known (x, y and
+    an angle) and the clips' own actions were fed."""
+    if start is None or start.actions is None or fed is None:
+        return []
+    whole, told = real._unstacked(real.set.sequence(start.numbers))
+    before = start.frames.shape[1]
+    time = min(whole.shape[1], before + len(made))
+    pose = real.set.poses(start.numbers, frames=time)
+    assert told is not None
+    same = np.array_equal(told[:, before:time].transpose(0, 1).numpy(), fed[:time - before])
+    if pose is None or pose.shape[2] != 3 or not same or time <= before:
+        return []
+    drawn = torch.cat([start.frames, from_uint8(made[:time - before]).transpose(0, 1)], 1)
+    rows = []
+    for name, known in (("any place", None), ("of the context", before)):
+        found = memory(drawn, whole[:, :time], pose, start=before, known=known)
+        for young, old in AGES:
+            chosen = (found.age >= young) & (found.age < old)
+            if chosen.any():
+                where = {**variant, "revisit of": name, "after frames": f"{young}-{old}"}
+                for method, gain in ((about["method"], found.gain), ("real video", found.real)):
+                    rows.append(mean_row({**about, "method": method}, where, "memory gain", gain[chosen], 0, "dB", True))
     return rows
 
 

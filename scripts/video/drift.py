@@ -1,0 +1,243 @@
+"""Who drifts? Diffusion Forcing, teacher forcing, full sequence and regression, on one network and data set.
+
+python scripts/video/drift.py [--data balls] [--methods forcing teacher ...] [--seeds 0 1 2] [--steps 2000]
+    [--frames 1000] [--samples 16] [--ablate] [--out runs/drift] [override of dforce train video ...]
+
+Trains a network for every method and seed by `dforce train video` (run folders in OUT/models), rolls each out by
+`dforce rollout` in its own best form (OUT/rollouts), and puts what these measured into OUT/results.json, with
+pictures.
+What is there already is kept, what was begun is gone on with; whatever is stopped, the same command continues it.
+All are measured in the same features and, where there are actions, alike. Methods train for equal arithmetic: a
+step that costs twice the FLOPs of Diffusion Forcing's is taken half as often.
+
+--ablate adds rows of the checkpoint of Diffusion Forcing that differ in the rollout alone: stabilisation, clamp,
+refresh, order; the trainings `shared`, `rising` and `carry` differ in the levels, and in carrying the state over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dforce.bench.cost import flops
+from dforce.checkpoint import CheckpointError, build_denoiser, find
+from dforce.cli import main as dforce
+from dforce.config import build
+from dforce.report.results import Row, read_episodes, read_results, write_results
+from dforce.report.table import markdown_table
+from dforce.report.video_plots import methods_over_time
+from dforce.run import environment, peak_memory_mb
+from dforce.verbs.train_video import prepare
+
+FORCING = "dforce.loss.ForcingObjective"
+TRAININGS: dict[str, list[str]] = {  # name -> what it changes in configs/train/video.yaml
+    "forcing": [],
+    "teacher": ["objective._target_=dforce.video.baselines.TwoCall", "~objective.levels"],
+    "full sequence": ["objective.levels._target_=dforce.loss.shared"],
+    "regression": ["objective._target_=dforce.video.baselines.regression", "~objective.levels", "~objective.weight"],
+    "rising": ["objective.levels._target_=dforce.loss.rising"],
+    "carry": ["carry=true"],
+}
+
+
+class Way(NamedTuple):
+    """A rollout of a training: a name that tells it from the others of its method, and its overrides."""
+
+    training: str
+    name: str
+    overrides: list[str]
+
+
+REFRESH = "refresh=[4,8]"
+WAYS = [
+    Way("forcing", "", []), Way("forcing", "refreshed", [REFRESH]),
+    Way("teacher", "", ["stabilise_std=0"]), Way("teacher", "refreshed", ["stabilise_std=0", REFRESH]),
+    Way("full sequence", "", ["method=sliding"]), Way("regression", "", ["method=regression", "stabilise_std=0"]),
+    Way("rising", "", []), Way("carry", "", []),
+]
+ABLATIONS = [
+    Way("forcing", "std 0", ["stabilise_std=0"]), Way("forcing", "std 0.02", ["stabilise_std=0.02"]),
+    Way("forcing", "std 0.1", ["stabilise_std=0.1"]),
+    Way("forcing", "std 0.1, noised", ["stabilise_std=0.1", "mode=noise"]),
+    Way("forcing", "no clamp", ["clamp=null"]), Way("forcing", "no clamp, refreshed", ["clamp=null", REFRESH]),
+    Way("forcing", "std 0, no clamp", ["stabilise_std=0", "clamp=null"]),
+    Way("forcing", "std 0, refreshed", ["stabilise_std=0", REFRESH]), Way("forcing", "order 1", ["order=1"]),
+    Way("forcing", "order 1, 50 steps", ["order=1", "steps=50"]),
+    Way("teacher", "no clamp", ["stabilise_std=0", "clamp=null"]), Way("teacher", "std 0.04", []),
+]
+
+
+def slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c == "." else "-" for c in text).strip("-")
+
+
+@cache
+def cost(overrides: tuple[str, ...]) -> int:
+    """FLOPs of a training step, forward and backward, of `dforce train video` with these overrides."""
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("dforce.configs", version_base="1.3"):
+        cfg = compose("train/video", list(overrides))
+    prepared = prepare(cfg)
+    denoiser = build_denoiser(prepared.about["config"], prepared.about["layout"])
+    objective = build(cfg.objective)(denoiser, denoiser.schedule)
+    return flops(lambda: objective(prepared.data.batch_at(0))[0].backward())
+
+
+def steps_of(asked: argparse.Namespace, training: str) -> int:
+    """Steps that cost what `asked.steps` of Diffusion Forcing cost."""
+    common = f"data={asked.data}", *asked.overrides
+    changes = tuple(change for change in TRAININGS[training] if not change.startswith("carry"))  # costs nothing more
+    return max(1, round(asked.steps * cost(common) / cost((*common, *changes))))
+
+
+def train(asked: argparse.Namespace, training: str, seed: int) -> Path:
+    """The run folder of a finished training. SystemExit where it fails, or is stopped."""
+    folder = asked.out / "models" / f"{slug(training)}-{seed}"
+    if _word(folder) == "done":
+        return folder
+    steps = steps_of(asked, training)
+    command = ["train", "video", f"data={asked.data}", f"seed={seed}", f"fit.steps={steps}", *asked.overrides,
+               *TRAININGS[training], f"out={folder}"]
+    begun = _has_checkpoint(folder)
+    if folder.exists() and not begun:
+        folder.rename(folder.with_name(f"{folder.name}.old-{int(time.time())}"))
+    _run(["train", "video", f"resume={folder}"] if begun else command)
+    return folder
+
+
+def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, features: Path | None) -> Path:
+    """The run folder of a finished rollout."""
+    folder = asked.out / "rollouts" / f"{slug(f'{way.training} {way.name}')}-{seed}"
+    if _word(folder) == "done":
+        return folder
+    window = _window(model)
+    if "method=sliding" in way.overrides:
+        half = max(1, window // 2)
+        way = way._replace(overrides=[*way.overrides, f"keep={half}", f"chunk={window - half}"])
+    where = [] if features is None else [f"features={features}"]
+    sizes = [f"{key}={getattr(asked, key)}" for key in ("frames", "samples", "context", "window")]
+    _run(["rollout", f"checkpoint={model}", *sizes, f"seed={asked.rollout_seed}", *where, *way.overrides,
+          f"out={folder}", "resume=true"])
+    return folder
+
+
+def _window(model: Path) -> int:
+    from dforce.video.model import load_video
+
+    return load_video(model).window
+
+
+def _word(folder: Path) -> str:
+    file = folder / "STATUS"
+    return file.read_text(encoding="utf-8").split(":")[0].strip() if file.is_file() else ""
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    try:
+        return bool((folder / "checkpoints").is_dir() and find(folder))
+    except CheckpointError:
+        return False
+
+
+def _run(command: list[str]) -> None:
+    print("dforce", *command, flush=True)
+    code = dforce(command)
+    if code:
+        raise SystemExit(code)
+
+
+def collect(asked: argparse.Namespace, done: dict[tuple[str, str], list[Path]], begin: float) -> list[Row]:
+    """Rows of all rollouts, pooled over seeds; OUT/results.json, OUT/brightness.png and OUT/change.png."""
+    rows, lines = [], []
+    for (training, name), folders in done.items():
+        each = [[row | {"variant": {**row["variant"], "rollout": name}, "method": _method(row, training)}
+                 for row in read_results(folder / "results.json").rows] for folder in folders]
+        rows += pooled(each)
+        lines += [line | {"method": training, "rollout": name, "seed": int(folder.name.rsplit("-", 1)[1])}
+                  for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
+    about = environment()
+    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
+    write_results(asked.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
+                  "peak_memory_mb": peak_memory_mb()}, rows)
+    (asked.out / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for metric in ("brightness", "change"):
+        curves = {f"{training} {name}".strip(): _curve(folders, metric) for (training, name), folders in done.items()}
+        longest = min(len(curve[0]) for curve in curves.values())
+        frames = (np.arange(longest) + 0.5) * asked.window
+        methods_over_time(frames.tolist(), {name: curve[:, :longest] for name, curve in curves.items()}, ylabel=metric,
+                          title="mean over rollouts, spread over seeds").savefig(asked.out / f"{metric}.png")
+    return rows
+
+
+def _curve(folders: list[Path], metric: str) -> np.ndarray:
+    """[seeds, windows]."""
+    found = [json.loads((folder / "curves.json").read_text(encoding="utf-8"))[metric] for folder in folders]
+    return np.array([np.mean(each, 0) for each in found])
+
+
+def _method(row: Row, training: str) -> str:
+    return row["method"] if row["method"] == "real video" else training
+
+
+def pooled(runs: list[list[Row]]) -> Iterator[Row]:
+    """One row for equal ones of several seeds: their mean and the t interval between seeds (one keeps its own)."""
+    from scipy.stats import t
+
+    groups: dict[str, list[Row]] = {}
+    for run in runs:
+        for row in run:
+            key = json.dumps([row["method"], row["variant"], row["metric"]], sort_keys=True)
+            groups.setdefault(key, []).append(row)
+    for group in groups.values():
+        values = np.array([row["value"] for row in group if row["value"] is not None])
+        if len(values) < 2:
+            yield group[0]
+            continue
+        mean = float(values.mean())
+        half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+        yield group[0] | {"value": mean, "low": mean - half, "high": mean + half, "n": sum(row["n"] for row in group),
+                          "seeds": len(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="of dforce train video, for all methods")
+    parser.add_argument("--data", default="balls")
+    parser.add_argument("--methods", nargs="+", default=["forcing", "teacher", "full sequence", "regression"],
+                        choices=TRAININGS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=2000, help="of Diffusion Forcing; others by their cost")
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--context", type=int, default=4)
+    parser.add_argument("--window", type=int, default=50)
+    parser.add_argument("--rollout-seed", type=int, default=100)
+    parser.add_argument("--ablate", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/drift"))
+    asked, begin = parser.parse_args(), time.monotonic()
+    torch.set_num_threads(1)
+    done: dict[tuple[str, str], list[Path]] = {}
+    features: Path | None = None
+    for seed in asked.seeds:
+        for training in asked.methods:
+            model = train(asked, training, seed)
+            for way in [*WAYS, *(ABLATIONS if asked.ablate else [])]:
+                if way.training == training:
+                    folder = rollout(asked, way, seed, model, features)
+                    features = features or folder / "features.safetensors"
+                    done.setdefault((training, way.name), []).append(folder)
+                    collect(asked, done, begin)
+    print(markdown_table(read_results(asked.out / "results.json").rows))
+
+
+if __name__ == "__main__":
+    main()
