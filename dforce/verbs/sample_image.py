@@ -61,7 +61,7 @@ def load_models(checkpoint: Any, *, raw: bool = False, trust: Any = None) -> dic
     """Name -> model of a checkpoint, a list of them, or a mapping of names. ValueError unless they draw the same
     classes in the same size."""
     given = OmegaConf.to_container(checkpoint) if OmegaConf.is_config(checkpoint) else checkpoint
-    if not isinstance(given, dict):
+    if given and not isinstance(given, dict):
         places = [str(place) for place in (given if isinstance(given, list) else [given])]
         given = dict(zip(_names(places), places, strict=True))
     if not given or not all(given.values()):
@@ -105,26 +105,31 @@ def chosen_classes(wanted: Any, classes: tuple[str, ...]) -> list[int]:
     return found
 
 
-def judge_of(wanted: str | None, models: Mapping[str, ImageModel]) -> Classifier | None:
-    """Who judges, None where nobody shall or can."""
+def judge_of(wanted: str | bool | None, models: Mapping[str, ImageModel]) -> Classifier | None:
+    """Who judges: the classifier at `wanted`, or (None or "auto") the one of a checkpoint or of its data; None where
+    nobody shall (False) or can. ValueError for one of other images."""
     first = next(iter(models.values()))
-    if wanted is None:
+    if wanted is False:
         return None
-    places = [*(model.checkpoint for model in models.values()), first.data] if wanted == "auto" else [wanted]
-    for place in places:
+    if wanted not in (None, "auto"):
+        found = load_classifier(str(wanted))
+        if not _fits(found, first):
+            raise ValueError(f"the classifier {wanted} is for {len(found.classes)} classes in {found.shape}, the "
+                             f"models draw {len(first.classes)} in {first.shape}")
+        return found
+    for place in (*(model.checkpoint for model in models.values()), first.data):
         try:
             found = load_classifier(place)
         except CheckpointError:
-            if wanted != "auto":
-                raise
             continue
-        if (found.shape, found.classes) == (first.shape, first.classes):
+        if _fits(found, first):
             return found
-        if wanted != "auto":
-            raise ValueError(f"the classifier {wanted} is for {len(found.classes)} classes in {found.shape}, the "
-                             f"models draw {len(first.classes)} in {first.shape}")
     print(f"note: no classifier of {first.data} is known, so classes are not judged; classifier=FOLDER names one")
     return None
+
+
+def _fits(classifier: Classifier, model: ImageModel) -> bool:
+    return (classifier.shape, classifier.classes) == (model.shape, model.classes)
 
 
 def _more(x: Tensor, first: Tensor) -> dict[str, Tensor]:
