@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,41 @@ def test_the_message_says_what_is_missing_without_pyav(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ModuleNotFoundError, match=r"dforce\[video\]"):
         find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("jpeg,chw", [(False, False), (False, True), (True, False)])
+def test_minari_episodes_with_images(tmp_path, jpeg, chw):
+    minari, spaces = pytest.importorskip("minari"), pytest.importorskip("gymnasium").spaces
+    from minari.data_collector import EpisodeBuffer
+
+    shape = (3, 32, 32) if chw else (32, 32, 3)
+    space = spaces.Dict({"goal": spaces.Box(-1, 1, (2,)), "view": spaces.Box(0, 255, shape, np.uint8)})
+    buffers = []
+    for i in range(3):
+        video = stripes(13).transpose(0, 3, 1, 2) if chw else stripes(13)
+        observations = {"goal": np.zeros((13, 2), np.float32), "view": video}
+        buffers.append(EpisodeBuffer(id=i, observations=observations, actions=np.arange(12) % 3, rewards=np.zeros(12),
+                                     terminations=np.zeros(12, bool), truncations=np.arange(12) == 11))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers("test/clips-v0", buffers, observation_space=space, jpeg_encoding=jpeg,
+                                           action_space=spaces.Discrete(3), data_format="hdf5")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        clips = VideoClips("test/clips-v0", frames=5, held_out=0.34, batch=2)
+    assert any("keeps its frames as JPEG" in str(w.message) for w in said) == jpeg
+    assert len(clips.clips) == 2 and clips.layout["action_offset"] == 1 and clips.action_width == 3
+    batch = clips.sequence([1], start=4, frames=8)
+    assert told(((batch.x[0] + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()) == list(range(4, 12))
+    # the action taken at frame t - 1 led to frame t
+    assert batch.cond["token"]["action"][0].argmax(-1).tolist() == [(t - 1) % 3 for t in range(4, 12)]
+    assert not clips.sequence([0]).cond["token"]["action"][0, 0].any()
+
+
+def test_minari_vectors_are_refused(tmp_path):
+    pytest.importorskip("minari")
+    from dforce.data import pack, save_episodes
+
+    save_episodes("test/vectors-v0", pack([np.zeros((5, 2))], [np.zeros((4, 1))], [np.zeros(4)]))
+    with pytest.raises(ValueError, match="hold no images"):
+        VideoClips("test/vectors-v0", frames=2)
