@@ -22,6 +22,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "checkpoint")
 
 
+@pytest.fixture(autouse=True)
+def few_balls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set "balls", with fewer clips: making them all takes longer than the tests."""
+    monkeypatch.setattr("dforce.data.clips_select.BALLS", {"train": 24, "val": 12})
+
+
 def frames_in(folder: Path, samples: int = 2) -> np.ndarray:
     return np.fromfile(folder / "frames.u8", np.uint8).reshape(-1, samples, 16, 16, 1)
 

@@ -22,7 +22,7 @@ STATISTICS = ("brightness", "contrast", "detail", "change", "saturated")
 BREAK = 4.0        # standard deviations of real windows: beyond, a window is no longer like any real one
 PATIENCE = 2       # windows in a row
 FROZEN = 0.2       # of the change of real video: below, the picture stands still
-LEAST = 0.05       # of its mean: a statistic that hardly varies in real video may still be off by that much
+LEAST = 0.1        # of its mean: the least that counts as a standard deviation, for a statistic that hardly varies
 Z95 = 1.959963984540054
 
 _LAPLACE = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
@@ -56,7 +56,8 @@ class Reference(NamedTuple):
     """Real video, as far as drift is measured against it.
 
     features: [M, F] of real pairs; groups: [N, T - 1, F] those of other real clips, for the floor; mean, std: of the
-    window means of each statistic over real windows of `window` frames.
+    window means of each statistic over real windows of `window` frames, std at least a tenth of the mean; band: what
+    95% of these means lie in.
     """
 
     encoder: PairEncoder
@@ -64,6 +65,7 @@ class Reference(NamedTuple):
     groups: Tensor
     mean: dict[str, float]
     std: dict[str, float]
+    band: dict[str, tuple[float, float]]
     window: int
 
 
@@ -77,12 +79,14 @@ def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int
     means = {name: windows_of(value, window).flatten() for name, value in found.items()}
     mean = {name: float(value.mean()) for name, value in means.items()}
     std = {name: max(float(value.std()), LEAST * abs(mean[name]), 1e-4) for name, value in means.items()}
+    band = {name: (float(value.quantile(0.025)), float(value.quantile(0.975))) for name, value in means.items()}
     return Reference(encoder, clip_features(encoder, real).flatten(0, 1), clip_features(encoder, others), mean, std,
-                     window)
+                     band, window)
 
 
 class Drift(NamedTuple):
-    """values: statistic -> [B, n] means of windows; z: [B, n], the largest |z| of any; broken: [B], the frame at which
+    """values: statistic -> [B, n] means of windows; z: [B, n], the largest |z| of any
+    (of `saturated` only where there is too much); broken: [B], the frame at which
     a rollout broke off from real video, -1 where it did not; frozen: [B, n] bool, windows that stand still."""
 
     window: int
@@ -103,7 +107,9 @@ def drift(frames: np.ndarray, of: Reference) -> Drift:
         clip = from_uint8(frames[begin:start + size]).transpose(0, 1)
         parts.append({name: value[:, start - begin:] for name, value in statistics(clip).items()})
     values = {name: torch.cat([windows_of(part[name], size) for part in parts], 1) for name in STATISTICS}
-    z = torch.stack([((values[name] - of.mean[name]) / of.std[name]).abs() for name in STATISTICS]).amax(0)
+    off = {name: (values[name] - of.mean[name]) / of.std[name] for name in STATISTICS}
+    off["saturated"] = off["saturated"].clamp(min=0)  # a black that is not quite black is no sign of breaking off
+    z = torch.stack([each.abs() for each in off.values()]).amax(0)
     return Drift(size, values, z, broken_at(z, size), values["change"] < FROZEN * of.mean["change"])
 
 

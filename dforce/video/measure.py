@@ -17,7 +17,6 @@ from dforce.video.model import from_uint8
 from dforce.video.probe import InverseDynamics, kappa, told_and_seen
 
 Row = dict[str, Any]
-CALM = 1.96  # standard deviations: the band of real windows in the picture
 
 
 class Measured(NamedTuple):
@@ -100,9 +99,8 @@ def _kappas(probe: InverseDynamics, frames: Tensor, actions: Tensor, seed: int,
 def picture(found: drifting.Drift, of: drifting.Reference, file: Path, title: str) -> None:
     """The curves of every statistic, with the band of real windows."""
     middles = (np.arange(found.z.shape[1]) + 0.5) * found.window
-    real = {name: (of.mean[name] - CALM * of.std[name], of.mean[name] + CALM * of.std[name]) for name in of.mean}
     values = {name: value.numpy() for name, value in found.values.items()}
-    drift_panels(middles.tolist(), values, real, title=title).savefig(file)
+    drift_panels(middles.tolist(), values, of.band, title=title).savefig(file)
 
 
 def mean_row(about: Row, variant: Row, metric: str, values: Tensor, seed: int, unit: str = "times",

@@ -23,6 +23,7 @@ from dforce.video.probe import train_probe
 from dforce.video.real import Clip, RealVideo
 
 CLIPS = 32           # real clips on either side of a distance
+STRETCH = 100        # frames of each
 AGES = (1, 20), (20, 60), (60, 300)  # frames since a place was left
 FIRST = (10, 50, 100)  # frames over which a rollout is compared with what really came
 
@@ -50,7 +51,9 @@ def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarr
     encoder = features(wanted, learnt)
     save_features(encoder, folder.path / "features.safetensors")
     count = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
-    of = reference(encoder, learnt.clips(count[0], window).frames, real.clips(count[1], window).frames, window=window)
+    near, far = (each.clips(n, max(window, min(STRETCH, each.shortest))).frames
+                 for each, n in zip((learnt, real), count, strict=True))
+    of = reference(encoder, near, far, window=window)
     found = measure(made, of, task=real.data, method=method, variant=variant, seed=wanted.seed)
     rows, about = list(found.rows), {"task": real.data, "method": method}
     picture(found.drift, of, folder.media / "drift.png", f"drift: {method}")
@@ -142,7 +145,8 @@ def of_memory(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start: 
             if chosen.any():
                 where = {**variant, "revisit of": name, "after frames": f"{young}-{old}"}
                 for method, gain in ((about["method"], found.gain), ("real video", found.real)):
-                    rows.append(mean_row({**about, "method": method}, where, "memory gain", gain[chosen], 0, "dB", True))
+                    who = {**about, "method": method}
+                    rows.append(mean_row(who, where, "memory gain", gain[chosen], 0, "dB", True))
     return rows
 
 

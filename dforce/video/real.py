@@ -55,6 +55,12 @@ class RealVideo:
         """Numbers of an action of one frame, 0 where the clips have none."""
         return self.set.action_width // self.model.stack
 
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest clip, as the model counts them."""
+        frames = min((clip.frames - 1) // self.set.stride + 1 for clip in self.set.clips)
+        return frames // self.model.stack * self.model.stack
+
     def windows(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Frames [B, T, C, H, W] and actions [B, T, A] of a step: a function of (seed, step)."""
         return self._unstacked(self.set.batch_at(step))
