@@ -54,7 +54,8 @@ class history_guided:  # noqa: N801
 
     A token is absorbed at the level at which it is given or at that of std_i, whichever is noisier, and really noised
     to it: counter-based `noise`, the same for all pasts, so that their differences tell of the level alone. Tokens of
-    one call (a chunk) are shown alike to all. One past costs one state and one more row of the batch for each row.
+    one call (a chunk) are shown alike to all, so `generate` absorbs none of them before the chunk is done. One past
+    costs one state and one more row of the batch for each row.
     State: {"past": a tuple of states, "token": [B] int64, tokens so far}.
 
     Pasts of weight 0 are left out, so weight 1 of `vanilla` and `fractional` is the denoiser itself, bit for bit.
@@ -62,6 +63,7 @@ class history_guided:  # noqa: N801
     """
 
     causal = True
+    keeps_chunk = True
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, pasts: Sequence[Past], *, noise: Noise | None = None):
         if not denoiser.causal:

@@ -147,8 +147,10 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
     rows = _rows(matrix, x, schedule, order)
     state = denoiser.init_state(len(x), cond) if state is None else state
     may_wave = denoiser.recurrent and not denoiser.global_x0 and ordered(rows)
+    # What a finished token is absorbed as may differ from what it is beside others (history guidance).
+    may_absorb = denoiser.causal and ordered(rows) and not getattr(denoiser, "keeps_chunk", False)
     if path == "auto":
-        path = "wavefront" if may_wave else "rows" if denoiser.causal and ordered(rows) else "double_loop"
+        path = "wavefront" if may_wave else "rows" if may_absorb else "double_loop"
     match path:
         case "wavefront" | "constant":
             if not may_wave:
@@ -157,9 +159,9 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
             return wavefront(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise,
                              constant=path == "constant")
         case "rows":
-            if not (denoiser.causal and ordered(rows)):
-                raise ValueError("absorbing finished tokens needs a causal denoiser and a matrix whose tokens start "
-                                 "and finish in order; use path='auto'")
+            if not may_absorb:
+                raise ValueError("absorbing finished tokens needs a causal denoiser without history guidance and a "
+                                 "matrix whose tokens start and finish in order; use path='auto'")
             return _absorbing(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise)
         case "double_loop":
             for step in sample(denoiser, schedule, rows, x, state=state, cond=cond, eta=eta, order=order, noise=noise):

@@ -55,7 +55,7 @@ class TransformerNet(nn.Module):
                                      nn.SiLU(), nn.Linear(width, width))
         self.start = nn.Sequential(nn.Linear(sum(self.static.values()), width), nn.SiLU(),
                                    nn.Linear(width, width)) if self.static else None
-        self.blocks = nn.ModuleList(_Block(width, heads, depth) for _ in range(depth))
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads, depth) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
         # The head also reads the token's own embedding, before any norm: of a nearly clean token it must give back the
         # number itself, and a normalised stream has lost its size.
@@ -103,7 +103,7 @@ class TransformerNet(nn.Module):
     def _walk(self, h: Tensor, state: State, *, finish: bool) -> tuple[Tensor, State]:
         """Features [B, T, width] of embedded tokens h (void unless `finish`), and the state after the last of them."""
         time, position = h.shape[1], state.get("position")
-        filled, turn = self._filled(position), _angles(self._place(state, time), self.width // self.heads)
+        filled, turn = self._filled(position), angles(self._place(state, time), self.width // self.heads)
         visible = self._visible(time, position, filled, h.device)
         past, seen = slice(self.context - filled, None), []
         for i, block in enumerate(self.blocks):
@@ -138,7 +138,7 @@ class TransformerNet(nn.Module):
         return self.head(torch.cat([self.norm(h), code], -1)).view(x.shape), state
 
 
-class _Block(nn.Module):
+class AttentionBlock(nn.Module):
     """One layer, in the two halves between which the past comes in."""
 
     def __init__(self, width: int, heads: int, depth: int):
@@ -164,7 +164,7 @@ class _Block(nn.Module):
         return h + self.down(F.silu(gate) * value)
 
 
-def _angles(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def angles(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """cos, sin [B, 1, T, dim / 2] at positions `place` [B, T]: in float64, for endless runs have large positions."""
     frequency = ROTARY_BASE ** (-torch.arange(0, dim, 2, device=place.device, dtype=torch.float64) / dim)
     angle = (place[..., None] * frequency)[:, None]

@@ -1,0 +1,125 @@
+"""A causal transformer over latent maps of frames: within a frame all places see each other, and all those before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
+from dforce.nets.transformer import AGES, AttentionBlock, angles
+
+State = dict[str, Tensor]
+
+
+class FrameTransformerNet(nn.Module):
+    """The encoder and decoder of `ConvGRUNet`, and between them attention in place of the recurrence.
+
+    The P = h w places of the coarsest map of frame t are P tokens. They see each other, and those of the `context`
+    frames before t as these were shown, each at its own noise level; so the past may be shown at any (history guidance,
+    `dforce.history`). A frame sees no further in any layer, whether the past stands in the sequence or in the state, so
+    both agree. Rotary angles tell how many frames lie between (Su et al. 2021), a learnt vector tells the place; how
+    long ago the sequence began is told by features that fade, so that nothing unseen comes up in a long rollout.
+
+    event_shape, token, width, multipliers, patch, depth, checkpointing: as in `ConvGRUNet`. layers, heads: of the
+    transformer, whose width is that of the coarsest map's channels, a multiple of 2 * heads. context: frames.
+    State, every row of the batch at a position of its own: {"position": [B] int64, frames seen, "k", "v": [B, layers,
+    heads, context * P, dim], the newest frame last}. ValueError for sizes that do not fit.
+    """
+
+    causal = True
+    recurrent = False
+    ages: Tensor
+
+    def __init__(self, event_shape: tuple[int, ...], *, token: Mapping[str, int] | None = None, width: int = 16,
+                 multipliers: Sequence[int] = (1, 2, 4), patch: int = 2, depth: int = 1, layers: int = 4,
+                 heads: int = 4, context: int = 16, checkpointing: bool = False):
+        super().__init__()
+        layout = Layout(event_shape, width=width, multipliers=multipliers, patch=patch)
+        self.width = layout.channels[-1]
+        if min(depth, layers, heads, context) < 1 or self.width % (2 * heads):
+            raise ValueError("depth, layers, heads and context must be at least 1, and width times the last multiplier "
+                             f"a multiple of 2 * heads; got depth={depth}, layers={layers}, heads={heads}, "
+                             f"context={context}, {self.width} channels")
+        self.event_shape, self.token, self.coarse = layout.shape, dict(token or {}), layout.coarse
+        self.layers, self.heads, self.context, self.checkpointing = layers, heads, context, checkpointing
+        self.places = self.coarse[0] * self.coarse[1]
+        size = 4 * width
+        self.register_buffer("ages", torch.tensor(AGES), persistent=False)
+        self.told = Told(self.token, size)
+        self.encoder = Encoder(layout, depth=depth, told=size)
+        self.place = nn.Parameter(0.02 * torch.randn(self.places, self.width))
+        self.age = nn.Linear(len(AGES), self.width)
+        self.tell = nn.Linear(size, self.width)
+        self.blocks = nn.ModuleList(AttentionBlock(self.width, heads, layers) for _ in range(layers))
+        self.norm = nn.RMSNorm(self.width)
+        self.decoder = Decoder(layout, more=self.width, depth=depth, told=size)
+
+    def init_state(self, batch: int, cond: Any = None) -> State:
+        """No frame seen; conditioning says nothing about it."""
+        empty = self.place.new_zeros(1, self.layers, self.heads, self.context * self.places, self.width // self.heads)
+        empty = empty.expand(batch, -1, -1, -1, -1)
+        return {"position": torch.zeros(batch, dtype=torch.long, device=empty.device), "k": empty, "v": empty}
+
+    def _encode(self, x: Tensor, label: Tensor, cond: Any) -> tuple[Tensor, Tensor, Features]:
+        """Frames [B T, C, H, W], what they are told [B T, size], and their features."""
+        flat, told = frames(x, self.event_shape), self.told(label, cond)
+        return flat, told, self.encoder(flat, told, runner(self.checkpointing))
+
+    def _embed(self, code: Tensor, told: Tensor, number: Tensor) -> Tensor:
+        """Tokens [B, T P, width] of maps [B T, width, h, w] and frame numbers [B, T]."""
+        age = self.age(torch.exp(-number[..., None] / self.ages))
+        told = self.tell(told).unflatten(0, number.shape)
+        maps = code.flatten(2).transpose(1, 2).unflatten(0, number.shape)  # [B, T, P, width]
+        return (maps + (age + told)[:, :, None] + self.place).flatten(1, 2)
+
+    def _visible(self, time: int, position: Tensor, filled: int) -> Tensor:
+        """Which places each place sees: [B, 1, T P, (filled + T) P], the past in front."""
+        now, then = (torch.arange(first, time, device=position.device) for first in (0, -filled))
+        distance, written = now[:, None] - then, then >= -position[:, None]
+        seen = ((distance >= 0) & (distance <= self.context)) & written[:, None]
+        return seen.repeat_interleave(self.places, 1).repeat_interleave(self.places, 2)[:, None]
+
+    def _filled(self, position: Tensor) -> int:
+        """How many frames of the cache attention is shown: all, or on a CPU, where looking is free, what is in use."""
+        return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
+
+    def _walk(self, code: Tensor, told: Tensor, state: State, time: int, *, finish: bool) -> tuple[Tensor, State]:
+        """Maps [B T, width, h, w] of what every frame knows (void unless `finish`), and the state after the last."""
+        number = torch.arange(time, device=code.device) + state["position"][:, None]
+        h, filled = self._embed(code, told, number), self._filled(state["position"])
+        turn = angles(number.repeat_interleave(self.places, 1), self.width // self.heads)
+        visible, seen = self._visible(time, state["position"], filled), []
+        past = slice((self.context - filled) * self.places, None)
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.project(h, turn)  # type: ignore[operator]
+            seen.append((k, v))
+            if filled:
+                k = torch.cat([state["k"][:, i, :, past].to(k.dtype), k], 2)
+                v = torch.cat([state["v"][:, i, :, past].to(v.dtype), v], 2)
+            if finish or i + 1 < self.layers:  # nobody reads what the last layer says of an absorbed frame
+                h = block.mix(h, q, k, v, visible)  # type: ignore[operator]
+        maps = self.norm(h).unflatten(1, (time, self.places)).flatten(0, 1).transpose(1, 2)
+        return maps.unflatten(2, self.coarse), self._pushed(state, seen, time)
+
+    def _pushed(self, state: State, seen: list[tuple[Tensor, Tensor]], time: int) -> State:
+        """The state with the keys and values of `time` more frames, the oldest ones gone."""
+        cache, size = {}, self.context * self.places
+        for name, new in zip(("k", "v"), zip(*seen, strict=True), strict=True):
+            newest = torch.stack([layer[:, :, -size:] for layer in new], 1).to(state[name].dtype)
+            cache[name] = torch.cat([state[name][:, :, :, time * self.places:], newest], 3)
+        return {"position": state["position"] + time, **cache}
+
+    def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
+        """The state after frames x [B, T, C, H, W]; neither decoder nor last layer."""
+        _, told, features = self._encode(x, label, cond)
+        return self._walk(features[-1], told, state, x.shape[1], finish=False)[1]
+
+    def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
+        """x [B, T, C, H, W], label [B, T] -> out [B, T, C, H, W], state."""
+        flat, told, features = self._encode(x, label, cond)
+        known, state = self._walk(features[-1], told, state, x.shape[1], finish=True)
+        out = self.decoder(flat, features, known, told, runner(self.checkpointing))
+        return out.unflatten(0, x.shape[:2]), state
