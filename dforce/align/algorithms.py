@@ -23,7 +23,7 @@ ONLINE = {"epochs": 40, "samples": 256, "updates": 4, "passes": 1, "lr": 3e-4, "
 CREDIT = {"advantage": "prompt", "limit": 5.0}
 POLICY = {**ONLINE, **CREDIT, "fraction": 1.0, "kl": 0.0, "kl_target": None}
 FORWARD = {**ONLINE, "updates": 8, "lr": 1e-4, "advantage": "prompt"}
-PAIRED = {**ONLINE, "updates": 8, "lr": 1e-4, "group": 8, "pairs": 4}
+PAIRED = {**ONLINE, "updates": 8, "lr": 1e-4, "group": 8, "pairs": 2}
 
 
 class Recipe(NamedTuple):
