@@ -170,6 +170,7 @@ def test_the_jackknife_of_diversity_by_hand_and_its_coverage():
     left_out = torch.tensor([diversity(torch.cat([x[:i], x[i + 1:]])) for i in range(9)]).double()
     half = 1.959963984540054 * math.sqrt(8 / 9 * float((left_out - left_out.mean()).square().sum()))
     assert found.high - found.value == pytest.approx(half, rel=1e-4) and found.n == 9
+    assert all(map(math.isnan, diversity_interval(x[:5], torch.tensor([0, 0, 0, 1, 1]))[1:3]))
     labels = torch.tensor([0, 1]).repeat_interleave(30)
     hits = 0
     for _ in range(200):

@@ -21,6 +21,7 @@ from dforce.training import load_weights
 CHANNELS = (32, 64, 64, 64)  # of the first resolutions, each half the one before; the rest have the last
 COARSE = 4                   # pixels of a side below which a resolution is not halved
 FOLDER = "classifier"        # in a run folder
+EVEN = 8                     # batches are multiples of it where there are images enough: processes share them evenly
 STREAM = 7919                # keeps its batches and weights apart from those of the model that has the same seed
 
 
@@ -80,18 +81,23 @@ def train_classifier(images: Images, *, seed: int = 0, steps: int = 600, batch: 
 
 
 def training(images: Images, *, seed: int, steps: int, batch: int = 128) -> Iterator[Classifier]:
-    """As `train_classifier`, yielding after each step, so that it can be watched and stopped; the last one is ready."""
+    """As `train_classifier`, yielding after each step, so that it can be watched and stopped; the last one is ready.
+
+    Under torchrun all processes have to go through it together.
+    """
     before = torch.get_rng_state()
     torch.manual_seed(seed + STREAM)
     classifier = Classifier(images.shape, images.classes)
     torch.set_rng_state(before)
-    batches = ImageBatches(images, batch=min(batch, len(images.x)), seed=seed + STREAM)
+    batch = min(batch, len(images.x))
+    batch -= batch % EVEN if batch > EVEN else 0
+    batches = ImageBatches(images, batch=batch, seed=seed + STREAM)
     for log in fit(CrossEntropy(classifier), batches, lr=2e-3, steps=steps, warmup=min(50, steps), ema=0.99,
-                   precision="fp32", seed=seed + STREAM, device="cpu"):
+                   precision="fp32", seed=seed + STREAM):
         if log.step == log.steps:
             weights = {name.removeprefix("classifier."): value for name, value in log.training.ema.items()}
             load_weights(classifier, weights, origin="the average")
-            classifier.eval().requires_grad_(False)
+            classifier.cpu().eval().requires_grad_(False)
         yield classifier
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,10 +35,10 @@ def diversity_interval(x: Tensor, labels: Tensor | None = None) -> Interval:
     """`diversity` with the 95% interval of the jackknife (a bootstrap draws samples twice, at distance 0).
 
     Leaving sample i out of n takes n / (n - 1) |x_i - mean|^2 from the sum of squares, so no pair is formed here.
-    Groups of two have no jackknife and add no width.
+    Two samples have no jackknife: with a group of two, low and high are nan.
     """
     groups = _groups(x, labels)
-    variance = 0.0
+    variance = 0.0 if min(map(len, groups)) > 2 else math.nan
     for group in groups:
         n = len(group)
         if n < 3:
@@ -46,7 +48,8 @@ def diversity_interval(x: Tensor, labels: Tensor | None = None) -> Interval:
         without = 2 * (away.sum() - n / (n - 1) * away) / (n - 2)
         variance += float((n - 1) / n * (without - without.mean()).square().sum()) / len(groups) ** 2
     value, half = diversity(x, labels), Z95 * variance**0.5
-    return Interval(value, max(0.0, value - half), value + half, sum(map(len, groups)))
+    low = math.nan if math.isnan(half) else max(0.0, value - half)
+    return Interval(value, low, value + half, sum(map(len, groups)))
 
 
 def _groups(x: Tensor, labels: Tensor | None) -> list[Tensor]:

@@ -31,13 +31,14 @@ class ImageModel(NamedTuple):
     checkpoint: Path
 
 
-def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None) -> ImageModel:
+def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None,
+               device: torch.device | str = "cpu") -> ImageModel:
     """The image model of a checkpoint, of a run folder, or of the name of one that ships ("digits").
 
     raw: the weights as they are, instead of their average. Raises CheckpointError, also where it is no image model.
     """
     folder = find(checkpoint)
-    bundle = load(folder, raw=raw, trust=trust)
+    bundle = load(folder, raw=raw, trust=trust, device=device)
     shape, classes = bundle.layout.get("event_shape", ()), bundle.layout.get("classes")
     if len(shape) != 3 or not isinstance(classes, list):
         raise CheckpointError(f"{folder} is no image model of named classes (a token of it has shape {shape}); train "
@@ -61,21 +62,22 @@ def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
     """The model under classifier-free guidance (Ho & Salimans 2022); at scale 1 the model itself, half the work."""
     if scale == 1:
         return model.denoiser
-    return classifier_free(model.denoiser, scale, class_cond(torch.tensor([len(model.classes)])))
+    return classifier_free(model.denoiser, scale, class_cond(
+        torch.tensor([len(model.classes)], device=model.schedule.alpha.device)))
 
 
 def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, eta: float = 0.0, order: int = 2,
          scale: float = 1.0) -> Tensor:
     """Images [B, 1, C, H, W] of classes `labels` [B]; image i is a function of (seed, i, its class) and the model.
 
-    steps: levels of the path, evenly spaced in log-SNR; eta, order: as in `dforce.sample`. Another model gets the
-    same noise from the same seed. Raises ValueError for classes that the model does not have.
+    steps: levels of the path, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free
+    guidance. Another model gets the same noise from the same seed. Raises ValueError for classes that it does not have.
     """
-    noise = Noise(seed)
-    x = noise(0, 0, torch.zeros(len(labels), 1, *model.shape), salt=START)
+    noise, device = Noise(seed), model.schedule.alpha.device
+    x = noise(0, 0, torch.zeros(len(labels), 1, *model.shape, device=device), salt=START)
     matrix = model.schedule.grid(steps)[:, None]
-    return generate(guided_by_class(model, scale), model.schedule, matrix, x, cond=class_cond(labels), eta=eta,
-                    order=order, noise=noise)
+    return generate(guided_by_class(model, scale), model.schedule, matrix, x, cond=class_cond(labels.to(device)),
+                    eta=eta, order=order, noise=noise)
 
 
 def pixels(x: Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -54,7 +55,9 @@ class Judged(NamedTuple):
 
     def _row(self, task: str, variant: Mapping[str, Any], metric: str, estimate: Mapping[str, Any]) -> Row:
         unit, higher = METRICS.get(metric, ("", None))
-        return {"task": task, "method": self.method, "variant": dict(variant), "metric": metric, **estimate, "seeds": 1,
+        known = {key: None if isinstance(value, float) and math.isnan(value) else value
+                 for key, value in estimate.items()}  # no interval
+        return {"task": task, "method": self.method, "variant": dict(variant), "metric": metric, **known, "seeds": 1,
                 "unit": unit, "higher_is_better": higher}
 
     def lines(self, *, task: str, classes: tuple[str, ...]) -> list[Row]:

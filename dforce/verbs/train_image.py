@@ -86,7 +86,7 @@ def work(prepared: Prepared, cfg: Any, folder: RunFolder) -> None:
 def _classifier(cfg: Any, folder: RunFolder, images: Images, held_out: Images) -> Classifier | None:
     """The classifier of the run folder, trained first if there is none yet: it is quick, and wanted while training."""
     place = folder.path / CLASSIFIER
-    if not cfg.classifier or not folder.writes:
+    if not cfg.classifier:
         return None
     if (place / "classifier.json").is_file():
         return load_classifier(place)
@@ -96,6 +96,8 @@ def _classifier(cfg: Any, folder: RunFolder, images: Images, held_out: Images) -
             ticker.advance()
             if stop():
                 raise KeyboardInterrupt(f"stopped before the first step of the model; go on with resume={folder.path}")
+    if not folder.writes:  # all processes train it, one keeps it
+        return None
     right = float(accuracy(classifier, held_out.x, held_out.label).float().mean())
     save_classifier(place, classifier, about={"data": str(cfg.data), "steps": steps, "seed": cfg.seed,
                                               "test_accuracy": round(right, 4)})
