@@ -18,6 +18,7 @@ from .doom_map import CELL, DoomMaze, wad
 LEFT, RIGHT, FORWARD = 0, 1, 2
 ACTIONS = ("turn left", "turn right", "forward")
 TURN = 11.25  # degrees a frame; a whole number of the engine's units, 1/65536 of a circle, so that a circle closes
+SETTLE = 10  # tics that the engine takes at the start of a map before it heeds every action: 5 in fact
 TICS = 2  # of the engine (35 a second) in a frame; running, it is a sixth of a cell
 
 
@@ -71,7 +72,7 @@ class DoomWalker:
     def reset(self) -> tuple[np.ndarray, np.ndarray]:
         """At the start of the maze. Returns (frame [size, size, 3] uint8, pose [3])."""
         self._game.new_episode()
-        self._game.make_action([0.0, 1.0, 0.0], TICS)  # the engine loses the first tic
+        self._game.make_action([0.0, 1.0, 0.0], SETTLE)
         return self._see()
 
     def step(self, action: int) -> tuple[np.ndarray, np.ndarray]:
