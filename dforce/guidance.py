@@ -133,6 +133,7 @@ class clipped:  # noqa: N801
         self.denoiser, self.low, self.high = denoiser, low, high
         self.causal, self.recurrent, self.global_x0 = denoiser.causal, denoiser.recurrent, denoiser.global_x0
         self.init_state, self.absorb = denoiser.init_state, denoiser.absorb
+        self.keeps_chunk = getattr(denoiser, "keeps_chunk", False)  # as history guidance asks for
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         x0, state = self.denoiser(x, level, state, cond)

@@ -130,6 +130,49 @@ def test_the_clamp_holds_and_chunks_that_do_not_fill_tokens_are_refused():
         m.tokens(frames(time=5))
 
 
+def test_history_guidance_of_weight_one_is_none_and_others_guide():
+    m, x = model(), frames()
+
+    def first(recipe):
+        state = begin(m, recipe, x, told)
+        return next(stream(m, recipe, state, batch=2, actions=told, context=6, noise=Noise(1)))
+
+    plain, _ = first(Recipe(steps=3, clamp=None))
+    assert torch.equal(plain, first(Recipe(steps=3, clamp=None, history_std=0.3))[0])
+    guided, state = first(Recipe(steps=3, clamp=None, history=2.0))
+    assert not torch.allclose(plain, guided) and state["token"].tolist() == [7, 7]
+    assert not torch.allclose(guided, first(Recipe(steps=3, clamp=None, history=2.0, history_std=0.5))[0])
+    assert first(Recipe(steps=3, clamp=0.2, history=9.0))[0].abs().max() <= 0.2 + 1e-6  # the clamp is around the guided
+    tensors = {}
+    assert torch.equal(unflatten(flatten(state, tensors), tensors)["past"][1]["z"], state["past"][1]["z"])
+    with pytest.raises(ValueError, match="leave history=1"):
+        Recipe(method="sliding", history=2.0).checked(1)
+
+
+def test_a_model_of_latents_takes_and_gives_frames():
+    class Halved:
+        """Latents by averaging 2 x 2 pixels; back by repeating."""
+
+        def event_shape(self, shape):
+            return shape[0], shape[1] // 2, shape[2] // 2
+
+        def encode(self, frames):
+            return torch.nn.functional.avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2])
+
+        def decode(self, latents):
+            return latents.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    small = model()
+    m = small._replace(shape=(1, 8, 8), latents=Halved())
+    big = torch.nn.functional.interpolate(frames().flatten(0, 1), scale_factor=2).unflatten(0, (2, 6))
+    recipe = Recipe(steps=3, clamp=None)
+    pixels, _ = next(stream(m, recipe, begin(m, recipe, big, told), batch=2, actions=told, context=6))
+    latents, _ = next(stream(small, recipe, begin(small, recipe, frames(), told), batch=2, actions=told, context=6))
+    assert pixels.shape == (2, 1, 1, 8, 8) and torch.equal(pixels[..., ::2, ::2], latents)
+    none = torch.zeros(2, 0, 1, 8, 8)
+    assert next(stream(m, recipe, begin(m, recipe, none, told), batch=2, actions=told))[0].shape == (2, 1, 1, 8, 8)
+
+
 # ------------------------------------------------------------------------------------------------------- baselines
 
 def test_a_sliding_window_is_full_sequence_diffusion_with_replacement():

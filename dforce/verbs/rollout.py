@@ -25,7 +25,8 @@ from dforce.video.stream import Actions, Recipe, begin, stream
 FILMED = 8       # rollouts in the film
 LOOKS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 2000, 5000, 10_000)  # frames of the strip
 FEW = {"frames": 12, "samples": 2, "feature_steps": 5, "window": 4}  # fast_dev_run
-RECIPE = ("method", "steps", "order", "eta", "spacing", "chunk", "delay", "stabilise_std", "mode", "clamp", "keep")
+RECIPE = ("method", "steps", "order", "eta", "spacing", "chunk", "delay", "stabilise_std", "mode", "clamp", "keep",
+          "history", "history_std")
 
 
 def run(cfg: Any, folder: RunFolder) -> None:
@@ -83,12 +84,15 @@ def variant_of(recipe: Recipe) -> dict[str, Any]:
         return {**common, "chunk": recipe.chunk, "keep": recipe.keep}
     refresh = "none" if recipe.refresh is None else f"{recipe.refresh[0]}:{recipe.refresh[1]}"
     common |= {"stabilise_std": recipe.stabilise_std, "refresh": refresh}
-    return {**common, "mode": recipe.mode} if recipe.stabilise_std else common
+    common |= {"mode": recipe.mode} if recipe.stabilise_std else {}
+    return common | ({"history": recipe.history, "history_std": recipe.history_std} if recipe.history != 1 else {})
 
 
 def recipe_of(cfg: Any, model: VideoModel) -> Recipe:
     """The recipe in a configuration. ValueError for one that the model cannot follow."""
     given = {key: cfg[key] for key in RECIPE}
+    if model.latents is not None and cfg.clamp is not None:
+        raise ValueError("this model makes latents, which have no largest size: give clamp=null")
     if cfg.refresh is not None:
         given["refresh"] = tuple(cfg.refresh)
     return Recipe(**given).checked(model.stack)

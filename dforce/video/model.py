@@ -13,6 +13,7 @@ from torch import Tensor
 from dforce.checkpoint import CheckpointError, find, load
 from dforce.denoiser import Cond, Precond
 from dforce.schedule import Schedule
+from dforce.video.latents import Latents, load_latents
 
 
 class VideoModel(NamedTuple):
@@ -20,7 +21,7 @@ class VideoModel(NamedTuple):
 
     shape: (C, H, W) of a frame; stack: frames a token; actions: numbers of an action, 0 for a model without; layout:
     all that the checkpoint says, `data` what it was trained on ("" if unknown), `window` how many frames a window had
-    (0 if unknown).
+    (0 if unknown). latents: the autoencoder whose latents are its tokens, None for tokens of pixels.
     """
 
     denoiser: Precond
@@ -33,18 +34,30 @@ class VideoModel(NamedTuple):
     layout: dict[str, Any]
     config: dict[str, Any]
     checkpoint: Path
+    latents: Latents | None = None
+
+    @property
+    def event(self) -> tuple[int, int, int]:
+        """The shape of a token."""
+        if self.latents is not None:
+            return self.latents.event_shape(self.shape)
+        return self.stack * self.shape[0], *self.shape[1:]
 
     def tokens(self, frames: Tensor) -> Tensor:
-        """frames [B, T * stack, C, H, W] -> tokens [B, T, stack * C, H, W]. ValueError where these do not fill."""
+        """frames [B, T * stack, C, H, W] -> tokens [B, T, *event]. ValueError where these do not fill."""
         if tuple(frames.shape[2:]) != self.shape:
             raise ValueError(f"the model has frames {self.shape}, got {tuple(frames.shape[2:])}: channels, height, "
                              "width; load the clips at the model's size")
         if frames.shape[1] % self.stack:
             raise ValueError(f"{frames.shape[1]} frames do not fill tokens of {self.stack}")
+        if self.latents is not None:
+            return self.latents.encode(frames) if frames.shape[1] else frames.new_empty(len(frames), 0, *self.event)
         return frames.unflatten(1, (-1, self.stack)).flatten(2, 3)
 
     def frames(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T, stack * C, H, W] -> frames [B, T * stack, C, H, W]."""
+        """tokens [B, T, *event] -> frames [B, T * stack, C, H, W]."""
+        if self.latents is not None:
+            return self.latents.decode(tokens)
         return tokens.unflatten(2, (self.stack, -1)).flatten(1, 2)
 
     def cond(self, actions: Tensor | None) -> Cond | None:
@@ -68,12 +81,16 @@ def load_video(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str
         raise CheckpointError(f"{checkpoint} is no model of video: its tokens have the shape {[*event]}"
                               f"{' and classes' if bundle.layout.get('classes') else ''}; train one with "
                               "`dforce train video`")
+    latents = load_latents(bundle.layout["latents"]) if bundle.layout.get("latents") else None
+    shape = (event[0] // stack, event[1], event[2])
+    if latents is not None:
+        shape = (int(bundle.layout["channels"]), *map(int, bundle.layout["size"]))
     numbers = int((bundle.layout.get("token") or {}).get("action", 0))
     for parameter in bundle.denoiser.parameters():
         parameter.requires_grad_(False)
-    return VideoModel(bundle.denoiser, bundle.schedule, (event[0] // stack, event[1], event[2]), stack,
-                      numbers // stack, str(bundle.config.get("data", "")), int(bundle.config.get("frames") or 0),
-                      bundle.layout, bundle.config, find(checkpoint))
+    return VideoModel(bundle.denoiser, bundle.schedule, shape, stack, numbers // stack,
+                      str(bundle.config.get("data", "")), int(bundle.config.get("frames") or 0), bundle.layout,
+                      bundle.config, find(checkpoint), latents)
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dforce.denoiser import Cond
+from dforce.denoiser import Cond, Denoiser
 from dforce.guidance import clipped
+from dforce.history import fractional, history_guided, vanilla
 from dforce.matrix import pyramid
 from dforce.noise import Noise
 from dforce.rollout import Recent, rollout
@@ -32,7 +33,8 @@ class Recipe(NamedTuple):
     one token; delay: rows by which a token runs behind the one before it inside a chunk, None for `steps`
     (autoregressive), 0 for all at once. stabilise_std: noise (data units) that finished frames are said to carry, in
     mode "noise" also given. clamp: largest |x0_hat|, None for none. refresh: (every, window) frames, see
-    `dforce.rollout.rollout`. keep: frames that a sliding window knows of its past.
+    `dforce.rollout.rollout`. keep: frames that a sliding window knows of its past. history: weight of history guidance,
+    1 for none; history_std: None guides by the whole past, a number by the past noised so much (fractional).
     """
 
     method: Literal["forcing", "sliding", "regression"] = "forcing"
@@ -47,6 +49,8 @@ class Recipe(NamedTuple):
     clamp: float | None = 1.0
     refresh: tuple[int, int] | None = None
     keep: int = 8
+    history: float = 1.0
+    history_std: float | None = None
 
     def checked(self, stack: int) -> Recipe:
         """The recipe, or ValueError: for a model whose tokens are `stack` frames."""
@@ -66,7 +70,20 @@ class Recipe(NamedTuple):
             raise ValueError(f"clamp is the largest size of a pixel, above 0 (frames lie in -1..1), got {self.clamp}")
         if self.delay is not None and self.delay < 0:
             raise ValueError(f"delay is a number of rows >= 0, or null for autoregressive, got {self.delay}")
+        if self.method != "forcing" and self.history != 1:
+            raise ValueError(f"history guidance shows a carried past at several levels, and method={self.method} has "
+                             "none that was trained so; leave history=1")
         return self._replace(chunk=size)
+
+
+def denoiser_of(model: VideoModel, recipe: Recipe) -> Denoiser:
+    """The model's denoiser with the recipe's history guidance and clamp around it."""
+    denoiser: Denoiser = model.denoiser
+    if recipe.history != 1:
+        pasts = vanilla(recipe.history) if recipe.history_std is None else fractional(recipe.history,
+                                                                                       recipe.history_std)
+        denoiser = history_guided(denoiser, model.schedule, pasts)
+    return denoiser if recipe.clamp is None else clipped(denoiser, -recipe.clamp, recipe.clamp)
 
 
 @torch.no_grad()
@@ -74,15 +91,15 @@ def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions |
     """What is carried after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean)."""
     recipe, tokens = recipe.checked(model.stack), model.tokens(context)
     size, time = tokens.shape[:2]
-    keep = recipe.keep // model.stack
+    keep, denoiser = recipe.keep // model.stack, denoiser_of(model, recipe)
     if recipe.method == "sliding":
         known = _cond(model, actions, time - min(time, keep), min(time, keep))
         return Seen(tokens[:, -keep:], (known or {}).get("token") or {} if time else {})
-    state = model.denoiser.init_state(size, None)
+    state = denoiser.init_state(size, None)
     for start in range(0, time, AT_ONCE):
         part = tokens[:, start:start + AT_ONCE]
         level = torch.zeros(part.shape[:2], dtype=torch.long)
-        state = model.denoiser.absorb(part, level, state, _cond(model, actions, start, part.shape[1]))
+        state = denoiser.absorb(part, level, state, _cond(model, actions, start, part.shape[1]))
     if recipe.refresh is None:
         return state
     window = min(time, recipe.refresh[1] // model.stack)
@@ -104,8 +121,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
     def cond(chunk: int) -> Cond | None:
         return _cond(model, actions, before + chunk * size, size)
 
-    denoiser = model.denoiser if recipe.clamp is None else clipped(model.denoiser, -recipe.clamp, recipe.clamp)
-    event = (model.stack * model.shape[0], *model.shape[1:])
+    denoiser = denoiser_of(model, recipe)
     if recipe.method == "sliding":
         chunks = sliding_window(denoiser, model.schedule, model.schedule.grid(recipe.steps, recipe.spacing), state,
                                 new=size, keep=recipe.keep // model.stack, cond=cond, eta=recipe.eta,
@@ -121,7 +137,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
         else:
             grid = model.schedule.grid(recipe.steps, recipe.spacing)
             matrix = pyramid(grid, size, recipe.steps if recipe.delay is None else recipe.delay)
-        chunks = rollout(denoiser, model.schedule, matrix, state, event, batch=batch, cond=cond, eta=recipe.eta,
+        chunks = rollout(denoiser, model.schedule, matrix, state, model.event, batch=batch, cond=cond, eta=recipe.eta,
                          order=recipe.order, noise=noise, stabilise_std=recipe.stabilise_std, mode=recipe.mode,
                          refresh=refresh, first=first)
     for x, after in chunks:
