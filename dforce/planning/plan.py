@@ -68,9 +68,11 @@ class DiffusionPlanner:
         seed = int(rng.integers(2**62))
         parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, Noise(seed_of(seed, i)))
                  for i in range(0, len(obs), self.episodes)]
-        plans = torch.cat(parts).double().numpy()
-        (a, b), (c, d) = self.layout["action"], self.layout["observation"]
-        return Plan(plans[..., a:b], plans[..., c:d])
+        return self._plan(torch.cat(parts))
+
+    def decoded(self, x0: Tensor) -> Plan:
+        """Clean tokens [N, T, stack * D], as the network has them, as a plan."""
+        return self._plan(torch.as_tensor(self._physical(x0)))
 
     @property
     def variant(self) -> dict[str, Any]:
@@ -142,6 +144,11 @@ class DiffusionPlanner:
         if self.progress:
             self.progress(len(obs))
         return torch.as_tensor(self._physical(x0))
+
+    def _plan(self, plans: Tensor) -> Plan:
+        numbers = plans.double().numpy()
+        (a, b), (c, d) = self.layout["action"], self.layout["observation"]
+        return Plan(numbers[..., a:b], numbers[..., c:d])
 
     def _physical(self, x0: Tensor) -> np.ndarray:
         return Physical(lambda plan: plan, self.normalizer, self.layout["stack"]).plan(x0.float()).cpu().numpy()

@@ -1,0 +1,136 @@
+"""What plans earn when they are driven: the reward that a planner is tuned on, and the starts it is asked for.
+
+A reward here is a function as alignment wants it, (plans [B, T, stack * D] as the network has them, prompts, metadata)
+-> [B]; metadata: for each plan where it starts and what it is to reach, `Asked`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.noise import Noise
+from dforce.planning.execute import Executed, Executor, Plan, play, suited
+from dforce.planning.plan import DiffusionPlanner
+from dforce.planning.score import blocked_mask
+from dforce.planning.tasks import Task
+
+MOST_DRAWS = 16  # times that starts are drawn for one answer before the task is found to have no blocked ones
+
+
+class Asked(NamedTuple):
+    """One question to a planner. obs: [O], in the units of the world; goal: [2]."""
+
+    obs: np.ndarray
+    goal: np.ndarray
+
+
+class PlanReturn:
+    """reward(plans, prompts, metadata) -> [B] float64: steps spent at the goal when each plan is driven, 0..`steps`.
+
+    planner: whose layout and normaliser the plans have; task: where they are driven; executor: how (`tracking(...)`).
+    Every plan is driven once from its `Asked` start, in the simulator, all of them side by side; nothing is random.
+    ValueError for plans of another width, without metadata, and for plans that are not finite.
+    """
+
+    def __init__(self, planner: DiffusionPlanner, task: Task, executor: Executor):
+        self.planner, self.task, self.executor = planner, task, suited(executor, task.world)
+        self.__qualname__ = f"PlanReturn in {task.name}"  # what errors call it
+
+    def __call__(self, plans: Tensor, prompts: Sequence[Any], metadata: Sequence[Asked | None]) -> Tensor:
+        return torch.as_tensor(self.drive(plans, metadata).returns)
+
+    def drive(self, plans: Tensor, metadata: Sequence[Asked | None]) -> Executed:
+        """The episodes of the plans [B, T, stack * D], each from its own start."""
+        asked = [each for each in metadata if each is not None]
+        if len(asked) != len(plans):
+            raise ValueError(f"{len(plans)} plans are driven from as many starts, metadata gives {len(asked)} of them")
+        if not bool(plans.isfinite().all()):
+            raise ValueError("a plan is not finite: the policy has diverged; lower lr, or add a KL")
+        states = self.planner.decoded(plans)
+
+        def act(t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
+            return self.executor(states, t, obs, goal)
+
+        starts, goals = np.stack([each.obs for each in asked]), np.stack([each.goal for each in asked])
+        return play(self.task.world, act, starts, goals, steps=self.task.steps)._replace(plan=states)
+
+
+class Starts:
+    """starts(n, seed) -> observations [n, O] and goals [n, 2] of a task, fresh ones by its own law.
+
+    blocked: only starts from which straight driving never arrives, in the order in which they come. ValueError where a
+    task has none of them.
+    """
+
+    def __init__(self, task: Task, *, blocked: bool = False):
+        self.task, self.blocked = task, blocked
+
+    def __call__(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        if not self.blocked:
+            return self.task.starts(n, seed)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for draw in range(MOST_DRAWS):
+            starts, goals = self.task.starts(4 * n, seed + draw * 2**32)  # seeds that nothing else counts through
+            mask = blocked_mask(self.task.world, starts, goals)
+            found.append((starts[mask], goals[mask]))
+            if sum(len(part) for part, _ in found) >= n:
+                return tuple(np.concatenate(parts)[:n] for parts in zip(*found, strict=True))  # type: ignore[return-value]
+        raise ValueError(f"{4 * n * MOST_DRAWS} starts of {self.task.name} gave "
+                         f"{sum(len(part) for part, _ in found)} that straight driving does not solve, {n} are wanted: "
+                         "tune on all starts")
+
+
+class tempered(Noise):  # noqa: N801
+    """Noise of `temperature` >= 0 times the usual standard deviation: 0 is the most likely path, 1 the usual law."""
+
+    def __init__(self, noise: Noise, temperature: float):
+        if temperature < 0:
+            raise ValueError(f"the temperature must be >= 0, got {temperature}")
+        super().__init__(noise.seed)
+        self.temperature = temperature
+
+    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+                 sample: Tensor | None = None) -> Tensor:
+        return self.temperature * super().__call__(row, token, like, salt=salt, sample=sample)
+
+
+@dataclass(frozen=True)
+class LowTemperature(DiffusionPlanner):
+    """`DiffusionPlanner` with all its noise, that it begins in and that of its steps, times `temperature`."""
+
+    method = "low temperature"
+    temperature: float = 0.5
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What names this planner in a row of results."""
+        return {**super().variant, "temperature": self.temperature}
+
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+        return super()._part(obs, goal, remaining, tempered(noise, self.temperature))
+
+
+def best_driven(planner: DiffusionPlanner, returns: PlanReturn, n: int) -> Callable[..., Executed]:
+    """play(starts, goals, seed) -> the best of n episodes from every start, each of n plans being driven in turn.
+
+    It asks the simulator n times a start when it is used; what tuning asks for once. ValueError for n below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: give the number of plans to drive, >= 1")
+
+    def best(starts: np.ndarray, goals: np.ndarray, seed: int) -> Executed:
+        many, to = np.tile(starts, (n, 1)), np.tile(goals, (n, 1))  # the plan is the slow dimension
+        plan = planner(many, to, returns.task.steps, np.random.default_rng(seed))
+        played = play(returns.task.world, lambda t, obs, goal: returns.executor(plan, t, obs, goal), many, to,
+                      steps=returns.task.steps)
+        chosen = played.returns.reshape(n, -1).argmax(0) * len(starts) + np.arange(len(starts))
+        return Executed(played.rewards[chosen], played.trajectory[chosen], played.actions[chosen], goals,
+                        Plan(plan.actions[chosen], plan.states[chosen]))
+    return best
+
