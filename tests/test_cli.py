@@ -118,8 +118,11 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
 
     from dforce.checkpoint import build_denoiser
 
+    layouts = {"image": {"event_shape": [1, 8, 8], "static": {"class": 10}},
+               "video": {"event_shape": [3, 16, 16], "token": {"action": 2}}}
     config = {"net": OmegaConf.load(file), "schedule": {"_target_": "dforce.schedule.linear"}, "predict": "x0"}
-    denoiser = build_denoiser(config, {"event_shape": [6], "static": {"start": 4}})
+    layout = layouts.get(file.stem.partition("_")[0], {"event_shape": [6], "static": {"start": 4}})
+    denoiser = build_denoiser(config, layout)
     assert sum(parameter.numel() for parameter in denoiser.parameters()) > 0
 
 
