@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -102,6 +103,50 @@ def test_keys_follow_the_names_of_actions(model):
     assert keys_of(named) == {"ArrowUp": 0, "ArrowRight": 1, "ArrowLeft": 2}
     assert keys_of(model._replace(layout={"action_names": ["fire", "turn_left", "jump"]})) == {
         "ArrowLeft": 1, "ArrowRight": 0, "ArrowUp": 2}
+
+
+# The page's own script, with as much of a browser around it as it asks for
+DRIVER = """
+const port = process.argv[2], wait = (ms) => new Promise((done) => setTimeout(done, ms));
+const html = await (await fetch(`http://127.0.0.1:${port}/`)).text();
+const script = html.split("<script>")[1].split("</script>")[0];
+const heard = {}, parts = {};
+const part = () => ({ dataset: {}, classList: { toggle() {} }, append() {}, textContent: "" });
+const document = { getElementById: (id) => parts[id] ??= part(), createElement: part, querySelectorAll: () => [] };
+const url = { createObjectURL: (blob) => { parts.view.size = blob.size; return "x"; }, revokeObjectURL() {} };
+new Function("document", "location", "addEventListener", "URL", script)(
+  document, { host: `127.0.0.1:${port}` }, (name, then) => { heard[name] = then; }, url);
+const frames = () => parts.view.dataset.frames || 0;
+const until = async (yes) => { for (let i = 0; i < 400 && !yes(); i++) await wait(50); };
+await until(() => frames() === 1);
+const before = frames();
+heard.keydown({ key: "ArrowUp", preventDefault() {} });
+await until(() => frames() > 5);
+heard.keyup({ key: "ArrowUp" });
+await wait(1500);
+const held = frames();
+await wait(500);
+heard.keydown({ key: " ", preventDefault() {} });
+await until(() => frames() > held);
+console.log(JSON.stringify({ before, held, after: frames(), size: parts.view.size, said: parts.said.textContent }));
+process.exit(0);
+"""
+
+
+def test_the_script_of_the_page_steers(model, tmp_path):
+    node = shutil.which("node")
+    sockets = "process.exit(typeof WebSocket === 'undefined' ? 1 : 0)"
+    flag = "--experimental-websocket"
+    if not node or subprocess.run([node, flag, "-e", sockets], capture_output=True).returncode:
+        pytest.skip("no node with websockets is installed")
+    (tmp_path / "driver.mjs").write_text(DRIVER)
+    with served(model) as port:
+        command = [node, flag, tmp_path / "driver.mjs", str(port)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    assert seen["before"] == 1 and seen["held"] > 5                            # it waits, then goes while a key is held
+    assert seen["after"] == seen["held"] + 1 and seen["size"] > 100             # stands still, then begins elsewhere
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ TASK = "video rollout"
 ROUNDS = 5          # of every way, in turn
 TIMED = 4           # frames of a round
 BLOCK = 500         # frames of which time and memory are told together
-DRIFT = {"frames": 200, "rollouts": 16, "window": 20, "context": 4}
+WINDOW, CONTEXT = 20, 4  # frames, of drift
 
 
 def fresh(size: int, width: int) -> VideoModel:
@@ -120,17 +120,17 @@ def drifts(model: VideoModel, asked: argparse.Namespace) -> list[dict[str, Any]]
         return []
     learnt, real = (RealVideo(model, "balls", split=split, window=16) for split in ("train", "val"))
     encoder = train_features(lambda step: learnt.windows(step)[0], steps=200)
-    of = reference(encoder, learnt.clips(48).frames, real.clips(48).frames, window=DRIFT["window"])
-    start = real.clips(DRIFT["rollouts"], DRIFT["context"], skip=48)
-    end = DRIFT["frames"]
+    of = reference(encoder, learnt.clips(48).frames, real.clips(48).frames, window=WINDOW)
+    start = real.clips(asked.rollouts, CONTEXT, skip=48)
+    end = asked.drift_frames
     spans, rows = [(0, 50), (end - 50, end)], []
-    least = floor(of, DRIFT["rollouts"], 50)
+    least = floor(of, asked.rollouts, 50)
     rows.append(row({"task": TASK, "method": "real video"}, {"frames": 50}, "frechet", least.value, least.low,
                     least.high, least.n, higher=False))
     for name, way in ways(model, asked).items():
         state = begin(model, Recipe(refresh=asked.refresh and tuple(asked.refresh)), start.frames) \
             if name.startswith("ours") else begin(model, Recipe(), start.frames)
-        made = torch.cat([x for x, _ in itertools.islice(way(state, DRIFT["rollouts"]), end)], 1)
+        made = torch.cat([x for x, _ in itertools.islice(way(state, asked.rollouts), end)], 1)
         stored = to_uint8(made).swapaxes(0, 1)
         for (a, b), each in zip(spans, distances(stored, of, spans), strict=True):
             about, where = {"task": TASK, "method": name}, {"frames": f"{a}-{b}"}
@@ -184,6 +184,8 @@ def main() -> None:
     parser.add_argument("--official", type=int, nargs="+", default=[50, 100], help="steps of the official way")
     parser.add_argument("--std", type=float, default=0.04, help="noise that finished frames are said to carry")
     parser.add_argument("--refresh", type=int, nargs=2, help="ours: re-encode the last so many frames every so many")
+    parser.add_argument("--drift-frames", type=int, default=200, help="of those whose drift is measured; 100 or more")
+    parser.add_argument("--rollouts", type=int, default=16, help="whose drift is measured")
     parser.add_argument("--width", type=int, default=24, help="of the fresh network")
     parser.add_argument("--size", type=int, default=16, help="pixels of the fresh network's frames")
     parser.add_argument("--out")
