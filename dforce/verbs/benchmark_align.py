@@ -26,7 +26,7 @@ from dforce.verbs.alignments import TASKS, Made, draw, make_judge, make_weak, se
 from dforce.verbs.trainings import plain
 
 FOLDER = False  # a benchmark goes on in the folder that it has
-FEW = {"epochs": 2, "samples": 16, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3, "weak_steps": 3,
+FEW = {"epochs": 2, "samples": 32, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3, "weak_steps": 3,
        "judge_steps": 3, "spread": [1]}  # fast_dev_run
 
 
