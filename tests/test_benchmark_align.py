@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGET = {"epochs": 1, "samples": 32, "points": 1}
 
 
-def bed(reward=None, steps=3, differentiable=False) -> Bed:
-    return Bed("jpeg", load_model("digits"), load_classifier("digits"), reward or Jpeg(), steps, differentiable)
+def bed(reward=None, steps=3) -> Bed:
+    return Bed("jpeg", load_model("digits"), load_classifier("digits"), reward or Jpeg(), steps)
 
 
 def constant(samples, prompts, metadata):
@@ -98,7 +98,7 @@ def test_queries_of_searches() -> None:
         calls.append(len(samples))
         return samples.flatten(1).mean(1)
 
-    own = Bed(one.task, one.model, one.judge, counted, one.steps, True)
+    own = Bed(one.task, one.model, one.judge, counted, one.steps)
     for node in ({"search": "best_of_n", "settings": {"n": 5}},
                  {"search": "demon", "settings": {"draws": 3, "rest": 1}},
                  {"search": "steering", "settings": {"particles": 4, "lam": 1.0, "potential": "max"}},
@@ -112,7 +112,7 @@ def test_queries_of_searches() -> None:
 
 def test_unknown_tasks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tasks are jpeg, class"):
-        make_bed("png", weak=tmp_path, judge=tmp_path, steps=2)
+        make_bed("png", weak=tmp_path, judge=tmp_path, steps=2, spacing="index")
 
 
 # -------------------------------------------------------------------------------------- what is chosen and counted

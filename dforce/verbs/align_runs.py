@@ -46,7 +46,7 @@ class Bench:
         return self.folder / "models" / "weak"
 
     def bed(self, task: str) -> Bed:
-        return _bed(task, self.weak, self.judge, self.asked["steps"])
+        return _bed(task, self.weak, self.judge, self.asked["steps"], self.asked["spacing"])
 
     def methods(self, task: str) -> dict[str, dict[str, Any]]:
         """Those that the task has: a search by gradient wants a reward that has one."""
@@ -82,7 +82,7 @@ class Bench:
 
     def identity(self, task: str, method: str, part: Part) -> dict[str, Any]:
         """All that the result follows from. LookupError while the trials that it is chosen by are not all there."""
-        own = {key: self.asked[key] for key in ("steps", "judge_steps")}
+        own = {key: self.asked[key] for key in ("steps", "spacing", "judge_steps")}
         if task == "class":
             own["weak_steps"] = self.asked["weak_steps"]
         about = {"task": task, **own, "seed": part.seed, "classes": part.classes, "count": self.count(method, part)}
@@ -126,5 +126,5 @@ class Bench:
 
 
 @cache
-def _bed(task: str, weak: Path, judge: Path, steps: int) -> Bed:
-    return make_bed(task, weak=weak, judge=judge, steps=steps)
+def _bed(task: str, weak: Path, judge: Path, steps: int, spacing: str) -> Bed:
+    return make_bed(task, weak=weak, judge=judge, steps=steps, spacing=spacing)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -42,19 +42,19 @@ GRADIENT = ("guidance", "doodl")  # searches that want a reward with a gradient
 
 @dataclass(frozen=True)
 class Bed:
-    """One task: the model before, what it is to do, and who judges. differentiable: the reward, in the samples."""
+    """One task: the model before, what it is to do, and who judges. steps, spacing: of the sampler's levels."""
 
     task: str
     model: ImageModel
     judge: Classifier
     reward: Reward
     steps: int
-    differentiable: bool
+    spacing: Literal["index", "log_snr"] = "index"
 
     @property
     def matrix(self) -> Tensor:
         """[S + 1, 1], down to level 0; the last step has no density."""
-        return self.model.schedule.grid(self.steps)[:, None]
+        return self.model.schedule.grid(self.steps, self.spacing)[:, None]
 
     def labels(self, count: int) -> Tensor:
         """[count]: all classes in turn."""
@@ -232,13 +232,13 @@ def make_weak(folder: Path, steps: int) -> None:
     save(folder, log.training.state(), config=config, layout=layout_of(images.shape, images.classes, "digits"))
 
 
-def make_bed(task: str, *, weak: Path, judge: Path, steps: int) -> Bed:
+def make_bed(task: str, *, weak: Path, judge: Path, steps: int, spacing: Any) -> Bed:
     """ValueError for an unknown task."""
     match task:
         case "jpeg":
-            return Bed(task, load_model("digits"), load_classifier(judge), Jpeg(), steps, False)
+            return Bed(task, load_model("digits"), load_classifier(judge), Jpeg(), steps, spacing)
         case "class":
             reward = ClassLogProb(load_classifier("digits"))
-            return Bed(task, load_model(weak), load_classifier(judge), reward, steps, True)
+            return Bed(task, load_model(weak), load_classifier(judge), reward, steps, spacing)
         case _:
             raise ValueError(f"tasks are {', '.join(TASKS)}, got {task!r}")

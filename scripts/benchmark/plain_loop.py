@@ -47,10 +47,10 @@ def brightness(samples: Tensor, prompts: Any, metadata: Any) -> Tensor:
 
 
 def make_bed(name: str, steps: int) -> Bed:
-    """`steps` steps, ending above level 0, the step to which has no density. ValueError for other names."""
+    """`steps` steps that have a density, and the one to level 0, which has none. ValueError for other names."""
     if name == "mlp":
         model = load_model("digits")
-        path = model.schedule.grid(steps + 1)[:-1, None]
+        path = model.schedule.grid(steps + 1, "index")[:, None]
         return Bed(name, model.denoiser, model.schedule, path, (1, *model.shape), Jpeg(), len(model.classes), 3e-4, 64)
     if name != "unet":
         raise ValueError(f"nets are mlp and unet, got {name!r}")
@@ -61,7 +61,8 @@ def make_bed(name: str, steps: int) -> Bed:
                        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=8)
     schedule = cosine(1000)
     denoiser = Precond(PretrainedUNet(unet), schedule, "v").eval()
-    return Bed(name, denoiser, schedule, schedule.grid(steps + 1)[:-1, None], (1, 1, 8, 8), brightness, 0, 1e-3, 16)
+    path = schedule.grid(steps + 1, "index")[:, None]
+    return Bed(name, denoiser, schedule, path, (1, 1, 8, 8), brightness, 0, 1e-3, 16)
 
 
 class Plain:
@@ -101,14 +102,14 @@ class Plain:
                 (-gain.sum() / cells).backward()
 
     def sample(self, cond: Cond | None) -> tuple[list[Tensor], list[Tensor]]:
-        """States [B, T, *E] before and after every step, log-probs [B, T] of every step."""
+        """States [B, T, *E] before and after every step, log-probs [B, T] of every step but the last."""
         noise, token = Noise(seed_of(0, self.epoch, SAMPLE)), torch.zeros(1, dtype=torch.long)
         xs, old = [noise(0, token, torch.empty(self.samples, *self.bed.shape), salt=START_SALT)], []
         for step in range(len(self.bed.matrix) - 1):
             kernel = self.kernel(xs[-1], cond, step)
             xs.append(kernel.sample(noise(step, token, xs[-1])))
             old.append(Gaussian(kernel.mean.double(), kernel.std.double()).log_prob(xs[-1].double()))
-        return xs, old
+        return xs, old[:-1]
 
     def kernel(self, x: Tensor, cond: Cond | None, step: int) -> Gaussian:
         level, to = (self.bed.matrix[at].expand(len(x), 1) for at in (step, step + 1))
