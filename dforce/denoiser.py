@@ -78,6 +78,10 @@ class Precond(nn.Module):
 
     @torch.no_grad()
     def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        return self.remember(x, level, state, cond)
+
+    def remember(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        """What `absorb` gives, with its gradient: for training on states after clean tokens."""
         if not self.causal:
             raise ValueError(f"{type(self.net).__name__} is not causal, so it cannot absorb a finished prefix; "
                              "keep its finished tokens in the sequence (at level 0) instead")

@@ -51,7 +51,7 @@ def test_seeds_are_pooled_with_a_t_interval(study):
 def test_methods_train_for_equal_arithmetic(study):
     asked = argparse.Namespace(steps=100, data="balls", overrides=SMALL)
     assert study.steps_of(asked, "forcing") == 100 == study.steps_of(asked, "full sequence")
-    assert 50 <= study.steps_of(asked, "teacher") <= 60                        # two calls a token, but for the last
+    assert 50 < study.steps_of(asked, "teacher") < 90                          # a second look, without a head
     assert study.steps_of(asked, "teacher") == study.steps_of(asked, "regression")
 
 

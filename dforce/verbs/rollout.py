@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from typing import Any
@@ -42,8 +43,9 @@ def run(cfg: Any, folder: RunFolder) -> None:
     if cfg.serve:
         from dforce.video.serve import serve
 
-        serve(model, recipe, _real(cfg, model), port=int(cfg.serve), context=_context(cfg, model), seed=cfg.seed,
-              fps=cfg.fps)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            serve(model, recipe, _real(cfg, model), port=int(cfg.serve), context=_context(cfg, model), seed=cfg.seed,
+                  fps=cfg.fps)
         return
     real = _real(cfg, model)
     start = real.clips(samples, _context(cfg, model)) if real and _context(cfg, model) else None
@@ -133,7 +135,7 @@ def _beside(real: RealVideo | None, start: Clip | None, frames: int) -> np.ndarr
     if real is None or start is None:
         return None
     before = start.frames.shape[1]
-    whole, _ = real._unstacked(real.set.sequence(start.numbers))
+    whole, _ = real.whole(start.numbers)
     return to_uint8(whole[:FILMED, before:before + frames].transpose(0, 1)) if whole.shape[1] > before else None
 
 

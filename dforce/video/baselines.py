@@ -32,8 +32,8 @@ class TwoCall(nn.Module):
     it, so that the answer is the conditional mean, its error unweighted: next-frame regression.
 
     objective(batch, generator) -> (loss, logs), as `dforce.loss.ForcingObjective`. The first call walks through the
-    clean tokens one by one, with gradient, for the state before each of them is wanted; the second is one batch of all
-    tokens. ValueError for a denoiser that is not causal.
+    clean tokens one by one, for the state before each of them is wanted; the second is one batch of all tokens.
+    ValueError for a denoiser that is not causal.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
@@ -74,15 +74,19 @@ def regression(denoiser: nn.Module, schedule: Schedule) -> TwoCall:
 
 
 def states_before(denoiser: Denoiser, x0: Tensor, cond: Cond | None) -> State:
-    """The state before every token of clean sequences x0 [B, T, *E], rows (b, t) in order: leaves [B * T, ...]."""
+    """The state before every token of clean sequences x0 [B, T, *E], rows (b, t) in order: leaves [B * T, ...].
+
+    With gradient, token by token, by the denoiser's `remember` where it has that (encoder and recurrence alone).
+    """
     state, found = denoiser.init_state(len(x0), cond), []
+    remember = getattr(denoiser, "remember", None) or (lambda *given: denoiser(*given)[1])
     clean = torch.zeros(len(x0), 1, dtype=torch.long, device=x0.device)
     token = (cond or {}).get("token") or {}
     for t in range(x0.shape[1]):
         found.append(state)
         if t + 1 < x0.shape[1]:
             here = {**(cond or {}), "token": {name: value[:, t:t + 1] for name, value in token.items()}}
-            _, state = denoiser(x0[:, t:t + 1], clean, state, here)
+            state = remember(x0[:, t:t + 1], clean, state, here)
     return map_state(lambda *leaves: torch.stack(leaves, 1).flatten(0, 1), *found)
 
 

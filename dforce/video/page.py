@@ -104,7 +104,7 @@ def against_truth(real: RealVideo, made: np.ndarray, start: Clip | None, wanted:
     obedience, for a while; later another future is as good."""
     if start is None:
         return []
-    whole, _ = real._unstacked(real.set.sequence(start.numbers))
+    whole, _ = real.whole(start.numbers)
     truth = whole[:, start.frames.shape[1]:]
     time, rows = min(truth.shape[1], len(made)), []
     if time == 0:
@@ -128,7 +128,7 @@ def of_memory(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start: 
     an angle) and the clips' own actions were fed."""
     if start is None or start.actions is None or fed is None:
         return []
-    whole, told = real._unstacked(real.set.sequence(start.numbers))
+    whole, told = real.whole(start.numbers)
     before = start.frames.shape[1]
     time = min(whole.shape[1], before + len(made))
     pose = real.set.poses(start.numbers, frames=time)

@@ -84,6 +84,10 @@ class RealVideo:
         """How many clips the split has."""
         return len(self.set.clips)
 
+    def whole(self, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Frames [N, T, C, H, W] and actions [N, T, A] of clips by number, as long as the shortest of them."""
+        return self._unstacked(self.set.sequence(numbers))
+
     def _unstacked(self, batch: object) -> tuple[Tensor, Tensor | None]:
         frames = self.model.frames(batch.x)  # type: ignore[attr-defined]
         told = batch.cond.get("token", {}).get("action")  # type: ignore[attr-defined]
@@ -121,7 +125,7 @@ def _from_clips(real: RealVideo, context: Clip | None, batch: int, frames: int) 
         parts, length, turn = [], 0, 0
         while length < frames:
             i = (number + turn) % len(real)
-            _, actions = real._unstacked(real.set.sequence([i]))
+            _, actions = real.whole([i])
             assert actions is not None
             parts.append(actions[0] if turn == 0 else actions[0, 1:])
             length += len(parts[-1])
