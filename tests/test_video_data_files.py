@@ -269,3 +269,24 @@ def test_minari_vectors_are_refused(tmp_path):
     save_episodes("test/vectors-v0", pack([np.zeros((5, 2))], [np.zeros((4, 1))], [np.zeros(4)]))
     with pytest.raises(ValueError, match="hold no images"):
         VideoClips("test/vectors-v0", frames=2)
+
+
+def test_cached_windows_come_five_times_as_fast_as_decoding_from_the_start(tmp_path):
+    import time
+
+    for i in range(2):
+        film(tmp_path / "set" / f"{i}.mp4", np.random.default_rng(i).integers(90, 160, (100, 64, 64, 3), np.uint8))
+    plain, cached = (VideoClips(tmp_path / "set", frames=20, held_out=0, cache=c) for c in (False, tmp_path / "frames"))
+    windows = [[50], [150]]
+
+    def seconds(read) -> float:
+        begin = time.process_time()
+        for window in windows:
+            read(window)
+        return time.process_time() - begin
+
+    for window in windows:
+        np.testing.assert_array_equal(plain.gather(window).x, cached.gather(window).x)
+    # frame 0 to the window's end: what a reader without time stamps decodes
+    start = seconds(lambda window: plain.clips[window[0] // 100].read(np.arange(70)))
+    assert start > 5 * min(seconds(cached.gather) for _ in range(3))

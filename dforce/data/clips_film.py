@@ -71,10 +71,11 @@ def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dic
     if seek:
         container.seek(min(wanted), stream=stream, backward=True)
     found: dict[int, np.ndarray] = {}
+    convert = _av().video.reformatter.VideoReformatter()  # one for all: a frame's own would be set up anew each time
     last = max(wanted, default=-1)
     for frame in container.decode(stream):
         if frame.pts in wanted:
-            found[frame.pts] = frame.to_ndarray(format="rgb24")
+            found[frame.pts] = convert.reformat(frame, format="rgb24").to_ndarray()
         if len(found) == len(wanted) or frame.pts is not None and frame.pts > last:
             break
     return found
