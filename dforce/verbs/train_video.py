@@ -43,7 +43,7 @@ def prepare(cfg: Any) -> Prepared:
     layout |= {"event_shape": [*event], "latents": cfg.latents,
                "token": {"action": clips.action_width} if clips.action_width else {}}
     torch.manual_seed(cfg.seed)
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     denoiser = build_denoiser(config, layout, trust=cfg.trust)
     carry = {"carry": True} if cfg.carry else {}
     objective = build(cfg.objective, trust=cfg.trust)(denoiser, denoiser.schedule, **carry)
@@ -56,7 +56,8 @@ def prepare(cfg: Any) -> Prepared:
 
 
 def _clips(cfg: Any) -> tuple[VideoClips, VideoClips | None]:
-    options = {key: OmegaConf.to_container(cfg)[key] for key in CLIPS}
+    plain: Any = OmegaConf.to_container(cfg)
+    options: dict[str, Any] = {key: plain[key] for key in CLIPS}
     clips = VideoClips(cfg.data, sequential=cfg.carry, **options)
     if not cfg.held_out:
         return clips, None
@@ -114,14 +115,14 @@ def _picture(cfg: Any, folder: RunFolder, checkpoint: Path, held_out: VideoClips
     shown, context = shown // cfg.stack * cfg.stack, max(1, cfg.frames // 4 // cfg.stack) * cfg.stack
     if not getattr(model.denoiser, "causal", False) or shown <= context:
         return
-    given = real.cond.get("token", {}).get("action")
-    per_frame = None if given is None else given.unflatten(2, (cfg.stack, -1)).flatten(1, 2)
+    given = real.cond.get("token", {}).get("action", real.x.new_zeros(*real.x.shape[:2], 0))
+    per_frame = given.unflatten(2, (cfg.stack, -1)).flatten(1, 2)
 
     def actions(frame: int, number: int) -> Tensor:
         return per_frame[:, frame:frame + number]
 
     recipe = Recipe(chunk=cfg.stack)
-    feed = None if per_frame is None else actions
+    feed = actions if model.actions else None
     state = begin(model, recipe, frames[:, :context], feed)
     made = [frames[:, :context]]
     for chunk, _ in stream(model, recipe, state, batch=count, actions=feed, context=context):
