@@ -83,7 +83,7 @@ def gathered(bench: Bench, task: str, method: str, parts: Iterable[Part]) -> Run
 
 
 def row(task: str, method: str, variant: Row, metric: str, estimate: Interval | Row, seeds: int) -> Row:
-    name = metric.split(",")[0]
+    name = metric.split()[0]
     unit, higher = METRICS.get(name, ("", None))
     unit = UNITS.get(task.split(",")[0], "") if name == "reward" else unit
     found = estimate._asdict() if isinstance(estimate, Interval) else estimate
@@ -142,11 +142,11 @@ def curves(task: str, method: str, runs: Runs) -> list[Row]:
 
 
 def spread(task: str, method: str, runs: Runs, classes: int | None, several: Sequence[int]) -> list[Row]:
-    """The gain on the classes tuned on and on those never asked for, and how well the latter are still told."""
+    """Gain and accuracy on the classes tuned on (seen) and on those never asked for (unseen)."""
     every = sorted({line["label"] for line in runs.bases[0].lines})
     own = list(range(classes)) if classes is not None else every
     rows = []
-    for name, which in (("classes tuned on", {"only": own}), ("classes never tuned on", {"other": own})):
+    for name, which in (("seen", {"only": own}), ("unseen", {"other": own})):
         seed = runs.seed(**which)
         if not len(seed):
             continue
@@ -154,7 +154,7 @@ def spread(task: str, method: str, runs: Runs, classes: int | None, several: Seq
         right = success_interval(runs.values("right", **which) > 0, seed, rng=np.random.default_rng(0))
         variant = {"tuned on": f"{len(own)} of {len(every)} classes"}
         for metric, estimate in (("gain", gain), ("accuracy", right)):
-            rows.append(row(f"{task}, generalisation", method, variant, f"{metric}, {name}", estimate,
+            rows.append(row(f"{task}, generalisation", method, variant, f"{metric} {name}", estimate,
                             len(runs.seeds)))
     return rows
 
