@@ -224,3 +224,22 @@ def test_the_verb_makes_clips_a_page_and_results(tmp_path, monkeypatch, capsys):
     assert main(words) == 2 and "has content" in capsys.readouterr().err
     assert main([*words, "resume=true"]) == 0 and "all of them were there" in capsys.readouterr().out
     assert main(["data", "video", "source=bals"]) == 2 and "balls" in capsys.readouterr().err
+
+
+def test_all_textures_and_flats_exist():
+    """Names of the patches in Freedoom's own tables; a missing one would be drawn as a checkerboard."""
+    vizdoom = pytest.importorskip("vizdoom")
+    from dforce.envs.doom_map import CEILINGS
+
+    data = (Path(vizdoom.__file__).parent / "freedoom2.wad").read_bytes()
+    _, count, place = struct.unpack_from("<4sii", data)
+    lumps, textures = {}, set()
+    for i in range(count):
+        start, size, name = struct.unpack_from("<ii8s", data, place + 16 * i)
+        lumps[name.rstrip(b"\0").decode()] = start, size
+    for table in ("TEXTURE1", "TEXTURE2"):
+        start, _ = lumps.get(table, (0, 0))
+        for i in range(struct.unpack_from("<i", data, start)[0] if start else 0):
+            at = start + struct.unpack_from("<i", data, start + 4 + 4 * i)[0]
+            textures.add(data[at : at + 8].rstrip(b"\0").decode())
+    assert set(WALLS) <= textures and set(FLOORS + CEILINGS) <= set(lumps)
