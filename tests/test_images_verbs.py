@@ -140,6 +140,11 @@ def test_without_a_classifier_and_without_samples(data: Path) -> None:
     assert not (train(data, "none", "samples=0", "fit.steps=3") / "results.json").exists()
 
 
+def test_fewer_samples_than_held_out_images_are_of_all_classes(data: Path) -> None:
+    lines = read_episodes(train(data, "few", "classifier=0", "samples=4", "fit.steps=1") / "episodes.jsonl")
+    assert [line["class"] for line in lines] == 2 * ["above", "above", "below", "below"]
+
+
 def test_fast_dev_run_on_digits(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     assert main(["train", "image", "fast_dev_run=true", "out=digits-run"]) == 0

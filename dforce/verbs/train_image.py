@@ -109,7 +109,9 @@ def _judge(cfg: Any, folder: RunFolder, checkpoint: Path, held_out: Images, clas
     """results.json, episodes.jsonl and media/samples.png: samples beside as many held-out images of their classes."""
     model, task = load_model(checkpoint, trust=cfg.trust), str(cfg.data)
     count = FEW_SAMPLES * len(model.classes) if cfg.fast_dev_run else cfg.samples
-    real = held_out._replace(x=held_out.x[:count], label=held_out.label[:count])
+    count = min(count, len(held_out.x))
+    some = torch.arange(count) * len(held_out.x) // count  # spread over all, for folders are in the order of classes
+    real = held_out._replace(x=held_out.x[some], label=held_out.label[some])
     x = draw(model, real.label, seed=cfg.seed, steps=STEPS)
     sets = [judge("data", real.x, real.label, classifier=classifier),
             judge("samples", x, real.label, classifier=classifier)]
