@@ -140,10 +140,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
               "event_shape": [60], "static": {"start": 4}}
     state = {f"denoiser.{name}": value for name, value in build_denoiser(config, layout).state_dict().items()}
     return save(tmp_path_factory.mktemp("base") / "umaze", TrainingState(0, state, {}, {}, {}, {}), config=config,
-                layout=layout, normalizer=Affine([0, 0, 2, 2, 0, 0], [0.7, 0.7, 0.9, 0.9, 1.0, 1.0]))
+                layout=layout, normalizer=Affine([0, 0, 1, 1, 0, 0], [0.7, 0.7, 30.0, 30.0, 1.0, 1.0]))  # about the goal
 
 
-SMALL = ["guided.steps=4", "best_of=2", "pictures=1"]
+SMALL = ["starts=all", "+executor.hold=false", "guided.steps=4", "best_of=2", "pictures=1"]
 
 
 @pytest.fixture(scope="module")

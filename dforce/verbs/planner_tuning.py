@@ -28,7 +28,7 @@ SETTINGS = ("epochs", "samples", "group", "updates", "passes", "lr", "advantage"
 COMMON = {"epochs": 16, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 5e-5}
 FORWARD = {"lr": 3e-5}  # losses on noised plans move the network further in a step
 OWN: dict[str, dict[str, Any]] = {"rwr": FORWARD, "filtered": {**FORWARD, "keep": 0.25}, "nft": FORWARD,
-                                  "diffusion_dpo": {**FORWARD, "pairs": 2}, "d3po": {"pairs": 2},
+                                  "diffusion_dpo": {"beta": 100.0, "pairs": 2}, "d3po": {"pairs": 2},
                                   "sft": {**FORWARD, "samples": 1024}}
 ASK, WATCH = 11, 12  # streams of starts
 FEW = 6  # watched plans under fast_dev_run
