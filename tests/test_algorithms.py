@@ -27,6 +27,7 @@ from dforce.align import (
 )
 from dforce.align.algorithms import ALGORITHMS, build, settle
 from dforce.align.tune import KLControl, tune
+from dforce.align.value import RIDGE, StepCredit
 from dforce.align.watch import Watch, has_density
 from dforce.denoiser import Precond
 from dforce.noise import Noise
@@ -131,10 +132,11 @@ def test_ddpo_is_by_name_is_the_one_put_together_by_hand() -> None:
     assert torch.equal(*ends) and not torch.equal(ends[0], torch.tensor([BEGIN]))
 
 
-@pytest.mark.parametrize("name", ["ddpo_sf", "dpok", "grpo", "diffusion_dpo", "d3po"])
-def test_a_constant_reward_changes_nothing(name) -> None:
+@pytest.mark.parametrize("name, more", [("ddpo_sf", {}), ("dpok", {}), ("dpok", {"gae": 0.9}), ("grpo", {}),
+                                        ("diffusion_dpo", {}), ("d3po", {})])
+def test_a_constant_reward_changes_nothing(name, more) -> None:
     model, sampler = world()
-    settings = {"epochs": 2, "samples": 32, **({"updates": 2} if name != "ddpo_sf" else {})}
+    settings = {"epochs": 2, "samples": 32, **({"updates": 2} if name != "ddpo_sf" else {}), **more}
     list(tune(build(name, sampler, lambda x, prompts, metadata: [0.1] * len(x), ask, settings=settings), device="cpu"))
     assert torch.equal(model.mean.detach(), torch.tensor([BEGIN]))
 
@@ -283,7 +285,7 @@ def test_the_watch_sees_what_the_sampler_draws_and_looks_the_same_twice() -> Non
     assert found == watch.look() and found["kl"] == 0 and found["many"] == 12
     drawn = sampler.tokens(12, None, Noise(4))
     assert found["reward"] == pytest.approx(float(bright(drawn, None, None).mean()), abs=1e-6)
-    flat = Watch(sampler._replace(eta=0.0, min_std=0.0, order=2), model, ask, {"reward": lambda x, query: bright(x, None, None)})
+    flat = Watch(sampler._replace(eta=0.0, min_std=0.0, order=2), model, ask, {"reward": measures["reward"]})
     assert not has_density(flat.sampler) and set(flat.look()) == {"reward"}
     with pytest.raises(ValueError, match="at least one sample"):
         Watch(sampler, model, ask, {}, samples=0)
@@ -295,3 +297,50 @@ def test_groups_are_of_one_prompt_in_grpo() -> None:
     drawn = aligning.source.draw(0)
     assert drawn.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     torch.testing.assert_close(drawn.advantage, GroupAdvantage()(drawn.reward, ["a"] * 16, drawn.group))
+
+
+# ---------------------------------------------------------------------------------------------------- credit of steps
+
+def test_credit_of_steps_by_hand() -> None:
+    model, sampler = world()
+    drawn = OnPolicy(sampler, reward, ask, samples=8, credit=GroupAdvantage(), group=8).draw(0)
+    steps, found = sampler.matrix.shape[0] - 1, {}
+    for decay in (0.0, 0.5, 1.0):
+        credit = StepCredit(sampler, decay)
+        first = credit(drawn)
+        assert torch.equal(first.advantage, drawn.advantage.view(8, 1, 1).expand(8, steps, 1))
+        features = credit._features(drawn)
+        size = features.square().sum(0).mean(1)[:, None, None]
+        gram = features.transpose(0, 1).mT @ features.transpose(0, 1) + RIDGE * size * torch.eye(features.shape[2])
+        value = (features * torch.linalg.solve(gram, (features * drawn.advantage[:, None, None]).sum(0))).sum(2)
+        found[decay] = credit(drawn).advantage[..., 0]
+        after = torch.cat([value[:, 1:], drawn.advantage[:, None]], 1)
+        wanted = {0.0: after - value, 1.0: drawn.advantage[:, None] - value}
+        if decay in wanted:
+            torch.testing.assert_close(found[decay], wanted[decay], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[0.5][:, -1], found[0.0][:, -1])
+    torch.testing.assert_close(found[0.5][:, -2], found[0.0][:, -2] + 0.5 * found[0.0][:, -1])
+    with pytest.raises(ValueError, match="lie in"):
+        StepCredit(sampler, 1.5)
+    with pytest.raises(ValueError, match="runs with their steps"):
+        StepCredit(sampler)(drawn._replace(trace=None))
+
+
+def test_credit_of_steps_leaves_the_expected_gradient_with_less_noise() -> None:
+    model, sampler = world()
+    source = OnPolicy(sampler, reward, ask, samples=128, credit=GroupAdvantage(), group=128)
+    objective = AlignObjective(model, sampler.schedule, policy_gradient(clip_nats=None))
+    credit = StepCredit(sampler, 1.0)
+    gradients = []
+    for epoch in range(28):
+        drawn = source.draw(epoch)
+        pair = []
+        for rows in (drawn, credit(drawn)):
+            objective.zero_grad()
+            objective(rows, None)[0].backward()
+            pair.append(float(model.mean.grad))
+        gradients.append(pair)
+    plain, credited = np.array(gradients[4:]).T
+    assert credit.explained[-1] > 0.5
+    assert credited.std() < 0.8 * plain.std()
+    assert abs((credited - plain).mean()) < 3 * (credited - plain).std() / len(plain) ** 0.5

@@ -19,9 +19,10 @@ from dforce.align.tune import Aligning
 from dforce.config import nearest
 from dforce.denoiser import Cond
 
-ONLINE = {"epochs": 40, "samples": 256, "updates": 4, "passes": 1, "lr": 3e-4, "group": 1}
+RATE = {"lr": 3e-4, "decay": "constant"}
+ONLINE = {"epochs": 40, "samples": 256, "updates": 4, "passes": 1, "group": 1, **RATE}
 CREDIT = {"advantage": "prompt", "limit": 5.0}
-POLICY = {**ONLINE, **CREDIT, "fraction": 1.0, "kl": 0.0, "kl_target": None}
+POLICY = {**ONLINE, **CREDIT, "fraction": 1.0, "kl": 0.0, "kl_target": None, "gae": None}
 FORWARD = {**ONLINE, "updates": 8, "lr": 1e-4, "advantage": "prompt"}
 PAIRED = {**ONLINE, "updates": 8, "lr": 1e-4, "group": 8, "pairs": 2}
 
@@ -50,14 +51,14 @@ ALGORITHMS = {
     "filtered": Recipe("sparse reward-weighted regression: the best alone", {**FORWARD, "keep": 0.1},
                        recipes.weighted(recipes.filtered)),
     "sft": Recipe("fine-tuning on the best of one draw",
-                  {"epochs": 40, "samples": 4096, "updates": 8, "lr": 1e-4, "keep": 0.1, "advantage": "prompt"},
+                  {**RATE, "epochs": 40, "samples": 4096, "updates": 8, "lr": 1e-4, "keep": 0.1, "advantage": "prompt"},
                   recipes.supervised),
     "diffusion_dpo": Recipe("Diffusion-DPO of own pairs, or of a file (Wallace et al. 2023)",
                             {**PAIRED, "beta": 2000.0, "preferences": None}, recipes.preferred),
     "d3po": Recipe("step-wise DPO of own pairs (Yang et al. 2023)",
                    {**PAIRED, "beta": 0.1, "clip_nats": None, "fraction": 1.0}, recipes.stepwise),
     "draft": Recipe("backpropagation of the reward (DRaFT-K, Clark et al. 2024)",
-                    {"epochs": 40, "samples": 256, "updates": 4, "lr": 1e-4, "last": 1, "random": False},
+                    {**RATE, "epochs": 40, "samples": 256, "updates": 4, "lr": 1e-4, "last": 1, "random": False},
                     recipes.through_sampler),
     "nft": Recipe("DiffusionNFT (Zheng et al. 2025)", {**FORWARD, "limit": 1.0, "beta": 1.0}, recipes.negative_aware),
 }

@@ -105,8 +105,8 @@ def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fr
         if own.reference is not None:
             with torch.set_grad_enabled(kl_weight > 0 and torch.is_grad_enabled()):
                 nats = kl(trace, now, own.reference, own.schedule, steps=steps, **how)
-        value = losses.dpok(now.log_prob, batch.advantage, nats, now.dims, kl_weight=kl_weight, reduce=reduce,
-                            old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
+        value = losses.dpok(now.log_prob, _of_steps(batch.advantage, steps), nats, now.dims, kl_weight=kl_weight,
+                            reduce=reduce, old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
         return value, _watch(trace, now, nats, clip_nats, reduce, own.reference is not None)
     return loss
 
@@ -178,6 +178,13 @@ def nft(*, beta: float = 1.0, limit: float = 1.0, weight: Weight | None = None) 
         value = losses.diffusion_nft(now, old, batch.x, good, beta=beta, weight=factor)
         return value, {"optimality": good.mean()}
     return loss
+
+
+def _of_steps(advantage: Tensor, steps: Tensor) -> Tensor:
+    """Advantages [B, S, T] of all steps for those chosen, [B, N, T]; advantages of runs, [B] or [B, T], as they are."""
+    if advantage.ndim < 3:
+        return advantage
+    return advantage.gather(1, steps[..., None].expand(-1, -1, advantage.shape[2]))
 
 
 def _trace(trace: Trace | None) -> Trace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from dforce.align.preference import Preferences, best_against_worst, read_pairs
 from dforce.align.reward import Reward
 from dforce.align.source import ORDER, Ask, OnPolicy, Sampler, Samples
 from dforce.align.tune import Aligning, KLControl
+from dforce.align.value import StepCredit
 from dforce.config import nearest
 from dforce.denoiser import Cond, Denoiser
 from dforce.loss import min_snr
@@ -66,7 +68,9 @@ def ratio_gradient(parts: Parts) -> Aligning:
         return value, logs
 
     reference = _before(parts.sampler.denoiser) if own["kl"] > 0 else None
-    return _online(parts, loss, reference, _credit(own), limit=own["limit"], control=control)
+    steps = None if own["gae"] is None else StepCredit(parts.sampler, own["gae"], seed=parts.seed)
+    made = _online(parts, loss, reference, _credit(own), limit=own["limit"], control=control, prepare=steps)
+    return replace(made, value=steps)
 
 
 def weighted(weight: Callable[[Tensor, dict[str, Any]], Tensor]) -> Callable[[Parts], Aligning]:
@@ -204,6 +208,6 @@ def _aligning(parts: Parts, objective: AlignObjective, source: Callable[[int], A
     own = parts.settings
     per_epoch = own.get("updates", 1) * own.get("passes", 1)
     # Weight decay would pull at the weights whatever the reward says, and an average lags behind the policy.
-    options = {"lr": own["lr"], "warmup": per_epoch, "decay": "constant", "weight_decay": 0.0, "ema": None,
+    options = {"lr": own["lr"], "warmup": per_epoch, "decay": own["decay"], "weight_decay": 0.0, "ema": None,
                "precision": "fp32"}
     return Aligning(parts.name, own, objective, source, per_epoch, options, queries, credit, control)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dforce.align.advantage import PerPromptStats
 from dforce.align.objective import AlignObjective
 from dforce.align.source import OnPolicy
+from dforce.align.value import StepCredit
 from dforce.fit import Log, TrainingState, fit
 
 
@@ -53,7 +54,7 @@ class Aligning:
     """An algorithm made ready: what `dforce.fit` is given, and what must be remembered beside the weights.
 
     steps: of the optimiser in all, per_epoch of them in an epoch. options: of `fit`. queries: epochs done -> rewards
-    asked for until then. credit, control: what learns along and is no weight, None where there is no such thing.
+    asked for until then. credit, control, value: what learns along and is no weight, None where there is no such thing.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Aligning:
     queries: Callable[[int], int]
     credit: PerPromptStats | None = None
     control: KLControl | None = None
+    value: StepCredit | None = None
 
     @property
     def steps(self) -> int:
@@ -109,6 +111,8 @@ def tune(aligning: Aligning, *, seed: int = 0, resume: TrainingState | None = No
         if isinstance(aligning.source, OnPolicy):
             sampled = aligning.source.epochs[-1]
             metrics |= {name: value for name, value in sampled.items() if name not in ("epoch", "queries")}
+        if aligning.value is not None and len(aligning.value.explained):
+            metrics["value_explained"] = float(aligning.value.explained[-1])  # before the last step
         if aligning.control is not None:
             metrics["kl_weight"] = aligning.control.weight
             aligning.control.step()

@@ -115,10 +115,10 @@ def carry_out(aligning: Aligning, cfg: Any, folder: RunFolder, saver: Saver, wat
     """
     begin = (state.step if state else 0) // aligning.per_epoch
     rewind(folder, state.step if state else -1)
-    if watch is not None and begin == 0:
-        _look(folder, watch, 0, 0, 0)
     last: Epoch | None = None
     try:
+        if watch is not None and begin == 0:
+            _look(folder, watch, 0, 0, 0)
         with stop_requested() as stop, Ticker(aligning.settings["epochs"] - begin, "align") as ticker:
             for last in tune(aligning, seed=cfg.seed, resume=state, device=cfg.device):
                 kl = _one(last, aligning, cfg, folder, saver, watch).get("kl", 0.0)
@@ -129,8 +129,10 @@ def carry_out(aligning: Aligning, cfg: Any, folder: RunFolder, saver: Saver, wat
                 if stop():
                     raise KeyboardInterrupt(f"stopped after epoch {last.number}; go on with resume={folder.path}")
     except RewardError as error:
-        kept = f"; {saver.newest} has those of epoch {last.number}" if last is not None else ""
-        raise ValueError(f"{error}{kept}") from error
+        if last is None:
+            raise ValueError(str(error)) from error
+        saver.write(last)
+        raise ValueError(f"{error}; {saver.newest} has those of epoch {last.number}") from error
     finally:
         if last is not None:
             saver.write(last)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dforce.align import Query, Sampler, add_lowrank, dance, flow_sde
 from dforce.align.algorithms import build
-from dforce.align.reward import Reward
+from dforce.align.reward import Reward, ask_reward
 from dforce.align.rewards import ClassLogProb, Jpeg
 from dforce.align.source import Ask
 from dforce.align.tune import Aligning
-from dforce.align.watch import Watch, has_density
+from dforce.align.watch import Measure, Watch, has_density
 from dforce.checkpoint import find, load
 from dforce.config import nearest, resolve
 from dforce.data.images import load_images
@@ -46,7 +46,7 @@ class Rewards(NamedTuple):
 
 
 class Session(NamedTuple):
-    """A tuning run of images, ready to begin. base: the model as it was; tuned: its denoiser is what learns."""
+    """A tuning run of images, ready to begin. base: the model as it was. sampler: how what is tuned is judged."""
 
     aligning: Aligning
     base: ImageModel
@@ -75,9 +75,9 @@ def prepare(cfg: Any) -> Prepared:
     classes = chosen_classes(cfg.classes, model.classes)
     judge = judge_of(cfg.classifier, {"base": base})
     rewards = _rewards(cfg, base, judge.to(device) if judge is not None else None)
-    sampler = sampler_of(cfg, model)
-    aligning = build(cfg.algorithm, sampler, rewards.tuned, ask_for(classes), settings=settings_of(cfg),
-                     prompts=_prompts, seed=cfg.seed, rows=cfg.rows)
+    sampler = sampler_of(cfg, model, cfg.steps)
+    aligning = build(cfg.algorithm, sampler_of(cfg, model, cfg.tune_steps or cfg.steps), rewards.tuned,
+                     ask_for(classes), settings=settings_of(cfg), prompts=_prompts, seed=cfg.seed, rows=cfg.rows)
     state = state_of(cfg, aligning)
     if cfg.kl_max is not None and not (cfg.watch and has_density(sampler)):
         raise ValueError("kl_max takes a watch that measures the KL: watch > 0 images, eta > 0")
@@ -101,12 +101,12 @@ def work(prepared: Prepared, cfg: Any, folder: RunFolder) -> None:
         judged(draws_of(session, cfg), cfg, folder)
 
 
-def sampler_of(cfg: Any, model: ImageModel) -> Sampler:
-    """How the model samples, first order as policy gradients want it, guidance inside."""
+def sampler_of(cfg: Any, model: ImageModel, steps: int) -> Sampler:
+    """How the model samples in so many steps, first order as policy gradients want it, guidance inside."""
     if cfg.sde is not None and cfg.sde not in RULES:
         raise ValueError(f"no sde {cfg.sde!r}{nearest(cfg.sde, RULES)}")
     rule = None if cfg.sde is None else RULES[cfg.sde](model.schedule)
-    matrix = model.schedule.grid(cfg.steps, cfg.spacing)[:, None]
+    matrix = model.schedule.grid(steps, cfg.spacing)[:, None]
     return Sampler(guided_by_class(model, cfg.guidance), model.schedule, matrix, (1, *model.shape),
                    eta=cfg.eta if rule is None else 0.0, std=rule, min_std=cfg.min_std, rows=cfg.rows)
 
@@ -152,10 +152,13 @@ def watch_of(session: Session, cfg: Any) -> Watch | None:
     if not cfg.watch:
         return None
     rewards, judge = session.rewards, session.judge
-    measures: dict[str, Any] = {"reward": lambda x, query: torch.as_tensor(rewards.tuned(x, query.prompts, None))}
+
+    def asked(reward: Reward) -> Measure:
+        return lambda x, query: ask_reward(reward, x, query.prompts, where="the watch")
+
+    measures = {"reward": asked(rewards.tuned)}
     if rewards.held_out is not None:
-        held_out = rewards.held_out
-        measures["held_out"] = lambda x, query: torch.as_tensor(held_out(x, query.prompts, None))
+        measures["held_out"] = asked(rewards.held_out)
     if judge is not None:
         measures["class_accuracy"] = lambda x, query: accuracy(judge, x, _labels(query).to(x.device))
     count = 2 * len(session.classes) if cfg.fast_dev_run else cfg.watch

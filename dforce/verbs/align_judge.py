@@ -16,6 +16,7 @@ from dforce.align.source import START_SALT
 from dforce.align.watch import has_density
 from dforce.denoiser import Denoiser
 from dforce.images.classifier import Classifier
+from dforce.images.measure import diversity_interval
 from dforce.images.model import ImageModel, class_cond
 from dforce.images.pictures import side_by_side
 from dforce.images.scores import Judged, judge
@@ -116,10 +117,14 @@ def compared(found: dict[str, Judged], *, task: str, variant: dict[str, Any]) ->
                 gap = paired_difference(found["tuned"].values[metric], against.values[metric])
                 rows.append(_row(task, f"tuned - {other}", variant, f"{metric}_difference", gap._asdict(),
                                  "paired by noise", True))
-    spread = {row["method"]: row for row in rows if row["metric"] == "diversity"}
-    if spread:
-        rows.append(_row(task, "tuned", variant, "diversity_share", _share(spread["tuned"], spread["base"]),
-                         "of the base's diversity", True))
+    for name, each in found.items():  # over all classes, beside that within a class
+        rows.append(_row(task, name, variant, "diversity_overall", diversity_interval(each.x)._asdict(),
+                         "squared distance of two samples", None))
+    for metric in ("diversity", "diversity_overall"):
+        spread = {row["method"]: row for row in rows if row["metric"] == metric}
+        if spread:
+            rows += [_row(task, name, variant, f"{metric}_share", _share(spread[name], spread["base"]),
+                          "of the base's", True) for name in found if name != "base"]
     return rows
 
 
@@ -127,6 +132,8 @@ def _share(a: Row, b: Row) -> dict[str, Any]:
     """a / b with a 95% interval, on the log scale, as if both were independent: wider than due, as noise is shared."""
     if not b["value"] or not a["value"]:
         return {"value": None, "low": None, "high": None, "n": a["n"]}
+    if None in (a["low"], b["low"]):  # two samples of each class have a distance, and no interval
+        return {"value": a["value"] / b["value"], "low": None, "high": None, "n": a["n"]}
     sizes = [(row["high"] - row["low"]) / 2 / Z95 / row["value"] for row in (a, b)]
     ratio, width = a["value"] / b["value"], Z95 * math.hypot(*sizes)
     return {"value": ratio, "low": ratio * math.exp(-width), "high": ratio * math.exp(width), "n": a["n"]}
@@ -156,7 +163,8 @@ def _picture(found: dict[str, Judged], labels: Tensor, draws: Draws, folder: Run
     side_by_side(sets, labels, draws.model.classes, per_class=per_class).savefig(folder.media / f"{name}.png")
 
 
-SHOWN = ("reward", "held_out_reward", "class_accuracy", "diversity", "diversity_share", "kl", "reward_difference")
+SHOWN = ("reward", "held_out_reward", "class_accuracy", "diversity_share", "diversity_overall_share", "kl",
+         "reward_difference")
 CAPTIONS = {"before_after.png": "Before and after, and the best of several before: the same noise at the same place.",
             "other_classes.png": "Classes that were never tuned on, before and after.",
             "watch.png": "What became of the policy; the dashed line is the model begun with."}
