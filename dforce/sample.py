@@ -150,7 +150,8 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
     # What a finished token is absorbed as may differ from what it is beside others (history guidance).
     may_absorb = denoiser.causal and ordered(rows) and not getattr(denoiser, "keeps_chunk", False)
     if path == "auto":
-        path = "wavefront" if may_wave else "rows" if may_absorb else "double_loop"
+        # a wavefront shows finished tokens once more, for those behind them: one token alone has none
+        path = "wavefront" if may_wave and x.shape[1] > 1 else "rows" if may_absorb else "double_loop"
     match path:
         case "wavefront" | "constant":
             if not may_wave:

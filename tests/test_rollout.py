@@ -135,3 +135,25 @@ def test_refresh_builds_the_state_from_the_last_tokens():
     assert torch.equal(unrefreshed[1], chunks_[1]) and not torch.equal(unrefreshed[2], chunks_[2])
     with pytest.raises(ValueError, match="refresh is"):
         next(rollout(denoiser, S, matrix, denoiser.init_state(2), E, batch=2, refresh=(4, 0)))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_token_costs_its_steps_and_one_look_back(steps):
+    denoiser, calls = network().float(), []
+
+    class Counted:
+        causal, recurrent, global_x0 = True, True, False
+        init_state = denoiser.init_state
+
+        def absorb(self, *args):
+            calls.append("absorb")
+            return denoiser.absorb(*args)
+
+        def __call__(self, *args):
+            calls.append("denoise")
+            return denoiser(*args)
+
+    for _ in zip(range(3), rollout(Counted(), S, pyramid(S.grid(steps), 1), denoiser.init_state(2), E, batch=2),
+                 strict=False):
+        pass
+    assert calls == (["denoise"] * steps + ["absorb"]) * 3
