@@ -1,11 +1,13 @@
 """The training step of the video network, against the same network run the official way.
 
-python scripts/benchmark/video.py [--size 32] [--batch 16] [--frames 16] [--width 24] [--rounds 9] [--bf16] [--out RUN]
+python scripts/benchmark/video.py [--size 32] [--batch 1 4 16] [--frames 16] [--width 24] [--rounds 9] [--bf16]
 
 The official code runs its whole network once a frame, inside the recurrence. Here encoder and decoder see all frames at
 once, and only the convolution of the latent walks through time. Same weights, same arithmetic, same loss and gradient
 (compared before a clock runs): what is told is the structure's own worth, forward, backward, clipping and AdamW.
 Times are of the process's own work (CPU seconds on a CPU), so that what else the machine does leaves them alone.
+Several batches are told one by one: the fewer frames of one time there are, the less a core has to do at once. On one
+core a large batch fills it either way, and then the arithmetic, which is equal, is all that counts.
 --bf16 adds both ways under bfloat16 autocast, for machines that have units for it.
 """
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dforce.bench.cost import flops, launches, peak_memory
-from dforce.bench.harness import Measured, Race, Way, race, row
+from dforce.bench.harness import Measured, Race, Way, join, race, row
 from dforce.bench.train_step import TOLERANCE, loss_and_gradient, stepper
 from dforce.data.batch import Batch
 from dforce.denoiser import Precond
@@ -69,22 +71,22 @@ def objective(asked: argparse.Namespace, *, once_a_frame: bool) -> ForcingObject
     return ForcingObjective(Precond(OnceAFrame(net) if once_a_frame else net, schedule, "v").to(asked.device), schedule)
 
 
-def batch_of(asked: argparse.Namespace) -> Batch:
+def batch_of(asked: argparse.Namespace, size: int) -> Batch:
     draw = torch.Generator().manual_seed(1)
-    shape = (asked.batch, asked.frames)
+    shape = (size, asked.frames)
     action = nn.functional.one_hot(torch.randint(ACTIONS, shape, generator=draw), ACTIONS).float()
     x = torch.rand(*shape, 3, asked.size, asked.size, generator=draw) * 2 - 1
-    first = torch.ones(asked.batch, dtype=torch.bool)
+    first = torch.ones(size, dtype=torch.bool)
     return Batch(x, torch.ones(shape, dtype=torch.bool), {"token": {"action": action}}, first).to(asked.device)
 
 
-def measure(asked: argparse.Namespace) -> Measured:
-    """Time of a step both ways, how many times faster ours is, and what either costs."""
-    batch, found = batch_of(asked), []
+def measure(asked: argparse.Namespace, size: int) -> Measured:
+    """Time of a step of `size` clips both ways, how many times faster ours is, and what either costs."""
+    batch, found = batch_of(asked, size), []
     names = [("whole network once a frame", True), ("ours", False)]
     weights = sum(p.numel() for p in objective(asked, once_a_frame=False).parameters())
     for precision in ("fp32", "bf16")[:1 + asked.bf16]:
-        variant = {"size": asked.size, "batch": asked.batch, "frames": asked.frames, "parameters": weights,
+        variant = {"size": asked.size, "batch": size, "frames": asked.frames, "parameters": weights,
                    "precision": precision, "threads": torch.get_num_threads(), "device": asked.device.type}
         ways = []
         for name, once in names:
@@ -94,7 +96,7 @@ def measure(asked: argparse.Namespace) -> Measured:
         timer: Callable[[], float] = time.process_time if asked.device.type == "cpu" else time.perf_counter
         raced = race(ways, rounds=asked.rounds, seconds=asked.seconds, timer=timer)
         found.append(_with_costs(raced, raced.measured(TASK, variant), ways, variant))
-    return Measured([r for each in found for r in each.rows], [r for each in found for r in each.runs])
+    return join(found)
 
 
 def _with_costs(raced: Race, measured: Measured, ways: list[Way], variant: dict[str, Any]) -> Measured:
@@ -114,8 +116,9 @@ def _with_costs(raced: Race, measured: Measured, ways: list[Way], variant: dict[
 
 def main() -> None:
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("size", 32), ("batch", 16), ("frames", 16), ("width", 24), ("rounds", 9), ("threads", 1)):
+    for name, default in (("size", 32), ("frames", 16), ("width", 24), ("rounds", 9), ("threads", 1)):
         about.add_argument(f"--{name}", type=int, default=default)
+    about.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16], help="clips a step")
     about.add_argument("--seconds", type=float, default=120.0, help="no new round after so many")
     about.add_argument("--bf16", action="store_true")
     about.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -124,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     print(f"bfloat16 here: {choose('auto', asked.device).reason}")
     with RunFolder("benchmark/video", {k: str(v) for k, v in vars(asked).items()}, out=asked.out) as folder:
-        measured = measure(asked)
+        measured = join(measure(asked, size) for size in asked.batch)
         folder.results(measured.rows)
         folder.episodes(measured.runs)
     print(markdown_table(measured.rows))
