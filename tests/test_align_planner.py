@@ -135,12 +135,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained planner of umaze, small."""
     torch.manual_seed(0)
     config = {"net": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 16},
-              "schedule": {"_target_": "dforce.schedule.linear", "levels": 100}, "predict": "x0"}
+              "schedule": {"_target_": "dforce.schedule.linear", "levels": 100}, "predict": "v"}
     layout = {"stack": 10, "horizon": 300, "action": [0, 2], "observation": [2, 6], "env": "maze2d-umaze",
               "event_shape": [60], "static": {"start": 4}}
     state = {f"denoiser.{name}": value for name, value in build_denoiser(config, layout).state_dict().items()}
     return save(tmp_path_factory.mktemp("base") / "umaze", TrainingState(0, state, {}, {}, {}, {}), config=config,
-                layout=layout, normalizer=Affine([0, 0, 1, 1, 0, 0], [0.7, 0.7, 30.0, 30.0, 1.0, 1.0]))  # about the goal
+                layout=layout, normalizer=Affine([0, 0, 1, 1, 0, 0], [0.7, 0.7, 2.0, 2.0, 1.0, 1.0]))  # about the goal
 
 
 SMALL = ["starts=all", "+executor.hold=false", "guided.steps=4", "best_of=2", "pictures=1"]
@@ -193,7 +193,7 @@ def test_a_finished_run_is_left_alone_and_another_one_is_not_mixed_in(run: Path,
     ("checkpoint=null", "checkpoint is needed"),
     ("algorithm=ddpoo", "did you mean"),
     ("beta=3", "beta does nothing under grpo"),
-    ("algorithm=draft", "group"),
+    ("algorithm=draft", "has no gradient"),
     ("starts=some", "starts=all or blocked"),
     ("policy.eta=0.0", "policy.eta"),
     ("checkpoint=digits", "not on a maze"),

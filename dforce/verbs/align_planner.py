@@ -65,6 +65,9 @@ def check(cfg: Any, algorithms: list[str]) -> None:
                          f"starts={cfg.starts}")
     if min(cfg.episodes, cfg.watch.every, cfg.watch.plans, cfg.save_every) < 1:
         raise ValueError("episodes, watch.every, watch.plans and save_every must be >= 1")
+    if "draft" in algorithms:
+        raise ValueError("draft goes back through the reward, but what a simulator pays has no gradient in the plan: "
+                         "choose another algorithm")
     for name in algorithms:
         chosen(cfg, name)
     policy(cfg, build(cfg.executor, trust=cfg.trust))
