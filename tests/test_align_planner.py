@@ -167,7 +167,8 @@ def test_the_run_has_numbers_pictures_and_a_checkpoint_that_plans(run: Path, bas
         if "guided" not in row["method"]:
             name, other = row["method"].split(" - ")
             assert row["value"] == pytest.approx(means[name] - means[other]), row["method"]
-    assert {"grpo - base", "grpo - base, guided", "rwr - base"} <= {row["method"] for row in paired}
+    assert {"grpo - base", "grpo guided - base guided", "grpo - base guided",
+            "rwr - base"} <= {row["method"] for row in paired}
     assert {row["method"] for row in rows if row["metric"] == "kl"} == {"grpo", "rwr"}
     assert {"before_after.png", "curves.png"} <= {file.name for file in (run / "media").iterdir()}
     assert (run / "index.html").is_file() and (run / "episodes.jsonl").is_file()

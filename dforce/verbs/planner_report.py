@@ -27,6 +27,8 @@ Row = dict[str, Any]
 
 BASE, SAMPLED, GUIDED = "base", "policy", "guided"
 SHOWN = ("return", "success")
+DIFFERENCES = {"return": "steps at goal, paired", "success": "fraction, paired",
+               "score": "D4RL-normalised x100, paired"}
 CAPTIONS = {
     "before_after.png": "Eight plans from each of some held-out starts: above the base's, below the tuned one's, in "
                         "the same noise.",
@@ -88,26 +90,26 @@ def joined(played: dict[tuple[str, int], dict[str, Any]]) -> dict[tuple[str, str
 
 
 def differences(task: str, reports: dict[tuple[str, str], tuple[ScoreReport, dict[str, Any]]]) -> list[Row]:
-    """Every tuned network - the base, sampled alike, from the same starts; and - the base's rivals."""
+    """Every tuned network - the base, guided or not, and - the base's rivals, from the same starts."""
     rows = []
-    for (name, sampling), (one, _) in reports.items():
-        if sampling == "" or name == BASE or (BASE, sampling) not in reports or name not in ALGORITHMS:
-            continue
-        others = [BASE] + [other for other, how in reports if how == sampling == SAMPLED and other not in ALGORITHMS
-                           and other != BASE]
-        for other in others:
-            base = reports[other, sampling][0]
-            shared = np.isin(base.seed, one.seed)
-            base = ScoreReport({key: value[shared] for key, value in base.values.items()}, base.seed[shared],
-                               base.blocked[shared])
-            if not np.array_equal(base.seed, one.seed):
-                continue
-            for metric, unit in (("return", "steps at goal, paired"), ("success", "fraction, paired"),
-                                 ("score", "D4RL-normalised x100, paired")):
-                if metric in one.values:
-                    label = f"{name} - {other}" + (", guided" if sampling == GUIDED else "")
-                    rows += [{**row, "unit": unit} for row in difference(task, label, one, base, metric=metric)]
+    for name, sampling in [key for key in reports if key[0] in ALGORITHMS]:
+        for other, how in [key for key in reports if key[0] not in ALGORITHMS and key[1]]:
+            if sampling == GUIDED and (other, how) != (BASE, GUIDED):
+                continue  # guidance is compared with guidance
+            pair = _shared(reports[name, sampling][0], reports[other, how][0])
+            label = " - ".join(one + (f" {GUIDED}" if way == GUIDED else "") for one, way in
+                               ((name, sampling), (other, how)))
+            for metric, unit in DIFFERENCES.items():
+                if pair is not None and metric in pair[0].values:
+                    rows += [{**row, "unit": unit} for row in difference(task, label, *pair, metric=metric)]
     return rows
+
+
+def _shared(one: ScoreReport, base: ScoreReport) -> tuple[ScoreReport, ScoreReport] | None:
+    """Both, the base for the seeds alone that the other has; None where that does not make them alike."""
+    kept = np.isin(base.seed, one.seed)
+    base = ScoreReport({key: value[kept] for key, value in base.values.items()}, base.seed[kept], base.blocked[kept])
+    return (one, base) if np.array_equal(base.seed, one.seed) else None
 
 
 def divergences(task: str, played: dict[tuple[str, int], dict[str, Any]]) -> list[Row]:
