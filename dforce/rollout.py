@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dforce.denoiser import Cond, Denoiser
+from dforce.loss import corrupt
 from dforce.matrix import check
 from dforce.noise import Noise
 from dforce.sample import generate
@@ -77,10 +78,7 @@ def rollout(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, state: State
         x = generate(denoiser, schedule, matrix, at(rows, start, like, salt=1), state=recent.state, cond=given, eta=eta,
                      order=order, noise=at)
         levels = torch.full((batch, time), level, device=x.device)
-        shown = x
-        if mode == "noise" and level:
-            alpha, sigma = schedule(levels, x)
-            shown = alpha.to(x.dtype) * x + sigma.to(x.dtype) * at(rows, start, x, salt=2)
+        shown = corrupt(schedule, x, levels, at(rows, start, x, salt=2)) if mode == "noise" and level else x
         recent = recent._replace(state=denoiser.absorb(shown, levels, recent.state, given))
         chunk += 1
         if refresh is not None:
