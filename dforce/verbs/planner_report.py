@@ -52,13 +52,14 @@ def report(cfg: Any, folder: RunFolder, algorithms: list[str]) -> None:
         rows = [row for (name, _), (one, variant) in reports.items()
                 for row in one.rows(task=task, method=name, variant=variant)]
         rows += differences(task, reports) + divergences(task, played)
-        folder.results(rows)
+        curves = read_curves(folder.path / "tuned", algorithms)
+        folder.results(rows, tuning_cpu_seconds=round(sum(lines[-1]["cpu_seconds"] for lines in curves.values()), 1))
         partial = folder.path / "episodes.jsonl.part"
         partial.unlink(missing_ok=True)
         lines = [line for (name, _), (one, variant) in reports.items()
                  for line in one.episodes(task=task, method=name, variant=variant)]
         append_episodes(partial, lines).replace(folder.path / "episodes.jsonl")
-        draw(cfg, folder, place(folder.path, algorithms[0], cfg.seeds[0]))
+        draw(cfg, folder, curves, place(folder.path, algorithms[0], cfg.seeds[0]))
     own = [row for row in rows if row["task"] == task and row["metric"] in SHOWN]
     print(markdown_table(own, metrics=SHOWN))
     print(markdown_table([row for row in rows if row["metric"] == "return_difference"]))
@@ -125,10 +126,14 @@ def divergences(task: str, played: dict[tuple[str, int], dict[str, Any]]) -> lis
     return rows
 
 
-def draw(cfg: Any, folder: RunFolder, tuned: Path) -> None:
+def read_curves(tuned: Path, algorithms: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """"<algorithm>-<seed>" -> the lines of its curve.jsonl, of the algorithms asked for."""
+    return {file.parent.name: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+            for file in sorted(tuned.glob("*/curve.jsonl")) if file.parent.name.rpartition("-")[0] in algorithms}
+
+
+def draw(cfg: Any, folder: RunFolder, curves: dict[str, list[dict[str, Any]]], tuned: Path) -> None:
     """curves.png and, once the tuning in `tuned` is done, before_after.png; its checkpoint becomes the run's."""
-    curves = {file.parent.name: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-              for file in sorted((folder.path / "tuned").glob("*/curve.jsonl"))}
     if curves:
         tuning_curves(curves).savefig(folder.media / "curves.png")
     if (tuned / "done").is_file():
