@@ -114,6 +114,18 @@ def test_classes_never_tuned_on_are_judged_too() -> None:
     assert Path("a/media/other_classes.png").is_file()
 
 
+@pytest.mark.slow
+def test_several_rewards_at_once_are_each_measured() -> None:
+    assert main(["align", "rewards={jpeg: 1, class: 0.5}", "fast_dev_run=true", "steps=4", "out=a"]) == 0
+    rows = read_results("a/results.json").rows
+    assert {row["method"] for row in rows} >= {"base", "tuned", "best of 2 by jpeg", "tuned - best of 2 by jpeg"}
+    both = {row["metric"]: row["value"] for row in select(rows, method="base")}
+    assert both["jpeg"] < -1 and both["class"] <= 0 and set(both) >= {"reward", "jpeg", "class", "class_accuracy"}
+    assert {"watch_jpeg", "watch_class", "watch_reward"} <= set(looks("a")[0])
+    for words in (["rewards={}"], ["rewards={jpg: 1}"]):
+        assert main(["align", *words, "out=b"]) == 2
+
+
 def test_it_stops_at_the_largest_kl(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["align", "kl_max=1e-6", "out=b", *SMALL, "epochs=9"]) == 0
     assert "stopped after epoch" in capsys.readouterr().out

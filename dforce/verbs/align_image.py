@@ -13,36 +13,25 @@ from torch import Tensor
 from dforce.align import Query, Sampler, add_lowrank, dance, flow_sde
 from dforce.align.algorithms import build
 from dforce.align.reward import Reward, ask_reward
-from dforce.align.rewards import ClassLogProb, Jpeg
 from dforce.align.source import Ask
 from dforce.align.tune import Aligning
 from dforce.align.watch import Measure, Watch, has_density
 from dforce.checkpoint import find, load
-from dforce.config import nearest, resolve
-from dforce.data.images import load_images
+from dforce.config import nearest
 from dforce.denoiser import Cond, Denoiser
 from dforce.fit import TrainingState
-from dforce.images.classifier import Classifier, train_classifier
+from dforce.images.classifier import Classifier
 from dforce.images.measure import accuracy, diversity
 from dforce.images.model import ImageModel, class_cond, guided_by_class, load_model
 from dforce.run import RunFolder
 from dforce.verbs.align import Saver, begun_with, carry_out, settings_of, state_of, trainable
 from dforce.verbs.align_judge import Draws, judged
+from dforce.verbs.align_rewards import Rewards, rewards_of
 from dforce.verbs.follow import Kind, Prepared, run_kind
 from dforce.verbs.sample_image import chosen_classes, judge_of
 
 FOLDER = False      # as in `dforce train`: a run that is resumed goes on in the folder it has
-OTHER_SEED = 7919   # of the classifier that is a reward, apart from the one that judges
-FEW_STEPS = 60      # of its training under fast_dev_run
-REWARDS = ("jpeg", "incompressible", "class")
 RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance}
-
-
-class Rewards(NamedTuple):
-    """tuned: what is tuned on. held_out: the same wish by another instrument, None for a reward that is one's own."""
-
-    tuned: Reward
-    held_out: Reward | None
 
 
 class Session(NamedTuple):
@@ -74,7 +63,7 @@ def prepare(cfg: Any) -> Prepared:
         add_lowrank(model.denoiser, rank=cfg.lowrank, generator=torch.Generator().manual_seed(cfg.seed))
     classes = chosen_classes(cfg.classes, model.classes)
     judge = judge_of(cfg.classifier, {"base": base})
-    rewards = _rewards(cfg, base, judge.to(device) if judge is not None else None)
+    rewards = rewards_of(cfg, base, judge.to(device) if judge is not None else None)
     sampler = sampler_of(cfg, model, cfg.steps)
     aligning = build(cfg.algorithm, sampler_of(cfg, model, cfg.tune_steps or cfg.steps), rewards.tuned,
                      ask_for(classes), settings=settings_of(cfg), prompts=_prompts, seed=cfg.seed, rows=cfg.rows)
@@ -91,14 +80,14 @@ def work(prepared: Prepared, cfg: Any, folder: RunFolder) -> None:
     """Tunes, then draws from both models in the same noise."""
     session: Session = prepared.data
     bundle = load(find(cfg.checkpoint), trust=cfg.trust)
-    record = {"base": str(cfg.checkpoint), "algorithm": cfg.algorithm, "reward": cfg.reward,
+    record = {"base": str(cfg.checkpoint), "algorithm": cfg.algorithm, "reward": session.rewards.name,
               "classes": [session.base.classes[number] for number in session.classes],
               "settings": session.aligning.settings, "lowrank": cfg.lowrank,
               "learning": trainable(session.aligning.objective)}
     saver = Saver(folder, cfg.keep_last, prepared.about["config"], bundle.layout, bundle.normalizer, record)
     carry_out(session.aligning, cfg, folder, saver, watch_of(session, cfg), state=session.state)
     if folder.writes and cfg.evaluate:
-        judged(draws_of(session, cfg), cfg, folder)
+        judged(draws_of(session), cfg, folder)
 
 
 def sampler_of(cfg: Any, model: ImageModel, steps: int) -> Sampler:
@@ -124,29 +113,6 @@ def _prompts(cond: Cond | None, count: int) -> list[int]:
     return (cond or {})["static"]["class"].tolist()
 
 
-def _rewards(cfg: Any, model: ImageModel, judge: Classifier | None) -> Rewards:
-    """The reward of cfg, and the one that it is watched by."""
-    side = max(model.shape[1:])
-    match cfg.reward:
-        case "jpeg" | "incompressible":
-            sign = -1.0 if cfg.reward == "jpeg" else 1.0
-            size = max(64, side)
-            # The same wish, another instrument: other steps of quantisation, another grid of blocks.
-            return Rewards(Jpeg(size=size, sign=sign), Jpeg(quality=75, size=size - size // 4 if size > side else size,
-                                                            sign=sign))
-        case "class":
-            steps = FEW_STEPS if cfg.fast_dev_run else 600
-            own = train_classifier(load_images(model.data), seed=cfg.seed + OTHER_SEED, steps=steps)
-            if own.classes != model.classes or own.shape != model.shape:
-                raise ValueError(f"the images of {model.data} are no longer those that this model was trained on")
-            return Rewards(ClassLogProb(own.to(cfg.device)), ClassLogProb(judge) if judge is not None else None)
-        case _ if "." in cfg.reward:
-            return Rewards(resolve(cfg.reward, trust=cfg.trust), None)
-        case _:
-            raise ValueError(f"no reward {cfg.reward!r}{nearest(cfg.reward, REWARDS)}; or a function of a package of "
-                             "yours, mine.rewards.bright, with trust=mine")
-
-
 def watch_of(session: Session, cfg: Any) -> Watch | None:
     """Looks at reward, held-out reward, class accuracy and diversity, of classes that are tuned on."""
     if not cfg.watch:
@@ -157,6 +123,7 @@ def watch_of(session: Session, cfg: Any) -> Watch | None:
         return lambda x, query: ask_reward(reward, x, query.prompts, where="the watch")
 
     measures = {"reward": asked(rewards.tuned)}
+    measures |= {name: asked(part) for name, part in rewards.parts.items()}
     if rewards.held_out is not None:
         measures["held_out"] = asked(rewards.held_out)
     if judge is not None:
@@ -172,10 +139,9 @@ def _labels(query: Query) -> Tensor:
     return torch.tensor(list(query.prompts))
 
 
-def draws_of(session: Session, cfg: Any) -> Draws:
-    """What is drawn and judged at the end: the classes tuned on, and those never tuned on, where there are such."""
-    return Draws(session.sampler, session.reference, session.rewards.tuned, session.rewards.held_out, session.judge,
-                 session.base, session.classes)
+def draws_of(session: Session) -> Draws:
+    """What is drawn and judged at the end: classes tuned on, and those never tuned on, where there are such."""
+    return Draws(session.sampler, session.reference, session.rewards, session.judge, session.base, session.classes)
 
 
 KIND = Kind("align/image", frozenset({"checkpoint", "algorithm", "reward", "steps"}), prepare, work,

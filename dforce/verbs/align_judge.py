@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dforce.align import Sampler, best_of_n, kl
-from dforce.align.reward import Reward, ask_reward
+from dforce.align.reward import ask_reward
 from dforce.align.source import START_SALT
 from dforce.align.watch import has_density
 from dforce.denoiser import Denoiser
@@ -24,10 +24,11 @@ from dforce.noise import Noise
 from dforce.report.intervals import Z95, bootstrap_interval, paired_difference
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, write_atomic
+from dforce.verbs.align_rewards import Rewards
 
 ACROSS = 8     # images of a class in the picture
 CHUNK = 4096   # runs at a time of best of n
-PAIRED = ("reward", "held_out_reward")
+UNREWARDED = ("class_accuracy", "moved")  # of single images; what else is measured of them is some reward
 Row = dict[str, Any]
 
 
@@ -37,8 +38,7 @@ class Draws(NamedTuple):
 
     sampler: Sampler
     reference: Denoiser
-    reward: Reward
-    held_out: Reward | None
+    rewards: Rewards
     judge: Classifier | None
     model: ImageModel
     classes: list[int]
@@ -56,7 +56,7 @@ def judged(draws: Draws, cfg: Any, folder: RunFolder) -> None:
             continue
         labels = torch.tensor(classes).repeat(-(-count // len(classes)))[:count].sort().values
         found = _sets(draws, labels, cfg.eval_seed, best_of if name == "tuned on" else 0)
-        variant = {"algorithm": cfg.algorithm, "reward": cfg.reward, **({"classes": name} if others else {})}
+        variant = {"algorithm": cfg.algorithm, "reward": draws.rewards.name, **({"classes": name} if others else {})}
         rows += compared(found, task=draws.model.data, variant=variant)
         rows.append(_kl(draws, labels, cfg.eval_seed, variant))
         for each in found.values():
@@ -64,7 +64,8 @@ def judged(draws: Draws, cfg: Any, folder: RunFolder) -> None:
         _picture(found, labels, draws, folder, "before_after" if name == "tuned on" else "other_classes")
     folder.results([row for row in rows if row["value"] is not None])
     write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS) + "\n")
-    shown = [row for row in rows if row["metric"] in SHOWN]
+    parts = [*draws.rewards.parts, *(f"{name}_difference" for name in draws.rewards.parts)]
+    shown = [row for row in rows if row["metric"] in (*SHOWN, *parts)]
     print(markdown_table(shown))
 
 
@@ -75,14 +76,18 @@ def _sets(draws: Draws, labels: Tensor, seed: int, best_of: int) -> dict[str, Ju
     cond, noise = class_cond(labels.to(device)), Noise(seed)
     images = {"base": before.tokens(len(labels), cond, noise), "tuned": sampler.tokens(len(labels), cond, noise)}
     if best_of:
-        images[f"best of {best_of}"] = _best(draws, before, labels, best_of, seed)
+        first = next(iter(draws.rewards.parts), None)
+        images[f"best of {best_of}{f' by {first}' if first else ''}"] = _best(draws, before, labels, best_of, seed)
     return {name: _judge(name, x, images["base"], labels, draws) for name, x in images.items()}
 
 
 def _best(draws: Draws, before: Sampler, labels: Tensor, count: int, seed: int) -> Tensor:
-    """Best of n begins where the others begin; its first candidate is the base's own image."""
+    """Best of n begins where the others begin; its first candidate is the base's own image. Of several rewards it has
+    the first alone to look at: no other choice of n is better by that one."""
+    reward = next(iter(draws.rewards.parts.values()), draws.rewards.tuned)
+
     def score(x: Tensor) -> Any:
-        return draws.reward(x, labels.repeat(len(x) // len(labels)).tolist(), [None] * len(x))
+        return reward(x, labels.repeat(len(x) // len(labels)).tolist(), [None] * len(x))
 
     if before.std is not None or before.min_std > 0:
         raise ValueError("best of n samples by eta alone: with sde or min_std pass best_of=0")
@@ -95,9 +100,10 @@ def _best(draws: Draws, before: Sampler, labels: Tensor, count: int, seed: int) 
 
 def _judge(name: str, x: Tensor, base: Tensor, labels: Tensor, draws: Draws) -> Judged:
     prompts = labels.tolist()
-    more = {"reward": ask_reward(draws.reward, x, prompts)}
-    if draws.held_out is not None:
-        more["held_out_reward"] = ask_reward(draws.held_out, x, prompts)
+    more = {"reward": ask_reward(draws.rewards.tuned, x, prompts)}
+    more |= {part: ask_reward(reward, x, prompts) for part, reward in draws.rewards.parts.items()}
+    if draws.rewards.held_out is not None:
+        more["held_out_reward"] = ask_reward(draws.rewards.held_out, x, prompts)
     if x is not base:
         more["moved"] = (x.clamp(-1, 1) - base.clamp(-1, 1)).square().flatten(1).sum(1)
     if draws.judge is not None:
@@ -107,16 +113,16 @@ def _judge(name: str, x: Tensor, base: Tensor, labels: Tensor, draws: Draws) -> 
 
 def compared(found: dict[str, Judged], *, task: str, variant: dict[str, Any]) -> list[Row]:
     """Rows of every set; differences of rewards to the tuned one, paired by noise; the share of diversity left."""
-    rows = [{**row, "higher_is_better": True if row["metric"] in PAIRED else row["higher_is_better"]}
+    paired = [metric for metric in found["tuned"].values if metric not in UNREWARDED]
+    rows = [{**row, "higher_is_better": True if row["metric"] in paired else row["higher_is_better"]}
             for each in found.values() for row in each.rows(task=task, variant=variant)]
     for other, against in found.items():
         if other == "tuned":
             continue
-        for metric in PAIRED:
-            if metric in against.values:
-                gap = paired_difference(found["tuned"].values[metric], against.values[metric])
-                rows.append(_row(task, f"tuned - {other}", variant, f"{metric}_difference", gap._asdict(),
-                                 "paired by noise", True))
+        for metric in paired:
+            gap = paired_difference(found["tuned"].values[metric], against.values[metric])
+            rows.append(_row(task, f"tuned - {other}", variant, f"{metric}_difference", gap._asdict(),
+                             "paired by noise", True))
     for name, each in found.items():  # over all classes, beside that within a class
         rows.append(_row(task, name, variant, "diversity_overall", diversity_interval(each.x)._asdict(),
                          "squared distance of two samples", None))
