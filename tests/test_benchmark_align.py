@@ -162,10 +162,10 @@ def test_units_need_what_they_read_and_methods_fit_their_task(tmp_path: Path) ->
     assert "class, DOODL, seed 0" in names
     assert "jpeg, DOODL, seed 0" not in names and "jpeg, guidance, seed 0" not in names
     needs = {unit.name: unit.needs for unit in found}
-    assert {f"jpeg, DPOK, trial {i}" for i in range(2)} <= set(needs["jpeg, DPOK, on 1, seed 1"])
+    assert {f"jpeg, DPOK, trial {i}" for i in range(3)} <= set(needs["jpeg, DPOK, on 1, seed 1"])
     assert "jpeg, base, seed 100" in needs["jpeg, DPOK, trial 0"]
     with_trials = {name: len(bench.trials(name)) for name in bench.methods("class") if len(bench.trials(name)) > 1}
-    assert set(with_trials.values()) == {2}                          # as many for every method
+    assert set(with_trials.values()) == {3}                          # as many for every method
     with pytest.raises(ValueError, match="did you mean 'DPOK'"):
         list(units(Bench(asked(only=["DPOC"]), tmp_path)))
 
@@ -174,7 +174,7 @@ def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path
     bench = Bench(asked(tasks=["jpeg"], only=["DPOK"], spread=[3], spread_methods=["DPOK"]), tmp_path / "run")
     for seed in (100, 0, 1):
         put(bench, BASE, Part(seed), -1.3 - seed, diversity=10.0)
-    for trial in range(2):
+    for trial in range(3):
         put(bench, "DPOK", Part(100, trial=trial), -1.2 - trial)
     for seed in (0, 1):
         put(bench, "DPOK", Part(seed), -1.3 - seed, diversity=8.0, gain=lambda label: 0.25)
@@ -195,9 +195,9 @@ def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path
     assert value("jpeg, generalisation", "gain seen", "10 of 10 classes") == pytest.approx(0.25)
     assert rows["jpeg, generalisation", "DPOK", "gain unseen", "3 of 10 classes"]["n"] == 2 * 14
     trials = [row for row in collect(bench).rows if row["task"] == "jpeg, trials" and row["metric"] == "reward"]
-    assert [row["variant"]["chosen"] for row in trials] == [True, False]
+    assert [row["variant"]["chosen"] for row in trials] == [True, False, False]
     marks = marks_of(collect(bench).rows, "jpeg")
-    assert sum(mark.small for mark in marks) == 2 and sum(not mark.small for mark in marks) == 2
+    assert sum(mark.small for mark in marks) == 3 and sum(not mark.small for mark in marks) == 2
     (tmp_path / "run").mkdir(exist_ok=True)
     assert set(draw_all(collect(bench).rows, tmp_path)) == {"frontier_jpeg.png", "curves_jpeg.png"}
 

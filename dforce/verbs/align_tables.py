@@ -21,10 +21,10 @@ METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is bett
     "reward": ("", True),
     "gain": ("reward over the model before, same noise", True),
     "accuracy": ("share seen as their class by a classifier that is no reward", True),
-    "diversity": ("share of that of the model before", True),
-    "kl": ("nats to the model before; of best-of-n its bound", False),
-    "queries": ("rewards asked for to have 100 samples", False),
-    "seconds": ("s of one core for that", False),
+    "diversity": ("share of that of the model before; near 1 is as before", None),
+    "kl": ("nats to the model before; of best-of-n its bound", None),
+    "queries": ("rewards asked for to have 100 samples, in tuning or searching", None),
+    "seconds": ("s of one core for that", None),
 }
 DELIVERED = 100  # samples that queries and seconds are counted for
 
