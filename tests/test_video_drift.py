@@ -121,6 +121,10 @@ def test_measured_rows_are_rows_of_results(of, tmp_path):
     assert {row["metric"] for row in rows} >= {"frechet", "frechet / floor", "change / real", "broken off"}
     ratio = next(row for row in rows if row["metric"] == "brightness / real")
     assert ratio["n"] == 5 and 0.9 < ratio["value"] < 1.1
+    longer = measure(stored(clips(5, 240, 6)), of, task="balls", method="forcing", variant={}).rows
+    ratios = {row["metric"]: row["value"] for row in longer if row["metric"].endswith("last / first")}
+    assert ratios.keys() == {"frechet last / first", "brightness last / first", "change last / first"}
+    assert 0.9 < ratios["brightness last / first"] < 1.1 and ratios["frechet last / first"] < 6
     assert len(found.samples) == 5 and json.dumps(found.samples)
     picture(found.drift, of, tmp_path / "drift.png", "drift")
     assert (tmp_path / "drift.png").stat().st_size > 10_000

@@ -37,7 +37,8 @@ def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: st
     about = {"task": task, "method": method}
     rows: list[Row] = []
     spans = drifting.spans_of(len(frames))
-    for (begin, end), each in zip(spans, drifting.distances(frames, of, spans), strict=True):
+    far = drifting.distances(frames, of, spans)
+    for (begin, end), each in zip(spans, far, strict=True):
         where = {**variant, "frames": f"{begin}-{end}"}
         rows.append(row(about, where, "frechet", each.value, each.low, each.high, each.n, higher=False))
         least = drifting.floor(of, frames.shape[1], end - begin)
@@ -49,6 +50,13 @@ def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: st
         for name in ("brightness", "contrast", "change"):
             ratio = found.values[name][:, windows].mean(1) / of.mean[name]
             rows.append(mean_row(about, where, f"{name} / real", ratio, seed))
+    if len(spans) > 1:
+        rows.append(row(about, variant, "frechet last / first", far[-1].value / max(far[0].value, 1e-12), None, None,
+                        far[0].n, unit="times", higher=False))
+        for name in ("brightness", "change"):
+            first, last = (found.values[name][:, begin // of.window:end // of.window].mean(1)
+                           for begin, end in (spans[0], spans[-1]))
+            rows.append(mean_row(about, variant, f"{name} last / first", last / first.clamp(min=1e-6), seed))
     broke = found.broken >= 0
     share = success_interval(broke.numpy(), rng=np.random.default_rng(seed))
     rows.append(row(about, variant, "broken off", *share, unit="fraction of rollouts", higher=False))
