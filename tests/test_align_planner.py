@@ -121,11 +121,11 @@ def test_policy_gradient_moves_the_plans_to_the_goal() -> None:
     source = OnPolicy(sampler, returns, ask, samples=64, group=64, credit=GroupAdvantage(), updates=2)
     objective = AlignObjective(model, schedule, policy_gradient())
     before = source.draw(10**6).reward.mean()
-    list(fit(objective, source, lr=0.05, steps=30, warmup=1, weight_decay=0.0, clip=None, ema=None, decay="constant",
+    list(fit(objective, source, lr=0.05, steps=50, warmup=1, weight_decay=0.0, clip=None, ema=None, decay="constant",
              precision="fp32", device="cpu"))
     after = source.draw(10**6).reward.mean()
     assert after > before + 20, (before, after)              # of 80 steps
-    assert float(model.mean[[2, 8]].abs().max()) < 0.5       # within the radius that is paid
+    assert float(model.mean[8].abs()) < 0.4                  # well within the radius that is paid
 
 
 # ------------------------------------------------------------------------------------------------------- the verb
@@ -143,7 +143,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 layout=layout, normalizer=Affine([0, 0, 1, 1, 0, 0], [0.7, 0.7, 2.0, 2.0, 1.0, 1.0]))  # about the goal
 
 
-SMALL = ["starts=all", "+executor.hold=false", "guided.steps=4", "best_of=2", "pictures=1"]
+SMALL = ["starts=all", "executor.hold=false", "guided.steps=4", "best_of=2", "pictures=1"]
+BARE = [*SMALL[:2], "guided.scale=0.0", "temperature=1.0", "best_of=0", "pictures=1"]
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ def test_a_reward_that_fails_in_mid_run_leaves_the_last_checkpoint_and_the_run_g
         return values * float("nan") if len(calls) == 2 else values
 
     command = ["align", "planner", f"checkpoint={base}", f"out={tmp_path / 'out'}", "fast_dev_run=true", "save_every=1",
-               *SMALL]
+               *BARE]
     monkeypatch.setattr(PlanReturn, "__call__", broken)
     assert main(command) != 0
     error = capsys.readouterr().err

@@ -130,7 +130,7 @@ def _play(cfg: Any, name: str, seed: int, executor: Any, file: Path, checkpoint:
     own = policy(OmegaConf.merge(cfg, {"checkpoint": str(checkpoint)}), executor)
     starts, goals = own.task.starts(FEW if cfg.fast_dev_run else cfg.episodes, seed)
     methods = [planned(name, own.task.world, own.planner, executor, seed=seed, variant={"sampling": SAMPLED})]
-    if cfg.guided:
+    if cfg.guided.scale:
         guided = own.planner.with_(order=2, eta=0.0, spacing="log_snr", **cfg.guided)
         methods.append(planned(name, own.task.world, guided, executor, seed=seed, variant={"sampling": GUIDED}))
     if name == BASE:
@@ -147,7 +147,7 @@ def _play(cfg: Any, name: str, seed: int, executor: Any, file: Path, checkpoint:
 def _rivals(cfg: Any, own: Policy, executor: Any, seed: int) -> list[Method]:
     """What one can do with the base alone: less noise, or the best of several plans, all of them driven."""
     rivals, place_ = [], own.task.world
-    if cfg.temperature is not None:
+    if cfg.temperature != 1:
         cold = LowTemperature(**vars(own.planner), temperature=cfg.temperature)
         rivals.append(planned(cold.method, place_, cold, executor, seed=seed, variant={"sampling": SAMPLED}))
     if cfg.best_of:
