@@ -15,6 +15,7 @@ from dforce.align import (
     ClassLogProb,
     Jpeg,
     RewardError,
+    Spread,
     ask_reward,
     class_index,
     jpeg_compressibility,
@@ -154,3 +155,18 @@ def test_every_frame_is_judged_by_the_prompt_of_its_video() -> None:
     assert seen == {"shape": [6, 1, 1, 4, 4], "metadata": [{"n": 1}] * 3 + [{"n": 2}] * 3}
     with pytest.raises(RewardError, match=r"per_frame.*each of 6 frames, got \[2\]"):
         ask_reward(per_frame(lambda x, prompts, metadata: np.zeros(2)), x, [1, 2])
+
+
+def test_spread_is_the_diversity_of_every_prompt() -> None:
+    x = torch.rand(12, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prompts = [0, 1] * 6
+    found = Spread()(x, prompts)
+    for prompt in (0, 1):
+        own = x[prompt::2].flatten(1).double()
+        pairs = [(own[i] - own[j]).square().sum() for i in range(6) for j in range(6) if i != j]
+        assert torch.isclose(found[prompt::2].mean(), torch.stack(pairs).mean())      # its mean is the diversity
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(Spread()(x[order], [prompts[i] for i in order]), found[order])
+    assert torch.equal(Spread()(x * 5, prompts), Spread()((x * 5).clamp(-1, 1), prompts))  # of what can be seen
+    with pytest.raises(ValueError, match="two samples of every prompt"):
+        Spread()(x[:3], prompts[:3])

@@ -52,6 +52,7 @@ from .reward_store import find_reward, load_reward, needed_encoder, save_reward
 from .rewards import (
     ClassLogProb,
     Jpeg,
+    Spread,
     class_index,
     jpeg_compressibility,
     jpeg_incompressibility,
@@ -92,6 +93,7 @@ __all__ = [
     "Sampler",
     "Samples",
     "Scale",
+    "Spread",
     "Trace",
     "Vote",
     "Weighted",

@@ -70,6 +70,29 @@ def jpeg_incompressibility(samples: Tensor, prompts: Sequence[Any] = (), metadat
     return Jpeg(sign=1.0)(samples, prompts, metadata)
 
 
+class Spread:
+    """How far each sample is from the others of its prompt in the batch: the mean squared distance of all its numbers.
+
+    What the mean of it over a batch measures is the diversity of each prompt, so tuning on it beside another reward
+    keeps diversity up. A sample's reward depends on its batch; it is not for choosing one out of a few. Clamped to
+    [-1, 1] like images on a screen, or diversity would be sought beyond what can be seen. Raises ValueError where a
+    prompt has one sample only: ask for more samples, or for groups of one prompt.
+    """
+
+    def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] = ()) -> Tensor:
+        """[B] float64. samples: [B, T, *E]."""
+        flat, found = samples.detach().clamp(-1, 1).flatten(1).double(), torch.zeros(len(samples), dtype=torch.float64)
+        rows: dict[Any, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            rows.setdefault(prompt, []).append(row)
+        for prompt, own in rows.items():
+            if len(own) < 2:
+                raise ValueError(f"spread needs two samples of every prompt in a batch, got one of {prompt!r} among "
+                                 f"{len(samples)} samples: ask for more samples, or for groups")
+            found[own] = torch.cdist(flat[own], flat[own]).square().sum(1).cpu() / (len(own) - 1)
+        return found
+
+
 class ClassLogProb:
     """log p(class of the prompt | sample) by a classifier (samples -> logits [B, classes]), in nats, at most 0.
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from dforce.align.evaluators import Weighted, scales_of
 from dforce.align.reward import Reward
 from dforce.align.reward_store import load_reward
-from dforce.align.rewards import ClassLogProb, Jpeg
+from dforce.align.rewards import ClassLogProb, Jpeg, Spread
 from dforce.config import nearest, resolve
 from dforce.data.images import load_images
 from dforce.images.classifier import Classifier, train_classifier
 from dforce.images.model import ImageModel, draw
 
-NAMES = ("jpeg", "incompressible", "class")
+NAMES = ("jpeg", "incompressible", "class", "spread")
 OTHER_SEED = 7919   # of the classifier that is a reward, apart from the one that judges
 FEW_STEPS = 60      # of its training under fast_dev_run
 STEPS = 600
@@ -67,6 +67,8 @@ def _one(name: str, cfg: Any, model: ImageModel, judge: Classifier | None) -> tu
         if own.classes != model.classes or own.shape != model.shape:
             raise ValueError(f"the images of {model.data} are no longer those that this model was trained on")
         return ClassLogProb(own.to(cfg.device)), ClassLogProb(judge) if judge is not None else None
+    if name == "spread":
+        return Spread(), None
     if Path(name).is_dir():
         learnt = load_reward(name)
         return lambda x, prompts, metadata: _learnt(learnt, x, prompts, metadata), None
