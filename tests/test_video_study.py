@@ -59,7 +59,7 @@ def test_methods_train_for_equal_arithmetic(study):
 def test_the_whole_study_once_and_again_for_nothing(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["drift.py", "--steps", "4", "--frames", "24", "--samples", "2", "--window", "8",
                                      "--out", str(tmp_path), "--methods", "forcing", "full sequence", "regression",
-                                     *SMALL])
+                                     "--", *SMALL])
     study.main()
     rows = read_results(tmp_path / "results.json").rows
     assert {"forcing", "full sequence", "regression", "real video"} == {row["method"] for row in rows}

@@ -1,7 +1,7 @@
 """Who drifts? Diffusion Forcing, teacher forcing, full sequence and regression, on one network and data set.
 
 python scripts/video/drift.py [--data balls] [--methods forcing teacher ...] [--seeds 0 1 2] [--steps 2000]
-    [--frames 1000] [--samples 16] [--ablate] [--out runs/drift] [override of dforce train video ...]
+    [--frames 1000] [--samples 16] [--ablate] [--out runs/drift] [-- override of dforce train video ...]
 
 Trains a network for every method and seed by `dforce train video` (run folders in OUT/models), rolls each out by
 `dforce rollout` in its own best form (OUT/rollouts), and puts what these measured into OUT/results.json, with
