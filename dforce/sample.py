@@ -128,6 +128,7 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
             cond = select(cond, step.ancestors) if cond else cond
         x = step.x
         yield step
+        del step  # so that the network's next call need not share memory with what nobody reads any more
 
 
 @torch.no_grad()

@@ -92,7 +92,8 @@ class Sampler(NamedTuple):
         like = torch.empty(batch, *self.shape, device=device)
         start = noise(0, torch.arange(self.shape[0], device=device), like, salt=START_SALT, sample=member)
         for own in torch.arange(batch, device=device).split(self.rows or batch):
-            yield start[own], select(cond, own) if cond else None, _Members(noise, own)
+            part = start if len(own) == batch else start[own]  # no second copy of what is wanted whole
+            yield part, select(cond, own) if cond else None, _Members(noise, own)
 
 
 class _Members(Noise):

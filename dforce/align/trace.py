@@ -77,6 +77,7 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
             xs.append(step.x)
             levels += [step.to] if levels else [step.level, step.to]
             stds.append(spread)
+            del step
     if not any(bool((d > 0).any()) for d in dims):
         raise ValueError(f"no step of this run has a density (eta={eta}, std={std}, min_std={min_std}): a sampler that "
                          "is deterministic has no policy gradient. Pass eta > 0 or std; for the step to level 0, "
