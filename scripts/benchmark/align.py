@@ -43,8 +43,9 @@ from dforce.tree import select
 DEFAULTS = {"nets": ["mlp", "unet"], "parts": ["epoch", "reward"], "rounds": 5, "seconds": 120.0, "samples": 16,
             "steps": 10, "held": 128, "epochs": 20, "seeds": 3, "fraction": 0.25, "rows": 4, "quick": False,
             "out": None}
-QUICK = {"rounds": 3, "seconds": 1.0, "samples": 4, "steps": 3, "held": 4, "epochs": 3, "seeds": 1, "rows": 2}
+QUICK = {"rounds": 3, "seconds": 1.0, "samples": 4, "steps": 3, "held": 4, "epochs": 6, "seeds": 1, "rows": 2}
 PLAIN, BATCHED = "plain loop", "batched replay"
+PATIENCE = 4  # times the epochs of all steps that a share of them may take
 CHECKED = 2  # runs of an epoch whose log-probs `OnPolicy` compares before the update: work that the plain loop has not
 
 
@@ -112,28 +113,31 @@ def _together(cfg: Any) -> str:
     return f"{BATCHED}, microbatch {cfg.rows}, {cfg.fraction:g} of the steps"
 
 
-def curve(bed: Bed, cfg: Any, fraction: float, seed: int, epochs: int) -> np.ndarray:
-    """[epochs] mean reward of each epoch's samples."""
+def curve(bed: Bed, fraction: float, seed: int, epochs: int, target: float = float("inf")) -> np.ndarray:
+    """Mean reward of each epoch's samples, for `epochs` epochs or until the target is reached."""
     way = Ours(bed, bed.learn, bed.learn, fraction=fraction, seed=seed)
-    for _ in range(epochs):
+    found: list[float] = []
+    while len(found) < epochs and np.isnan(reached(np.array(found), target)):
         way.run()
-    return np.array([each["reward"] for each in way.source.epochs])
+        found.append(way.source.epochs[-1]["reward"])
+    return np.array(found)
 
 
 def reached(curve: np.ndarray, target: float, width: int = 5) -> float:
     """Epochs until the mean of `width` of them is at the target, NaN where it never is."""
-    smooth = np.convolve(curve, np.ones(min(width, len(curve))) / min(width, len(curve)), "valid")
-    found = np.flatnonzero(smooth >= target)
-    return float(found[0] + min(width, len(curve))) if len(found) else float("nan")
+    if len(curve) < width:
+        return float("nan")
+    found = np.flatnonzero(np.convolve(curve, np.ones(width) / width, "valid") >= target)
+    return float(found[0] + width) if len(found) else float("nan")
 
 
 def reward_race(bed: Bed, cfg: Any, seconds: dict[str, np.ndarray]) -> Measured:
     """Own seconds until the reward that all steps reach in `epochs` epochs, less a tenth of the way to it."""
     full, part, runs = [], [], []
     for seed in range(1, cfg.seeds + 1):
-        whole, some = curve(bed, cfg, 1.0, seed, cfg.epochs), curve(bed, cfg, cfg.fraction, seed, 2 * cfg.epochs)
-        last = whole[-5:].mean()
-        target = last - 0.1 * (last - whole[0])
+        whole = curve(bed, 1.0, seed, cfg.epochs)
+        target = whole[-5:].mean() - 0.1 * (whole[-5:].mean() - whole[0])
+        some = curve(bed, cfg.fraction, seed, PATIENCE * cfg.epochs, target)
         full.append(reached(whole, target))
         part.append(reached(some, target))
         for name, values in (("all steps", whole), (f"{cfg.fraction:g} of the steps", some)):
