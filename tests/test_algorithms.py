@@ -60,7 +60,8 @@ def world(**how):
     return model, Sampler(model, schedule, schedule.grid(4)[:, None], (1, 1), **how)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name == "d3po" else [])
+                                  for name in ALGORITHMS])
 def test_every_algorithm_reaches_the_optimum(name) -> None:
     model, sampler = world()
     aligning = build(name, sampler, reward, ask, settings={"lr": 0.07, "samples": 128, **OWN[name]})
