@@ -106,6 +106,7 @@ def even_shared(schedule, shape, generator=None):
     return even(schedule, (shape[0], 1), generator).expand(shape)
 
 
+@pytest.mark.slow
 def test_learnt_and_kept_in_short(tmp_path):
     """1,000 steps of a GRU of width 32 on 16 tokens, 64 rolled out: lag-1 within .03, innovation std within 8%, std
     within 12%. First order beside it loses variance; trained with one level a sequence, so that a clean past never
