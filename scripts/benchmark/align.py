@@ -16,6 +16,7 @@ batched replay of all steps, each at the plain loop's price; a share of the step
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -183,7 +184,8 @@ def write(out: Path, rows: list[dict[str, Any]], begin: float) -> None:
     about = environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     write_results(out, header | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb(),
-                                 "note": "busy machine: seconds are this process's own, ratios are of paired rounds"},
+                                 "note": "seconds are this process's own, ratios are of paired rounds; load average "
+                                         f"{os.getloadavg()[1]:.1f} on {os.cpu_count()} cores"},
                   rows)
 
 
