@@ -271,6 +271,17 @@ def test_episodes_are_appended_and_a_broken_line_is_named(tmp_path):
         list(results.read_episodes(file))
 
 
+def test_episodes_written_anew_replace_what_was_there_and_what_a_killed_process_left(tmp_path):
+    file = tmp_path / "episodes.jsonl"
+    results.append_episodes(file, [{"seed": 0}])
+    (tmp_path / "episodes.jsonl.part").write_text('{"se')
+    assert results.write_episodes(file, [{"seed": 1}, {"seed": 2}]) == file
+    assert list(results.read_episodes(file)) == [{"seed": 1}, {"seed": 2}] and list(tmp_path.iterdir()) == [file]
+    with pytest.raises(ValueError, match="must be flat"):
+        results.write_episodes(file, [{"start": [1, 2]}])
+    assert len(list(results.read_episodes(file))) == 2
+
+
 def test_select_by_key_and_variant():
     rows = [row("a"), row("b"), row("a", variant={"starts": "blocked", "hold": True})]
     assert results.select(rows, method=("a", "c")) == [rows[0], rows[2]]

@@ -102,6 +102,14 @@ def append_episodes(file: str | Path, episodes: Iterable[Mapping[str, Any]]) -> 
     return file
 
 
+def write_episodes(file: str | Path, episodes: Iterable[Mapping[str, Any]]) -> Path:
+    """Write episodes.jsonl anew, through a temporary name: a reader never sees half a file. Returns the file."""
+    file = Path(file)
+    partial = file.with_name(file.name + ".part")
+    partial.unlink(missing_ok=True)  # left by a process that was killed
+    return append_episodes(partial, episodes).replace(file)
+
+
 def read_episodes(file: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the episodes of an episodes.jsonl; ValueError names the line that cannot be read."""
     with Path(file).open(encoding="utf-8") as stream:

@@ -4,14 +4,11 @@ stopped."""
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dforce.config import build
@@ -22,6 +19,7 @@ from dforce.report.html import write_index
 from dforce.run import RunFolder, write_atomic
 from dforce.verbs.planner_report import BASE, GUIDED, SAMPLED, place, report
 from dforce.verbs.planner_tuning import FEW, Policy, Watch, chosen, policy, tuned
+from dforce.verbs.resumable import asked_out, open_folder, until
 
 FOLDER = False  # a run goes on in the folder that it has
 FREE = {"seeds", "beside", "limit_seconds", "out", "pictures"}  # may change from one call to the next
@@ -29,16 +27,13 @@ FREE = {"seeds", "beside", "limit_seconds", "out", "pictures"}  # may change fro
 
 def run(cfg: Any, _: None = None) -> None:
     """Does what is left: tunings and evaluations are units of their own, then tables and pictures of all there is."""
-    begin = time.monotonic()
-    late = (lambda: time.monotonic() - begin > cfg.limit_seconds) if cfg.limit_seconds else (lambda: False)
+    late = until(cfg.limit_seconds)
     algorithms = list(dict.fromkeys([cfg.algorithm, *cfg.beside]))
     check(cfg, algorithms)
-    job = HydraConfig.get()
-    out = job.runtime.output_dir if job.mode == RunMode.MULTIRUN else cfg.out
+    out = asked_out(cfg.out)
     if out:
         _as_before(Path(out), cfg)
-    folder = RunFolder("align/planner", cfg, out=out, resume=bool(out),
-                       command=shlex.join(["dforce", "align", "planner", *job.overrides.task]))
+    folder = open_folder("align/planner", cfg, out, resume=bool(out))
     try:
         with folder:
             outcome = run_units(units(cfg, algorithms, folder), folder.path / "locks", late=late,

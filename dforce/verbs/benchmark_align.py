@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from dforce.config import nearest
 from dforce.planning.shards import Shard, write_shard
-from dforce.planning.units import Outcome, Unit, claim, run_units
-from dforce.report.html import write_index
-from dforce.report.results import append_episodes
-from dforce.report.table import csv_table, markdown_table
-from dforce.run import RunFolder, write_atomic
+from dforce.planning.units import Unit
+from dforce.report.table import markdown_table
+from dforce.run import RunFolder
 from dforce.verbs import align_tables
 from dforce.verbs.align_runs import BASE, Bench, Part
 from dforce.verbs.alignments import TASKS, Made, draw, make_judge, make_weak, searched, tuned
+from dforce.verbs.resumable import asked_out, do_units, go_on, open_folder, publish, until
 from dforce.verbs.trainings import plain
 
 FOLDER = False  # a benchmark goes on in the folder that it has
@@ -32,43 +27,16 @@ FEW = {"epochs": 2, "samples": 32, "points": 1, "judged": 80, "searched": 40, "s
 
 def run(cfg: Any, _: None = None) -> None:
     """Does what is left of the benchmark, in this process; others may work in the same folder. See the YAML."""
-    begin = time.monotonic()
+    late = until(cfg.limit)
     torch.set_num_threads(cfg.threads)
     asked = {**plain(cfg), **(FEW if cfg.fast_dev_run else {})}
     for task in asked["tasks"]:
         if task not in TASKS:
             raise ValueError(f"no task {task!r}{nearest(task, TASKS)}")
-    job = HydraConfig.get()
-    out = job.runtime.output_dir if job.mode == RunMode.MULTIRUN else cfg.out
-    folder = RunFolder("benchmark/align", asked, out=out, resume=True,
-                       command=shlex.join(["dforce", "benchmark", "align", *job.overrides.task]))
+    folder = open_folder("benchmark/align", asked, asked_out(cfg.out))
     bench = Bench(asked, folder.path)
-    try:
-        with folder:
-            late = (lambda: time.monotonic() - begin > cfg.limit) if cfg.limit else (lambda: False)
-            outcome = _work(bench, folder, late)
-            for name, error in outcome.failed.items():
-                print(f"{name} failed: {error}")
-                raise error
-        if outcome.left:
-            folder.status(f"stopped: {len(outcome.left)} units are left")
-            print(f"stopped with {len(outcome.left)} units left ({', '.join(outcome.left[:3])}...); the same command "
-                  f"with out={folder.path} goes on")
-    finally:
-        write_index(folder.path)
-    print(f"open {folder.path / 'index.html'}")
-
-
-def _work(bench: Bench, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
-    work = [unit._replace(work=partial(_timed, folder, unit, number)) for number, unit in enumerate(units(bench), 1)]
-
-    def tell(name: str, left: int) -> None:
-        print(f"{name} ({left} of {len(work)} left)", flush=True)
-
-    try:
-        return run_units(work, folder.path / "locks", late=late, tell=tell)
-    finally:
-        report(bench, folder)
+    go_on(folder, lambda: do_units(units(bench), folder, late=late, report=lambda: report(bench, folder),
+                                   clock=time.process_time), named=3)
 
 
 def units(bench: Bench) -> Iterator[Unit]:
@@ -104,12 +72,6 @@ def _there(bench: Bench, task: str, method: str, part: Part) -> bool:
     return isinstance(found, Shard)
 
 
-def _timed(folder: RunFolder, unit: Unit, number: int) -> None:
-    begin = time.process_time()
-    unit.work()
-    folder.log(number, unit=unit.name, unit_seconds=round(time.process_time() - begin, 3))
-
-
 def make(bench: Bench, task: str, method: str, part: Part) -> None:
     """One run of a method, into its file."""
     bed, count = bench.bed(task), bench.count(method, part)
@@ -133,18 +95,7 @@ def report(bench: Bench, folder: RunFolder) -> None:
     tables = align_tables.collect(bench)
     if not tables.lines:
         return
-    with claim(folder.path / "locks" / "report.lock") as mine:
-        if not mine:  # the other process sees the same files
-            return
-        log = folder.path / "metrics.jsonl"
-        done = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
-        folder.results(tables.rows, work_seconds=round(sum(one["unit_seconds"] for one in done), 1))
-        partial_file = folder.path / "episodes.jsonl.part"
-        partial_file.unlink(missing_ok=True)
-        append_episodes(partial_file, tables.lines).replace(folder.path / "episodes.jsonl")
-        write_atomic(folder.path / "tables.md", markdown_table(tables.rows))
-        write_atomic(folder.path / "tables.csv", csv_table(tables.rows))
-        captions = align_tables.draw_all(tables.rows, folder.media)
-        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
+    if publish(folder, tables.rows, tables.lines, lambda: markdown_table(tables.rows),
+               partial(align_tables.draw_all, tables.rows)):
         print(markdown_table([row for row in tables.rows if row["task"] in bench.asked["tasks"]],
                              metrics=["reward", "accuracy", "diversity", "kl"]))

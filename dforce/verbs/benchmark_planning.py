@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -14,8 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dforce.config import nearest
@@ -25,11 +20,10 @@ from dforce.planning.learning import learning_units
 from dforce.planning.suite import Suite, read_suite
 from dforce.planning.tables import collect
 from dforce.planning.tasks import Task, get_task
-from dforce.planning.units import Outcome, Stopped, Unit, claim, run_units
-from dforce.report.html import write_index
-from dforce.report.results import append_episodes
-from dforce.report.table import csv_table, markdown_table
-from dforce.run import RunFolder, write_atomic
+from dforce.planning.units import Outcome, claim
+from dforce.report.table import markdown_table
+from dforce.run import RunFolder
+from dforce.verbs.resumable import asked_out, do_units, go_on, open_folder, publish, until
 from dforce.verbs.trainings import plain, training
 
 FOLDER = False  # a benchmark goes on in the folder that it has
@@ -41,36 +35,15 @@ COSTS = ("plan_seconds", "plan_tokens", "episode_seconds")
 
 def run(cfg: Any, _: None = None) -> None:
     """Does what is left of the benchmark, in this process; others may work in the same folder. See the YAML."""
-    begin = time.monotonic()
-    late = (lambda: time.monotonic() - begin > cfg.limit) if cfg.limit else (lambda: False)
+    late = until(cfg.limit)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     task = get_task(cfg.task)
     task = task._replace(steps=min(task.steps, SHORT)) if cfg.fast_dev_run else task
     text, file = _text(cfg, task)
     suite = _suite(cfg, text, file, methods=cfg.methods, models=cfg.models)
-    job = HydraConfig.get()
-    out = job.runtime.output_dir if job.mode == RunMode.MULTIRUN else cfg.out
-    folder = RunFolder("benchmark/planning", {**plain(cfg), "resolved": text}, out=out, resume=True,
-                       command=shlex.join(["dforce", "benchmark", "planning", *job.overrides.task]))
-    try:
-        with folder:
-            outcome = _work(cfg, suite, _suite(cfg, text, file), task, folder, late)
-            for name, error in outcome.failed.items():
-                if not isinstance(error, Stopped):
-                    print(f"{name} failed: {error}")
-                    raise error
-        if outcome.left:
-            _unfinished(folder, outcome)
-    finally:
-        write_index(folder.path)
-    print(f"open {folder.path / 'index.html'}")
-
-
-def _unfinished(folder: RunFolder, outcome: Outcome) -> None:
-    folder.status(f"stopped: {len(outcome.left)} units are left")
-    print(f"stopped with {len(outcome.left)} units left ({', '.join(outcome.left[:4])}...); the same command with "
-          f"out={folder.path} goes on")
+    folder = open_folder("benchmark/planning", {**plain(cfg), "resolved": text}, asked_out(cfg.out))
+    go_on(folder, lambda: _work(cfg, suite, _suite(cfg, text, file), task, folder, late), named=4)
 
 
 def _text(cfg: Any, task: Task) -> tuple[dict[str, Any], Path]:
@@ -122,23 +95,7 @@ def _work(cfg: Any, suite: Suite, whole: Suite, task: Task, folder: RunFolder, l
     work = units(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()
                          if key[0] in suite.models})
     work += learning_units(bench, {unit.name: unit.needs for unit in work})
-    work = [unit._replace(work=partial(_timed, folder, unit, number)) for number, unit in enumerate(work, 1)]
-
-    def tell(name: str, left: int) -> None:
-        print(f"{name} ({left} of {len(work)} left)", flush=True)
-
-    try:
-        outcome = run_units(work, folder.path / "locks", late=late, tell=tell)
-    finally:
-        report(replace(bench, suite=whole), folder)
-    return outcome
-
-
-def _timed(folder: RunFolder, unit: Unit, number: int) -> None:
-    """Does the unit's work, and logs how long it took."""
-    begin = time.monotonic()
-    unit.work()
-    folder.log(number, unit=unit.name, unit_seconds=round(time.monotonic() - begin, 3))
+    return do_units(work, folder, late=late, report=lambda: report(replace(bench, suite=whole), folder))
 
 
 def _once() -> Callable[[str], None]:
@@ -151,21 +108,10 @@ def report(bench: Bench, folder: RunFolder) -> None:
     tables = collect(bench)
     if not tables.lines:
         return
-    with claim(folder.path / "locks" / "report.lock") as mine:
-        if not mine:  # the other process sees the same files
-            return
-        log = folder.path / "metrics.jsonl"
-        done = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
-        folder.results(tables.rows, work_seconds=round(sum(one["unit_seconds"] for one in done), 1))
-        partial = folder.path / "episodes.jsonl.part"
-        partial.unlink(missing_ok=True)
-        append_episodes(partial, tables.lines).replace(folder.path / "episodes.jsonl")
-        shown = sections(tables.rows)
-        text = "\n".join(f"## {name}\n\n{markdown_table(rows)}" for name, rows in shown)
-        write_atomic(folder.path / "tables.md", text)
-        write_atomic(folder.path / "tables.csv", csv_table(tables.rows))
-        captions = draw_benchmark(bench, tables.rows, folder.media)
-        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
+    shown = sections(tables.rows)
+    if publish(folder, tables.rows, tables.lines,
+               lambda: "\n".join(f"## {name}\n\n{markdown_table(rows)}" for name, rows in shown),
+               partial(draw_benchmark, bench, tables.rows)):
         print(markdown_table(shown[0][1], metrics=[shown[0][1][0]["metric"], "success"]))
 
 

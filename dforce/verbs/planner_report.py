@@ -17,7 +17,7 @@ from dforce.planning.pictures import fans, on_paper, reach
 from dforce.planning.score import ScoreReport, blocked_mask, bootstrap_interval
 from dforce.planning.units import claim
 from dforce.report.maze_plots import plan_grid
-from dforce.report.results import append_episodes
+from dforce.report.results import write_episodes
 from dforce.report.table import markdown_table
 from dforce.report.tuning_plots import tuning_curves
 from dforce.run import RunFolder, write_atomic
@@ -54,11 +54,9 @@ def report(cfg: Any, folder: RunFolder, algorithms: list[str]) -> None:
         rows += differences(task, reports) + divergences(task, played)
         curves = read_curves(folder.path / "tuned", algorithms)
         folder.results(rows, tuning_cpu_seconds=round(sum(lines[-1]["cpu_seconds"] for lines in curves.values()), 1))
-        partial = folder.path / "episodes.jsonl.part"
-        partial.unlink(missing_ok=True)
         lines = [line for (name, _), (one, variant) in reports.items()
                  for line in one.episodes(task=task, method=name, variant=variant)]
-        append_episodes(partial, lines).replace(folder.path / "episodes.jsonl")
+        write_episodes(folder.path / "episodes.jsonl", lines)
         draw(cfg, folder, curves, place(folder.path, algorithms[0], cfg.seeds[0]))
     own = [row for row in rows if row["task"] == task and row["metric"] in SHOWN]
     print(markdown_table(own, metrics=SHOWN))
