@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.align.rows import dealt, read_npz, write_npz
 from dforce.align.source import ORDER, Samples
 from dforce.align.trace import Trace
 from dforce.denoiser import Cond
-from dforce.noise import seed_of
-from dforce.tree import map_state, select
+from dforce.tree import select
 
 
 class Pairs(NamedTuple):
@@ -70,10 +68,7 @@ class Preferences:
         self.pairs, self.batch, self.seed = pairs, batch, seed
 
     def __call__(self, step: int) -> Pairs:
-        epoch, part = divmod(step, len(self.pairs.win) // self.batch)
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, ORDER))
-        order = torch.randperm(len(self.pairs.win), generator=generator)
-        return select(self.pairs, order[part * self.batch:(part + 1) * self.batch].to(self.pairs.win.device))
+        return dealt(self.pairs, step, self.batch, self.seed, ORDER)
 
 
 def read_pairs(path: str | Path, *, static: Collection[str] | None = None) -> Pairs:
@@ -84,13 +79,7 @@ def read_pairs(path: str | Path, *, static: Collection[str] | None = None) -> Pa
     Raises FileNotFoundError, and ValueError that names the file where it is no such file, holds no pair or ties only,
     where a sample is to be preferred to itself, or where names, shapes or values do not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is no .npz file of preference pairs: {error}") from error
+    arrays = read_npz(path, "preference pairs")
     missing = [name for name in ("win", "lose") if name not in arrays]
     if missing:
         raise ValueError(f"{path} must hold arrays 'win' and 'lose' [P, T, *E], has {sorted(arrays) or 'none'}")
@@ -135,11 +124,4 @@ def write_pairs(path: str | Path, pairs: Pairs) -> None:
     taken = sorted({"win", "lose", "weight"} & set(static))
     if taken:
         raise ValueError(f"conditioning named {taken} has no place in a file of pairs: it is called so itself")
-    arrays = {"win": pairs.win, "lose": pairs.lose, "weight": pairs.weight, **static}
-    temporary = Path(f"{path}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **map_state(lambda leaf: leaf.detach().cpu(), arrays))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_npz(path, {"win": pairs.win, "lose": pairs.lose, "weight": pairs.weight, **static})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dforce.align.reward_models import SPLIT, Watch, train
 from dforce.align.reward_net import encode
-from dforce.noise import seed_of
-from dforce.tree import select
+from dforce.align.rows import dealt, permutation, read_npz, write_npz
 
 
 class Ratings(NamedTuple):
@@ -101,7 +98,7 @@ def fit_rating(encoder: Any, ratings: Ratings, *, hidden: int = 0, steps: int = 
     if not 0 < held_out < 1 or chosen < 2 or count - chosen < 2:
         raise ValueError(f"held_out={held_out} of {count} rated samples leaves {chosen} for the test and "
                          f"{count - chosen} to learn from; two of each are the least")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, SPLIT)))
+    order = permutation(count, seed, SPLIT)
     test, learnt = order[:chosen], order[chosen:]
     with torch.no_grad():
         features = encode(encoder, ratings.x).float()
@@ -115,8 +112,8 @@ def fit_rating(encoder: Any, ratings: Ratings, *, hidden: int = 0, steps: int = 
     head.shift.copy_(known.mean(0))
     head.scale.copy_(torch.where(spread > 1e-6 * known.abs().amax(0), spread, torch.ones_like(spread)))
     head.rating.copy_(torch.stack([rated.mean(), rated.std(correction=0)]))
-    source = _Rows({"features": known, "rating": rated}, min(batch, len(learnt)), seed)
-    train(RatingLoss(head), source, steps, lr, weight_decay, seed, watch, device)
+    rows, batch = {"features": known, "rating": rated}, min(batch, len(learnt))
+    train(RatingLoss(head), lambda step: dealt(rows, step, batch, seed), steps, lr, weight_decay, seed, watch, device)
     with torch.no_grad():
         predicted = head(features[test].to(head.shift.device)).cpu()
     return FittedRatings(MeanRating(encoder, head), predicted, ratings.rating[test].float())
@@ -128,13 +125,7 @@ def read_ratings(path: str | Path) -> Ratings:
     Raises FileNotFoundError, and ValueError that names the file where it is no such file, or where names, shapes or
     values do not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is no .npz file of ratings: {error}") from error
+    arrays = read_npz(path, "ratings")
     if set(arrays) != {"x", "rating"}:
         raise ValueError(f"{path} must hold the arrays 'x' [N, T, *E] and 'rating' [N] or [N, R], has "
                          f"{sorted(arrays) or 'none'}")
@@ -154,26 +145,7 @@ def read_ratings(path: str | Path) -> Ratings:
 
 def write_ratings(path: str | Path, ratings: Ratings) -> None:
     """What `read_ratings` reads."""
-    temporary = Path(f"{path}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, x=ratings.x.detach().cpu().numpy(), rating=ratings.rating.detach().cpu().numpy())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class _Rows:
-    """batch_at(step) over rows of tensors, epoch after epoch."""
-
-    def __init__(self, rows: dict[str, Tensor], batch: int, seed: int):
-        self.rows, self.batch, self.seed = rows, batch, seed
-        self.count = len(next(iter(rows.values())))
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        epoch, part = divmod(step, self.count // self.batch)
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
-        return select(self.rows, order[part * self.batch:(part + 1) * self.batch])
+    write_npz(path, {"x": ratings.x, "rating": ratings.rating})
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

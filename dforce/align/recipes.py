@@ -27,13 +27,13 @@ from dforce.align.objective import (
 )
 from dforce.align.preference import Preferences, best_against_worst, read_pairs
 from dforce.align.reward import Reward
+from dforce.align.rows import permutation
 from dforce.align.source import ORDER, Ask, OnPolicy, Sampler, Samples
 from dforce.align.tune import Aligning, KLControl
 from dforce.align.value import StepCredit
 from dforce.config import nearest
 from dforce.denoiser import Cond, Denoiser
 from dforce.loss import min_snr
-from dforce.noise import seed_of
 from dforce.tree import select
 
 BUFFER = 64  # rewards of a prompt that its mean and std are taken from
@@ -162,8 +162,7 @@ class Chosen:
                                  "samples or keep")
             self.chosen = select(drawn, best)._replace(advantage=torch.ones(len(best)))
         epoch, part = divmod(step, self.updates)
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, ORDER))
-        order = torch.randperm(len(self.chosen.x), generator=generator)
+        order = permutation(len(self.chosen.x), self.seed, epoch, ORDER)
         size = len(order) // self.updates
         return select(self.chosen, order[part * size:(part + 1) * size].to(self.chosen.x.device))
 

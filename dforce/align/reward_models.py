@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from dforce.align.preference import Pairs, Preferences
 from dforce.align.reward_net import evaluating
 from dforce.align.rewards import class_index
+from dforce.align.rows import permutation
 from dforce.denoiser import Cond
 from dforce.fit import Log, fit
-from dforce.noise import seed_of
 from dforce.tree import select
 
 SPLIT, CHUNK = 17, 512  # stream of randomness; samples judged at once
@@ -107,7 +107,7 @@ def split_pairs(pairs: Pairs, held_out: float, *, seed: int = 0) -> tuple[Pairs,
     if not 0 < held_out < 1 or count < 1 or count >= number:
         raise ValueError(f"held_out={held_out} leaves {count} of {number} groups of pairs for the test; both sides "
                          f"take some (pairs that share a sample go together; there are {len(group)} pairs)")
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed_of(seed, SPLIT))).tolist()
+    order = permutation(number, seed, SPLIT).tolist()
     names = dict(zip(dict.fromkeys(group), order, strict=True))
     asked = torch.tensor([names[own] < count for own in group], device=pairs.win.device)
     known, test = select(pairs, ~asked), select(pairs, asked)
