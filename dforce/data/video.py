@@ -19,6 +19,7 @@ from .batch import Batch
 from .clips import BadClip, Clip, fit
 from .clips_find import describe
 from .clips_select import check_window, select
+from .shards import rows_of, shards_of
 from .windows import SPLIT, TRAIN, VAL, uniform
 
 REDRAWS = 20  # windows that are tried before a row is given up: then hardly any clip can be read
@@ -71,7 +72,7 @@ class VideoClips:
         check_window(frames, stack, stride, batch, virtual_shards, split)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
         self.sequential, self.split, self.device = sequential, split, torch.device(device)
-        self.virtual_shards = max(n for n in range(1, min(virtual_shards, batch) + 1) if batch % n == 0)
+        self.virtual_shards = shards_of(batch, virtual_shards)
         chosen = select(data, span=(frames - 1) * stride + 1, size=size, split=split, held_out=held_out, seed=seed,
                         offset=action_offset, classes=actions, fps=fps, cache=cache)
         self.clips, self.size = chosen.clips, chosen.size
@@ -97,11 +98,7 @@ class VideoClips:
 
         x in [-1, 1], cond["token"]["action"] [B, T, action_width] if there are actions.
         """
-        lo, hi = shards or (0, self.virtual_shards)
-        if not 0 <= lo < hi <= self.virtual_shards:
-            raise ValueError(f"shards (lo, hi) must lie in 0..{self.virtual_shards} with lo < hi, got {(lo, hi)}")
-        part = self.batch // self.virtual_shards
-        rows = np.arange(lo * part, hi * part)
+        rows = rows_of(shards, self.virtual_shards, self.batch)
         if self.sequential:
             batch = self.gather((rows * len(self) // self.batch + step) % len(self))
             return batch if step else batch._replace(first=torch.ones_like(batch.first))

@@ -16,6 +16,7 @@ from torch import Tensor
 from .batch import Batch
 from .episodes import Episodes
 from .normalize import Affine, require_finite
+from .shards import rows_of, shards_of
 
 SPLIT, TRAIN, VAL = 0, 1, 2  # streams of the counter-based generator
 
@@ -57,7 +58,7 @@ class Windows:
         """
         _check_arguments(episodes, horizon, stack, batch, virtual_shards, split)
         self.horizon, self.stack, self.batch, self.seed, self.sequential = horizon, stack, batch, seed, sequential
-        self.virtual_shards = max(n for n in range(1, min(virtual_shards, batch) + 1) if batch % n == 0)
+        self.virtual_shards = shards_of(batch, virtual_shards)
         self.split = split
         self.train_episodes, self.val_episodes = split_episodes(len(episodes), held_out, seed)
         chosen = self.train_episodes if split == "train" else self.val_episodes
@@ -81,11 +82,7 @@ class Windows:
 
         x [B, T, stack * (A + O)] normalised, cond["static"]["start"] [B, O] the normalised observation before it.
         """
-        lo, hi = shards or (0, self.virtual_shards)
-        if not 0 <= lo < hi <= self.virtual_shards:
-            raise ValueError(f"shards (lo, hi) must lie in 0..{self.virtual_shards} with lo < hi, got {(lo, hi)}")
-        part = self.batch // self.virtual_shards
-        rows = np.arange(lo * part, hi * part)
+        rows = rows_of(shards, self.virtual_shards, self.batch)
         if self.sequential:
             begin = rows * len(self) // self.batch
             return self.gather(
