@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dforce.data.balls import balls
+from dforce.data.pixels import to_uint8
 from dforce.report.results import check_row
 from dforce.video.drift import (
     broken_at,
@@ -27,7 +28,6 @@ from dforce.video.features import PairEncoder
 from dforce.video.learned import ALEXNET, I3D, Lpips, clips_of, load_lpips
 from dforce.video.measure import measure, picture
 from dforce.video.metrics import frechet
-from dforce.video.model import to_uint8
 from dforce.video.physics import physics
 
 

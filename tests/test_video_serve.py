@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from small_video import save_model
 
-from dforce.video.model import load_video, to_uint8
+from dforce.data.pixels import to_uint8
+from dforce.video.model import load_video
 from dforce.video.serve import World, keys_of, serve
 from dforce.video.stream import Recipe
 

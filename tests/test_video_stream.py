@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dforce.data.pixels import to_uint8
 from dforce.denoiser import Precond
 from dforce.matrix import autoregressive
 from dforce.nets.recurrent import RecurrentNet
@@ -16,7 +17,7 @@ from dforce.rollout import Recent
 from dforce.sample import generate
 from dforce.schedule import cosine
 from dforce.video.baselines import Seen, Silent, TwoCall, sliding_window, states_before
-from dforce.video.model import VideoModel, to_uint8
+from dforce.video.model import VideoModel
 from dforce.video.record import Record, flatten, unflatten
 from dforce.video.stream import Recipe, begin, stream
 

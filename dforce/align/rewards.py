@@ -10,12 +10,14 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from dforce.align.reward import Reward
 from dforce.align.reward_net import evaluating
+from dforce.data.pixels import to_uint8
 
 KILOBYTE = 1000  # bytes, as in Black et al. 2023
 
@@ -50,7 +52,7 @@ class Jpeg:
         if self.size is not None and max(shape[3:]) > self.size:
             raise ValueError(f"images of {shape[3]}x{shape[4]} pixels are larger than the stated size {self.size}: "
                              f"give size={max(shape[3:])} or more, or size=None")
-        bytes_ = [self.bytes_of(image) for image in _pixels(samples, self.size).numpy()]
+        bytes_ = [self.bytes_of(image) for image in _pixels(samples, self.size)]
         return self.sign * torch.tensor(bytes_, dtype=torch.float64) / KILOBYTE
 
     def bytes_of(self, image: Any) -> int:
@@ -164,7 +166,7 @@ def _whole(prompt: Any) -> int | None:
         return None
 
 
-def _pixels(samples: Tensor, size: int | None) -> Tensor:
+def _pixels(samples: Tensor, size: int | None) -> np.ndarray:
     """uint8 [B, H, W] or [B, H, W, 3] of images [B, 1, C, H, W], the longer side enlarged to `size` pixels."""
     x = samples.detach()[:, 0].float().cpu()
     if not bool(x.isfinite().all()):
@@ -173,5 +175,5 @@ def _pixels(samples: Tensor, size: int | None) -> Tensor:
     if size is not None:
         target = [max(1, round(side * size / max(x.shape[2:]))) for side in x.shape[2:]]
         x = nn.functional.interpolate(x, size=target, mode="bilinear", align_corners=False)
-    x = ((x + 1) * 127.5).round().to(torch.uint8)
-    return x[:, 0].contiguous() if x.shape[1] == 1 else x.permute(0, 2, 3, 1).contiguous()
+    found = to_uint8(x)
+    return found[..., 0] if found.shape[-1] == 1 else found

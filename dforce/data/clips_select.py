@@ -12,6 +12,7 @@ from .balls import balls
 from .clips import ArrayClip, BadClip, Clip
 from .clips_actions import led_to, one_hot, read_actions
 from .clips_find import Found, describe, find_clips, mixed_sizes
+from .pixels import to_uint8
 from .windows import split_episodes
 
 BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
@@ -82,7 +83,7 @@ def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) 
 
     generator = torch.Generator().manual_seed(2 * seed + (split == "val"))
     made = balls(BALLS[split], frames, size, generator=generator)
-    video = ((made.frames + 1) * 127.5).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+    video = to_uint8(made.frames)
     state = torch.cat([made.positions, made.velocities], -1).flatten(2).numpy()
     return [ArrayClip.of(v, pose=s, name=f"{split}/{i:04}") for i, (v, s) in enumerate(zip(video, state, strict=True))]
 

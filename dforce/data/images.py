@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch
+from .pixels import from_uint8
 from .windows import uniform
 
 HELD_OUT = 0.2             # part of digits, and of each class of a folder, that is "test"
@@ -196,4 +197,4 @@ def _one_mode(pictures: list[np.ndarray]) -> np.ndarray:
 
 def _tokens(pixels: np.ndarray) -> Tensor:
     """[N, H, W, C] 0..255 -> [N, 1, C, H, W] in [-1, 1]."""
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1).contiguous()
+    return from_uint8(torch.from_numpy(pixels))[:, None].contiguous()

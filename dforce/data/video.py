@@ -19,6 +19,7 @@ from .batch import Batch
 from .clips import BadClip, Clip, fit
 from .clips_find import describe
 from .clips_select import check_window, select
+from .pixels import from_uint8
 from .shards import rows_of, shards_of
 from .windows import SPLIT, TRAIN, VAL, uniform
 
@@ -225,7 +226,7 @@ class VideoClips:
     def _batch(self, video: np.ndarray, action: np.ndarray, real: np.ndarray, first: np.ndarray) -> Batch:
         size, frames = video.shape[:2]
         tokens = frames // self.stack
-        x = torch.from_numpy(video).to(self.device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        x = from_uint8(torch.from_numpy(video).to(self.device))
         x = x.reshape(size, tokens, *self.event_shape)
         mask = torch.from_numpy(np.arange(1, tokens + 1) * self.stack <= real[:, None]).to(self.device)
         cond: dict[str, dict[str, Tensor]] = {}

@@ -88,6 +88,7 @@ def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: in
     import torch
 
     from .balls import balls as simulated
+    from .pixels import to_uint8
 
     if min(clips, test_clips, frames, size, shard_clips) < 1:
         raise ValueError(f"clips, test_clips, frames, size and shard_clips are at least 1, got {clips}, {test_clips}, "
@@ -98,7 +99,7 @@ def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: in
     def shard(stream: int, first: int, count: int) -> Shard:
         key = np.random.SeedSequence([seed, stream, first]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         made = simulated(count, frames, size, balls, torch.Generator().manual_seed(int(key)))
-        video = ((made.frames + 1) * 127.5).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+        video = to_uint8(made.frames)
         pose = torch.cat([made.positions, made.velocities], -1).flatten(2).float().numpy()
         for film, state in zip(video, pose, strict=True):
             yield {"video": film, "pose": state}

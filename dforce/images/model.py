@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dforce.checkpoint import CheckpointError, find, load
+from dforce.data.pixels import to_uint8
 from dforce.denoiser import Cond, Denoiser, Precond
 from dforce.guidance import classifier_free
 from dforce.noise import Noise
@@ -84,5 +85,4 @@ def pixels(x: Tensor) -> np.ndarray:
     """x [B, 1, C, H, W] in [-1, 1], clamped -> uint8 [B, H, W, C]."""
     if x.ndim != 5 or x.shape[1] != 1:
         raise ValueError(f"images are sequences of one token, [B, 1, C, H, W], got {[*x.shape]}")
-    unit = (x[:, 0].detach().float().cpu().clamp(-1, 1) + 1) / 2
-    return (unit * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return to_uint8(x[:, 0].detach().float().cpu())

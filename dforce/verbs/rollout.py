@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.data.pixels import to_uint8
 from dforce.noise import Noise
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker, write_atomic
 from dforce.tree import leaves
 from dforce.video.film import Film, enlarge, grid, strip
 from dforce.video.measure import row
-from dforce.video.model import VideoModel, load_video, to_uint8
+from dforce.video.model import VideoModel, load_video
 from dforce.video.page import Wanted, report
 from dforce.video.real import Clip, RealVideo, fed
 from dforce.video.record import Record

@@ -15,12 +15,13 @@ from torch import Tensor
 from dforce.checkpoint import build_denoiser, load, load_state
 from dforce.config import build
 from dforce.data.batch import Batch
+from dforce.data.pixels import to_uint8
 from dforce.data.video import VideoClips
 from dforce.fit import TrainingState
 from dforce.run import RunFolder, write_atomic
 from dforce.verbs.follow import FEW, Kind, Prepared, carry_out, has_checkpoint, run_kind
 from dforce.video.film import strip
-from dforce.video.model import load_video, to_uint8
+from dforce.video.model import load_video
 from dforce.video.stream import Recipe, begin, stream
 
 FOLDER = False  # as in `dforce train`

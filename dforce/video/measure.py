@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.data.pixels import from_uint8
 from dforce.report.intervals import bootstrap_interval, success_interval
 from dforce.report.video_plots import drift_panels
 from dforce.video import drift as drifting
-from dforce.video.model import from_uint8
 from dforce.video.probe import InverseDynamics, kappa, told_and_seen
 
 Row = dict[str, Any]

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from dforce.checkpoint import CheckpointError, find, load
+from dforce.data.pixels import from_uint8 as from_uint8  # for those who have them from here
+from dforce.data.pixels import to_uint8 as to_uint8
 from dforce.denoiser import Cond, Precond
 from dforce.schedule import Schedule
 from dforce.video.latents import Latents, load_latents
@@ -91,13 +91,3 @@ def load_video(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str
     return VideoModel(bundle.denoiser, bundle.schedule, shape, stack, numbers // stack,
                       str(bundle.config.get("data", "")), int(bundle.config.get("frames") or 0), bundle.layout,
                       bundle.config, find(checkpoint), latents)
-
-
-def to_uint8(frames: Tensor) -> np.ndarray:
-    """frames [..., C, H, W] in -1..1 -> uint8 [..., H, W, C], what is outside clamped."""
-    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).numpy()
-
-
-def from_uint8(pixels: np.ndarray) -> Tensor:
-    """uint8 [..., H, W, C] -> float32 [..., C, H, W] in -1..1."""
-    return (torch.from_numpy(np.array(pixels)).float() / 127.5 - 1).movedim(-1, -3)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dforce.bench.harness import median_interval
+from dforce.data.pixels import to_uint8
 from dforce.denoiser import Denoiser, Precond
 from dforce.nets.conv import ConvGRUNet
 from dforce.noise import Noise
@@ -36,7 +37,7 @@ from dforce.transition import transition
 from dforce.video.drift import distances, floor, reference
 from dforce.video.features import train_features
 from dforce.video.measure import mean_row, row
-from dforce.video.model import VideoModel, load_video, to_uint8
+from dforce.video.model import VideoModel, load_video
 from dforce.video.physics import physics
 from dforce.video.real import RealVideo
 from dforce.video.stream import Recipe, begin, stream

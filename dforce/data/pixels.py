@@ -1,0 +1,19 @@
+"""Between pixels as networks see them, in [-1, 1], and as files hold them, 0..255."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """frames [..., C, H, W] in [-1, 1] -> uint8 [..., H, W, C], the nearest; what is outside is clamped."""
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).numpy()
+
+
+def from_uint8(pixels: np.ndarray | Tensor) -> Tensor:
+    """uint8 [..., H, W, C] -> float32 [..., C, H, W] in [-1, 1], on the device of a tensor."""
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.array(pixels))  # copied: it may be a file, mapped to be read only
+    return (pixels.float() / 127.5 - 1).movedim(-1, -3)
