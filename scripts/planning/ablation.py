@@ -2,8 +2,8 @@
 
 python scripts/planning/ablation.py [--steps 4000] [--seeds 3] [--out runs/ablation] [--models FOLDER] [override ...]
 
-Trained with levels independent, one a sequence, or rising along time; with the x0 error weighed by min-SNR, fused SNR
-or not at all; each planned with at first and at second order. Delay and guidance scale are tuned on starts of their
+Trained with levels independent, one a sequence, or rising along time; with the x0 error weighed by fused SNR (of two
+decays), min-SNR or not at all; each planned with at first and at second order. Delay and guidance scale are tuned on starts of their
 own, the same trials for each. The work is that of `dforce benchmark planning`: trainings are run folders, it goes on
 where it stopped, several processes may share --out, and overrides (limit=3000 threads=1 episodes=50) are passed on.
 --models: the models folder of a benchmark, whose networks of the same settings are then not trained again.
@@ -25,15 +25,16 @@ from dforce.report.results import read_results, write_results
 from dforce.run import environment
 
 TASK, STACK = "maze2d-umaze", 10
-FUSED_DECAY = 0.96**STACK  # .96 a step, as in the paper's code; here a token is a stack of them
+PAPER_DECAY = 0.96**STACK  # .96 a step, as in the paper's code; here a token is a stack of them
 WEIGHT = "objective.weight"
+OTHER = {f"~{WEIGHT}.clip": None, f"~{WEIGHT}.decay": None}  # a weight without them
 CHANGES: dict[str, dict[str, Any]] = {  # name -> what its training differs in from the first one's
-    "forcing": {},                      # independent levels, min-SNR: the names are those of the benchmark's networks
+    "forcing": {},                      # independent levels, fused SNR: the names are those of the benchmark's networks
     "full sequence": {"objective.levels._target_": "dforce.loss.shared"},
     "rising levels": {"objective.levels._target_": "dforce.loss.rising"},
-    "fused SNR": {f"~{WEIGHT}.gamma": 5.0, f"{WEIGHT}._target_": "dforce.loss.fused_snr", f"+{WEIGHT}.clip": 5.0,
-                  f"+{WEIGHT}.decay": FUSED_DECAY},
-    "no weight": {f"~{WEIGHT}.gamma": 5.0, f"{WEIGHT}._target_": "dforce.loss.uniform"},
+    "decay of the paper": {f"{WEIGHT}.decay": PAPER_DECAY},
+    "min SNR": OTHER | {f"{WEIGHT}._target_": "dforce.loss.min_snr"},
+    "no weight": OTHER | {f"{WEIGHT}._target_": "dforce.loss.uniform"},
 }
 DELAYS = [0, 5]  # tuned together with the scales that the benchmark tries
 ORDERS = (2, 1)
