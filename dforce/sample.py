@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -77,18 +78,20 @@ def extrapolation(schedule: Schedule, level: Tensor, to: Tensor, before: Tensor)
 
 def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to: Tensor, state: State,
             cond: Cond | None = None, *, memory: Memory, eta: float = 0.0, order: int = 2, draw: Draw = plain,
-            noise: Tensor | None = None, std: Std | None = None, min_std: float = 0.0,
+            noise: Tensor | Callable[[], Tensor] | None = None, std: Std | None = None, min_std: float = 0.0,
             ) -> tuple[Step, Memory, State]:
     """One pure step of any set of tokens x [B, T, *E] from `level` to `to` [B, T].
 
     Returns the step, the memory after it and the denoiser's state past the last token. `noise` [B, T, *E] standard
-    normal; None where eta = 0 needs none. eta, std, min_std as in `transition`; order 1 is DDIM/DDPM, 2 is 2M.
+    normal, or what draws it, asked once the network's activations are gone; None where eta = 0 needs none. eta, std,
+    min_std as in `transition`; order 1 is DDIM/DDPM, 2 is 2M.
     """
     x0, state = denoiser(x, level, state, cond)
     mean = x0 if order == 1 else extrapolate(schedule, x0, level, to, memory)
     spread = std(level, to) if callable(std) else std
     kernel = transition(schedule, x, mean, level, to, eta=eta, std=spread, min_std=min_std)
     step = Step(x, x0, kernel, level, to)
+    noise = noise() if callable(noise) else noise
     after, ancestors = (kernel.mean, None) if noise is None and draw is plain else draw(
         step, torch.zeros_like(x) if noise is None else noise)
     moved = to < level
@@ -119,16 +122,18 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
     state = denoiser.init_state(len(x), cond) if state is None else state
     noise = noise or Noise()
     noisy = eta > 0 or std is not None or min_std > 0 or draw is not plain
-    memory, tokens = no_memory(x), torch.arange(x.shape[1], device=x.device)
+    tokens, memory = torch.arange(x.shape[1], device=x.device), no_memory(x) if order == 2 else None
     for row, (level, to) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
-        step, memory, _ = advance(denoiser, schedule, x, level, to, state, cond, memory=memory, eta=eta, order=order,
-                                  draw=draw, noise=noise(row, tokens, x) if noisy else None, std=std, min_std=min_std)
+        step, after, _ = advance(denoiser, schedule, x, level, to, state, cond, memory=memory or Memory(x, level),
+                                 eta=eta, order=order, draw=draw, std=std, min_std=min_std,
+                                 noise=partial(noise, row, tokens, x) if noisy else None)
+        memory = after if order == 2 else None  # first order reads none
         if step.ancestors is not None:
             memory, state = select((memory, state), step.ancestors)
             cond = select(cond, step.ancestors) if cond else cond
         x = step.x
         yield step
-        del step  # so that the network's next call need not share memory with what nobody reads any more
+        del step, after  # so that the network's next call need not share memory with what nobody reads any more
 
 
 @torch.no_grad()

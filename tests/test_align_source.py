@@ -122,9 +122,10 @@ def test_per_prompt_statistics_are_those_of_the_published_tracker() -> None:
 
 def test_an_epoch_is_dealt_out_once_each_pass() -> None:
     schedule, model = world()
-    source = make(schedule, model, samples=24, updates=3, passes=2)
+    kept = []
+    source = make(schedule, model, samples=24, updates=3, passes=2, prepare=lambda found: kept.append(found) or found)
     batches = [source(step) for step in range(6)]
-    whole = source.latest
+    whole = kept[0]
     assert isinstance(batches[0], Samples) and batches[0].trace.log_prob.shape == (8, 4, 1)
     for turn in (batches[:3], batches[3:]):
         dealt = torch.cat([batch.reward for batch in turn])

@@ -139,9 +139,9 @@ class OnPolicy:
         self.limit, self.traces, self.same_start, self.decode = limit, traces, same_start, decode
         self.prepare, self.before, self.checked, self.tolerance, self.seed = prepare, before, checked, tolerance, seed
         self.epochs: list[dict[str, float]] = []
-        self.latest: Samples | None = None
         self._epoch = -1
         self._rows: Any = None
+        self._order, self._turn = torch.arange(0), -1  # row i of the epoch's rows is the _order[i]-th that was made
 
     def __call__(self, step: int) -> Any:
         epoch, update = divmod(step, self.updates * self.passes)
@@ -151,10 +151,13 @@ class OnPolicy:
                                  f"whose samples are gone: resume at step {step - update}")
             self._begin(epoch)
         turn, part = divmod(update, self.updates)
-        count = len(leaves(self._rows)[0])
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, ORDER, turn))
-        own = torch.randperm(count, generator=generator).view(self.updates, -1)[part]
-        return select(self._rows, own.to(leaves(self._rows)[0].device))
+        if turn != self._turn:
+            self._shuffle(turn)
+        size = len(self._order) // self.updates
+        batch = map_state(lambda leaf: leaf[part * size:(part + 1) * size], self._rows)
+        if update + 1 == self.updates * self.passes:
+            self._rows, self._epoch = None, -1  # the optimiser steps without them
+        return batch
 
     def draw(self, epoch: int) -> Samples:
         """The samples of an epoch, by the weights of now. Changes nothing but the credit's statistics."""
@@ -193,4 +196,11 @@ class OnPolicy:
             raise ValueError(f"an epoch of {count} rows cannot be dealt into {self.updates} equal batches: change "
                              "samples or updates")
         self.epochs.append(told)
-        self.latest, self._rows, self._epoch = found, rows, epoch
+        self._rows, self._epoch, self._order, self._turn = rows, epoch, torch.arange(count), -1
+
+    def _shuffle(self, turn: int) -> None:
+        """Puts the epoch's rows in the order of one pass, so that batches are views: a trace is held once."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self._epoch, ORDER, turn))
+        wanted = torch.randperm(len(self._order), generator=generator)
+        self._rows = select(self._rows, self._order.argsort()[wanted].to(leaves(self._rows)[0].device))
+        self._order, self._turn = wanted, turn

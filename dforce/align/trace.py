@@ -7,6 +7,7 @@ through it under other weights, all steps in one batched forward.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -64,20 +65,22 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
         raise ValueError(f"{SECOND_ORDER}; got order={order}")
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     valid = None if mask is None else mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim)).expand_as(x)
-    xs, stds, log_probs, dims = [x], [], [], []
+    xs, log_probs = [x], []
     levels: list[Tensor] = []
     with running_in(autocast, x.device):
         for step in sample(denoiser, schedule, matrix, x, state=state, cond=cond, eta=eta, order=1, noise=noise,
                            std=std, min_std=min_std):
-            flat = torch.zeros_like(step.level, dtype=torch.float64)
-            spread = transition(schedule, flat, flat, step.level, step.to, eta=eta, min_std=min_std,
-                                std=std(step.level, step.to) if callable(std) else std).std
             log_probs.append(_log_prob(step.kernel, step.x, valid))
-            dims.append(step.kernel.dims(valid))
             xs.append(step.x)
             levels += [step.to] if levels else [step.level, step.to]
-            stds.append(spread)
             del step
+    stds, dims = [], []
+    for level, to in pairwise(levels):  # not before: what is small adds up beside the network's activations
+        flat = torch.zeros_like(level, dtype=torch.float64)
+        stds.append(transition(schedule, flat, flat, level, to, eta=eta, min_std=min_std,
+                               std=std(level, to) if callable(std) else std).std)
+        spread = stds[-1].to(x.dtype).view(*level.shape, *(1,) * (x.ndim - 2)).expand_as(x)
+        dims.append(Gaussian(x, spread).dims(valid))
     if not any(bool((d > 0).any()) for d in dims):
         raise ValueError(f"no step of this run has a density (eta={eta}, std={std}, min_std={min_std}): a sampler that "
                          "is deterministic has no policy gradient. Pass eta > 0 or std; for the step to level 0, "
