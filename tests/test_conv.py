@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from stepwise import check_step_is_sequence, in_steps, inputs_of, part
 
 from dforce.bench.cost import peak_memory
 from dforce.checkpoint import build_denoiser
@@ -25,15 +28,7 @@ def build(event=(3, 8, 8), **options):
     return net
 
 
-def inputs(batch=2, time=4, event=(3, 8, 8)):
-    g = torch.Generator().manual_seed(1)
-    cond = {"token": {"action": torch.randn(batch, time, 2, generator=g).double()}}
-    label = 5 * torch.randn(batch, time, generator=g).double()
-    return torch.randn(batch, time, *event, generator=g).double(), label, cond
-
-
-def part(cond, tokens):
-    return {"token": {"action": cond["token"]["action"][:, tokens]}}
+inputs = partial(inputs_of, batch=2, time=4, event=(3, 8, 8), token={"action": 2})
 
 
 @pytest.mark.parametrize("event, options", [
@@ -41,29 +36,15 @@ def part(cond, tokens):
     ((3, 16, 16), {"patch": 4, "multipliers": (2, 3)})])
 def test_step_is_sequence(event, options):
     net, (x, label, cond) = build(event, **options), inputs(event=event)
-    whole, last = net(x, label, net.init_state(2, cond), cond)
+    whole, last = check_step_is_sequence(net, x, label, cond, rtol=1e-10, atol=1e-12)
     assert whole.shape == x.shape and last["z"].shape == (2, 3, *net.coarse)
-    state, out = net.init_state(2, cond), []
-    for t in range(4):
-        now = slice(t, t + 1)
-        y, state = net(x[:, now], label[:, now], state, part(cond, now))
-        out.append(y)
-    torch.testing.assert_close(torch.cat(out, 1), whole, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(state["z"], last["z"], rtol=1e-10, atol=1e-12)
-    state = net.absorb(x[:, :2], label[:, :2], net.init_state(2, cond), part(cond, slice(2)))
-    rest, _ = net(x[:, 2:], label[:, 2:], state, part(cond, slice(2, None)))
-    torch.testing.assert_close(rest, whole[:, 2:], rtol=1e-10, atol=1e-12)
 
 
 def test_step_is_sequence_in_float32():
     net, (x, label, cond) = build().float(), inputs()
     x, label, cond = x.float(), label.float(), {"token": {"action": cond["token"]["action"].float()}}
     whole, _ = net(x, label, net.init_state(2), cond)
-    state, out = net.init_state(2), []
-    for t in range(4):
-        y, state = net(x[:, t:t + 1], label[:, t:t + 1], state, part(cond, slice(t, t + 1)))
-        out.append(y)
-    torch.testing.assert_close(torch.cat(out, 1), whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(in_steps(net, x, label, cond)[0], whole, rtol=1e-4, atol=1e-5)
 
 
 def test_frames_hear_of_earlier_ones_only_and_of_all_of_them():

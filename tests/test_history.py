@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from gaussian_bed import RHO, Causal, NonCausal
+from stepwise import part
 
 from dforce.denoiser import Precond
 from dforce.history import Past, fractional, history_guided, vanilla
@@ -81,7 +82,7 @@ def test_absorbing_in_parts_draws_the_same_noise():
     whole, parts = guided.absorb(x, level, guided.init_state(3), cond), guided.init_state(3)
     for t in range(4):
         now = slice(t, t + 1)
-        parts = guided.absorb(x[:, now], level[:, now], parts, {"token": {"a": cond["token"]["a"][:, now]}})
+        parts = guided.absorb(x[:, now], level[:, now], parts, part(cond, now))
     for one, other in zip(whole["past"], parts["past"], strict=True):
         torch.testing.assert_close(one["z"], other["z"])
     assert torch.equal(whole["token"], torch.full((3,), 4))

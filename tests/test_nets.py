@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from stepwise import check_step_is_sequence, in_steps, inputs_of
 
 from dforce.nets.embed import LevelFeatures
 from dforce.nets.recurrent import RecurrentNet
@@ -14,36 +17,15 @@ def build(event=(3,), **options):
     return RecurrentNet(event, width=16, static={"start": 4, "goal": 2}, token={"a": 2}, **options).double()
 
 
-def inputs(batch=3, time=5, event=(3,)):
-    g = torch.Generator().manual_seed(1)
-    cond = {"token": {"a": torch.randn(batch, time, 2, generator=g).double()},
-            "static": {"goal": torch.randn(batch, 2, generator=g).double(),
-                       "start": torch.randn(batch, 4, generator=g).double()}}
-    label = 5 * torch.randn(batch, time, generator=g).double()
-    return torch.randn(batch, time, *event, generator=g).double(), label, cond
-
-
-def part(cond, tokens):
-    return {**cond, "token": {"a": cond["token"]["a"][:, tokens]}}
+inputs = partial(inputs_of, batch=3, time=5, event=(3,), token={"a": 2}, static={"goal": 2, "start": 4})
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("event", [(3,), (2, 2)])
 def test_step_is_sequence(depth, event):
     net, (x, label, cond) = build(event, depth=depth), inputs(event=event)
-    whole, last = net(x, label, net.init_state(3, cond), cond)
+    whole, last = check_step_is_sequence(net, x, label, cond, rtol=1e-10, atol=1e-12)
     assert whole.shape == x.shape and last["z"].shape == (3, depth, 16)
-    state, out = net.init_state(3, cond), []
-    for t in range(5):
-        now = slice(t, t + 1)
-        y, state = net(x[:, now], label[:, now], state, part(cond, now))
-        out.append(y)
-    torch.testing.assert_close(torch.cat(out, 1), whole, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(state["z"], last["z"], rtol=1e-10, atol=1e-12)
-    # In two pieces, the first only absorbed.
-    state = net.absorb(x[:, :2], label[:, :2], net.init_state(3, cond), part(cond, slice(2)))
-    rest, _ = net(x[:, 2:], label[:, 2:], state, part(cond, slice(2, None)))
-    torch.testing.assert_close(rest, whole[:, 2:], rtol=1e-10, atol=1e-12)
 
 
 def test_step_is_sequence_in_float32():
@@ -52,11 +34,7 @@ def test_step_is_sequence_in_float32():
     x, label = x.float(), label.float()
     cond = {kind: {name: value.float() for name, value in values.items()} for kind, values in cond.items()}
     whole, _ = net(x, label, net.init_state(3, cond), cond)
-    state, out = net.init_state(3, cond), []
-    for t in range(5):
-        y, state = net(x[:, t:t + 1], label[:, t:t + 1], state, part(cond, slice(t, t + 1)))
-        out.append(y)
-    torch.testing.assert_close(torch.cat(out, 1), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(in_steps(net, x, label, cond)[0], whole, rtol=1e-5, atol=1e-6)
 
 
 def test_the_head_reads_the_latent_before_the_token():

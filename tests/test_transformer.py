@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from gaussian_bed import Causal, ar1
+from stepwise import part
 
 from dforce.denoiser import Precond
 from dforce.guidance import classifier_free, guided
@@ -30,10 +31,6 @@ def inputs(batch: int = 2, time: int = 8, seed: int = 1):
     cond = {"static": {"start": torch.randn(batch, 4, generator=g)},
             "token": {"action": torch.randn(batch, time, 2, generator=g)}}
     return torch.randn(batch, time, 3, generator=g), torch.randn(batch, time, generator=g), cond
-
-
-def part(cond, tokens):
-    return {**cond, "token": {"action": cond["token"]["action"][:, tokens]}}
 
 
 @pytest.mark.parametrize("context", [1, 5, 16])  # shorter than the sequence of 8, and longer
