@@ -27,8 +27,6 @@ class Measured(NamedTuple):
     drift: drifting.Drift
 
 
-
-
 def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: str, variant: dict[str, Any],
             seed: int = 0) -> Measured:
     """frames: uint8 [T, B, H, W, C], generated ones alone. Distances of the first, middle and last 100 frames beside
@@ -43,9 +41,9 @@ def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: st
         rows.append(row(about, where, "frechet", each.value, each.low, each.high, each.n, higher=False))
         least = drifting.floor(of, frames.shape[1], end - begin)
         rows.append(row({"task": task, "method": "real video"}, where, "frechet", least.value, least.low, least.high,
-                         least.n, higher=False))
+                        least.n, higher=False))
         rows.append(row(about, where, "frechet / floor", each.value / max(least.value, 1e-12), None, None, each.n,
-                         unit="times", higher=False))
+                        unit="times", higher=False))
         windows = slice(begin // of.window, max(end // of.window, begin // of.window + 1))
         for name in ("brightness", "contrast", "change"):
             ratio = found.values[name][:, windows].mean(1) / of.mean[name]
@@ -85,7 +83,7 @@ def probe_rows(probe: InverseDynamics, frames: np.ndarray, actions: np.ndarray, 
         rows.append(row(about, where, "action seen (kappa)", *found, higher=True))
         if on_real[0]:
             rows.append(row(about, where, "action seen / real", found[0] / on_real[0], None, None, found[3],
-                             unit="fraction", higher=True))
+                            unit="fraction", higher=True))
     return rows
 
 
@@ -112,12 +110,12 @@ def picture(found: drifting.Drift, of: drifting.Reference, file: Path, title: st
 
 
 def mean_row(about: Row, variant: Row, metric: str, values: Tensor, seed: int, unit: str = "times",
-          higher: bool | None = None) -> Row:
+             higher: bool | None = None) -> Row:
     """A row of a mean over rollouts [B]."""
     each = bootstrap_interval(values.double().numpy(), rng=np.random.default_rng(seed))
     alone = each.n < 2
     return row(about, variant, metric, each.value, None if alone else each.low, None if alone else each.high, each.n,
-                unit=unit, higher=higher)
+               unit=unit, higher=higher)
 
 
 def row(about: Row, variant: Row, metric: str, value: float, low: float | None, high: float | None, n: int, *,
