@@ -224,7 +224,7 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
     script = runpy.run_path(str(root / "scripts/planning/ablation.py"))
     text = script["suite"](argparse.Namespace(steps=4000, seeds=3))
     found = read_suite(text)
-    assert len(found.methods) == 10 and {len(method.trials) for method in found.methods.values()} == {8}
+    assert len(found.methods) == 12 and {len(method.trials) for method in found.methods.values()} == {8}
     assert found.tune_seed == TUNE_SEED
 
     composed = {name: compose_training(model.overrides) for name, model in found.models.items()}
@@ -239,9 +239,9 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
         assert (bool(low), bool(high)) == {"full sequence": (True, True), "rising levels": (True, False)}.get(
             name, (False, False))
         assert (weight == [1.0] * 4) == (name == "no weight")
-        if name not in ("no weight", "fused SNR"):
+        if name == "min SNR":
             np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-6)
-        if name == "fused SNR":
+        elif name != "no weight":
             assert weight[0] == 5.0 and weight[2] > 1.3 * float(snr[0, 2].exp())  # a clean past lends its weight
     shipped = yaml.safe_load((root / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
     for name in ("forcing", "full sequence"):

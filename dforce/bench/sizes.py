@@ -16,7 +16,7 @@ OBSERVATION, ACTION = 4, 2  # of a maze: (x, y, vx, vy) and two forces
 
 class Sizes(NamedTuple):
     """tokens, stack: T tokens of `stack` environment steps, so of stack * 6 numbers. widths: of `RecurrentNet`; 448 has
-    the 3 million parameters of the official maze network, 256 is our default. plan_widths: those that sampling and
+    the 3 million parameters of the official maze network, 192 is our default. plan_widths: those that sampling and
     guidance are timed at; width: that of whole plans. rounds, seconds: of a race (see `race`). bf16: whether bfloat16
     runs too; where the machine emulates it, one step of training takes minutes."""
 
@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
     stack: int = 10
     widths: tuple[int, ...] = (448, 256, 192)
     plan_widths: tuple[int, ...] = (192, 448)
-    width: int = 256
+    width: int = 192
     train_batch: int = 128
     batches: tuple[int, ...] = (1, 32)
     steps: int = 50
