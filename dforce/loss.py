@@ -16,6 +16,7 @@ from dforce.tree import State, leaves, map_state, reset
 Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
 Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
 
+DECAY = 0.9  # a token, of the default weight
 BOUND_ROWS, BOUND_LEVELS = 16, 4  # of validation: one row in 16, 4 levels beside the first
 
 
@@ -78,16 +79,16 @@ def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
 
     With S_t = min(SNR_t, clip) / clip and the running mean C_t = decay C_{t-1} + (1 - decay) S_t (C_0 = S_0), the
     weight of the x0 error is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0. This is the
-    authors' code; their text has C_{t-1} without `decay`.
+    authors' code; their text has C_{t-1} without `decay`. For a single token it is `min_snr(clip)`.
     `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
     """
     def weight(log_snr: Tensor) -> Tensor:
         own = log_snr.exp().clamp(max=clip) / clip
-        past, running = torch.zeros_like(own), own[:, 0]
-        for t in range(1, own.shape[1]):
-            past[:, t] = running
-            running = decay * running + (1 - decay) * own[:, t]
-        return clip * (1 - (1 - own) * (1 - decay * past))
+        token = torch.arange(own.shape[1], device=own.device)
+        age = token - 1 - token[:, None]                                # of token s in C_{t-1}, [s, t]
+        share = torch.where(age < 0, 0.0, decay ** age.clamp(min=0).to(own.dtype))
+        share[1:] *= 1 - decay                                          # C_0 = S_0
+        return clip * (1 - (1 - own) * (1 - decay * own @ share))
     return weight
 
 
@@ -107,14 +108,15 @@ def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Te
     """Weighted x0 error at random levels, one pass (Chen et al. 2024, Algorithm 1). Returns (loss, state after).
 
     x0: [B, T, *E]; mask: [B, T] or [B, T, *E], true where there is data; `state` None starts new sequences from
-    `denoiser.init_state`; weight default `min_snr(5.)`.
+    `denoiser.init_state`; weight default `fused_snr(5, .9)`: under `min_snr` (which it is for a single token) one of
+    pure noise weighs near 0, and what follows from the past alone is hardly learnt.
     """
     level = levels(schedule, (x0.shape[0], x0.shape[1]), generator).to(x0.device)
     noisy = corrupt(schedule, x0, level, generator)
     state = denoiser.init_state(len(x0), cond) if state is None else state
     x0_hat, state = denoiser(noisy, level, state, cond)
     error = (x0_hat.float() - x0.float()).square()
-    factor = (weight or min_snr())(schedule.log_snr(level)).to(error.dtype)
+    factor = (weight or fused_snr(decay=DECAY))(schedule.log_snr(level)).to(error.dtype)
     if mask is not None and mask.shape != x0.shape[:2]:
         event = mask.flatten(2)
         error = (error.flatten(2) * event).sum(2) / event.sum(2).clamp(min=1)
@@ -142,8 +144,8 @@ class ForcingObjective(nn.Module):
         super().__init__()
         if carry and not getattr(denoiser, "causal", False):
             raise ValueError("carry=True needs a causal denoiser: others end a window in no state that goes on")
-        self.denoiser, self.schedule, self.levels, self.weight = denoiser, schedule, levels, weight or min_snr()
-        self.carry = carry
+        self.denoiser, self.schedule, self.levels, self.carry = denoiser, schedule, levels, carry
+        self.weight = weight or fused_snr(decay=DECAY)
 
     def forward(self, batch: Any, generator: torch.Generator | None = None,
                 carried: list[Tensor] | None = None) -> tuple[Any, ...]:

@@ -159,7 +159,8 @@ def test_the_loss_is_the_weighted_mean_by_hand():
                   for b in range(4) for t in range(3) for k in [max(int(level[b, t]), 1)]) / 12
     assert float(loss) == pytest.approx(by_hand, rel=1e-5)
     default, _ = forcing_loss(Fixed(hat), S, x0, levels=at(level))
-    assert default == forcing_loss(Fixed(hat), S, x0, levels=at(level), weight=min_snr(5.0))[0]
+    assert default == forcing_loss(Fixed(hat), S, x0, levels=at(level), weight=fused_snr(5.0, 0.9))[0]
+    torch.testing.assert_close(fused_snr(5.0, 0.9)(S.log_snr(level[:, :1])), min_snr(5.0)(S.log_snr(level[:, :1])))
 
 
 def test_a_perfect_denoiser_has_no_loss_and_sees_corrupted_tokens():
@@ -177,7 +178,7 @@ def test_masks(event):
     x0, hat = torch.randn(2, 4, 3, *event, generator=g)
     level = torch.full((4, 3), 60)
     tokens = torch.rand(4, 3, generator=g) < 0.6
-    error = ((hat - x0) ** 2).flatten(2) * min_snr()(S.log_snr(level))[..., None].float()
+    error = ((hat - x0) ** 2).flatten(2) * fused_snr(5.0, 0.9)(S.log_snr(level))[..., None].float()
 
     def loss(mask, x0_hat=hat):
         return forcing_loss(Fixed(x0_hat), S, x0, mask=mask, levels=at(level))[0]
