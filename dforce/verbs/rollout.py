@@ -45,11 +45,11 @@ def run(cfg: Any, folder: RunFolder) -> None:
         from dforce.video.serve import serve
 
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-            serve(model, recipe, _real(cfg, model), port=int(cfg.serve), context=_context(cfg, model), seed=cfg.seed,
+            serve(model, recipe, _real(cfg, model), port=int(cfg.serve), context=context_of(cfg, model), seed=cfg.seed,
                   fps=cfg.fps)
         return
     real = _real(cfg, model)
-    start = real.clips(samples, _context(cfg, model)) if real and _context(cfg, model) else None
+    start = real.clips(samples, context_of(cfg, model)) if real and context_of(cfg, model) else None
     actions = fed(cfg.actions, model, real, batch=samples, context=start, frames=frames, seed=cfg.seed)
     shape = (samples, *model.shape[1:], model.shape[0])
     record = Record(folder.path, shape=shape, actions=model.actions, settings=settings(cfg, model, recipe, start),
@@ -109,7 +109,7 @@ def settings(cfg: Any, model: VideoModel, recipe: Recipe, start: Clip | None) ->
             "actions": cfg.actions}
 
 
-def _context(cfg: Any, model: VideoModel) -> int:
+def context_of(cfg: Any, model: VideoModel) -> int:
     """Frames that rollouts begin with, in whole tokens."""
     frames = max(model.window // 2, model.stack) if cfg.context is None else cfg.context
     if frames < 0:
@@ -121,7 +121,7 @@ def _context(cfg: Any, model: VideoModel) -> int:
 
 def _real(cfg: Any, model: VideoModel) -> RealVideo | None:
     """Real clips that the model has not seen, if anything asks for them."""
-    wanted = cfg.measure or _context(cfg, model) or (model.actions and cfg.actions == "data")
+    wanted = cfg.measure or context_of(cfg, model) or (model.actions and cfg.actions == "data")
     data = cfg.data or model.data
     if not wanted and not cfg.data:
         return None

@@ -22,7 +22,7 @@ from dforce.run import RunFolder, write_atomic
 from dforce.verbs.follow import FEW, Kind, Prepared, carry_out, has_checkpoint, run_kind
 from dforce.video.film import strip
 from dforce.video.model import load_video
-from dforce.video.stream import Recipe, begin, stream
+from dforce.video.stream import Recipe, continued
 
 FOLDER = False  # as in `dforce train`
 CLIPS = ("size", "frames", "stack", "stride", "batch", "seed", "held_out", "action_offset", "actions", "fps", "cache")
@@ -122,15 +122,10 @@ def _picture(cfg: Any, folder: RunFolder, checkpoint: Path, held_out: VideoClips
     def actions(frame: int, number: int) -> Tensor:
         return per_frame[:, frame:frame + number]
 
-    recipe = Recipe(chunk=cfg.stack)
-    feed = actions if model.actions else None
-    state = begin(model, recipe, frames[:, :context], feed)
-    made = [frames[:, :context]]
-    for chunk, _ in stream(model, recipe, state, batch=count, actions=feed, context=context):
-        made.append(chunk)
-        if sum(part.shape[1] for part in made) >= shown:
-            break
-    rows = torch.stack([frames[:, :shown], torch.cat(made, 1)], 1).flatten(0, 1)  # each clip, its continuation
+    made = continued(model, Recipe(chunk=cfg.stack), frames[:, :context], shown - context,
+                     actions=actions if model.actions else None)
+    after = torch.cat([frames[:, :context], made], 1)
+    rows = torch.stack([frames[:, :shown], after], 1).flatten(0, 1)  # each clip, its continuation
     at = sorted({round(i * (shown - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
     labels = [name for i in range(count) for name in (f"clip {i}", "model")]
     strip(to_uint8(rows.transpose(0, 1)), at, folder.media / "frames.png", labels=labels)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dforce.data.balls import simulate
 from dforce.run import RunFolder, write_atomic
-from dforce.video.drift import distance, reference, spans_of
+from dforce.video.drift import Reference, distance, reference, spans_of
 from dforce.video.features import PairEncoder, load_features, save_features, train_features
 from dforce.video.learned import I3D, clips_of, load_lpips
-from dforce.video.measure import Row, mean_row, measure, picture, probe_rows, row
+from dforce.video.measure import Measured, Row, mean_row, measure, picture, probe_rows, row
 from dforce.video.memory import memory
 from dforce.video.metrics import psnr, ssim
 from dforce.video.model import VideoModel, from_uint8
@@ -39,6 +39,28 @@ class Wanted(NamedTuple):
     seed: int = 0
 
 
+class Yard(NamedTuple):
+    """What rollouts of a model are held against. learnt, real: clips that it has seen, and has not; of: both, as far
+    as drift is measured; counts: clips of either."""
+
+    model: VideoModel
+    learnt: RealVideo
+    real: RealVideo
+    of: Reference
+    counts: tuple[int, int]
+    wanted: Wanted
+
+
+def yardstick(model: VideoModel, real: RealVideo, frames: int, wanted: Wanted) -> Yard:
+    """For rollouts of so many frames; trains the features, unless `wanted` names a file."""
+    window = min(wanted.window, frames)
+    learnt = RealVideo(model, real.data, split="train", window=max(model.window, 2 * model.stack), seed=wanted.seed)
+    counts = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
+    near, far = (each.clips(n, max(window, min(STRETCH, each.shortest))).frames
+                 for each, n in zip((learnt, real), counts, strict=True))
+    return Yard(model, learnt, real, reference(features(wanted, learnt), near, far, window=window), counts, wanted)
+
+
 def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarray, fed: np.ndarray | None, *,
            wanted: Wanted, method: str, variant: dict[str, Any], start: Clip | None) -> list[Row]:
     """Rows about the frames `made`, uint8 [T, B, H, W, C]; lines go into episodes.jsonl, a picture into media/,
@@ -46,22 +68,26 @@ def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarr
 
     fed: the actions [T, B, A]. start: the real clips that the rollouts began with.
     """
-    window = min(wanted.window, len(made))
-    learnt = RealVideo(model, real.data, split="train", window=max(model.window, 2 * model.stack), seed=wanted.seed)
-    encoder = features(wanted, learnt)
-    save_features(encoder, folder.path / "features.safetensors")
-    count = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
-    near, far = (each.clips(n, max(window, min(STRETCH, each.shortest))).frames
-                 for each, n in zip((learnt, real), count, strict=True))
-    of = reference(encoder, near, far, window=window)
-    found = measure(made, of, task=real.data, method=method, variant=variant, seed=wanted.seed)
-    rows, about = list(found.rows), {"task": real.data, "method": method}
-    picture(found.drift, of, folder.media / "drift.png", f"drift: {method}")
+    yard = yardstick(model, real, len(made), wanted)
+    save_features(yard.of.encoder, folder.path / "features.safetensors")
+    rows, found = rows_of(yard, made, fed, method=method, variant=variant, start=start)
+    picture(found.drift, yard.of, folder.media / "drift.png", f"drift: {method}")
     curves = {name: value.tolist() for name, value in found.drift.values.items()}
-    write_atomic(folder.path / "curves.json", json.dumps({"window": window, **curves}) + "\n")
+    write_atomic(folder.path / "curves.json", json.dumps({"window": yard.of.window, **curves}) + "\n")
+    folder.episodes(found.samples)
+    return rows
+
+
+def rows_of(yard: Yard, made: np.ndarray, fed: np.ndarray | None, *, method: str, variant: dict[str, Any],
+            start: Clip | None) -> tuple[list[Row], Measured]:
+    """All rows about a rollout, arguments as in `report`, and what drift was measured among them."""
+    real, wanted = yard.real, yard.wanted
+    found = measure(made, yard.of, task=real.data, method=method, variant=variant, seed=wanted.seed)
+    rows, about = list(found.rows), {"task": real.data, "method": method}
     if fed is not None and one_hot(fed):
-        probe = train_probe(lambda step: labelled(learnt, step), model.actions, steps=wanted.steps, seed=wanted.seed)
-        held_out = real.clips(count[1])
+        probe = train_probe(lambda step: labelled(yard.learnt, step), yard.model.actions, steps=wanted.steps,
+                            seed=wanted.seed)
+        held_out = real.clips(yard.counts[1])
         assert held_out.actions is not None
         rows += probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=real.data, method=method,
                            variant=variant, seed=wanted.seed)
@@ -71,10 +97,10 @@ def report(folder: RunFolder, model: VideoModel, real: RealVideo, made: np.ndarr
         rows += of_balls(real, made, about, variant, wanted.seed)
         rows += of_places(real, made, start, about, variant, wanted.seed)
     if wanted.i3d:
-        clips = (each.clips(n, max(window, 16)) for each, n in zip((learnt, real), count, strict=True))
+        length = max(yard.of.window, 16)
+        clips = (each.clips(n, length) for each, n in zip((yard.learnt, real), yard.counts, strict=True))
         rows += fvd(I3D(wanted.i3d), made, *clips, about, variant)
-    folder.episodes(found.samples)
-    return rows
+    return rows, found
 
 
 def features(wanted: Wanted, learnt: RealVideo) -> PairEncoder:

@@ -144,6 +144,20 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
         yield model.frames(x), after
 
 
+def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *, actions: Actions | None = None,
+              noise: Noise | None = None) -> Tensor:
+    """The `frames` frames [B, frames, C, H, W] that follow the real ones `context` [B, N, C, H, W]."""
+    state = begin(model, recipe, context, actions)
+    made, done = [], 0
+    for chunk, _ in stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1],
+                           noise=noise):
+        made.append(chunk)
+        done += chunk.shape[1]
+        if done >= frames:
+            break
+    return torch.cat(made, 1)[:, :frames]
+
+
 def _cond(model: VideoModel, actions: Actions | None, token: int, count: int) -> Cond | None:
     """The conditioning of tokens token..token + count - 1."""
     if not model.actions:
