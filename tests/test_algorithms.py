@@ -287,7 +287,7 @@ def test_the_watch_sees_what_the_sampler_draws_and_looks_the_same_twice() -> Non
     drawn = sampler.tokens(12, None, Noise(4))
     assert found["reward"] == pytest.approx(float(bright(drawn, None, None).mean()), abs=1e-6)
     flat = Watch(sampler._replace(eta=0.0, min_std=0.0, order=2), model, ask, {"reward": measures["reward"]})
-    assert not has_density(flat.sampler) and set(flat.look()) == {"reward"}
+    assert not has_density(flat.sampler) and set(flat.look()) == {"reward", "reward_error"}
     with pytest.raises(ValueError, match="at least one sample"):
         Watch(sampler, model, ask, {}, samples=0)
 

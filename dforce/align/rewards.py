@@ -1,4 +1,5 @@
-"""Rewards that ship with dforce: the bytes of a JPEG, a classifier's log-probability, and images' rewards for videos.
+"""Rewards that ship with dforce: the bytes of a JPEG, brightness, a classifier's log-probability, and images' rewards
+for videos.
 
 A reward is any callable (samples [B, T, *E], prompts, metadata) -> [B], larger is better. Images are [B, 1, C, H, W] in
 [-1, 1].
@@ -70,6 +71,22 @@ def jpeg_compressibility(samples: Tensor, prompts: Sequence[Any] = (), metadata:
 def jpeg_incompressibility(samples: Tensor, prompts: Sequence[Any] = (), metadata: Sequence[Any] = ()) -> Tensor:
     """Plus the kilobytes of each image at JPEG quality 95, its longer side 64 pixels: see `Jpeg`."""
     return Jpeg(sign=1.0)(samples, prompts, metadata)
+
+
+class Brightness:
+    """sign * mean value of the pixels of each image, 0 for black and 1 for white; values outside are clamped.
+
+    Differentiable within. Raises ValueError for a sign of 0.
+    """
+
+    def __init__(self, sign: float = 1.0):
+        if sign == 0:
+            raise ValueError("sign must be positive (bright is good) or negative, got 0")
+        self.sign = sign
+
+    def __call__(self, samples: Tensor, prompts: Sequence[Any] = (), metadata: Sequence[Any] = ()) -> Tensor:
+        """[B] in the dtype of the samples. samples: [B, 1, C, H, W]."""
+        return self.sign * (samples.clamp(-1, 1).flatten(1).mean(1) + 1) / 2
 
 
 class Spread:

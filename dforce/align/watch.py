@@ -9,15 +9,19 @@ from torch import Tensor
 
 from dforce.align.source import Ask, Query, Sampler
 from dforce.align.trace import kl
-from dforce.denoiser import Denoiser
+from dforce.denoiser import Cond, Denoiser
 from dforce.noise import Noise
 from dforce.tree import map_state
 
+ERROR = "_error"  # ending of the name of what a mean may be off by
+Z95 = 1.959963984540054  # two-sided 95% quantile of the normal law
 Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
 
 
 class Watch:
     """look() -> the mean of every measure over `samples` runs of the policy of now, and "kl" [nats of a whole run].
+
+    A measure that answers for each sample also has an "<measure>_error": half the 95% interval of its mean.
 
     sampler: its denoiser is the policy, seen with the weights that it has then. reference: what the KL is to. ask: what
     for, the same every time. decode: from tokens to what the measures take. The KL is there where the sampler is one
@@ -40,14 +44,27 @@ class Watch:
         cond = map_state(lambda leaf: leaf.to(device), self.query.cond) if self.query.cond else None
         found: dict[str, float] = {}
         if has_density(sampler):
-            trace = sampler.record(self.samples, cond, self.noise)
-            nats = kl(trace, sampler.denoiser, self.reference, sampler.schedule, rows=sampler.rows)
-            x, found["kl"] = trace.x[:, -1], float(nats.sum((1, 2)).mean())
+            x, nats = divergence(sampler, self.reference, self.samples, cond, self.noise, rows=sampler.rows)
+            found["kl"] = float(nats.mean())
         else:
             x = sampler.tokens(self.samples, cond, self.noise)
         x = self.decode(x) if self.decode else x
-        return {**{name: float(torch.as_tensor(measure(x, self.query)).double().mean())
-                   for name, measure in self.measures.items()}, **found}
+        told: dict[str, float] = {}
+        for name, measure in self.measures.items():
+            values = torch.as_tensor(measure(x, self.query)).double()
+            told[name] = float(values.mean())
+            if values.ndim and len(values) > 1:
+                told[name + ERROR] = float(Z95 * values.std() / len(values) ** 0.5)
+        return {**told, **found}
+
+
+@torch.no_grad()
+def divergence(sampler: Sampler, reference: Denoiser, batch: int, cond: Cond | None, noise: Noise, *,
+               rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """What `batch` runs of the sampler end in, [B, T, *E], and the KL of each to the reference, [B] nats of a run."""
+    trace = sampler.record(batch, cond, noise)
+    nats = kl(trace, sampler.denoiser, reference, sampler.schedule, rows=rows)
+    return trace.x[:, -1], nats.sum((1, 2))
 
 
 def has_density(sampler: Sampler) -> bool:

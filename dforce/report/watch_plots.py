@@ -19,17 +19,19 @@ PANELS = {  # measure: (title, unit)
     "kl": ("KL to the model begun with", "nats of a run"),
 }
 ACROSS = 3
+ERROR = "_error"  # ending of the name of half the interval of a measure
 
 
 def watch_curves(looks: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """One panel a measure, over the number of reward queries; the dashed line is the model begun with.
 
-    looks: in order, each with "queries" and measures, alike in all. Raises ValueError without a look.
+    looks: in order, each with "queries" and measures, alike in all; "<measure>_error" is a band around it.
+    Raises ValueError without a look.
     """
     if not looks:
         raise ValueError("there is nothing to draw: no look was taken; watch_every is how often")
     names = [name for name in [*PANELS, *looks[0]] if name in looks[0] and name != "queries"]
-    names = list(dict.fromkeys(names))
+    names = [name for name in dict.fromkeys(names) if name.removesuffix(ERROR) == name or name[:-6] not in names]
     rows = math.ceil(len(names) / ACROSS)
     across = min(ACROSS, len(names))
     figure = style.new_figure(3.6 * across, 2.7 * rows + 0.5)
@@ -41,6 +43,10 @@ def watch_curves(looks: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
         style.plain_axes(ax, xlabel="reward queries", ylabel=unit, grid="y")
         ax.set_title(heading, fontsize=style.LABEL, color=style.INK, loc="left")
         ax.axhline(values[0], color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        if name + ERROR in looks[0]:
+            half = [look.get(name + ERROR, math.nan) for look in looks]
+            low, high = zip(*((value - off, value + off) for value, off in zip(values, half, strict=True)), strict=True)
+            ax.fill_between(queries, low, high, color=style.PALETTE[0], alpha=0.18, linewidth=0)
         ax.plot(queries, values, color=style.PALETTE[0], linewidth=2.0, marker="o", markersize=4)
         ax.margins(x=0.03, y=0.15)
     for ax in axes[len(names):]:

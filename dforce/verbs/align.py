@@ -14,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from dforce import manual
-from dforce.align import AlignObjective, adapter_state, fold, load_adapters, save_adapters
+from dforce.align import AlignObjective, Sampler, adapter_state, fold, load_adapters, save_adapters
 from dforce.align.algorithms import ALGORITHMS
 from dforce.align.reward import RewardError
 from dforce.align.tune import Aligning, Epoch, tune
-from dforce.align.watch import Watch
+from dforce.align.watch import Watch, has_density
 from dforce.checkpoint import find, keep_last, load_state, save, step_folder
 from dforce.config import nearest
 from dforce.fit import TrainingState, stop_requested
@@ -37,12 +37,22 @@ def run(cfg: Any, folder: RunFolder | None) -> None:
     raise ValueError(f"nothing called {cfg.target!r} can be tuned{nearest(cfg.target, manual.kinds('align'))}")
 
 
-def settings_of(cfg: Any) -> dict[str, Any]:
-    """What cfg says of its algorithm, for `dforce.align.algorithms.build`; under fast_dev_run little of it."""
+def settings_of(cfg: Any, usual: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What cfg says of its algorithm, for `dforce.align.algorithms.build`; under fast_dev_run little of it.
+
+    usual: of a target, instead of the algorithm's own, for those that cfg leaves open and the algorithm uses.
+    """
     every = {key for recipe in ALGORITHMS.values() for key in recipe.uses}
     given = {key: cfg[key] for key in sorted(every) if key in cfg and cfg[key] is not None}
     uses = ALGORITHMS[cfg.algorithm].uses if cfg.algorithm in ALGORITHMS else {}
-    return {**given, **{key: value for key, value in FEW.items() if key in uses and cfg.fast_dev_run}}
+    own = {key: value for key, value in (usual or {}).items() if key in uses}
+    return {**own, **given, **{key: value for key, value in FEW.items() if key in uses and cfg.fast_dev_run}}
+
+
+def check_kl_max(cfg: Any, sampler: Sampler) -> None:
+    """ValueError where a largest KL is asked for, and nothing measures it."""
+    if cfg.kl_max is not None and not (cfg.watch and has_density(sampler)):
+        raise ValueError("kl_max takes a watch that measures the KL: watch > 0 samples, eta > 0")
 
 
 @dataclass

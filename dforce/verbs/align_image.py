@@ -15,7 +15,7 @@ from dforce.align.algorithms import build
 from dforce.align.reward import Reward, ask_reward
 from dforce.align.source import Ask
 from dforce.align.tune import Aligning
-from dforce.align.watch import Measure, Watch, has_density
+from dforce.align.watch import Measure, Watch
 from dforce.checkpoint import find, load
 from dforce.config import nearest
 from dforce.denoiser import Cond, Denoiser
@@ -24,7 +24,7 @@ from dforce.images.classifier import Classifier
 from dforce.images.measure import accuracy, diversity
 from dforce.images.model import ImageModel, class_cond, guided_by_class, load_model
 from dforce.run import RunFolder
-from dforce.verbs.align import Saver, begun_with, carry_out, settings_of, state_of, trainable
+from dforce.verbs.align import Saver, begun_with, carry_out, check_kl_max, settings_of, state_of, trainable
 from dforce.verbs.align_judge import Draws, judged
 from dforce.verbs.align_rewards import Rewards, rewards_of
 from dforce.verbs.follow import Kind, Prepared, run_kind
@@ -68,8 +68,7 @@ def prepare(cfg: Any) -> Prepared:
     aligning = build(cfg.algorithm, sampler_of(cfg, model, cfg.tune_steps or cfg.steps), rewards.tuned,
                      ask_for(classes), settings=settings_of(cfg), prompts=_prompts, seed=cfg.seed, rows=cfg.rows)
     state = state_of(cfg, aligning)
-    if cfg.kl_max is not None and not (cfg.watch and has_density(sampler)):
-        raise ValueError("kl_max takes a watch that measures the KL: watch > 0 images, eta > 0")
+    check_kl_max(cfg, sampler)
     session = Session(aligning, base, sampler, guided_by_class(base, cfg.guidance), rewards, judge, classes, state)
     about = {"config": begun_with(load(find(cfg.checkpoint), trust=cfg.trust).config,
                                   dict(OmegaConf.to_container(cfg, resolve=True)))}  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.align import Sampler, best_of_n, kl
+from dforce.align import Sampler, best_of_n
 from dforce.align.reward import ask_reward
 from dforce.align.source import START_SALT
-from dforce.align.watch import has_density
+from dforce.align.watch import divergence, has_density
 from dforce.denoiser import Denoiser
 from dforce.images.classifier import Classifier
 from dforce.images.measure import diversity_interval
@@ -149,10 +149,8 @@ def _kl(draws: Draws, labels: Tensor, seed: int, variant: dict[str, Any]) -> Row
     """The KL of the tuned model's runs to those of the model begun with; None where runs have no density."""
     sampler, estimate = draws.sampler, {"value": None, "low": None, "high": None, "n": len(labels)}
     if has_density(sampler):
-        with torch.no_grad():
-            device = sampler.schedule.alpha.device
-            trace = sampler.record(len(labels), class_cond(labels.to(device)), Noise(seed))
-            nats = kl(trace, sampler.denoiser, draws.reference, sampler.schedule, rows=CHUNK).sum((1, 2))
+        cond = class_cond(labels.to(sampler.schedule.alpha.device))
+        _, nats = divergence(sampler, draws.reference, len(labels), cond, Noise(seed), rows=CHUNK)
         estimate = bootstrap_interval(nats.cpu().numpy(), rng=np.random.default_rng(0))._asdict()
     return _row(draws.model.data, "tuned", variant, "kl", estimate, "nats of a run, to the base", None)
 

@@ -44,7 +44,7 @@ class Kind(NamedTuple):
     verb: "train", or "train/image" for a kind. keys: what the configuration of its runs has, and others' have not.
     prepare: cfg -> what is trained, or ValueError. work: (prepared, cfg, folder) -> None trains it, and makes what
     belongs in the folder beside the checkpoints. ending: folder -> the last line printed. longer: the key to raise for
-    a longer run.
+    a longer run. within: the key that holds the run's own configuration in that of its checkpoints, "" for none.
     """
 
     verb: str
@@ -53,6 +53,7 @@ class Kind(NamedTuple):
     work: Callable[[Prepared, Any, RunFolder], Any]
     ending: Callable[[Path], str]
     longer: str = "fit.steps"
+    within: str = ""
 
 
 def run_kind(kind: Kind, cfg: Any) -> None:
@@ -90,6 +91,7 @@ def _as_before(kind: Kind, cfg: DictConfig, overrides: list[str]) -> DictConfig:
     where = Path(cfg.resume)
     file = (find(where) if has_checkpoint(where) else where) / "config.yaml"  # what trained, not what was tried since
     before = OmegaConf.load(file) if file.is_file() else {}
+    before = before.get(kind.within, before) if kind.within else before
     if not kind.keys <= set(before):
         raise ValueError(f"resume={cfg.resume} is no run folder (nor a checkpoint) of dforce "
                          f"{kind.verb.replace('/', ' ')}: "
