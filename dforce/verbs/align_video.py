@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,8 @@ from dforce.video.model import VideoModel, load_video
 from dforce.video.real import RealVideo
 
 FOLDER = False   # as in `dforce train`: a run that is resumed goes on in the folder it has
-USUAL = {"epochs": 30, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 1e-4}  # for video
+USUAL = {"epochs": 20, "samples": 128, "group": 8, "advantage": "group", "updates": 4}  # for video
+OWN: dict[str, dict[str, Any]] = {"grpo": {"kl": 0.02}, "sft": {"samples": 1024, "advantage": "batch"}}  # no groups
 FEW = {"watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12, "window": 4, "feature_steps": 5}  # fast_dev_run
 
 
@@ -71,7 +73,7 @@ def prepare(cfg: Any) -> Prepared:
     clips = {split: RealVideo(base, cfg.data or base.data, split=split, window=context + cfg.frames,
                               seed=cfg.seed if split == "train" else cfg.eval_seed) for split in ("train", "val")}
     aligning = build(cfg.algorithm, sampler, rewards.tuned, ask_for(clips["train"], context),
-                     settings=settings_of(cfg, USUAL), decode=on_screen(model), seed=cfg.seed, rows=cfg.rows)
+                     settings=settings_of(cfg, {**USUAL, **OWN.get(cfg.algorithm, {})}), decode=on_screen(model), seed=cfg.seed, rows=cfg.rows)
     state = state_of(cfg, aligning)
     session = Session(aligning, base, model, sampler, AfterContext(base.denoiser), rewards, clips["val"], context,
                       state)
@@ -85,6 +87,8 @@ def _check(cfg: Any, model: VideoModel) -> None:
         raise ValueError(f"frames must fill whole tokens of {model.stack} frames, at least one, got {cfg.frames}")
     if not cfg.data and not model.data:
         raise ValueError("the checkpoint does not say what it learnt from: give data=")
+    if cfg.evaluate and cfg.rollouts and find_spec("av") is None:  # known before hours of tuning, not after
+        raise ValueError("the film of rollouts needs the package av (pip install av); or go without, rollouts=0")
     if min(cfg.rollout_frames, cfg.window, cfg.feature_steps) < 1 or min(cfg.watch, cfg.evaluate, cfg.rollouts) < 0:
         raise ValueError("rollout_frames, window and feature_steps must be >= 1, watch, evaluate and rollouts >= 0")
 
