@@ -72,8 +72,9 @@ def prepare(cfg: Any) -> Prepared:
     rewards = lifted(cfg.reward, max(base.shape[1:]), trust=cfg.trust)
     clips = {split: RealVideo(base, cfg.data or base.data, split=split, window=context + cfg.frames,
                               seed=cfg.seed if split == "train" else cfg.eval_seed) for split in ("train", "val")}
+    settings = settings_of(cfg, {**USUAL, **OWN.get(cfg.algorithm, {})})
     aligning = build(cfg.algorithm, sampler, rewards.tuned, ask_for(clips["train"], context),
-                     settings=settings_of(cfg, {**USUAL, **OWN.get(cfg.algorithm, {})}), decode=on_screen(model), seed=cfg.seed, rows=cfg.rows)
+                     settings=settings, decode=on_screen(model), seed=cfg.seed, rows=cfg.rows)
     state = state_of(cfg, aligning)
     session = Session(aligning, base, model, sampler, AfterContext(base.denoiser), rewards, clips["val"], context,
                       state)
