@@ -134,7 +134,8 @@ def test_models_with_actions_and_stacked_frames(tmp_path: Path) -> None:
 
     clips(tmp_path / "clips", count=6)
     base = save_model(tmp_path / "acts", shape=(3, 8, 8), stack=2, actions=2, data=str(tmp_path / "clips"), width=12)
-    words = [*QUICK, "frames=4", "context=2", "rollout_frames=6", "reward={_target_: dforce.align.rewards.Jpeg, size: 16}"]
+    words = [*QUICK, "frames=4", "context=2", "rollout_frames=6",
+             "reward_node={_target_: dforce.align.rewards.Jpeg, size: 16}"]
     assert align(f"checkpoint={base}", *words, "out=a") == 0
     metrics = {row["metric"] for row in read_results("a/results.json").rows}
     assert {"reward_difference", "frechet"} <= metrics and "held_out_reward" not in metrics

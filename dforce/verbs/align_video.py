@@ -69,7 +69,7 @@ def prepare(cfg: Any) -> Prepared:
         add_lowrank(model.denoiser, rank=cfg.lowrank, generator=torch.Generator().manual_seed(cfg.seed))
     sampler, context = sampler_of(cfg, model), context_of(cfg, base)
     check_kl_max(cfg, sampler)
-    rewards = lifted(cfg.reward, max(base.shape[1:]), trust=cfg.trust)
+    rewards = lifted(cfg.reward_node or cfg.reward, max(base.shape[1:]), trust=cfg.trust)
     clips = {split: RealVideo(base, cfg.data or base.data, split=split, window=context + cfg.frames,
                               seed=cfg.seed if split == "train" else cfg.eval_seed) for split in ("train", "val")}
     settings = settings_of(cfg, {**USUAL, **OWN.get(cfg.algorithm, {})})
