@@ -124,7 +124,8 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(checkpoint: Path, more: lis
 @pytest.mark.parametrize("algorithm", ["ddpo_sf", "ddpo_is", "rwr", "filtered", "sft", "diffusion_dpo", "d3po",
                                        "draft"])
 def test_every_algorithm_takes_a_context(checkpoint: Path, algorithm: str) -> None:
-    own = {"sft": ["samples=32"], "draft": ["samples=4", "updates=2"]}.get(algorithm, ["samples=8"])
+    own = {"sft": ["samples=64"], "draft": ["samples=4", "updates=2"], "diffusion_dpo": ["samples=16"],
+           "d3po": ["samples=16"]}.get(algorithm, ["samples=8"])
     words = [word for word in BARE if word.split("=")[0] not in ("group", "updates", "samples")]
     assert align(f"checkpoint={checkpoint}", *words, f"algorithm={algorithm}", *own, "out=a") == 0
 
