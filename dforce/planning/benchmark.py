@@ -75,8 +75,9 @@ class Bench:
 
 
 def tuning_identity(bench: Bench, method: MethodNode) -> dict[str, Any]:
-    """The first training seed, on starts of a seed that is not reported."""
-    return {**bench.identity(method, 0), "trials": method.trials, "starts": bench.suite.tune_seed,
+    """Starts of a seed that is not reported, dealt out to the networks of all training seeds."""
+    networks = [bench.identity(method, seed)["network"] for seed in bench.suite.runs(method)]
+    return {**bench.identity(method, 0), "network": networks, "trials": method.trials, "starts": bench.suite.tune_seed,
             "episodes": bench.suite.tune_episodes}
 
 
@@ -84,23 +85,28 @@ def tune(bench: Bench, method: MethodNode) -> None:
     """Plays every trial and chooses the one of the highest mean score, over all starts and blocked ones alike.
 
     The criterion is the mean of the two means under the method's first executor: a mean over all starts alone is
-    nearly blind, for most starts need no planning. A trial whose plans are not finite has lost.
+    nearly blind, for most starts need no planning. Start i is played with the network of training seed i modulo
+    their number: what suits one network alone may fail the others. A trial whose plans are not finite has lost.
     """
     starts, goals = bench.task.starts(bench.suite.tune_episodes, bench.suite.tune_seed)
     blocked = blocked_mask(bench.task.world, starts, goals)
-    source = bench.source(method, 0)
+    seeds = bench.suite.runs(method)[:bench.suite.tune_episodes]
+    sources = [(bench.source(method, seed), slice(seed, None, len(seeds))) for seed in seeds]
     trials: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
     for settings in method.trials:
         try:
-            played = play_method(method, settings, bench.suite.executors, source, starts, goals)
+            played = [play_method(method, settings, bench.suite.executors, source, starts[own], goals[own])
+                      for source, own in sources]
         except ValueError as error:
             if "not finite" not in str(error):
                 raise
             trials.append({"settings": settings, "criterion": None, "failed": str(error)})
             continue
-        reports = [score_report(bench.task.world, [each.executed], [blocked]) for each in played]
-        for each, report in zip(played, reports, strict=True):
+        masks = [blocked[own] for _, own in sources]
+        reports = [score_report(bench.task.world, [each.executed for each in alike], masks)
+                   for alike in zip(*played, strict=True)]
+        for each, report in zip(played[0], reports, strict=True):
             variant = {**each.variant, **settings}
             lines += report.episodes(task=f"{bench.task.name}, tuning", method=label(method, each), variant=variant)
         trials.append({"settings": settings, "criterion": criterion(reports[0])})
@@ -209,8 +215,9 @@ def units(bench: Bench, models: Mapping[tuple[str, int], Unit]) -> list[Unit]:
     found = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
     for method in methods:
         if isinstance(method.tune, dict):
-            found.append(Unit(f"tune {method.name}", _network(models, method, 0),
-                              partial(_tuned, bench, method), partial(tune, bench, method)))
+            needs = tuple(name for seed in bench.suite.runs(method) for name in _network(models, method, seed))
+            found.append(Unit(f"tune {method.name}", needs, partial(_tuned, bench, method),
+                              partial(tune, bench, method)))
     for seed in range(bench.suite.seeds):
         for method in methods:
             if seed not in bench.suite.runs(method):
