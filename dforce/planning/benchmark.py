@@ -76,9 +76,14 @@ class Bench:
 
 def tuning_identity(bench: Bench, method: MethodNode) -> dict[str, Any]:
     """Starts of a seed that is not reported, dealt out to the networks of all training seeds."""
-    networks = [bench.identity(method, seed)["network"] for seed in bench.suite.runs(method)]
+    networks = [bench.identity(method, seed)["network"] for seed in _tuned_on(bench, method)] if method.model else None
     return {**bench.identity(method, 0), "network": networks, "trials": method.trials, "starts": bench.suite.tune_seed,
             "episodes": bench.suite.tune_episodes}
+
+
+def _tuned_on(bench: Bench, method: MethodNode) -> range:
+    """Training seeds: what suits one network alone may fail the others."""
+    return bench.suite.runs(method)[:bench.suite.tune_episodes] if method.model else range(1)
 
 
 def tune(bench: Bench, method: MethodNode) -> None:
@@ -86,11 +91,11 @@ def tune(bench: Bench, method: MethodNode) -> None:
 
     The criterion is the mean of the two means under the method's first executor: a mean over all starts alone is
     nearly blind, for most starts need no planning. Start i is played with the network of training seed i modulo
-    their number: what suits one network alone may fail the others. A trial whose plans are not finite has lost.
+    their number. A trial whose plans are not finite has lost.
     """
     starts, goals = bench.task.starts(bench.suite.tune_episodes, bench.suite.tune_seed)
     blocked = blocked_mask(bench.task.world, starts, goals)
-    seeds = bench.suite.runs(method)[:bench.suite.tune_episodes]
+    seeds = _tuned_on(bench, method)
     sources = [(bench.source(method, seed), slice(seed, None, len(seeds))) for seed in seeds]
     trials: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
@@ -215,7 +220,7 @@ def units(bench: Bench, models: Mapping[tuple[str, int], Unit]) -> list[Unit]:
     found = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
     for method in methods:
         if isinstance(method.tune, dict):
-            needs = tuple(name for seed in bench.suite.runs(method) for name in _network(models, method, seed))
+            needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
             found.append(Unit(f"tune {method.name}", needs, partial(_tuned, bench, method),
                               partial(tune, bench, method)))
     for seed in range(bench.suite.seeds):
