@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dforce.cli import main
 from dforce.data import make_maze_dataset
 from dforce.envs import MAZES
 from dforce.planning.baselines import run_driver, straight_driver
-from dforce.planning.benchmark import Bench, criterion, units
+from dforce.planning.benchmark import Bench, criterion, tuning_identity, units
 from dforce.planning.pool import aggregate_rows, common, interquartile_mean, paired_rows, pooled, resampled
 from dforce.planning.pool import probability_of_improvement as above
 from dforce.planning.score import ScoreReport, blocked_mask, bootstrap_interval, paired_difference, score_report
@@ -369,6 +370,22 @@ def test_tuning_sees_its_own_starts_only_and_every_method_has_as_many_trials(
     trial = header_of(whole.tuning_file("retrieval"))["trials"][1]
     assert blocked.any() and trial["criterion"] == pytest.approx((values.mean() + values[blocked].mean()) / 2)
     assert criterion(report_of(values, [0] * 5, [False] * 5)) == pytest.approx(values.mean())
+
+
+def test_a_method_is_tuned_on_the_networks_of_all_its_seeds(tmp_path: Path) -> None:
+    guided = {"model": "forcing", "planner": {"_target_": "dforce.planning.plan.DiffusionPlanner"},
+              "tune": {"scale": [0.1, 0.3]}, "executors": ["tracking"]}
+    one = {**guided, "model": "single"}
+    text = {**SUITE, "models": {"forcing": {"net": "recurrent"}, "single": {"net": "recurrent", "seeds": 1}},
+            "methods": {**SUITE["methods"], "guided": guided, "lonely": one}}
+    whole = replace(bench(tmp_path, text=text), trained=lambda model, seed: {model: seed})
+    seen = {name: tuning_identity(whole, whole.suite.methods[name])["network"]
+            for name in ("guided", "lonely", "retrieval")}
+    assert seen == {"guided": [{"forcing": 0}, {"forcing": 1}], "lonely": [{"single": 0}], "retrieval": None}
+    trainings = {(model, seed): Unit(f"train {model}-{seed}", (), lambda: True, lambda: None)
+                 for model, seed in (("forcing", 0), ("forcing", 1), ("single", 0))}
+    needs = {unit.name: unit.needs for unit in units(whole, trainings)}
+    assert needs["tune guided"] == ("train forcing-0", "train forcing-1") and needs["tune retrieval"] == ()
 
 
 def test_all_rows_are_there_and_a_borrowed_choice_is_the_lender_s(
