@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("settings", nargs="*", help="planner.delay=5 and the like")
+    parser.add_argument("--command", help="what made the run, where its env.json does not tell it whole")
     args = parser.parse_args()
     planner = {key.removeprefix("planner."): yaml.safe_load(value)
                for key, _, value in (word.partition("=") for word in args.settings)}
@@ -32,7 +33,7 @@ def main() -> None:
     config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
     config |= {"planner": planner} if planner else {}
     training = {key: value for key, value in bundle.config.items() if key != "out"}
-    command = " ".join(word for word in env["command"].split() if not word.startswith("out="))
+    command = args.command or " ".join(word for word in env["command"].split() if not word.startswith("out="))
     made = {"training": training, "command": command, **{key: env[key] for key in ("commit", "time")}}
     folder = save(PRETRAINED / args.name, TrainingState(bundle.step, weights, {}, {}, {}), config=config,
                   layout=bundle.layout, normalizer=bundle.normalizer, extra=made)

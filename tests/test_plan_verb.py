@@ -121,5 +121,5 @@ def test_the_settings_of_a_checkpoint_hold_unless_others_are_given(capsys: pytes
     assert suited(usual, settings, given=["planner._target_=x.Other"]) == usual and usual.planner.delay == 1
 
 
-def test_the_shipped_planner_of_the_medium_maze_brings_its_delay() -> None:
-    assert load("maze2d-medium").config["planner"]["delay"] == 5
+def test_the_shipped_planner_of_the_medium_maze_brings_its_settings() -> None:
+    assert load("maze2d-medium").config["planner"] == {"delay": 1, "scale": 0.03, "draws": 1}
