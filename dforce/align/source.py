@@ -11,6 +11,7 @@ from torch import Tensor
 from dforce.align.advantage import Credit, clip_advantage
 from dforce.align.on_policy import TOLERANCE, check_on_policy
 from dforce.align.reward import Reward, ask_reward
+from dforce.align.rows import permutation
 from dforce.align.trace import Trace, record, running_in
 from dforce.denoiser import Cond, Denoiser
 from dforce.noise import Noise, seed_of
@@ -200,7 +201,6 @@ class OnPolicy:
 
     def _shuffle(self, turn: int) -> None:
         """Puts the epoch's rows in the order of one pass, so that batches are views: a trace is held once."""
-        generator = torch.Generator().manual_seed(seed_of(self.seed, self._epoch, ORDER, turn))
-        wanted = torch.randperm(len(self._order), generator=generator)
+        wanted = permutation(len(self._order), self.seed, self._epoch, ORDER, turn)
         self._rows = select(self._rows, self._order.argsort()[wanted].to(leaves(self._rows)[0].device))
         self._order, self._turn = wanted, turn

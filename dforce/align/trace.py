@@ -19,7 +19,7 @@ from dforce.denoiser import Cond, Denoiser
 from dforce.noise import Noise
 from dforce.sample import Std, sample
 from dforce.schedule import Schedule
-from dforce.transition import Gaussian, transition
+from dforce.transition import Gaussian, coefficients, transition
 from dforce.tree import State, select
 
 SECOND_ORDER = ("a trace is first order (order=1): a second-order mean depends on the weights through the x0_hat that "
@@ -76,9 +76,8 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
             del step
     stds, dims = [], []
     for level, to in pairwise(levels):  # not before: what is small adds up beside the network's activations
-        flat = torch.zeros_like(level, dtype=torch.float64)
-        stds.append(transition(schedule, flat, flat, level, to, eta=eta, min_std=min_std,
-                               std=std(level, to) if callable(std) else std).std)
+        stds.append(coefficients(schedule, level, to, level, eta=eta, min_std=min_std,
+                                 std=std(level, to) if callable(std) else std)[2])
         spread = stds[-1].to(x.dtype).view(*level.shape, *(1,) * (x.ndim - 2)).expand_as(x)
         dims.append(Gaussian(x, spread).dims(valid))
     if not any(bool((d > 0).any()) for d in dims):

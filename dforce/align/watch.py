@@ -11,10 +11,9 @@ from dforce.align.source import Ask, Query, Sampler
 from dforce.align.trace import kl
 from dforce.denoiser import Cond, Denoiser
 from dforce.noise import Noise
+from dforce.report.intervals import ERROR, Z95
 from dforce.tree import map_state
 
-ERROR = "_error"  # ending of the name of what a mean may be off by
-Z95 = 1.959963984540054  # two-sided 95% quantile of the normal law
 Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
 
 

@@ -76,7 +76,7 @@ class Bench:
 
 def tuning_identity(bench: Bench, method: MethodNode) -> dict[str, Any]:
     """Starts of a seed that is not reported, dealt out to the networks of all training seeds."""
-    networks = [bench.identity(method, seed)["network"] for seed in _tuned_on(bench, method)] if method.model else None
+    networks = [bench.trained(method.model, seed) for seed in _tuned_on(bench, method)] if method.model else None
     return {**bench.identity(method, 0), "network": networks, "trials": method.trials, "starts": bench.suite.tune_seed,
             "episodes": bench.suite.tune_episodes}
 
@@ -97,6 +97,7 @@ def tune(bench: Bench, method: MethodNode) -> None:
     blocked = blocked_mask(bench.task.world, starts, goals)
     seeds = _tuned_on(bench, method)
     sources = [(bench.source(method, seed), slice(seed, None, len(seeds))) for seed in seeds]
+    masks = [blocked[own] for _, own in sources]
     trials: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
     for settings in method.trials:
@@ -108,7 +109,6 @@ def tune(bench: Bench, method: MethodNode) -> None:
                 raise
             trials.append({"settings": settings, "criterion": None, "failed": str(error)})
             continue
-        masks = [blocked[own] for _, own in sources]
         reports = [score_report(bench.task.world, [each.executed for each in alike], masks)
                    for alike in zip(*played, strict=True)]
         for each, report in zip(played[0], reports, strict=True):

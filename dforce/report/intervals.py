@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal law
+ERROR = "_error"         # ending of the name under which half the interval of a measure stands beside it
 
 
 class Interval(NamedTuple):

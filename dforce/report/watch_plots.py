@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dforce.report import style
+from dforce.report.intervals import ERROR
 
 PANELS = {  # measure: (title, unit)
     "reward": ("reward", "tuned on"),
@@ -19,7 +20,6 @@ PANELS = {  # measure: (title, unit)
     "kl": ("KL to the model begun with", "nats of a run"),
 }
 ACROSS = 3
-ERROR = "_error"  # ending of the name of half the interval of a measure
 
 
 def watch_curves(looks: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
@@ -31,7 +31,8 @@ def watch_curves(looks: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     if not looks:
         raise ValueError("there is nothing to draw: no look was taken; watch_every is how often")
     names = [name for name in [*PANELS, *looks[0]] if name in looks[0] and name != "queries"]
-    names = [name for name in dict.fromkeys(names) if name.removesuffix(ERROR) == name or name[:-6] not in names]
+    names = [name for name in dict.fromkeys(names)
+             if not (name.endswith(ERROR) and name.removesuffix(ERROR) in names)]
     rows = math.ceil(len(names) / ACROSS)
     across = min(ACROSS, len(names))
     figure = style.new_figure(3.6 * across, 2.7 * rows + 0.5)

@@ -17,12 +17,11 @@ from dforce.align.source import Ask
 from dforce.align.tune import Aligning
 from dforce.align.watch import Measure, Watch
 from dforce.checkpoint import load
-from dforce.denoiser import Denoiser
 from dforce.fit import TrainingState
 from dforce.matrix import pyramid
 from dforce.run import RunFolder
 from dforce.verbs.align import Saver, carry_out, check_kl_max, settings_of, state_of, trainable
-from dforce.verbs.align_rewards import Rewards, lifted
+from dforce.verbs.align_rewards import lifted
 from dforce.verbs.align_video_report import Both, report
 from dforce.verbs.follow import Kind, Prepared, run_kind
 from dforce.verbs.rollout import context_of
@@ -37,17 +36,10 @@ FEW = {"watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12, "window":
 
 
 class Session(NamedTuple):
-    """A tuning run of video, ready to begin. base: the model as it was; model: what is tuned; sampler: of `model`,
-    reference: `base` after a context. held_out: clips that neither has learnt from."""
+    """A tuning run of video, ready to begin. state: what a resumed one goes on from."""
 
     aligning: Aligning
-    base: VideoModel
-    model: VideoModel
-    sampler: Sampler
-    reference: Denoiser
-    rewards: Rewards
-    held_out: RealVideo
-    context: int
+    both: Both
     state: TrainingState | None
 
 
@@ -73,13 +65,13 @@ def prepare(cfg: Any) -> Prepared:
     clips = {split: RealVideo(base, cfg.data or base.data, split=split, window=context + cfg.frames,
                               seed=cfg.seed if split == "train" else cfg.eval_seed) for split in ("train", "val")}
     settings = settings_of(cfg, {**USUAL, **OWN.get(cfg.algorithm, {})})
+    both = Both(base, model, sampler, AfterContext(base.denoiser), rewards, clips["val"], context, on_screen(model))
     aligning = build(cfg.algorithm, sampler, rewards.tuned, ask_for(clips["train"], context),
-                     settings=settings, decode=on_screen(model), seed=cfg.seed, rows=cfg.rows)
+                     settings=settings, decode=both.decode, seed=cfg.seed, rows=cfg.rows)
     state = state_of(cfg, aligning)
-    session = Session(aligning, base, model, sampler, AfterContext(base.denoiser), rewards, clips["val"], context,
-                      state)
     about = {"config": {**base.config, "align": OmegaConf.to_container(cfg, resolve=True)}}
-    return Prepared(iter(()), about, state.step if state else 0, aligning.steps, session)
+    return Prepared(iter(()), about, state.step if state else 0, aligning.steps,
+                    Session(aligning, both, state))
 
 
 def _check(cfg: Any, model: VideoModel) -> None:
@@ -97,16 +89,15 @@ def _check(cfg: Any, model: VideoModel) -> None:
 def work(prepared: Prepared, cfg: Any, folder: RunFolder) -> None:
     """Tunes, then lets both models go on from the same frames in the same noise."""
     own: Session = prepared.data
+    both = own.both
     few = {key: min(value, cfg[key]) for key, value in FEW.items()} if cfg.fast_dev_run else {}
-    bundle = load(own.base.checkpoint, trust=cfg.trust)
-    record = {"base": str(cfg.checkpoint), "algorithm": cfg.algorithm, "reward": own.rewards.name,
-              "settings": own.aligning.settings, "lowrank": cfg.lowrank, "context": own.context,
+    bundle = load(both.base.checkpoint, trust=cfg.trust)
+    record = {"base": str(cfg.checkpoint), "algorithm": cfg.algorithm, "reward": both.rewards.name,
+              "settings": own.aligning.settings, "lowrank": cfg.lowrank, "context": both.context,
               "learning": trainable(own.aligning.objective)}
     saver = Saver(folder, cfg.keep_last, prepared.about["config"], bundle.layout, bundle.normalizer, record)
-    carry_out(own.aligning, cfg, folder, saver, watch_of(own, few.get("watch", cfg.watch), cfg), state=own.state)
+    carry_out(own.aligning, cfg, folder, saver, watch_of(both, few.get("watch", cfg.watch), cfg), state=own.state)
     if folder.writes and cfg.evaluate:
-        both = Both(own.base, own.model, own.sampler, own.reference, own.rewards, own.held_out, own.context,
-                    on_screen(own.model))
         report(both, OmegaConf.merge(cfg, few), folder)
 
 
@@ -141,7 +132,7 @@ def _rows(real: RealVideo, first: int, count: int) -> tuple[Tensor, Tensor | Non
     return torch.cat([frames for frames, _ in parts])[:count], torch.cat(told)[:count] if told else None
 
 
-def watch_of(own: Session, count: int, cfg: Any) -> Watch | None:
+def watch_of(own: Both, count: int, cfg: Any) -> Watch | None:
     """Looks at reward, held-out reward and motion of what follows held-out clips."""
     if not count:
         return None
@@ -158,7 +149,7 @@ def watch_of(own: Session, count: int, cfg: Any) -> Watch | None:
     if cfg.frames > 1:
         measures["change"] = lambda x, query: (x[:, 1:] - x[:, :-1]).abs().flatten(1).mean(1)
     return Watch(own.sampler, own.reference, held_out, measures, samples=min(count, len(own.held_out)),
-                 seed=cfg.eval_seed + 1, decode=on_screen(own.model))
+                 seed=cfg.eval_seed + 1, decode=own.decode)
 
 
 KIND = Kind("align/video", frozenset({"checkpoint", "algorithm", "reward", "rollouts"}), prepare, work,

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dforce.data.pixels import from_uint8
 from dforce.video.features import PairEncoder, clip_features
 from dforce.video.metrics import frechet
-from dforce.video.model import from_uint8
 
 STATISTICS = ("brightness", "contrast", "detail", "change", "saturated")
 BREAK = 4.0        # standard deviations of real windows: beyond, a window is no longer like any real one

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dforce.checkpoint import CheckpointError, find, load
-from dforce.data.pixels import from_uint8 as from_uint8  # for those who have them from here
-from dforce.data.pixels import to_uint8 as to_uint8
 from dforce.denoiser import Cond, Precond
 from dforce.schedule import Schedule
 from dforce.video.latents import Latents, load_latents

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dforce.data.balls import simulate
+from dforce.data.pixels import from_uint8
 from dforce.run import RunFolder, write_atomic
 from dforce.video.drift import Reference, distance, reference, spans_of
 from dforce.video.features import PairEncoder, load_features, save_features, train_features
@@ -17,7 +18,7 @@ from dforce.video.learned import I3D, clips_of, load_lpips
 from dforce.video.measure import Measured, Row, mean_row, measure, picture, probe_rows, row
 from dforce.video.memory import memory
 from dforce.video.metrics import psnr, ssim
-from dforce.video.model import VideoModel, from_uint8
+from dforce.video.model import VideoModel
 from dforce.video.physics import physics
 from dforce.video.probe import train_probe
 from dforce.video.real import Clip, RealVideo

@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dforce.data.pixels import to_uint8
 from dforce.noise import Noise
 from dforce.video.film import enlarge
-from dforce.video.model import VideoModel, to_uint8
+from dforce.video.model import VideoModel
 from dforce.video.real import RealVideo
 from dforce.video.stream import Recipe, begin, stream
 
