@@ -27,19 +27,31 @@ def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | 
 
 # ------------------------------------------------------------------------------------------------- level samplers
 
-def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-    """Every token at its own uniform level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024)."""
-    return _draw(torch.randint, 0, schedule.levels + 1, shape, generator=generator)
+def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+                power: float = 1.0) -> Tensor:
+    """Every token at its own level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024), uniform for power 1.
+
+    power > 1 draws u ** power of a uniform u: little noise more often, so that more is seen of pasts that are all but
+    clean, as they are in a rollout. ValueError unless power > 0.
+    """
+    if power == 1:
+        return _draw(torch.randint, 0, schedule.levels + 1, shape, generator=generator)
+    if not power > 0:
+        raise ValueError(f"power must be above 0, got {power}")
+    return ((schedule.levels + 1) * _draw(torch.rand, shape, generator=generator) ** power).long().clamp(
+        max=schedule.levels)
 
 
-def shared(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-    """One uniform level 0..K a sequence: full-sequence diffusion."""
-    return independent(schedule, (shape[0], 1), generator).expand(shape)
+def shared(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+           power: float = 1.0) -> Tensor:
+    """One level 0..K a sequence, drawn as in `independent`: full-sequence diffusion."""
+    return independent(schedule, (shape[0], 1), generator, power=power).expand(shape)
 
 
-def rising(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+def rising(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+           power: float = 1.0) -> Tensor:
     """Independent levels, sorted so that they rise along time: only what a pyramid shows."""
-    return independent(schedule, shape, generator).sort(1).values
+    return independent(schedule, shape, generator, power=power).sort(1).values
 
 
 def teacher_forcing(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:

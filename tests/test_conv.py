@@ -14,6 +14,7 @@ from dforce.checkpoint import build_denoiser
 from dforce.denoiser import Precond
 from dforce.matrix import pyramid
 from dforce.nets.conv import ConvGRUNet
+from dforce.nets.conv_blocks import Last
 from dforce.sample import generate
 from dforce.schedule import cosine
 
@@ -33,7 +34,7 @@ inputs = partial(inputs_of, batch=2, time=4, event=(3, 8, 8), token={"action": 2
 
 @pytest.mark.parametrize("event, options", [
     ((3, 8, 8), {}), ((1, 8, 16), {"depth": 2}), ((6, 8, 8), {"patch": 1, "multipliers": (1,)}),
-    ((3, 16, 16), {"patch": 4, "multipliers": (2, 3)})])
+    ((3, 16, 16), {"patch": 4, "multipliers": (2, 3)}), ((3, 8, 8), {"reach": 0})])
 def test_step_is_sequence(event, options):
     net, (x, label, cond) = build(event, **options), inputs(event=event)
     whole, last = check_step_is_sequence(net, x, label, cond, rtol=1e-10, atol=1e-12)
@@ -68,15 +69,43 @@ def test_the_decoder_reads_the_latent_before_the_frame():
         return F.conv2d(value, layer.weight[rows], layer.bias[rows], padding=1)
     z = net.null.expand(2, -1, -1, -1)
     got, state = net(x, label, net.init_state(2), cond)
+    before = net.init_state(2)
     for t in range(4):
-        flat, told, features = net._encode(x[:, t:t + 1], label[:, t:t + 1], part(cond, slice(t, t + 1)))
-        wanted = net.decoder(flat, features, z, told, lambda block, *given: block(*given))
+        seen, told, features, before = net._encode(x[:, t:t + 1], label[:, t:t + 1], before,
+                                                   part(cond, slice(t, t + 1)))
+        wanted = net.decoder(seen, features, z, told, lambda block, *given: block(*given))
         torch.testing.assert_close(got[:, t], wanted)
         a = [conv(net.inward, features[-1], gate) for gate in range(3)]
         g = [conv(net.across, z, gate) for gate in range(3)]
         reset, keep = (a[0] + g[0]).sigmoid(), (a[1] + g[1]).sigmoid()
         z = (1 - keep) * (a[2] + reset * g[2]).tanh() + keep * z
     torch.testing.assert_close(state["z"], z)
+    assert torch.equal(state["frame"], x[:, -1]) and torch.equal(state["label"], label[:, -1:])
+
+
+def test_pixels_come_from_the_frame_before_as_far_as_they_reach():
+    """All weight on one neighbour moves the frame by it; evenly spread, it is the mean of all around."""
+    last = Last(1, 2, 2, 3, reach=5).double()
+    before = torch.rand(1, 2, 6, 7).double()
+    padded = F.pad(before, (2, 2, 2, 2), mode="replicate")
+    for k, (down, right) in ((0, (0, 0)), (9, (1, 4)), (12, (2, 2))):
+        weight = F.one_hot(torch.tensor(k), 25).double().view(1, 25, 1, 1).expand(-1, -1, 6, 7)
+        assert torch.equal(last._moved(before, weight), padded[..., down:down + 6, right:right + 7])
+    even = torch.full((1, 25, 6, 7), 1 / 25).double()
+    torch.testing.assert_close(last._moved(before, even), F.avg_pool2d(padded, 5, 1))
+
+
+def test_at_first_a_frame_is_made_of_what_was_seen_as_it_was():
+    """Nothing new, all of the share with the frame before, all weight on its own place: the frame before again."""
+    last = Last(1, 2, 2, 3, reach=3).double()
+    with torch.no_grad():
+        for layer in (last.conv_out, last.share, last.from_features, last.from_told):
+            for parameter in layer.parameters():
+                parameter.zero_()
+        last.share.bias[2:] = 1
+        last.from_told.bias[4] = 60
+    seen = torch.rand(2, 4, 5, 5).double()
+    torch.testing.assert_close(last(torch.rand(2, 1, 5, 5).double(), seen, torch.rand(2, 3).double()), seen[:, 2:])
 
 
 def test_every_input_and_every_weight_matters():
@@ -92,19 +121,21 @@ def test_every_input_and_every_weight_matters():
 def test_states_and_batches_are_values():
     net, (x, label, cond) = build(), inputs()
     state = net.init_state(2)
-    before = state["z"].clone()
+    before = {name: value.clone() for name, value in state.items()}
     both, after = net(x, label, state, cond)
-    assert torch.equal(state["z"], before)
-    alone, last = net(x[1:], label[1:], {"z": before[1:]}, {"token": {"action": cond["token"]["action"][1:]}})
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    alone, last = net(x[1:], label[1:], {name: value[1:] for name, value in before.items()},
+                      {"token": {"action": cond["token"]["action"][1:]}})
     torch.testing.assert_close(alone, both[1:])
-    torch.testing.assert_close(last["z"], after["z"][1:])
+    for name in last:
+        torch.testing.assert_close(last[name], after[name][1:])
 
 
 def test_checkpointing_gives_equal_gradients_for_less_memory():
     x, label, cond = inputs(time=6)
     found = []
     for checkpointing in (False, True):
-        net = build(depth=2, checkpointing=checkpointing)
+        net = build(depth=2, width=16, checkpointing=checkpointing)
 
         def step(net=net):
             net.zero_grad()
@@ -154,6 +185,7 @@ def test_built_from_a_configuration():
     ((3, 8, 8), {"multipliers": ()}, "one or more multipliers"),
     ((3, 8, 8), {"width": 0}, "must be at least 1, got width=0"),
     ((3, 8, 8), {"latent": 0}, "latent=0"),
+    ((3, 8, 8), {"reach": 4}, "odd, or 0; got 4"),
 ])
 def test_sizes_that_do_not_fit(event, options, message):
     with pytest.raises(ValueError, match=message):

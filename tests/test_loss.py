@@ -64,6 +64,19 @@ def test_corrupt_has_the_closed_form_moments():
 
 # ---------------------------------------------------------------------------------------------------- level samplers
 
+def test_levels_of_a_power_are_that_power_of_uniform_ones():
+    """P(level < k) = (k / (K + 1)) ** (1 / power); power 1 is the uniform one, draw for draw."""
+    level = independent(linear(9), (20_000, 4), torch.Generator().manual_seed(0), power=2.0)
+    assert level.min() == 0 and level.max() == 9
+    for k in (1, 4, 8):
+        assert abs((level < k).double().mean() - (k / 10) ** 0.5) < 0.01
+    for kind in (independent, shared, rising):
+        plain, same = (kind(S, (4, 3), torch.Generator().manual_seed(1), **given) for given in ({}, {"power": 1.0}))
+        assert torch.equal(plain, same)
+    with pytest.raises(ValueError, match="power must be above 0, got 0"):
+        independent(S, (4, 3), power=0)
+
+
 def test_independent_levels_are_uniform_and_independent():
     level = independent(linear(9), (20_000, 4), torch.Generator().manual_seed(0))
     assert level.min() == 0 and level.max() == 9

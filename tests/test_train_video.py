@@ -79,7 +79,7 @@ def test_stacked_frames_carried_states_and_a_picture(tmp_path, capsys):
                  "~objective.weight.decay", "~objective.weight.clip", "objective.weight._target_=dforce.loss.v_weight",
                  "schedule=sigmoid", "+schedule.shift=0.5") == 0, capsys.readouterr().err
     state = load_state("run")
-    assert [tuple(leaf.shape) for leaf in state.carried.values()] == [(2, 4, 4, 4)]
+    assert [tuple(leaf.shape) for leaf in state.carried.values()] == [(2, 4, 4, 4), (2, 6, 8, 8), (2, 1)]
     bundle = load("run")
     assert bundle.layout["event_shape"] == [6, 8, 8] and bundle.layout["token"] == {"action": 4}
     assert (tmp_path / "run" / "media" / "frames.png").stat().st_size > 500

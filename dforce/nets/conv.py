@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
+from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, check_frames, frames, runner
 
 State = dict[str, Tensor]
 
+NOTHING = -20.0  # log-SNR in nats that is told of the frame before the first one: there is none
 REMEMBER = 1.0  # bias of the gate that keeps a latent: at first most of it stays (Gers et al. 2000)
 
 
@@ -22,14 +23,18 @@ class ConvGRUNet(nn.Module):
 
     Encoder, decoder and the GRU's convolutions of e_t run batched over all B * T frames; only the convolution of
     z_{t-1} walks through time, on the coarsest map. out [B, T, C, H, W] at frame t sees x_t itself and the latent
-    before it, and the decoder sees e_t in all resolutions (a U-Net).
+    before it, and the decoder sees e_t in all resolutions (a U-Net). With `reach` > 0, x_t and k_t above are the
+    frame and the one before it, as noisy as that was shown, with both levels: what is fine need not pass through the
+    small latent, and pixels may be taken from up to reach // 2 pixels away in the frame before (`Last`).
 
     event_shape: (C, H, W) of a token; stacked frames are more channels. `token`: names and sizes of cond["token"]
     vectors, such as {"action": 3}. `width` times `multipliers`: channels of each resolution, finest first; the finest
     is that of squares of `patch` pixels. `latent`: channels of the map that is carried. `depth`: residual blocks in
-    each resolution, on the way down and on the way up. `checkpointing`: blocks forget what is inside them and compute
+    each resolution, on the way down and on the way up. `reach`: odd, or 0; as far as pixels move from frame to frame.
+    `checkpointing`: blocks forget what is inside them and compute
     it again for the gradient: less memory for a third more arithmetic.
-    State: {"z": [B, latent, h, w]}, h and w those of the coarsest resolution. ValueError for sizes that do not fit.
+    State: {"z": [B, latent, h, w]}, h and w those of the coarsest resolution, and with `reach` the last frame and its
+    label, {"frame": [B, C, H, W], "label": [B, 1]}. ValueError for sizes that do not fit.
     """
 
     causal = True
@@ -37,31 +42,44 @@ class ConvGRUNet(nn.Module):
 
     def __init__(self, event_shape: tuple[int, ...], *, token: Mapping[str, int] | None = None, width: int = 32,
                  multipliers: Sequence[int] = (1, 2), patch: int = 2, latent: int = 32, depth: int = 1,
-                 checkpointing: bool = False):
+                 reach: int = 5, checkpointing: bool = False):
         super().__init__()
         layout = Layout(event_shape, width=width, multipliers=multipliers, patch=patch)
         if min(latent, depth) < 1:
             raise ValueError(f"latent and depth must be at least 1, got latent={latent}, depth={depth}")
+        if reach < 0 or (reach and reach % 2 == 0):
+            raise ValueError(f"reach is the side of a square of pixels with one in its middle: odd, or 0; got {reach}")
         self.event_shape, self.token, self.latent = layout.shape, dict(token or {}), latent
-        self.coarse, self.checkpointing = layout.coarse, checkpointing
-        size = 4 * width
-        self.told = Told(self.token, size)
-        self.encoder = Encoder(layout, depth=depth, told=size)
+        self.coarse, self.reach, self.checkpointing = layout.coarse, reach, checkpointing
+        size, together = 4 * width, 2 if reach else 1
+        self.told = Told(self.token, size, together)
+        self.encoder = Encoder(layout, depth=depth, told=size, together=together)
         self.inward = nn.Conv2d(layout.channels[-1], 3 * latent, 3, padding=1)
         self.across = nn.Conv2d(latent, 3 * latent, 3, padding=1)
-        self.decoder = Decoder(layout, more=latent, depth=depth, told=size)
+        self.decoder = Decoder(layout, more=latent, depth=depth, told=size, reach=reach)
         self.null = nn.Parameter(torch.zeros(latent, *self.coarse))
         with torch.no_grad():
             self.inward.bias[latent:2 * latent] += REMEMBER  # type: ignore[index]
 
     def init_state(self, batch: int, cond: Any = None) -> State:
-        """The latent before the first frame, learnt; conditioning says nothing about it."""
-        return {"z": self.null.expand(batch, -1, -1, -1)}
+        """The latent before the first frame, learnt, and no frame; conditioning says nothing about it."""
+        state = {"z": self.null.expand(batch, -1, -1, -1)}
+        if not self.reach:
+            return state
+        return {**state, "frame": self.null.new_zeros(batch, *self.event_shape),
+                "label": self.null.new_full((batch, 1), NOTHING)}
 
-    def _encode(self, x: Tensor, label: Tensor, cond: Any) -> tuple[Tensor, Tensor, Features]:
-        """Frames [B T, C, H, W], what they are told [B T, size], and their features."""
-        flat, told = frames(x, self.event_shape), self.told(label, cond)
-        return flat, told, self.encoder(flat, told, runner(self.checkpointing))
+    def _encode(self, x: Tensor, label: Tensor, state: State, cond: Any) -> tuple[Tensor, Tensor, Features, State]:
+        """What is seen of frames [B T, C or 2 C, H, W] and told of them [B T, size], features, and what is kept."""
+        if not self.reach:
+            seen, told, kept = frames(x, self.event_shape), self.told(label, cond), {}
+        else:
+            check_frames(x, self.event_shape)
+            before = torch.cat([state["frame"][:, None].to(x.dtype), x[:, :-1]], 1)
+            seen = frames(torch.cat([x, before], 2), (2 * self.event_shape[0], *self.event_shape[1:]))
+            told = self.told(label, cond, torch.cat([state["label"].to(label.dtype), label[:, :-1]], 1))
+            kept = {"frame": x[:, -1], "label": label[:, -1:]}
+        return seen, told, self.encoder(seen, told, runner(self.checkpointing)), kept
 
     def _walk(self, code: Tensor, state: State, time: int) -> tuple[Tensor, State]:
         """Latents before every frame [B, T, latent, h, w], and the state after the last; code [B T, channels, h, w]."""
@@ -84,11 +102,12 @@ class ConvGRUNet(nn.Module):
 
     def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
         """The state after frames x [B, T, C, H, W]; no decoder."""
-        return self._walk(self._encode(x, label, cond)[2][-1], state, x.shape[1])[1]
+        _, _, features, kept = self._encode(x, label, state, cond)
+        return {**self._walk(features[-1], state, x.shape[1])[1], **kept}
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, T, C, H, W], label [B, T] -> out [B, T, C, H, W], state."""
-        flat, told, features = self._encode(x, label, cond)
-        before, state = self._walk(features[-1], state, x.shape[1])
-        out = self.decoder(flat, features, before.flatten(0, 1), told, runner(self.checkpointing))
-        return out.unflatten(0, x.shape[:2]), state
+        seen, told, features, kept = self._encode(x, label, state, cond)
+        before, walked = self._walk(features[-1], state, x.shape[1])
+        out = self.decoder(seen, features, before.flatten(0, 1), told, runner(self.checkpointing))
+        return out.unflatten(0, x.shape[:2]), {**walked, **kept}

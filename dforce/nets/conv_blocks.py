@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dforce.nets.embed import LevelFeatures, gather
 
+STAY = 2.0  # how much rather a pixel comes, at first, from its own place in the frame before
+
 Features = list[Tensor]  # of frames in several resolutions, finest first, each [N, channels, h, w]
 
 
@@ -45,24 +47,30 @@ class Layout:
 
 
 class Told(nn.Module):
-    """What every frame is told beside its pixels, embedded: label [B, T] and cond["token"] vectors -> [B T, size]."""
+    """What every frame is told beside its pixels, embedded: labels [B, T], `labels` of them, and cond["token"] vectors
+    -> [B T, size]."""
 
-    def __init__(self, token: Mapping[str, int], size: int):
+    def __init__(self, token: Mapping[str, int], size: int, labels: int = 1):
         super().__init__()
         self.token = dict(token)
         self.level = LevelFeatures()
-        self.embed = nn.Sequential(nn.Linear(self.level.dim + sum(self.token.values()), size), nn.SiLU(),
+        self.embed = nn.Sequential(nn.Linear(labels * self.level.dim + sum(self.token.values()), size), nn.SiLU(),
                                    nn.Linear(size, size), nn.SiLU())
 
-    def forward(self, label: Tensor, cond: Any) -> Tensor:
-        parts = [self.level(label), *gather(cond, "token", self.token)]
+    def forward(self, label: Tensor, cond: Any, *more: Tensor) -> Tensor:
+        parts = [self.level(each) for each in (label, *more)] + gather(cond, "token", self.token)
         return self.embed(torch.cat([part.to(label.dtype) for part in parts], -1)).flatten(0, 1)
+
+
+def check_frames(x: Tensor, shape: tuple[int, ...]) -> None:
+    """ValueError if x [B, T, C, H, W] is not of frames of `shape`."""
+    if tuple(x.shape[2:]) != shape:
+        raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, shape))}], got {[*x.shape]}")
 
 
 def frames(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x [B, T, C, H, W] as [B T, C, H, W], channels last in memory. ValueError if a frame is not `shape`."""
-    if tuple(x.shape[2:]) != shape:
-        raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, shape))}], got {[*x.shape]}")
+    check_frames(x, shape)
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -88,11 +96,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames [N, C, H, W] -> features in all resolutions; `depth` blocks in each."""
+    """`together` frames side by side [N, together * C, H, W] -> features in all resolutions; `depth` blocks in each."""
 
-    def __init__(self, layout: Layout, *, depth: int, told: int):
+    def __init__(self, layout: Layout, *, depth: int, told: int, together: int = 1):
         super().__init__()
-        colours, self.patch = layout.shape[0], layout.patch
+        colours, self.patch = together * layout.shape[0], layout.patch
         self.stem = nn.Conv2d(colours * self.patch**2, layout.channels[0], 3, padding=1)
         self.blocks = nn.ModuleList(nn.ModuleList(Block(size, size, told) for _ in range(depth))
                                     for size in layout.channels)
@@ -109,14 +117,62 @@ class Encoder(nn.Module):
         return found
 
 
-class Decoder(nn.Module):
-    """Features of all resolutions, the coarsest beside `more` channels of the past, and the frames -> [N, C, H, W].
+class Last(nn.Module):
+    """The pixels of an answer, a sum of three: new ones, the noisy frame, and the frame before, moved.
 
-    Features grow by repetition and a convolution, never by a shuffle of channels into pixels: that leaves a checker
-    pattern (Odena et al. 2016), which a rollout feeds back to itself. The last convolution also sees the frame.
+    What a frame is told weighs the second and third, colour by colour: at little noise the answer is the frame as it
+    is, at much noise the frame before (Finn, Goodfellow & Levine 2016 call its motion dynamic neural advection: every
+    pixel is a mean, with weights of its own, of the reach x reach pixels around its place). It also scales and shifts
+    the features, for a gain that is the same at all levels gives none of them the right one.
+
+    h [N, into, H, W]; seen [N, frames * C, H, W], the noisy frame and, with reach > 0, the frame before it.
     """
 
-    def __init__(self, layout: Layout, *, more: int, depth: int, told: int):
+    def __init__(self, into: int, inner: int, colours: int, told: int, *, reach: int = 0):
+        super().__init__()
+        self.colours, self.reach, frames = colours, reach, 2 if reach else 1
+        self.conv_in = nn.Conv2d(into + frames * colours, inner, 3, padding=1)
+        self.conv_out = nn.Conv2d(inner, colours, 3, padding=1)
+        self.film, self.share = nn.Linear(told, 2 * inner), nn.Linear(told, frames * colours)
+        if reach:
+            self.from_features, self.from_told = nn.Conv2d(inner, reach**2, 3, padding=1), nn.Linear(told, reach**2)
+        with torch.no_grad():
+            self.conv_out.weight.mul_(0.1)
+            for layer in (self.share, *([self.from_told] if reach else [])):
+                layer.weight.mul_(0.1)
+                layer.bias.zero_()
+            if reach:
+                self.from_told.bias[reach**2 // 2] = STAY
+
+    def forward(self, h: Tensor, seen: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.film(told)[..., None, None].chunk(2, 1)
+        h = F.silu(self.conv_in(torch.cat([h, seen], 1)) * (1 + scale) + shift)
+        out, share = self.conv_out(h), self.share(told)[..., None, None]
+        if self.reach:
+            weight = (self.from_features(h) + self.from_told(told)[..., None, None]).softmax(1)
+            seen = torch.cat([seen[:, :self.colours], self._moved(seen[:, self.colours:], weight)], 1)
+        return out + (share * seen).unflatten(1, (-1, self.colours)).sum(1)
+
+    def _moved(self, before: Tensor, weight: Tensor) -> Tensor:
+        """Frames [N, C, H, W] by weights [N, reach**2, H, W]; beyond the border lies what is at the border."""
+        side = self.reach // 2
+        around = F.pad(before.contiguous(), (side,) * 4, mode="replicate")  # colours apart: a weight is for all
+        weight, moved = weight.contiguous(), torch.zeros_like(before, memory_format=torch.contiguous_format)
+        height, wide = before.shape[2:]
+        for k in range(self.reach**2):  # views one by one: all of them unfolded would be reach**2 frames a frame
+            down, right = divmod(k, self.reach)
+            moved = torch.addcmul(moved, around[..., down:down + height, right:right + wide], weight[:, k:k + 1])
+        return moved
+
+
+class Decoder(nn.Module):
+    """Features of all resolutions, the coarsest beside `more` channels of the past, and what was seen -> [N, C, H, W].
+
+    Features grow by repetition and a convolution, never by a shuffle of channels into pixels: that leaves a checker
+    pattern (Odena et al. 2016), which a rollout feeds back to itself. seen, reach: see `Last`.
+    """
+
+    def __init__(self, layout: Layout, *, more: int, depth: int, told: int, reach: int = 0):
         super().__init__()
         *finer, coarsest = layout.channels
         colours, out = layout.shape[0], max(8, layout.channels[0] // 2)
@@ -128,10 +184,10 @@ class Decoder(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(out if i else layout.channels[0], out, 3, padding=1)
                                   for i in range(max(1, doublings)))
         self.doublings = doublings
-        self.last = nn.Sequential(nn.Conv2d(out + colours, out, 3, padding=1), nn.SiLU(),
-                                  nn.Conv2d(out, colours, 3, padding=1))
+        self.last = Last(out, out, colours, told, reach=reach)
 
-    def forward(self, x: Tensor, features: Features, past: Tensor, told: Tensor, run: Callable[..., Tensor]) -> Tensor:
+    def forward(self, seen: Tensor, features: Features, past: Tensor, told: Tensor,
+                run: Callable[..., Tensor]) -> Tensor:
         h = past
         for i, (found, blocks) in enumerate(zip(reversed(features), self.blocks, strict=True)):
             h = torch.cat([F.interpolate(h, scale_factor=2.0) if i else h, found], 1)
@@ -140,7 +196,7 @@ class Decoder(nn.Module):
         for conv in self.grow:
             h = F.silu(conv(h))
             h = F.interpolate(h, scale_factor=2.0) if self.doublings else h
-        return run(self.last, torch.cat([h, x.to(h.dtype)], 1))
+        return run(self.last, h, seen.to(h.dtype), told)
 
 
 def runner(recompute: bool) -> Callable[..., Tensor]:

@@ -41,7 +41,7 @@ FORCING = "dforce.loss.ForcingObjective"
 TRAININGS: dict[str, list[str]] = {  # name -> what it changes in configs/train/video.yaml
     "forcing": [],
     "teacher": ["objective._target_=dforce.video.baselines.TwoCall", "~objective.levels"],
-    "full sequence": ["objective.levels._target_=dforce.loss.shared"],
+    "full sequence": ["objective.levels._target_=dforce.loss.shared", "objective.levels.power=1"],
     "regression": ["objective._target_=dforce.video.baselines.regression", "~objective.levels", "~objective.weight"],
     "rising": ["objective.levels._target_=dforce.loss.rising"],
     "carry": ["carry=true"],
