@@ -91,17 +91,31 @@ class Precond(nn.Module):
         if level.shape != x.shape[:2]:
             raise ValueError(f"level must be [B, T] = {[*x.shape[:2]]} for x {[*x.shape]}, got {[*level.shape]}")
         out, state = self.net(*self._input(x, level), state, cond)
+        return self._answer(x, level, out), state
+
+    def may_branch(self, x: Tensor) -> bool:
+        """Does the network walk sequences that branch off one another side by side, for tokens like these?"""
+        return hasattr(self.net, "may_branch") and self.net.may_branch(x)
+
+    def branched(self, x: Tensor, level: Tensor, state: State, begins: list[int], time: int, parents: list[int],
+                 cond: Cond | None = None) -> tuple[Tensor, State, State]:
+        """x0_hat of such sequences' tokens [N, 1, *E] at `level` [N, 1]; the rest is as the network has it."""
+        out, began, ended = self.net.branched(*self._input(x, level), state, begins, time, parents, cond)
+        return self._answer(x, level, out), began, ended
+
+    def _answer(self, x: Tensor, level: Tensor, out: Tensor) -> Tensor:
+        """x0_hat from what the network predicts."""
         out = out.to(x.dtype)  # a network under autocast answers in bfloat16; the algebra stays in float32
         if self.predict == "x0":
-            return out, state
+            return out
         alpha, sigma = (table.to(x.dtype) for table in self.schedule(level, x))
         match self.predict:
             case "eps":
-                return (x - sigma * out) / alpha, state
+                return (x - sigma * out) / alpha
             case "v":
-                return alpha * x - sigma * out, state
+                return alpha * x - sigma * out
             case _:
-                return (x - sigma * out) / (alpha + sigma), state
+                return (x - sigma * out) / (alpha + sigma)
 
 
 def cut(cond: Cond | None, tokens: slice | Tensor) -> Cond | None:

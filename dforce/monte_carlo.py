@@ -129,23 +129,20 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
 
     def _shared(self, x: Tensor, level: Tensor, state: State, cond: Cond | None) -> tuple[Tensor, State]:
         """What the draws one by one give, their kept tokens computed once."""
-        batch, split, x0, gradient = len(x), self._splits(level, self.draws - 1), x, torch.zeros_like(x)
-        behind = torch.arange(level.shape[1], device=level.device) > split[..., None]           # [draws - 1, B, T]
+        split, x0, gradient, inner = self._splits(level, self.draws - 1), x, torch.zeros_like(x), state["inner"]
         chunk = self.chunk or max(1, SHARED_TOKENS // level.numel())
         for first in range(0, len(split), chunk):
-            part = slice(first, first + chunk)
-            sharing = SharedDraws(self.denoiser, split[part])
-            own = torch.cat([torch.zeros_like(behind[:1]), behind[part]])
-            noise = self._noise(x.repeat(len(own), *(1,) * (x.ndim - 1)), level, state, (first - 1) * batch)
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                start = torch.where(own.view(*own.shape, *(1,) * (x.ndim - 2)), noise(0).view(-1, *x.shape), leaf)
-                levels = torch.where(own, self.schedule.levels, level)
-                found, inner = self._jump(start.flatten(0, 1), levels.flatten(0, 1), own.flatten(0, 1),
-                                          state["inner"], cond, noise, sharing)
-                value = energies(self.energy, whole(state["past"], found[batch if first else 0:]))
-                gradient += torch.autograd.grad(value.sum(), leaf)[0]
-            x0 = found[:batch].detach()
+                own = SharedDraws(self.denoiser, split[first:first + chunk], leaf, level, state["inner"], cond)
+                like, pure = x[own.plan, own.token][:, None], level.new_full((len(own.plan), 1), self.schedule.levels)
+                noise = self._noise(like, level.sum(1)[own.plan][:, None], own.token[:, None], state,
+                                    first * len(x) + own.draw)
+                found, _ = self._jump(noise(0), pure, torch.ones_like(pure, dtype=torch.bool), None, None, noise, own)
+                found = whole(state["past"], own.sequences(found)[len(x) if first else 0:])
+                gradient += torch.autograd.grad(energies(self.energy, found).sum(), leaf)[0]
+            x0, inner = own.x0.detach(), own.after  # type: ignore[union-attr]
+        behind = torch.arange(level.shape[1], device=level.device) > split[..., None]           # [draws - 1, B, T]
         count, event = len(split) + 1 - behind.sum(0), (1,) * (x.ndim - 2)
         # A scale of each plan's own is [B, 1], like the weights of draws.
         scale = self.scale.view(*self.scale.shape, *event) if isinstance(self.scale, Tensor) else self.scale
@@ -168,23 +165,22 @@ class monte_carlo(WithEnergy):  # noqa: N801  (used as a function)
         stratum = (torch.arange(draws, device=level.device)[:, None] + u) / draws
         return first + (stratum * (level.shape[1] - first)).floor().long()
 
-    def _noise(self, like: Tensor, level: Tensor, state: State, first: int) -> Callable[..., Tensor]:
-        """noise(salt, tokens) for draws that are `like` [n B, T, *E], numbered from `first` on."""
-        past = 0 if state["past"] is None else state["past"].shape[1]
-        token = past + torch.arange(level.shape[1], device=like.device)
-        row = level.sum(1, keepdim=True).repeat(len(like) // len(level), 1)
-        sample = first + torch.arange(len(like), device=like.device)
+    def _noise(self, like: Tensor, row: Tensor, token: Tensor, state: State, sample: Tensor) -> Callable[..., Tensor]:
+        """noise(salt, tokens) for draws that are `like` [n, T, *E], of numbers `sample` [n]; token: counts from the
+        first unfinished one."""
+        token = token if state["past"] is None else token + state["past"].shape[1]
 
         def noise(salt: int, at: slice = slice(None)) -> Tensor:
             # Salts below 0 are these draws': a sampler that shares `noise` has its own at salt 0 and above.
-            return self.noise(row, token[at], like[:, at], salt=-2 - salt, sample=sample)
+            return self.noise(row, token[..., at], like[:, at], salt=-2 - salt, sample=sample)
 
         return noise
 
     def _draw(self, x: Tensor, level: Tensor, kept: Tensor, state: State, cond: Cond | None, first: int) -> Tensor:
         """x0 [n B, T, *E] of sampled futures; kept [n, B, T]. `first` numbers the draws, so that chunks differ."""
         n, batch, _ = kept.shape
-        noise = self._noise(x, level, state, first * batch)
+        row, token = level.sum(1, keepdim=True), torch.arange(x.shape[1], device=x.device)
+        noise = self._noise(x, row, token, state, first * batch + torch.arange(len(x), device=x.device))
         start = kept.flatten(0, 1)
         x = torch.where(start.view(*start.shape, *(1,) * (x.ndim - 2)), x, noise(0))
         level = torch.where(start, level, self.schedule.levels)

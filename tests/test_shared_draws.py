@@ -25,8 +25,9 @@ def bed(kind, batch):
     net = {"recurrent": lambda: RecurrentNet((2,), width=10, **SHAPES),
            "deep": lambda: RecurrentNet((2,), width=6, depth=2, **SHAPES),
            "transformer": lambda: TransformerNet((2,), width=8, depth=2, heads=2, context=6, **SHAPES),
-           "classifier-free": lambda: RecurrentNet((2,), width=6, **SHAPES)}[kind]()
-    denoiser = Precond(net.double(), S, "v").eval().requires_grad_(False)
+           "classifier-free": lambda: RecurrentNet((2,), width=6, **SHAPES),
+           "learning": lambda: RecurrentNet((2,), width=10, **SHAPES)}[kind]()
+    denoiser = Precond(net.double(), S, "v").eval().requires_grad_(kind == "learning")
     if kind == "classifier-free":
         denoiser = classifier_free(denoiser, 2.0, {"static": {"s": torch.zeros(1, 1).double()},
                                                    "token": {"a": torch.zeros(1, 1, 1).double()}})
@@ -46,7 +47,7 @@ def both(monkeypatch, run):
         return run(), (alone.undo(), run())[1]
 
 
-@pytest.mark.parametrize("kind", ["recurrent", "deep", "transformer", "classifier-free"])
+@pytest.mark.parametrize("kind", ["recurrent", "deep", "transformer", "classifier-free", "learning"])
 @pytest.mark.parametrize("draws, lookahead, chunk", [(2, 2, None), (4, 3, None), (7, 2, 2), (5, 4, 1)])
 def test_equal_to_the_draws_one_by_one(kind, draws, lookahead, chunk, monkeypatch):
     denoiser, x, cond = bed(kind, 3)
@@ -66,10 +67,11 @@ def test_equal_to_the_draws_one_by_one(kind, draws, lookahead, chunk, monkeypatc
     assert (wanted - plain(x, level, plain.init_state(3, cond), cond)[0]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("batch, delay", [(1, 1), (1, 3), (2, 0), (2, 4)])
-def test_whole_plans_are_equal(batch, delay, monkeypatch):
+@pytest.mark.parametrize("kind, batch, delay", [("recurrent", 1, 1), ("recurrent", 1, 3), ("recurrent", 2, 0),
+                                                ("recurrent", 2, 4), ("learning", 2, 3)])
+def test_whole_plans_are_equal(kind, batch, delay, monkeypatch):
     """Prefixes absorbed on the way, draws that keep everything, rows with one unfinished token."""
-    denoiser, x, cond = bed("recurrent", batch)
+    denoiser, x, cond = bed(kind, batch)
     monkeypatch.setattr(shared_draws, "GRAIN", 2)
 
     def run(path="rows"):
@@ -92,12 +94,12 @@ def test_who_shares(monkeypatch):
         assert not other._shares
 
 
-def test_it_evaluates_fewer_tokens(monkeypatch):
+@pytest.mark.parametrize("kind", ["recurrent", "learning"])
+def test_it_evaluates_fewer_tokens(kind, monkeypatch):
     """4 draws, 2 passes: one by one 7 T tokens a row; shared, the row once and twice what each draw has of its own."""
-    denoiser, x, cond = bed("recurrent", 1)
-    counted, inner = [], denoiser.forward
-    monkeypatch.setattr(denoiser, "forward", lambda x, level, *rest: (counted.append(level.numel()),
-                                                                      inner(x, level, *rest))[1])
+    denoiser, x, cond = bed(kind, 1)
+    counted, inner = [], denoiser._input
+    monkeypatch.setattr(denoiser, "_input", lambda x, level: (counted.append(level.numel()), inner(x, level))[1])
     monkeypatch.setattr(shared_draws, "GRAIN", 1)
     guide = monte_carlo(denoiser, S, energy, 4, lookahead=2, reduce="mean")
     level = torch.full((1, TIME), 60)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.nets import gru
+from dforce.nets import branches, gru
 from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
 
 State = dict[str, Tensor]
@@ -83,3 +83,24 @@ class RecurrentNet(nn.Module):
         z, state = self._walk(code, state)
         out = self.head(torch.cat([torch.cat([before, z[:, :-1]], 1), code], -1))
         return out.view(x.shape), state
+
+    def may_branch(self, x: Tensor) -> bool:
+        """Is `branched` for tokens like these?"""
+        return gru.pays(self.core, x)
+
+    def branched(self, x: Tensor, label: Tensor, state: State, begins: list[int], time: int, parents: list[int],
+                 cond: Any = None) -> tuple[Tensor, State, State]:
+        """`forward` for sequences that begin at different tokens and all end at `time`; see `nets.branches`.
+
+        x [N, 1, *E], label [N, 1]: their tokens, one sequence after the other, sorted by where they begin: `begins`.
+        `state` is that of the first of them; the others continue those of the numbers `parents`. Returns out
+        [N, 1, *E], the states with which the others begin, and those behind the ones given.
+        """
+        code = self._encode(x, label, cond)[:, 0]
+        z, lanes = state["z"].to(code.dtype), branches.lanes(begins, time, parents)
+        before, after = branches.walk(self.core, code, z.transpose(0, 1).contiguous(), lanes)
+        out = self.head(torch.cat([before[-1], code], -1))
+        last = torch.cat([lanes.first[1:], lanes.first.new_tensor([len(code)])]) - 1
+        began, ended = (latents[:, cells].transpose(0, 1).to(state["z"].dtype) for latents, cells in (
+            (before, lanes.first[len(z):]), (after, last[:len(z)])))
+        return out.view(x.shape), {"z": began}, {"z": ended}

@@ -1,0 +1,130 @@
+"""A recurrence over sequences that branch off one another, each from a token of its own, walked side by side.
+
+The draws of tree guidance keep what a row has up to a split, so each begins in the middle of it. Their tokens are
+packed, with nothing in between: what has no memory runs once over all of them, and a token's step of the recurrence
+takes all sequences that have begun. As in `dforce.nets.gru`, the gradient is that in the inputs alone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+
+class Lanes(NamedTuple):
+    """Where the tokens of the packed sequences, the cells, lie in memory if they lie token after token instead."""
+
+    sizes: list[int]             # sequences at each token, from the first that has one
+    entering: dict[int, Tensor]  # at which of these some begin that continue others: those others' numbers
+    order: Tensor                # [N] the cells, token after token
+    place: Tensor                # [N] where each cell is in that order
+    behind: Tensor               # [N] in that order: where a sequence's next cell is, one more behind its last
+    first: Tensor                # [S] the first cell of each sequence
+
+
+def lanes(begins: list[int], time: int, parents: list[int]) -> Lanes:
+    """For sequences that begin at tokens `begins` [S], not falling and all below `time`, where they end.
+
+    Those at the end of the list, as many as `parents`, continue the sequences of these numbers, which begin earlier.
+    """
+    sizes = [bisect_right(begins, t) for t in range(begins[0], time)]
+    given = len(begins) - len(parents)
+    entering = {t: torch.tensor(parents[a - given:b - given]) for t, (a, b) in enumerate(pairwise(sizes), 1)
+                if given <= a < b}
+    lengths = time - torch.tensor(begins, dtype=torch.long)
+    first = lengths.cumsum(0) - lengths
+    token = torch.arange(sum(sizes)) - (first + lengths).repeat_interleave(lengths)
+    order = token.argsort(stable=True)
+    count = torch.tensor(sizes).repeat_interleave(torch.tensor(sizes))
+    place = torch.empty_like(order).index_copy_(0, order, each := torch.arange(len(order)))
+    return Lanes(sizes, entering, order, place, each + count, first)
+
+
+def walk(core: nn.GRU, code: Tensor, z: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
+    """Cells code [N, width], z [layers, given, width] -> latents before and after every cell [layers, N, width]."""
+    before, after = [], []
+    for weights, first in zip(core.all_weights, z.unbind(0), strict=True):
+        earlier, code = _Layer.apply(code, first, *weights, lanes)
+        before.append(earlier)
+        after.append(code)
+    return torch.stack(before), torch.stack(after)
+
+
+def _blocks(latents: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Views of latents [N + S, width] at every token and behind the last: all, those that go on, those that begin."""
+    sizes = [*sizes, sizes[-1]]
+    parts = latents.split_with_sizes([part for a, b in pairwise([0, *sizes]) for part in (a, b - a)])
+    return latents.split_with_sizes(sizes), parts[::2], parts[1::2]
+
+
+class _Layer(torch.autograd.Function):
+    """One layer, in the notation of `dforce.nets.gru`: a token is five steps here, and three on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, code: Tensor, first: Tensor, w: Tensor, v: Tensor, b: Tensor, c: Tensor,
+                lanes: Lanes) -> tuple[Tensor, Tensor]:
+        width, sizes = first.shape[1], lanes.sizes
+        a = linear(code[lanes.order], w, b)
+        n = a[:, 2 * width:].clone()
+        a[:, :2 * width] += c[:2 * width]
+        a[:, 2 * width:] = c[2 * width:]
+        latents = first.new_empty(len(a) + sizes[-1], width)
+        latents[lanes.place[lanes.first[:len(first)]]] = first
+        at, on, new = _blocks(latents, sizes)
+        views = (part.split_with_sizes(sizes) for part in (a, a[:, :2 * width], *a.split(width, 1), n))
+        v = v.t()
+        for t, (gates, ru, r, u, g_n, a_n) in enumerate(zip(*views, strict=True)):
+            if t in lanes.entering:
+                new[t].copy_(on[t].index_select(0, lanes.entering[t]))
+            gates.addmm_(at[t], v)
+            ru.sigmoid_()
+            a_n.addcmul_(r, g_n).tanh_()
+            torch.lerp(a_n, at[t], u, out=on[t + 1])
+        ctx.lanes = lanes
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(first, latents, a, n, w, v.t())
+        return latents[lanes.place], latents[lanes.behind[lanes.place]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        lanes: Lanes = ctx.lanes
+        first, latents, gates, n, w, v = ctx.saved_tensors
+        total = torch.zeros_like(latents)  # the gradient of each latent
+        before, after = gradients
+        if before is not None:
+            total[:len(n)] = before[lanes.order]
+        if after is not None:
+            total.index_add_(0, lanes.behind, after[lanes.order])
+        by = _walk_back(latents, gates, n, v, total, lanes)
+        code = (by @ w)[lanes.place] if ctx.needs_input_grad[0] else None
+        return code, total[lanes.place[lanes.first[:len(first)]]], None, None, None, None, None
+
+
+def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, v: Tensor, total: Tensor, lanes: Lanes) -> Tensor:
+    """Adds to `total` what each latent owes to those behind it; the gradient in a = W x + b, [N, 3 width]."""
+    cells, width = n.shape
+    r, u, g_n = gates.split(width, 1)
+    by_n = (1 - n * n).mul_(1 - u)                                  # d h' / d a_n
+    by = n.new_empty(cells, 3, width)                               # d h' / d g
+    torch.mul(by_n, r, out=by[:, 2])
+    torch.mul(by[:, 2], g_n, out=by[:, 0]).mul_(1 - r)
+    torch.sub(latents[:cells], n, out=by[:, 1]).mul_(u).mul_(1 - u)
+    at, on, new = _blocks(total, lanes.sizes)
+    flat = by.view(cells, 3 * width)
+    steps = list(zip(*(part.split_with_sizes(lanes.sizes) for part in (by, flat, u)), strict=True))
+    for t in range(len(steps) - 1, -1, -1):
+        each, gates_, kept = steps[t]
+        each.mul_(on[t + 1][:, None])
+        at[t].addcmul_(on[t + 1], kept).addmm_(gates_, v)
+        if t in lanes.entering:
+            on[t].index_add_(0, lanes.entering[t], new[t])
+    torch.mul(by_n, total[lanes.behind], out=by[:, 2])              # d a, as d g but for this gate
+    return flat
