@@ -15,27 +15,43 @@ from torch import Tensor
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687   # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685   # 0x94D049BB133111EB
+_WORDS = 1 << 64
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64 (torch's is arithmetic)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _finalise(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    x = (x ^ _shift(x, 30)).mul_(_MIX_1)
+    x = (x ^ _shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift(x, 31))
+
+
+def _finalise_number(x: int) -> int:
+    """`_finalise` of one number, modulo 2^64: a dozen operations on a tensor cost more than its own would."""
+    x %= _WORDS
+    x = (x ^ x >> 30) * _MIX_1 % _WORDS
+    x = (x ^ x >> 27) * _MIX_2 % _WORDS
+    return x ^ x >> 31
 
 
 def mix(*counters: Tensor | int) -> Tensor:
     """A 64-bit hash of integer counters (broadcast together), order mattering."""
-    state = torch.zeros((), dtype=torch.int64)
+    state: Tensor | int = 0
     for counter in counters:
-        if isinstance(counter, Tensor):
-            state = state.to(counter.device)
-        state = _finalise(state * 3 + counter + _GOLDEN)
-    return state
+        if isinstance(state, int) and isinstance(counter, int):
+            state = _finalise_number(state * 3 + counter + _GOLDEN)
+        else:
+            tripled = state * 3 + _GOLDEN if isinstance(state, Tensor) else _signed(state * 3 + _GOLDEN)
+            state = _finalise(tripled + counter)
+    return state if isinstance(state, Tensor) else torch.tensor(_signed(state))
+
+
+def _signed(x: int) -> int:
+    """The int64 with the bits of x modulo 2^64."""
+    return (x + _WORDS // 2) % _WORDS - _WORDS // 2
 
 
 def seed_of(*counters: int) -> int:
@@ -62,7 +78,7 @@ class Noise:
         row = torch.as_tensor(row, device=device).expand(batch, tokens)
         token = torch.as_tensor(token, device=device).expand(batch, tokens)
         sample = torch.arange(batch, device=device) if sample is None else sample
-        base = mix(self.seed, torch.as_tensor(salt, device=device), row, token, sample[:, None].expand(batch, tokens))
+        base = mix(self.seed, salt, row, token, sample[:, None].expand(batch, tokens))
         dims = max(1, math.prod(event))
         pairs = torch.arange((dims + 1) // 2, device=device, dtype=torch.int64)
         bits = _finalise(base[..., None] + (pairs + 1) * _GOLDEN)
