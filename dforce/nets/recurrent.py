@@ -81,7 +81,8 @@ class RecurrentNet(nn.Module):
         code = self._encode(x, label, cond)
         before = state["z"][:, -1:].to(code.dtype)
         z, state = self._walk(code, state)
-        out = self.head(torch.cat([torch.cat([before, z[:, :-1]], 1), code], -1))
+        before = torch.cat([before, z[:, :-1]], 1) if code.shape[1] > 1 else before
+        out = self.head(torch.cat([before, code], -1))
         return out.view(x.shape), state
 
     def may_branch(self, x: Tensor) -> bool:
