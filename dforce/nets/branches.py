@@ -47,14 +47,14 @@ def lanes(begins: list[int], time: int, parents: list[int]) -> Lanes:
     return Lanes(sizes, entering, order, place, each + count, first)
 
 
-def walk(core: nn.GRU, code: Tensor, z: Tensor, lanes: Lanes) -> tuple[Tensor, Tensor]:
-    """Cells code [N, width], z [layers, given, width] -> latents before and after every cell [layers, N, width]."""
+def walk(core: nn.GRU, code: Tensor, z: Tensor, lanes: Lanes) -> tuple[list[Tensor], list[Tensor]]:
+    """Cells code [N, width], z [layers, given, width] -> latents [N, width] before and after each, layer by layer."""
     before, after = [], []
     for weights, first in zip(core.all_weights, z.unbind(0), strict=True):
         earlier, code = _Layer.apply(code, first, *weights, lanes)
         before.append(earlier)
         after.append(code)
-    return torch.stack(before), torch.stack(after)
+    return before, after
 
 
 def _blocks(latents: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
@@ -71,7 +71,7 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, code: Tensor, first: Tensor, w: Tensor, v: Tensor, b: Tensor, c: Tensor,
                 lanes: Lanes) -> tuple[Tensor, Tensor]:
         width, sizes = first.shape[1], lanes.sizes
-        a = linear(code[lanes.order], w, b)
+        a = linear(code.index_select(0, lanes.order), w, b)
         n = a[:, 2 * width:].clone()
         a[:, :2 * width] += c[:2 * width]
         a[:, 2 * width:] = c[2 * width:]
@@ -90,7 +90,7 @@ class _Layer(torch.autograd.Function):
         ctx.lanes = lanes
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(first, latents, a, n, w, v.t())
-        return latents[lanes.place], latents[lanes.behind[lanes.place]]
+        return latents.index_select(0, lanes.place), latents.index_select(0, lanes.behind[lanes.place])
 
     @staticmethod
     @once_differentiable
@@ -100,11 +100,11 @@ class _Layer(torch.autograd.Function):
         total = torch.zeros_like(latents)  # the gradient of each latent
         before, after = gradients
         if before is not None:
-            total[:len(n)] = before[lanes.order]
+            torch.index_select(before, 0, lanes.order, out=total[:len(n)])
         if after is not None:
-            total.index_add_(0, lanes.behind, after[lanes.order])
+            total.index_add_(0, lanes.behind, after.index_select(0, lanes.order))
         by = _walk_back(latents, gates, n, v, total, lanes)
-        code = (by @ w)[lanes.place] if ctx.needs_input_grad[0] else None
+        code = (by @ w).index_select(0, lanes.place) if ctx.needs_input_grad[0] else None
         return code, total[lanes.place[lanes.first[:len(first)]]], None, None, None, None, None
 
 
@@ -126,5 +126,5 @@ def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, v: Tensor, total: Tens
         at[t].addcmul_(on[t + 1], kept).addmm_(gates_, v)
         if t in lanes.entering:
             on[t].index_add_(0, lanes.entering[t], new[t])
-    torch.mul(by_n, total[lanes.behind], out=by[:, 2])              # d a, as d g but for this gate
+    torch.mul(by_n, total.index_select(0, lanes.behind), out=by[:, 2])  # d a, as d g but for this gate
     return flat

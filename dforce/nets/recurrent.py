@@ -102,6 +102,6 @@ class RecurrentNet(nn.Module):
         before, after = branches.walk(self.core, code, z.transpose(0, 1).contiguous(), lanes)
         out = self.head(torch.cat([before[-1], code], -1))
         last = torch.cat([lanes.first[1:], lanes.first.new_tensor([len(code)])]) - 1
-        began, ended = (latents[:, cells].transpose(0, 1).to(state["z"].dtype) for latents, cells in (
-            (before, lanes.first[len(z):]), (after, last[:len(z)])))
+        began, ended = (torch.stack([layer.index_select(0, cells) for layer in latents], 1).to(state["z"].dtype)
+                        for latents, cells in ((before, lanes.first[len(z):]), (after, last[:len(z)])))
         return out.view(x.shape), {"z": began}, {"z": ended}
