@@ -1,4 +1,4 @@
-"""What the true world makes of the actions that a rollout was fed: python scripts/video/engine.py ROLLOUT [--out FOLDER]
+"""What the true world makes of the actions that a rollout was fed: python scripts/video/engine.py ROLLOUT
 
 A rollout is told actions by somebody who does not see its frames. Where it is not in the maze that they were chosen in,
 they lead into walls, and at a wall an action can hardly be seen. So the engine itself, in mazes that nobody has seen
