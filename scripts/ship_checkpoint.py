@@ -33,11 +33,15 @@ def main() -> None:
     config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
     config |= {"planner": planner} if planner else {}
     training = {key: value for key, value in bundle.config.items() if key != "out"}
+    told = "dforce plan"
+    if len(bundle.layout["event_shape"]) == 3 and "classes" not in bundle.layout:  # a model of video
+        told, data = "dforce rollout", str(training.get("data", ""))
+        training["data"] = Path(data).name  # clips lie where their owner put them
+        config |= {"frames": training.get("frames")} | ({"data": data} if data == "balls" else {})
     command = args.command or " ".join(word for word in env["command"].split() if not word.startswith("out="))
     made = {"training": training, "command": command, **{key: env[key] for key in ("commit", "time")}}
     folder = save(PRETRAINED / args.name, TrainingState(bundle.step, weights, {}, {}, {}), config=config,
                   layout=bundle.layout, normalizer=bundle.normalizer, extra=made)
-    told = "dforce plan"
     if (source := args.run / FOLDER).is_dir():
         about = json.loads((source / "classifier.json").read_text(encoding="utf-8"))["about"]
         print(save_classifier(PRETRAINED / f"{args.name}-{FOLDER}", load_classifier(source), about=about))

@@ -1,0 +1,35 @@
+"""The world model that ships: balls go on as balls do, far past the windows that it learnt from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dforce.cli import main
+from dforce.noise import Noise
+from dforce.video.model import load_video
+from dforce.video.physics import physics
+from dforce.video.real import RealVideo
+from dforce.video.stream import Recipe, continued
+
+
+def test_balls_keep_their_mass_and_speed():
+    """60 frames, five times a training window, against real clips of the same law; a still picture has speed 0."""
+    model = load_video("balls")
+    real = RealVideo(model, "balls", window=24)
+    clips = real.clips(4, 64).frames
+    assert model.shape == (1, 16, 16) and model.window == 12 and model.data == "balls"
+    made = continued(model, Recipe(), clips[:, :4], 60, noise=Noise(0)).clamp(-1, 1)
+    (mass, speed), (true_mass, true_speed), (_, still) = (
+        [physics(frames)[name].nanmean() for name in ("mass", "speed")]
+        for frames in (made, clips[:, 4:], clips[:, 4:5].expand(-1, 60, -1, -1, -1)))
+    assert mass / true_mass == pytest.approx(1, abs=0.15)
+    assert speed / true_speed == pytest.approx(1, abs=0.25)
+    assert still < 0.1 * true_speed
+
+
+def test_it_rolls_out_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    assert main(["rollout", "checkpoint=balls", "fast_dev_run=true", "out=run"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "run" / "media" / "rollout.mp4").stat().st_size > 500
