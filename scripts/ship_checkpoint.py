@@ -36,7 +36,7 @@ def main() -> None:
     told = "dforce plan"
     if len(bundle.layout["event_shape"]) == 3 and "classes" not in bundle.layout:  # a model of video
         told, data = "dforce rollout", str(training.get("data", ""))
-        training["data"] = Path(data).name  # clips lie where their owner put them
+        training["data"] = bundle.layout["dataset"] = Path(data).name  # clips lie where their owner put them
         config |= {"frames": training.get("frames")} | ({"data": data} if data == "balls" else {})
     command = args.command or " ".join(word for word in env["command"].split() if not word.startswith("out="))
     made = {"training": training, "command": command, **{key: env[key] for key in ("commit", "time")}}
