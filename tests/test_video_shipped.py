@@ -1,15 +1,18 @@
-"""The world model that ships: balls go on as balls do, far past the windows that it learnt from."""
+"""The world models that ship: balls go on as balls do, far past the windows learnt from; mazes can be steered."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dforce.cli import main
 from dforce.noise import Noise
+from dforce.verbs.rollout import _real
 from dforce.video.model import load_video
 from dforce.video.physics import physics
 from dforce.video.real import RealVideo
+from dforce.video.serve import World
 from dforce.video.stream import Recipe, continued
 
 
@@ -33,3 +36,19 @@ def test_it_rolls_out_from_the_command_line(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(1)
     assert main(["rollout", "checkpoint=balls", "fast_dev_run=true", "out=run"]) == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "media" / "rollout.mp4").stat().st_size > 500
+
+
+def test_mazes_are_steered_from_nothing():
+    """No clips at hand: a visitor begins in a frame of noise's own making, and left is not right."""
+    model = load_video("doom16")
+    asked = {"measure": True, "serve": 8765, "context": 0, "actions": "data", "data": None, "seed": 0}
+    assert _real(OmegaConf.create(asked), model) is None
+    with pytest.raises(ValueError, match="does not say what it learnt from"):
+        _real(OmegaConf.create({**asked, "serve": None}), model)
+    seen = []
+    for held in (0, 1):
+        world = World(model, Recipe(steps=3, stabilise_std=0.1), None, context=0, seed=0)
+        world.held = held
+        seen.append(torch.cat([world.step() for _ in range(6)]))
+    assert seen[0].shape == (6, 3, 16, 16) and seen[0].std() > 0.05
+    assert (seen[0][-1] - seen[1][-1]).abs().mean() > 0.05

@@ -121,7 +121,8 @@ def context_of(cfg: Any, model: VideoModel) -> int:
 
 def _real(cfg: Any, model: VideoModel) -> RealVideo | None:
     """Real clips that the model has not seen, if anything asks for them."""
-    wanted = cfg.measure or context_of(cfg, model) or (model.actions and cfg.actions == "data")
+    told = not cfg.serve and (cfg.measure or (model.actions and cfg.actions == "data"))  # served, keys are the actions
+    wanted = told or context_of(cfg, model)
     data = cfg.data or model.data
     if not wanted and not cfg.data:
         return None
