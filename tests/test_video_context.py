@@ -34,6 +34,8 @@ def policy(net: str = "gru", actions: int = 0) -> tuple[AfterContext, dict, Samp
     schedule = cosine(50)
     told = {"token": {"action": actions}} if actions else {}
     denoiser = AfterContext(Precond(NETS[net](**told), schedule, "v"))
+    with torch.no_grad():
+        denoiser.net.decoder.last.conv_out.weight.mul_(10)  # untrained, it begins by saying little that is new
     static, token = {"context": torch.rand(5, 3, 1, 8, 8) * 2 - 1}, {}
     if actions:
         static["context_action"], token = torch.rand(5, 3, actions), {"action": torch.rand(5, 4, actions)}
