@@ -157,14 +157,18 @@ def _run(command: list[str]) -> None:
 
 def collect(asked: argparse.Namespace, done: dict[tuple[str, str], list[Path]], begin: float) -> list[Row]:
     """Rows of all rollouts, pooled over seeds; OUT/results.json, OUT/brightness.png and OUT/change.png."""
-    rows, lines = [], []
+    rows: list[Row] = []
+    lines: list[dict] = []
     for (training, name), folders in done.items():
-        each = [[row | {"variant": {**row["variant"], "rollout": name}, "method": _method(row, training)}
-                 for row in read_results(folder / "results.json").rows] for folder in folders]
+        each = [[_named(row, training, name) for row in read_results(folder / "results.json").rows]
+                for folder in folders]
         rows += pooled(each)
         lines += [line | {"method": training, "rollout": name, "seed": int(folder.name.rsplit("-", 1)[1])}
                   for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
-    about = environment()
+    first: dict[str, Row] = {}  # real video is the same beside all methods
+    for one in rows:
+        first.setdefault(json.dumps([one["method"], one["variant"], one["metric"]], sort_keys=True), one)
+    rows, about = list(first.values()), environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     write_results(asked.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
                   "peak_memory_mb": peak_memory_mb()}, rows)
@@ -184,8 +188,11 @@ def _curve(folders: list[Path], metric: str) -> np.ndarray:
     return np.array([np.mean(each, 0) for each in found])
 
 
-def _method(row: Row, training: str) -> str:
-    return row["method"] if row["method"] == "real video" else training
+def _named(row: Row, training: str, name: str) -> Row:
+    """Under the name of its training and rollout; of real video, which is nobody's, only the frames are told."""
+    if row["method"] == "real video":
+        return row | {"variant": {key: value for key, value in row["variant"].items() if key == "frames"}}
+    return row | {"variant": {**row["variant"], "rollout": name}, "method": training}
 
 
 def pooled(runs: list[list[Row]]) -> Iterator[Row]:
