@@ -63,7 +63,7 @@ def test_the_whole_study_once_and_again_for_nothing(study, tmp_path, monkeypatch
     study.main()
     rows = read_results(tmp_path / "results.json").rows
     assert {"forcing", "full sequence", "regression", "real video"} == {row["method"] for row in rows}
-    assert {row["variant"]["rollout"] for row in rows} == {"", "refreshed"}
+    assert {row["variant"]["rollout"] for row in rows if row["method"] != "real video"} == {"", "refreshed"}
     assert (tmp_path / "brightness.png").is_file()
     capsys.readouterr()
     study.main()

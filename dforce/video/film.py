@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +54,8 @@ class Film:
     def write(self, picture: np.ndarray) -> None:
         """One frame, uint8 [height, width, 3], even sides."""
         if self._out is None:
+            if importlib.util.find_spec("av") is None:
+                raise ModuleNotFoundError("films are written by PyAV: pip install 'dforce[video]'", name="av")
             self.file.parent.mkdir(parents=True, exist_ok=True)
             flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # playable without an end
             self._out = iio.imopen(self.file, "w", plugin="pyav", options=flags)
