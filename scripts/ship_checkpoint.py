@@ -34,7 +34,7 @@ def main() -> None:
     config |= {"planner": planner} if planner else {}
     training = {key: value for key, value in bundle.config.items() if key != "out"}
     told = "dforce plan"
-    if len(bundle.layout["event_shape"]) == 3 and "classes" not in bundle.layout:  # a model of video
+    if bundle.layout.get("kind") == "video":
         told, data = "dforce rollout", str(training.get("data", ""))
         training["data"] = bundle.layout["dataset"] = Path(data).name  # clips lie where their owner put them
         config |= {"frames": training.get("frames")} | ({"data": data} if data == "balls" else {})

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, check_frames, frames, runner
+from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
 
 State = dict[str, Tensor]
 
@@ -31,8 +31,8 @@ class ConvGRUNet(nn.Module):
     vectors, such as {"action": 3}. `width` times `multipliers`: channels of each resolution, finest first; the finest
     is that of squares of `patch` pixels. `latent`: channels of the map that is carried. `depth`: residual blocks in
     each resolution, on the way down and on the way up. `reach`: odd, or 0; as far as pixels move from frame to frame.
-    `checkpointing`: blocks forget what is inside them and compute
-    it again for the gradient: less memory for a third more arithmetic.
+    `checkpointing`: blocks forget what is inside them and compute it again for the gradient: less memory for a third
+    more arithmetic.
     State: {"z": [B, latent, h, w]}, h and w those of the coarsest resolution, and with `reach` the last frame and its
     label, {"frame": [B, C, H, W], "label": [B, 1]}. ValueError for sizes that do not fit.
     """
@@ -74,9 +74,9 @@ class ConvGRUNet(nn.Module):
         if not self.reach:
             seen, told, kept = frames(x, self.event_shape), self.told(label, cond), {}
         else:
-            check_frames(x, self.event_shape)
+            now = frames(x, self.event_shape)
             before = torch.cat([state["frame"][:, None].to(x.dtype), x[:, :-1]], 1)
-            seen = frames(torch.cat([x, before], 2), (2 * self.event_shape[0], *self.event_shape[1:]))
+            seen = torch.cat([now, frames(before, self.event_shape)], 1)
             told = self.told(label, cond, torch.cat([state["label"].to(label.dtype), label[:, :-1]], 1))
             kept = {"frame": x[:, -1], "label": label[:, -1:]}
         return seen, told, self.encoder(seen, told, runner(self.checkpointing)), kept

@@ -62,15 +62,10 @@ class Told(nn.Module):
         return self.embed(torch.cat([part.to(label.dtype) for part in parts], -1)).flatten(0, 1)
 
 
-def check_frames(x: Tensor, shape: tuple[int, ...]) -> None:
-    """ValueError if x [B, T, C, H, W] is not of frames of `shape`."""
-    if tuple(x.shape[2:]) != shape:
-        raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, shape))}], got {[*x.shape]}")
-
-
 def frames(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x [B, T, C, H, W] as [B T, C, H, W], channels last in memory. ValueError if a frame is not `shape`."""
-    check_frames(x, shape)
+    if tuple(x.shape[2:]) != shape:
+        raise ValueError(f"this network takes tokens [B, T, {', '.join(map(str, shape))}], got {[*x.shape]}")
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 

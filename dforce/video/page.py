@@ -86,12 +86,8 @@ def rows_of(yard: Yard, made: np.ndarray, fed: np.ndarray | None, *, method: str
     found = measure(made, yard.of, task=real.data, method=method, variant=variant, seed=wanted.seed)
     rows, about = list(found.rows), {"task": real.data, "method": method}
     if fed is not None and one_hot(fed):
-        probe = train_probe(lambda step: labelled(yard.learnt, step), yard.model.actions, steps=wanted.steps,
-                            seed=wanted.seed)
-        held_out = real.clips(yard.counts[1])
-        assert held_out.actions is not None
-        rows += probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=real.data, method=method,
-                           variant=variant, seed=wanted.seed)
+        rows += of_actions(yard.learnt, real, made, fed, steps=wanted.steps, seed=wanted.seed, method=method,
+                           variant=variant)
     rows += against_truth(real, made, start, wanted, about, variant)
     rows += of_memory(real, made, fed, start, about, variant)
     if real.data == "balls":
@@ -102,6 +98,16 @@ def rows_of(yard: Yard, made: np.ndarray, fed: np.ndarray | None, *, method: str
         clips = (each.clips(n, length) for each, n in zip((yard.learnt, real), yard.counts, strict=True))
         rows += fvd(I3D(wanted.i3d), made, *clips, about, variant)
     return rows, found
+
+
+def of_actions(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.ndarray, *, steps: int, seed: int,
+               method: str, variant: dict[str, Any]) -> list[Row]:
+    """What a probe, trained `steps` steps on clips that the model has learnt from, sees of the actions fed."""
+    probe = train_probe(lambda step: labelled(learnt, step), learnt.model.actions, steps=steps, seed=seed)
+    held_out = real.clips(min(CLIPS, max(len(real), 2)))
+    assert held_out.actions is not None
+    return probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=real.data, method=method,
+                      variant=variant, seed=seed)
 
 
 def features(wanted: Wanted, learnt: RealVideo) -> PairEncoder:

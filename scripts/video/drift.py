@@ -85,8 +85,7 @@ def cost(overrides: tuple[str, ...]) -> int:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("dforce.configs", version_base="1.3"):
-        cfg = compose("train/video", list(overrides))
-    prepared = prepare(cfg)
+        prepared = prepare(cfg := compose("train/video", list(overrides)))
     denoiser = build_denoiser(prepared.about["config"], prepared.about["layout"])
     objective = build(cfg.objective)(denoiser, denoiser.schedule)
     return flops(lambda: objective(prepared.data.batch_at(0))[0].backward())
@@ -132,7 +131,6 @@ def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, feature
 
 def _window(model: Path) -> int:
     from dforce.video.model import load_video
-
     return load_video(model).window
 
 
@@ -157,18 +155,16 @@ def _run(command: list[str]) -> None:
 
 def collect(asked: argparse.Namespace, done: dict[tuple[str, str], list[Path]], begin: float) -> list[Row]:
     """Rows of all rollouts, pooled over seeds; OUT/results.json, OUT/brightness.png and OUT/change.png."""
-    rows: list[Row] = []
+    found: dict[str, Row] = {}  # real video is the same beside all methods, and stands once
     lines: list[dict] = []
     for (training, name), folders in done.items():
         each = [[_named(row, training, name) for row in read_results(folder / "results.json").rows]
                 for folder in folders]
-        rows += pooled(each)
+        for one in pooled(each):
+            found.setdefault(_key(one), one)
         lines += [line | {"method": training, "rollout": name, "seed": int(folder.name.rsplit("-", 1)[1])}
                   for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
-    first: dict[str, Row] = {}  # real video is the same beside all methods
-    for one in rows:
-        first.setdefault(json.dumps([one["method"], one["variant"], one["metric"]], sort_keys=True), one)
-    rows, about = list(first.values()), environment()
+    rows, about = list(found.values()), environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     write_results(asked.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
                   "peak_memory_mb": peak_memory_mb()}, rows)
@@ -195,6 +191,11 @@ def _named(row: Row, training: str, name: str) -> Row:
     return row | {"variant": {**row["variant"], "rollout": name}, "method": training}
 
 
+def _key(row: Row) -> str:
+    """Equal for rows that say the same of different runs."""
+    return json.dumps([row["method"], row["variant"], row["metric"]], sort_keys=True)
+
+
 def pooled(runs: list[list[Row]]) -> Iterator[Row]:
     """One row for equal ones of several seeds: their mean and the t interval between seeds (one keeps its own)."""
     from scipy.stats import t
@@ -202,8 +203,7 @@ def pooled(runs: list[list[Row]]) -> Iterator[Row]:
     groups: dict[str, list[Row]] = {}
     for run in runs:
         for row in run:
-            key = json.dumps([row["method"], row["variant"], row["metric"]], sort_keys=True)
-            groups.setdefault(key, []).append(row)
+            groups.setdefault(_key(row), []).append(row)
     for group in groups.values():
         values = np.array([row["value"] for row in group if row["value"] is not None])
         if len(values) < 2:

@@ -21,10 +21,8 @@ from dforce.envs.doom import DoomWalker
 from dforce.envs.doom_map import random_maze
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder
-from dforce.video.measure import probe_rows
 from dforce.video.model import load_video
-from dforce.video.page import CLIPS, labelled
-from dforce.video.probe import train_probe
+from dforce.video.page import of_actions
 from dforce.video.real import RealVideo
 
 OTHER = 1_000_000  # added to the numbers of the data's mazes: none of these is one of them
@@ -47,20 +45,17 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cfg = OmegaConf.load(asked.rollout / "config.yaml")
-    cfg = cfg.get("config", cfg)
     model = load_video(cfg.checkpoint)
     data = cfg.data or model.data
     about = json.loads((Path(data) / "about.json").read_text(encoding="utf-8"))
     fed = np.fromfile(asked.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)[:cfg.frames]
     window = max(model.window, 2 * model.stack)
     learnt, real = (RealVideo(model, data, split=split, window=window, seed=cfg.seed) for split in ("train", "val"))
-    probe = train_probe(lambda step: labelled(learnt, step), model.actions, steps=cfg.feature_steps, seed=cfg.seed)
-    held_out = real.clips(min(CLIPS, len(real)))
     with RunFolder("video/engine", {"rollout": str(asked.rollout)}, out=asked.out) as folder:
         made = np.stack([played(row.argmax(-1), about, number) for number, row in enumerate(fed.swapaxes(0, 1))], 1)
         np.save(folder.path / "frames.npy", made)
-        rows = probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=data,
-                          method="engine, another maze", variant={}, seed=cfg.seed)
+        rows = of_actions(learnt, real, made, fed, steps=cfg.feature_steps, seed=cfg.seed,
+                          method="engine, another maze", variant={})
         folder.results(rows)
     print(markdown_table(rows))
 
