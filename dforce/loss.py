@@ -18,6 +18,7 @@ Weight = Callable[[Tensor], Tensor]                                             
 
 DECAY = 0.9  # a token, of the default weight
 BOUND_ROWS, BOUND_LEVELS = 16, 4  # of validation: one row in 16, 4 levels beside the first
+ERROR_ROWS = 4                    # and one row in 4
 
 
 def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | None) -> Tensor:
@@ -143,8 +144,9 @@ class ForcingObjective(nn.Module):
     """The loss as a module that owns the denoiser, so that DDP and FSDP can wrap it.
 
     objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond. In evaluation mode the logs also
-    have `bound`, in nats per token: `dforce.elbo.held_out_bound` of a sixteenth of the rows, whose levels and noise
-    follow the generator's seed alone. A denoiser that is not causal has no bound of single tokens, and logs none.
+    have `error_<noise>`, `dforce.denoising.held_out_error` of a quarter of the rows, and `bound`, in nats per token:
+    `dforce.elbo.held_out_bound` of a sixteenth. Their levels and noise follow the generator's seed alone. A denoiser
+    that is not causal has no bound of single tokens, and logs none.
 
     carry: a window begins in the state in which the window before it in the same row ended, without gradient, except
     where `batch.first`; so the state learns to hold more than a window shows. Then
@@ -165,19 +167,25 @@ class ForcingObjective(nn.Module):
         loss, state = forcing_loss(self.denoiser, self.schedule, batch.x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
                                    state=before, levels=self.levels, weight=self.weight, generator=generator)
         logs = {"loss": loss.detach()}
-        if not self.training and getattr(self.denoiser, "causal", False):
-            logs["bound"] = self._bound(batch, generator, before)
+        if not self.training:
+            logs |= self._held_out(batch, generator, before)
         return (loss, logs, [leaf.detach() for leaf in leaves(state)]) if self.carry else (loss, logs)
 
-    def _bound(self, batch: Any, generator: torch.Generator | None, state: State) -> Tensor:
-        """Nats per token, [] float64. The seed is read, nothing is drawn: the loss beside it stays as it was."""
-        from dforce.elbo import held_out_bound  # it stands on this module
+    def _held_out(self, batch: Any, generator: torch.Generator | None, state: State) -> dict[str, Tensor]:
+        """Errors by noise, and nats per token. The seed is read, nothing is drawn: the loss stays as it was."""
+        from dforce.denoising import held_out_error  # they stand on this module
+        from dforce.elbo import held_out_bound
 
         noise = Noise(0 if generator is None else generator.initial_seed() % 2**63)
-        rows = max(1, len(batch.x) // BOUND_ROWS)
+        few = {"state": state, "noise": noise}
+        some, one = (max(1, len(batch.x) // part) for part in (ERROR_ROWS, BOUND_ROWS))
         with torch.autocast(batch.x.device.type, enabled=False):  # at level 1 an error of bfloat16 costs nats
-            return held_out_bound(self.denoiser, self.schedule, batch, levels=BOUND_LEVELS, rows=rows,  # type: ignore[arg-type]
-                                  state=state, noise=noise)
+            found = held_out_error(self.denoiser, self.schedule, batch, rows=some, **few)  # type: ignore[arg-type]
+            logs = {f"error_{name}": value for name, value in found.items()}
+            if getattr(self.denoiser, "causal", False):
+                logs["bound"] = held_out_bound(self.denoiser, self.schedule, batch, levels=BOUND_LEVELS, rows=one,  # type: ignore[arg-type]
+                                               **few)
+        return logs
 
     def _begin(self, batch: Any, carried: list[Tensor]) -> State:
         """The state before the window: the one carried here, or a fresh one in rows that begin anew."""

@@ -27,6 +27,7 @@ KNOWN: dict[str, tuple[bool, str]] = {
     "plan": (False, "A plan: candidates coloured by time, the chosen one strong, the executed path dark."),
     "animation": (False, "The plan being carried out."),
     "grid": (True, "Several episodes of the same maze."),
+    "errors": (False, "What the denoiser errs by on held-out data, by the noise it is given."),
     "denoising": (True, "The plan emerging from noise; left is the first estimate, right the last."),
     "score": (True, "Scores by method with 95% intervals; dashed lines are reference drivers."),
     "schedule": (False, "Schedule matrix: how noisy each token is at each sampling row."),
@@ -34,6 +35,7 @@ KNOWN: dict[str, tuple[bool, str]] = {
     "coverage": (False, "Where the training data are."),
 }
 SPARKS = 12  # a page shows this many metrics; metrics.jsonl has them all
+UNLISTED = ("step", "seconds", "time", "val_error_")  # metrics without a sparkline; the last have a picture
 REFRESH = 10  # seconds between reloads while a run is in progress
 
 
@@ -213,7 +215,7 @@ def _metrics(folder: Path, notes: list[str]) -> str:
             continue
         step = record.get("step", count)
         for name, value in record.items():
-            if name not in ("step", "seconds", "time") and _is_number(value) and _is_number(step):
+            if not name.startswith(UNLISTED) and _is_number(value) and _is_number(step):
                 series.setdefault(name, []).append((step, value))
     if broken:
         notes.append(f"metrics.jsonl: {broken} lines could not be read and are left out")

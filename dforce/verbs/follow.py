@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from dforce.checkpoint import CheckpointError, find, keep_last, save, step_folder, verify
 from dforce.fit import Log, stop_requested
 from dforce.report.curves import loss_curve
+from dforce.report.denoising_plots import denoising_curves
 from dforce.report.html import write_index
 from dforce.run import RunFolder, Ticker, write_atomic
 
 FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # fast_dev_run
 LINE = 25  # steps a line of metrics.jsonl
+ERROR = "val_error_"
 
 
 class Prepared(NamedTuple):
@@ -193,10 +195,14 @@ def rewind(folder: RunFolder, step: int) -> None:
 
 
 def _curve(folder: RunFolder) -> None:
-    """media/loss.png from metrics.jsonl."""
+    """media/loss.png, and errors.png where a validation looked at them, from metrics.jsonl."""
     lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text("utf-8").splitlines()]
     held_out = [line for line in lines if line.get("val_loss") is not None]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines],
                [line["step"] for line in held_out], [line["val_loss"] for line in held_out],
                [line.get("val_bound") for line in held_out] if any("val_bound" in line for line in held_out) else (),
                ylabel="weighted x0 error").savefig(folder.media / "loss.png")
+    errors = {line["step"]: {key.removeprefix(ERROR): value for key, value in line.items() if key.startswith(ERROR)}
+              for line in held_out}
+    if any(errors.values()):
+        denoising_curves({step: each for step, each in errors.items() if each}).savefig(folder.media / "errors.png")

@@ -129,7 +129,7 @@ def _real(cfg: Any, model: VideoModel) -> RealVideo | None:
     if not data:
         raise ValueError("the checkpoint does not say what it learnt from: give data=, or go without "
                          "(measure=false context=0 actions=random)")
-    return RealVideo(model, data, window=max(model.window, 2 * model.stack), seed=cfg.seed)
+    return RealVideo(model, data, seed=cfg.seed)
 
 
 def _beside(real: RealVideo | None, start: Clip | None, frames: int) -> np.ndarray | None:

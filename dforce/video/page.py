@@ -55,7 +55,7 @@ class Yard(NamedTuple):
 def yardstick(model: VideoModel, real: RealVideo, frames: int, wanted: Wanted) -> Yard:
     """For rollouts of so many frames; trains the features, unless `wanted` names a file."""
     window = min(wanted.window, frames)
-    learnt = RealVideo(model, real.data, split="train", window=max(model.window, 2 * model.stack), seed=wanted.seed)
+    learnt = RealVideo(model, real.data, split="train", seed=wanted.seed)
     counts = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
     near, far = (each.clips(n, max(window, min(STRETCH, each.shortest))).frames
                  for each, n in zip((learnt, real), counts, strict=True))

@@ -30,16 +30,18 @@ class Clip(NamedTuple):
 class RealVideo:
     """Clips of a data set as a model sees them. split "val" shows files that training did not.
 
-    data: as `dforce train video` takes it. window: frames of the windows that `windows(step)` draws, whole tokens.
+    data: as `dforce train video` takes it. window: frames of the windows that `windows(step)` draws, whole tokens; None
+    for those of training.
     seed: of the order in which `clips` are taken.
     Raises ValueError for data of another size or with other actions than the model's.
     """
 
-    def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int = 16, seed: int = 0):
+    def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int | None = None, seed: int = 0):
         self.model, self.data, self.split = model, data, split
         # the seed of training, for it may have decided which files were held out
         given = {key: model.config[key] for key in READ_KEYS if model.config.get(key) is not None}
-        window = max(model.stack, window // model.stack * model.stack)
+        wanted = max(model.window, 2 * model.stack) if window is None else window
+        window = max(model.stack, wanted // model.stack * model.stack)
         self.set = VideoClips(data, frames=window, size=model.shape[1:], stack=model.stack, batch=BATCH,
                               seed=int(model.config.get("seed") or 0), split=split, **given)  # type: ignore[arg-type]
         channels, width = self.set.event_shape[0] // model.stack, self.set.action_width // model.stack

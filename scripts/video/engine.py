@@ -49,8 +49,7 @@ def main() -> None:
     data = cfg.data or model.data
     about = json.loads((Path(data) / "about.json").read_text(encoding="utf-8"))
     fed = np.fromfile(asked.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)[:cfg.frames]
-    window = max(model.window, 2 * model.stack)
-    learnt, real = (RealVideo(model, data, split=split, window=window, seed=cfg.seed) for split in ("train", "val"))
+    learnt, real = (RealVideo(model, data, split=split, seed=cfg.seed) for split in ("train", "val"))
     with RunFolder("video/engine", {"rollout": str(asked.rollout)}, out=asked.out) as folder:
         made = np.stack([played(row.argmax(-1), about, number) for number, row in enumerate(fed.swapaxes(0, 1))], 1)
         np.save(folder.path / "frames.npy", made)
