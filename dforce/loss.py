@@ -55,6 +55,26 @@ def rising(schedule: Schedule, shape: tuple[int, int], generator: torch.Generato
     return independent(schedule, shape, generator, power=power).sort(1).values
 
 
+def pyramids(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+             share: float = 0.5, steps: int = 20) -> Tensor:
+    """Rows of planners' schedules: in a `share` of the sequences a random row of a random pyramid, else `independent`.
+
+    A pyramid of `steps` steps evenly spaced in log-SNR and of a delay between full sequence and autoregressive (steps
+    times u ** 2, u uniform): finished tokens, a few on their way, then nothing but pure noise, however long. Of such
+    futures independent levels show none of more than a few tokens, and guidance hangs on what is predicted there.
+    ValueError unless share lies in 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is the part of the sequences that show a planner's row, in 0..1, got {share}")
+    batch, time = shape
+    u, place, chosen = _draw(torch.rand, (3, batch, 1), generator=generator)
+    delay = (steps * u**2).round()
+    row = place * (steps + delay * (time - 1))
+    grid = schedule.grid(steps).to(u.device)
+    ahead = (row - delay * torch.arange(time, device=u.device)).round().long().clamp(0, steps)
+    return torch.where(chosen < share, grid[ahead], independent(schedule, shape, generator))
+
+
 def teacher_forcing(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
     """A clean past, one token at a uniform level 1..K at a uniform position, and a future of pure noise."""
     batch, time = shape

@@ -1,8 +1,10 @@
-"""Make a trained model part of the package: python scripts/ship_checkpoint.py RUN NAME [planner.KEY=VALUE ...]
+"""Make a trained model part of the package:
+python scripts/ship_checkpoint.py RUN NAME [planner.KEY=VALUE ...] [recipe.KEY=VALUE ...]
 
-The settings are those that `dforce plan` takes with this model unless it is told others. The newest checkpoint of the
-run folder goes to dforce/pretrained/NAME: averaged weights and the normaliser, no optimiser state. The command and
-commit of the run go into its state.json. An image model's classifier goes to dforce/pretrained/NAME-classifier.
+The settings are those that `dforce plan`, or `dforce rollout`, takes with this model unless it is told others. The
+newest checkpoint of the run folder goes to dforce/pretrained/NAME: averaged weights and the normaliser, no optimiser
+state. The command and commit of the run go into its state.json. An image model's classifier goes to
+dforce/pretrained/NAME-classifier.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,13 +28,18 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="planner.delay=5 and the like")
     parser.add_argument("--command", help="what made the run, where its env.json does not tell it whole")
     args = parser.parse_args()
-    planner = {key.removeprefix("planner."): yaml.safe_load(value)
-               for key, _, value in (word.partition("=") for word in args.settings)}
+    settings: dict[str, dict[str, Any]] = {}
+    for word in args.settings:
+        key, _, value = word.partition("=")
+        whose, _, name = key.partition(".")
+        settings.setdefault(whose, {})[name] = yaml.safe_load(value)
+    if settings.keys() - {"planner", "recipe"}:
+        parser.error(f"settings begin with planner. or recipe., got {args.settings}")
     bundle = load(args.run)
     env = json.loads((args.run / "env.json").read_text(encoding="utf-8"))
     weights = {f"denoiser.{name}": value for name, value in bundle.denoiser.state_dict().items()}
     config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
-    config |= {"planner": planner} if planner else {}
+    config |= settings
     training = {key: value for key, value in bundle.config.items() if key != "out"}
     told = "dforce plan"
     if bundle.layout.get("kind") == "video":

@@ -15,6 +15,7 @@ from dforce.loss import (
     fused_snr,
     independent,
     min_snr,
+    pyramids,
     rising,
     shared,
     snr,
@@ -22,6 +23,7 @@ from dforce.loss import (
     uniform,
     v_weight,
 )
+from dforce.matrix import pyramid
 from dforce.nets.recurrent import RecurrentNet
 from dforce.schedule import flow, linear
 
@@ -108,7 +110,27 @@ def test_teacher_forcing_has_a_clean_past_and_a_noisy_future():
     assert ((now == torch.arange(1, 10)).float().mean(0) - 1 / 9).abs().max() < 0.012
 
 
-@pytest.mark.parametrize("levels", [independent, shared, rising, teacher_forcing])
+def test_pyramids_are_rows_of_the_matrices_that_planners_sample_by():
+    """Every sequence is a row of some pyramid, rows of all delays come, and so do long stretches of pure noise."""
+    steps, time = 5, 8
+    known: dict[tuple[int, ...], set[int]] = {}
+    for delay in range(steps + 1):
+        for row in pyramid(S.grid(steps), time, delay).tolist():
+            known.setdefault(tuple(row), set()).add(delay)
+    drawn = [tuple(row) for row in pyramids(S, (3000, time), torch.Generator().manual_seed(0), share=1.0,
+                                            steps=steps).tolist()]
+    assert set(drawn) <= set(known)
+    telling = {row: next(iter(delays)) for row, delays in known.items() if len(delays) == 1}
+    assert {telling[row] for row in drawn if row in telling} == set(telling.values()) == {0, 1, 2, 3, 5}
+    assert sum(row[2:] == (200,) * 6 for row in drawn) > 0.08 * len(drawn)
+    half = pyramids(S, (4000, 40), torch.Generator().manual_seed(0))
+    rises = (half.diff(dim=1) >= 0).all(1).double().mean()  # of 40 independent levels none do
+    assert abs(rises - 0.5) < 0.03
+    with pytest.raises(ValueError, match=r"in 0..1, got 1.5"):
+        pyramids(S, (4, 3), share=1.5)
+
+
+@pytest.mark.parametrize("levels", [independent, shared, rising, pyramids, teacher_forcing])
 def test_levels_are_a_function_of_the_generator(levels):
     a, b = (levels(S, (5, 6), torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(a, b) and a.dtype == torch.int64 and a.shape == (5, 6)

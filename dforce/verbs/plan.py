@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from dforce.checkpoint import Bundle, CheckpointError, load
 from dforce.config import build
@@ -21,6 +19,7 @@ from dforce.precision import choose
 from dforce.report.curves import bars_with_intervals
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker
+from dforce.verbs.suited import suited
 
 FEW = 8  # episodes under fast_dev_run
 
@@ -32,7 +31,8 @@ def run(cfg: Any, folder: RunFolder) -> None:
                          "that ships with dforce")
     name = f"maze2d-{cfg.maze or 'umaze'}" if cfg.checkpoint == "pretrained" else cfg.checkpoint
     bundle = load(name, raw=cfg.raw, trust=cfg.trust)
-    cfg = suited(cfg, bundle.config.get("planner", {}), given=HydraConfig.get().overrides.task)
+    brought = {f"planner.{key}": value for key, value in bundle.config.get("planner", {}).items()}
+    cfg = suited(cfg, brought, given=HydraConfig.get().overrides.task, unless=("planner", "planner._target_"))
     planner = build_planner(cfg, bundle)
     trained = trained_task(bundle.layout)
     task = trained if cfg.maze is None else get_task(cfg.maze)
@@ -48,20 +48,6 @@ def run(cfg: Any, folder: RunFolder) -> None:
                        shrink=cfg.shrink)]
     compared = score(folder, task.world, methods, starts, goals, task=task.name)
     draw(folder.media, maze, planner, compared.played[-1], worth_drawing(compared, cfg.pictures))
-
-
-def suited(cfg: Any, settings: Mapping[str, Any], *, given: Sequence[str]) -> Any:
-    """cfg with the planner settings that a checkpoint brings along, but for those of the command line, `given`.
-
-    Another class of planner takes its own settings, so then nothing is changed.
-    """
-    named = {word.lstrip("+~").partition("=")[0] for word in given}
-    chosen = {key: value for key, value in settings.items() if f"planner.{key}" not in named}
-    if not chosen or named & {"planner", "planner._target_"}:
-        return cfg
-    print("settings that come with the checkpoint: " + " ".join(f"planner.{key}={value}"
-                                                                for key, value in chosen.items()))
-    return OmegaConf.merge(cfg, {"planner": chosen})
 
 
 def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from torch import Tensor
 
 from dforce.data.pixels import to_uint8
@@ -16,6 +17,7 @@ from dforce.noise import Noise
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker, write_atomic
 from dforce.tree import leaves
+from dforce.verbs.suited import suited
 from dforce.video.film import Film, enlarge, grid, strip
 from dforce.video.measure import row
 from dforce.video.model import VideoModel, load_video
@@ -40,6 +42,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     if min(frames, samples, cfg.save_every) < 1:
         raise ValueError(f"frames, samples and save_every are at least 1, got {frames}, {samples}, {cfg.save_every}")
     model = load_video(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
+    cfg = suited(cfg, model.config.get("recipe", {}), given=HydraConfig.get().overrides.task, unless=("method",))
     recipe = recipe_of(cfg, model)
     if cfg.serve:
         from dforce.video.serve import serve
