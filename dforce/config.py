@@ -36,10 +36,14 @@ def check(cfg: Any, *, trust: Iterable[str] | str | None = None, files: Sequence
 def check_like(cfg: Mapping[str, Any], text: str) -> None:
     """Checks the plain keys of a verb's configuration against the defaults in its YAML `text`.
 
-    Raises ValueError where a number, a switch or a word has become something else; null defaults take anything.
+    Raises ValueError where a number, a switch or a word has become something else. Null defaults take anything; other
+    keys take null where the comment beside them says what that means.
     """
+    optional = set(re.findall(r"^(\w+):.*#.*\bnull\b", text, re.MULTILINE))
     for key, default in (yaml.safe_load(text) or {}).items():
         value = cfg.get(key)
+        if value is None and key in optional:
+            continue
         hint = {bool: bool, int: int, float: float, str: str}.get(type(default))
         if hint is not None and not _fits(value, hint):
             raise ValueError(f"{key} must be {hint.__name__}, as its default {default!r}, got {value!r}")

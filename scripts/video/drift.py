@@ -70,7 +70,6 @@ ABLATIONS = [
     Way("forcing", "no clamp", ["clamp=null"]), Way("forcing", "no clamp, refreshed", ["clamp=null", REFRESH]),
     Way("forcing", "std 0, no clamp", ["stabilise_std=0", "clamp=null"]),
     Way("forcing", "std 0, refreshed", ["stabilise_std=0", REFRESH]), Way("forcing", "order 1", ["order=1"]),
-    Way("forcing", "order 1, 50 steps", ["order=1", "steps=50"]),
     Way("teacher", "no clamp", ["stabilise_std=0", "clamp=null"]), Way("teacher", "std 0.04", []),
 ]
 
