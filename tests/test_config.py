@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dforce import loss, schedule
-from dforce.config import build, check, resolve
+from dforce.config import build, check, check_like, resolve
 from dforce.nets.recurrent import RecurrentNet
 
 NET = {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 8}
@@ -133,3 +134,31 @@ def test_nearest_target() -> None:
 def test_names_that_the_package_lends_resolve() -> None:
     assert resolve("dforce.min_snr") is loss.min_snr
     assert resolve("dforce.nets.recurrent.RecurrentNet") is RecurrentNet
+
+
+TEXT = """steps: 10      # of denoising
+clamp: 1.0     # largest size of an estimate; null for none
+out: null      # run folder
+"""
+
+
+@pytest.mark.parametrize("given", [{"steps": 5}, {"clamp": None}, {"clamp": 2}, {"out": "there"}])
+def test_plain_keys_take_what_their_line_says(given: dict[str, object]) -> None:
+    check_like({"steps": 10, "clamp": 1.0, "out": None, **given}, TEXT)
+
+
+@pytest.mark.parametrize(("given", "told"), [({"steps": None}, "steps must be int, as its default 10, got None"),
+                                             ({"clamp": "big"}, "clamp must be float, as its default 1.0, got 'big'")])
+def test_plain_keys_of_another_type_are_named(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_like({"steps": 10, "clamp": 1.0, "out": None, **given}, TEXT)
+
+
+def test_the_verbs_take_the_nulls_that_they_speak_of() -> None:
+    """`dforce rollout clamp=null` and the like: said in the comment, so let through."""
+    from dforce.manual import text_of
+
+    for verb, key in (("rollout", "clamp"), ("align/video", "delay"), ("align/image", "classifier")):
+        defaults = yaml.safe_load(text_of(verb))
+        assert defaults[key] is not None
+        check_like(defaults | {key: None}, text_of(verb))

@@ -1,4 +1,4 @@
-"""The drift table: equal arithmetic for all methods, rows pooled over seeds, and the whole road once, small."""
+"""The drift table: equal arithmetic for all methods, and the whole road once, small."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dforce.report.results import read_results
@@ -28,24 +27,6 @@ def study():
 @pytest.fixture(autouse=True)
 def few_balls(monkeypatch):
     monkeypatch.setattr("dforce.data.clips_select.BALLS", {"train": 24, "val": 12})
-
-
-def row(value, metric="frechet", method="forcing", n=4):
-    return {"task": "balls", "method": method, "variant": {"frames": "0-100"}, "metric": metric, "value": value,
-            "low": value - 1, "high": value + 1, "n": n, "seeds": 1, "unit": "", "higher_is_better": False}
-
-
-def test_seeds_are_pooled_with_a_t_interval(study):
-    from scipy.stats import ttest_1samp
-
-    values = [1.0, 2.0, 4.0]
-    pooled = list(study.pooled([[row(v), row(9.0, metric="other")] for v in values]))
-    assert len(pooled) == 2 and pooled[1]["value"] == 9 and pooled[0]["seeds"] == 3 and pooled[0]["n"] == 12
-    interval = ttest_1samp(values, 0).confidence_interval()
-    assert pooled[0]["value"] == pytest.approx(np.mean(values))
-    assert (pooled[0]["low"], pooled[0]["high"]) == pytest.approx((interval.low, interval.high))
-    alone = list(study.pooled([[row(1.0)]]))
-    assert alone == [row(1.0)]                                                 # a seed alone keeps its own interval
 
 
 def test_methods_train_for_equal_arithmetic(study):

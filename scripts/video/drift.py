@@ -10,8 +10,9 @@ What is there already is kept, what was begun is gone on with; whatever is stopp
 All are measured in the same features and, where there are actions, alike. Methods train for equal arithmetic: a
 step that costs twice the FLOPs of Diffusion Forcing's is taken half as often.
 
---ablate adds rows of the checkpoint of Diffusion Forcing that differ in the rollout alone: stabilisation, clamp,
-refresh, order; the trainings `shared`, `rising` and `carry` differ in the levels, and in carrying the state over.
+--ablate adds rows of the checkpoint of Diffusion Forcing that differ in the rollout alone (stabilisation, clamp,
+refresh, order; names pick some); the trainings `rising` and `carry` differ in the levels, and in carrying the state
+over. --finished puts together what is there and runs nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from dforce.checkpoint import CheckpointError, build_denoiser, find
 from dforce.cli import main as dforce
 from dforce.config import build
 from dforce.report.results import Row, read_episodes, read_results, write_results
+from dforce.report.seeds import over_seeds, same
 from dforce.report.table import markdown_table
 from dforce.report.video_plots import methods_over_time
 from dforce.run import environment, peak_memory_mb
@@ -114,7 +116,7 @@ def train(asked: argparse.Namespace, training: str, seed: int) -> Path:
 
 def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, features: Path | None) -> Path:
     """The run folder of a finished rollout."""
-    folder = asked.out / "rollouts" / f"{slug(f'{way.training} {way.name}')}-{seed}"
+    folder = _folder(asked, way, seed)
     if _word(folder) == "done":
         return folder
     window = _window(model)
@@ -126,6 +128,10 @@ def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, feature
     _run(["rollout", f"checkpoint={model}", *sizes, f"seed={asked.rollout_seed}", *where, *way.overrides,
           f"out={folder}", "resume=true"])
     return folder
+
+
+def _folder(asked: argparse.Namespace, way: Way, seed: int) -> Path:
+    return asked.out / "rollouts" / f"{slug(f'{way.training} {way.name}')}-{seed}"
 
 
 def _window(model: Path) -> int:
@@ -159,8 +165,8 @@ def collect(asked: argparse.Namespace, done: dict[tuple[str, str], list[Path]], 
     for (training, name), folders in done.items():
         each = [[_named(row, training, name) for row in read_results(folder / "results.json").rows]
                 for folder in folders]
-        for one in pooled(each):
-            found.setdefault(_key(one), one)
+        for one in over_seeds(each):
+            found.setdefault(same(one), one)
         lines += [line | {"method": training, "rollout": name, "seed": int(folder.name.rsplit("-", 1)[1])}
                   for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
     rows, about = list(found.values()), environment()
@@ -190,30 +196,6 @@ def _named(row: Row, training: str, name: str) -> Row:
     return row | {"variant": {**row["variant"], "rollout": name}, "method": training}
 
 
-def _key(row: Row) -> str:
-    """Equal for rows that say the same of different runs."""
-    return json.dumps([row["method"], row["variant"], row["metric"]], sort_keys=True)
-
-
-def pooled(runs: list[list[Row]]) -> Iterator[Row]:
-    """One row for equal ones of several seeds: their mean and the t interval between seeds (one keeps its own)."""
-    from scipy.stats import t
-
-    groups: dict[str, list[Row]] = {}
-    for run in runs:
-        for row in run:
-            groups.setdefault(_key(row), []).append(row)
-    for group in groups.values():
-        values = np.array([row["value"] for row in group if row["value"] is not None])
-        if len(values) < 2:
-            yield group[0]
-            continue
-        mean = float(values.mean())
-        half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-        yield group[0] | {"value": mean, "low": mean - half, "high": mean + half, "n": sum(row["n"] for row in group),
-                          "seeds": len(values)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="of dforce train video, for all methods")
@@ -227,21 +209,21 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4)
     parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--rollout-seed", type=int, default=100)
-    parser.add_argument("--ablate", action="store_true")
+    parser.add_argument("--ablate", nargs="*", choices=[way.name for way in ABLATIONS], help="no names: all")
+    parser.add_argument("--finished", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/drift"))
     asked, begin = parser.parse_args(), time.monotonic()
     torch.set_num_threads(1)
     done: dict[tuple[str, str], list[Path]] = {}
     features: Path | None = None
-    for seed in asked.seeds:
-        for training in asked.methods:
-            model = train(asked, training, seed)
-            for way in [*WAYS, *(ABLATIONS if asked.ablate else [])]:
-                if way.training == training:
-                    folder = rollout(asked, way, seed, model, features)
-                    features = features or folder / "features.safetensors"
-                    done.setdefault((training, way.name), []).append(folder)
-                    collect(asked, done, begin)
+    more = [] if asked.ablate is None else [way for way in ABLATIONS if not asked.ablate or way.name in asked.ablate]
+    for seed, way in product(asked.seeds, sorted(WAYS + more, key=lambda way: list(TRAININGS).index(way.training))):
+        if way.training not in asked.methods or (asked.finished and _word(_folder(asked, way, seed)) != "done"):
+            continue
+        folder = rollout(asked, way, seed, train(asked, way.training, seed), features)
+        features = features or folder / "features.safetensors"
+        done.setdefault((way.training, way.name), []).append(folder)
+        collect(asked, done, begin)
     print(markdown_table(read_results(asked.out / "results.json").rows))
 
 
