@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from dforce.cli import main
 from dforce.noise import Noise
+from dforce.report.results import read_results
 from dforce.verbs.rollout import _real
 from dforce.video.model import load_video
 from dforce.video.physics import physics
@@ -47,8 +48,19 @@ def test_mazes_are_steered_from_nothing():
         _real(OmegaConf.create({**asked, "serve": None}), model)
     seen = []
     for held in (0, 1):
-        world = World(model, Recipe(steps=3, stabilise_std=0.1), None, context=0, seed=0)
+        world = World(model, Recipe(**model.config["recipe"]), None, context=0, seed=0)
         world.held = held
         seen.append(torch.cat([world.step() for _ in range(6)]))
     assert seen[0].shape == (6, 3, 16, 16) and seen[0].std() > 0.05
-    assert (seen[0][-1] - seen[1][-1]).abs().mean() > 0.05
+    assert (seen[0] - seen[1]).abs().mean() > 0.02  # the noise is the same: nothing but the key differs
+
+
+def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    alone = ["rollout", "checkpoint=doom16", "context=0", "actions=random", "measure=false", "frames=2", "samples=1"]
+    for given, steps in (([], 5), (["steps=2"], 2), (["method=forcing"], 10)):
+        assert main([*alone, *given, f"out=run{steps}"]) == 0, capsys.readouterr().err
+        (told,) = [row["variant"] for row in read_results(tmp_path / f"run{steps}" / "results.json").rows]
+        assert (told["steps"], told.get("history")) == (steps, None if steps == 10 else 1.5)
+    assert "settings that come with the checkpoint: history=1.5 stabilise_std=0.1\n" in capsys.readouterr().out
