@@ -223,7 +223,11 @@ def main() -> None:
         folder = rollout(asked, way, seed, train(asked, way.training, seed), features)
         features = features or folder / "features.safetensors"
         done.setdefault((way.training, way.name), []).append(folder)
-        collect(asked, done, begin)
+        if not asked.finished:
+            collect(asked, done, begin)
+    if not done:
+        raise SystemExit(f"nothing that was asked for is finished in {asked.out}")
+    collect(asked, done, begin)
     print(markdown_table(read_results(asked.out / "results.json").rows))
 
 
