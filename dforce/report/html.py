@@ -35,7 +35,7 @@ KNOWN: dict[str, tuple[bool, str]] = {
     "coverage": (False, "Where the training data are."),
 }
 SPARKS = 12  # a page shows this many metrics; metrics.jsonl has them all
-UNLISTED = ("step", "seconds", "time", "val_error_")  # metrics without a sparkline; the last have a picture
+PICTURED = "val_error_"  # metrics that have a picture, and so no sparkline
 REFRESH = 10  # seconds between reloads while a run is in progress
 
 
@@ -215,7 +215,8 @@ def _metrics(folder: Path, notes: list[str]) -> str:
             continue
         step = record.get("step", count)
         for name, value in record.items():
-            if not name.startswith(UNLISTED) and _is_number(value) and _is_number(step):
+            hidden = name in ("step", "seconds", "time") or name.startswith(PICTURED)
+            if not hidden and _is_number(value) and _is_number(step):
                 series.setdefault(name, []).append((step, value))
     if broken:
         notes.append(f"metrics.jsonl: {broken} lines could not be read and are left out")
