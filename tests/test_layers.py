@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {
     "schedule", "transition", "noise", "tree", "denoiser", "matrix", "loss", "sample", "wavefront", "rollout",
-    "guidance", "monte_carlo", "shared_draws", "history", "elbo",
+    "guidance", "monte_carlo", "shared_draws", "history", "elbo", "denoising",
 }  # fmt: skip
 PILLARS = {"planning", "video", "images", "policy", "align"}
 APPLICATION = {"cli", "verbs", "__main__", "__init__"}
