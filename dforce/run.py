@@ -167,10 +167,11 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that dforce runs from (`+` if changed since), None for an installed wheel."""
+    """Commit of the checkout that dforce runs from (`+` if changed since); for an installed wheel or a copy without its
+    history what the environment variable DFORCE_COMMIT says, else None."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("DFORCE_COMMIT") or None
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)

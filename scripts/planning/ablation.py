@@ -2,8 +2,9 @@
 
 python scripts/planning/ablation.py [--steps 4000] [--seeds 3] [--out runs/ablation] [--models FOLDER] [override ...]
 
-Trained with levels independent, one a sequence, or rising along time; with the x0 error weighed by fused SNR (of two
-decays), min-SNR or not at all; each planned with at first and at second order. Delay and guidance scale are tuned on
+Trained with rows of planners' schedules in half of the sequences, with levels all independent, one a sequence, or rising
+along time; with the x0 error weighed by fused SNR (of two decays), min-SNR or not at all; each planned with at first and
+at second order. Delay and guidance scale are tuned on
 starts of their own, the same trials for each. The work is that of `dforce benchmark planning`: trainings are run
 folders, it goes on where it stopped, several processes may share --out, and overrides (limit=3000 threads=1
 episodes=50) are passed on.
@@ -30,7 +31,8 @@ PAPER_DECAY = 0.96**STACK  # .96 a step, as in the paper's code; here a token is
 WEIGHT = "objective.weight"
 OTHER = {f"~{WEIGHT}.clip": None, f"~{WEIGHT}.decay": None}  # a weight without them
 CHANGES: dict[str, dict[str, Any]] = {  # name -> what its training differs in from the first one's
-    "forcing": {},                      # independent levels, fused SNR: the names are those of the benchmark's networks
+    "forcing": {},                      # planners' rows, fused SNR: the names are those of the benchmark's networks
+    "independent levels": {"objective.levels._target_": "dforce.loss.independent"},
     "full sequence": {"objective.levels._target_": "dforce.loss.shared"},
     "rising levels": {"objective.levels._target_": "dforce.loss.rising"},
     "decay of the paper": {f"{WEIGHT}.decay": PAPER_DECAY},
