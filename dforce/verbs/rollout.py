@@ -12,7 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from torch import Tensor
 
-from dforce.data.pixels import to_uint8
+from dforce.data.pixels import from_uint8, to_uint8
 from dforce.noise import Noise
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker, write_atomic
@@ -25,6 +25,7 @@ from dforce.video.page import Wanted, report
 from dforce.video.real import Clip, RealVideo, fed
 from dforce.video.record import Record
 from dforce.video.stream import Actions, Recipe, begin, stream
+from dforce.video.walker import FILE, Walker
 
 FILMED = 8       # rollouts in the film
 LOOKS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 2000, 5000, 10_000)  # frames of the strip
@@ -53,7 +54,8 @@ def run(cfg: Any, folder: RunFolder) -> None:
         return
     real = _real(cfg, model)
     start = real.clips(samples, context_of(cfg, model)) if real and context_of(cfg, model) else None
-    actions = fed(cfg.actions, model, real, batch=samples, context=start, frames=frames, seed=cfg.seed)
+    actions = fed(cfg.actions, model, real, batch=samples, context=start, frames=frames, seed=cfg.seed,
+                  file=folder.path / FILE, steps=few.get("feature_steps", cfg.feature_steps))
     shape = (samples, *model.shape[1:], model.shape[0])
     record = Record(folder.path, shape=shape, actions=model.actions, settings=settings(cfg, model, recipe, start),
                     resume=cfg.resume)
@@ -65,7 +67,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     strip(np.asarray(made[:, :FILMED]), LOOKS, folder.media / "strip.png")
     write_atomic(folder.media / "captions.json", CAPTIONS)
     about = {"task": model.data or "video", "method": cfg.method}
-    variant = variant_of(recipe)
+    variant = variant_of(recipe) | ({"actions": "walker"} if isinstance(actions, Walker) else {})
     rows = [row(about, variant, "frames per second", speed, None, None, 1, unit="1/s", higher=True)] if speed else []
     if real is not None and cfg.measure:
         wanted = Wanted(few.get("window", cfg.window), cfg.features, few.get("feature_steps", cfg.feature_steps),
@@ -124,7 +126,8 @@ def context_of(cfg: Any, model: VideoModel) -> int:
 
 def _real(cfg: Any, model: VideoModel) -> RealVideo | None:
     """Real clips that the model has not seen, if anything asks for them."""
-    told = not cfg.serve and (cfg.measure or (model.actions and cfg.actions == "data"))  # served, keys are the actions
+    learnt = cfg.actions == "walker" or (model.actions and cfg.actions == "data")
+    told = not cfg.serve and (cfg.measure or learnt)  # served, keys are the actions
     wanted = told or context_of(cfg, model)
     data = cfg.data or model.data
     if not wanted and not cfg.data:
@@ -152,6 +155,8 @@ def roll(model: VideoModel, recipe: Recipe, record: Record, film: Film, folder: 
     context = torch.zeros(batch, 0, *model.shape) if start is None else start.frames
     state = record.state if record.chunks else begin(model, recipe, context, actions)
     before, done = context.shape[1], record.chunks * chunk
+    if isinstance(actions, Walker) and done:
+        actions.recall(record)
     for number, shown in enumerate(record.frames()):  # a film cannot be appended to: what is there is filmed again
         film.write(_picture(shown, beside, number))
     chunks = stream(model, recipe, state, batch=batch, actions=actions, context=before, noise=Noise(seed),
@@ -163,6 +168,8 @@ def roll(model: VideoModel, recipe: Recipe, record: Record, film: Film, folder: 
             x, state = next(chunks)
             pixels = to_uint8(x)
             record.append(pixels, None if actions is None else actions(before + done, chunk))
+            if isinstance(actions, Walker):
+                actions.see(from_uint8(pixels))  # as the record will show it
             for t in range(chunk):
                 film.write(_picture(pixels[:, t], beside, done + t))
             done += chunk

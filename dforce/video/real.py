@@ -13,6 +13,7 @@ from dforce.data.video import VideoClips
 from dforce.noise import mix
 from dforce.video.model import VideoModel
 from dforce.video.stream import Actions
+from dforce.video.walker import MEMORY, Walker, load_walker, save_walker, train_walker
 
 HOLD = 8        # frames that a random action lasts
 READ_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the model's training read its clips
@@ -97,13 +98,17 @@ class RealVideo:
 
 
 def fed(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: Clip | None, frames: int,
-        seed: int) -> Actions | None:
-    """The actions of a rollout of `frames` frames after its context, by name: data, random, or a file.
+        seed: int, file: Path | None = None, steps: int = 600) -> Actions | None:
+    """The actions of a rollout of `frames` frames after its context, by name: data, random, walker, or a file.
 
     "data": those of the clips that it began with to their end, then those of further clips. "random": one-hot, each
-    held for some frames. A file: npy, or npz with `actions`, [frames] numbers or [frames, A], the same for every
-    rollout. None for a model without actions. ValueError for what is missing.
+    held for some frames. "walker": a `Walker` that wants to be shown the frames; its policy is the one in `file`, or
+    learnt in `steps` steps from clips that the model has seen, and left there. A file: npy, or npz with `actions`,
+    [frames] numbers or [frames, A], the same for every rollout. None for a model without actions. ValueError for what
+    is missing.
     """
+    if kind == "walker":
+        return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps)
     if not model.actions:
         return None
     before = 0 if context is None else context.frames.shape[1]
@@ -136,6 +141,25 @@ def _from_clips(real: RealVideo, context: Clip | None, batch: int, frames: int) 
     return torch.stack(rows)
 
 
+def _walker(model: VideoModel, real: RealVideo | None, context: Clip | None, *, batch: int, seed: int,
+            file: Path | None, steps: int) -> Walker:
+    """Somebody who walks as those in the clips do and has seen the context."""
+    if not model.actions:
+        raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
+    if real is None or not real.width:
+        raise ValueError("actions=walker learns from clips with actions; give data=, or actions=random")
+    if file is not None and file.is_file():
+        policy = load_walker(file, device=model.schedule.alpha.device)
+    else:
+        known = RealVideo(model, real.data, split="train")
+        learnt = RealVideo(model, real.data, split="train", window=min(2 * MEMORY, known.shortest))
+        policy = train_walker(learnt.windows, model.actions, steps=steps, seed=seed, device=model.schedule.alpha.device)
+        if file is not None:
+            save_walker(policy, file)
+    frames, actions = (torch.zeros(batch, 0, *model.shape), None) if context is None else context[:2]
+    return Walker(policy, frames, torch.zeros(batch, 0, model.actions) if actions is None else actions, seed=seed)
+
+
 def _random(known: Tensor, actions: int, seed: int) -> Actions:
     """After the known ones, an action drawn anew every HOLD frames: a function of (seed, rollout, time)."""
     batch, before = known.shape[:2]
@@ -155,7 +179,7 @@ def _from_file(name: str, actions: int, frames: int) -> Tensor:
     """[1, frames, A]."""
     file = Path(name)
     if not file.is_file():
-        raise ValueError(f"actions must be data, random, or a file (npy, npz), got {name!r}")
+        raise ValueError(f"actions must be data, random, walker, or a file (npy, npz), got {name!r}")
     with open(file, "rb") as content:
         loaded = np.load(content, allow_pickle=False)
         values = torch.from_numpy(np.array(loaded["actions"] if hasattr(loaded, "files") else loaded))

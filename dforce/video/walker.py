@@ -1,0 +1,225 @@
+"""Somebody who sees what is generated and chooses where to go: the walker in the data, imitated.
+
+Actions that come from other clips are told blindly: in a dream of another place they lead into walls, where little is
+to be seen of an action. A policy learnt from real clips (the last two frames and the last actions -> the next action)
+looks at what a model, or the engine itself, has made so far, as a player does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dforce.data.pixels import from_uint8
+from dforce.noise import mix
+from dforce.video.record import Record
+
+MEMORY = 16         # actions that the policy remembers: walkers in mazes go straight for up to 15 frames
+FILE = "walker.safetensors"
+DRAW = 3            # stream of the counters: which action is taken
+
+Clips = Callable[[int], tuple[Tensor, Tensor | None]]  # step -> frames [B, T, C, H, W], actions [B, T, A]
+
+
+class WalkerPolicy(nn.Module):
+    """forward(frames t - 2 and t - 1, [N, 2 C, H, W]; the last actions, oldest first, [N, memory, A]) -> logits [N, A]
+    of the action that leads to frame t.
+
+    shape: (C, H, W), H and W multiples of 4. Where nothing was done yet the actions are zeros.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], actions: int, *, memory: int = MEMORY, channels: int = 24):
+        super().__init__()
+        c, h, w = shape
+        if h % 4 or w % 4:
+            raise ValueError(f"the walker halves frames twice: height and width must be multiples of 4, got {h} x {w}")
+        if actions < 2 or memory < 1:
+            raise ValueError(f"a walker chooses between at least two actions and remembers at least one, got {actions} "
+                             f"and memory={memory}")
+        self.shape, self.actions, self.memory, self.channels = (c, h, w), actions, memory, channels
+        self.eyes = nn.Sequential(
+            nn.Conv2d(3 * c, channels, 5, 1, 2), nn.SiLU(), nn.Conv2d(channels, channels, 4, 2, 1), nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.SiLU(), nn.Flatten(),
+            nn.Linear(2 * channels * (h // 4) * (w // 4), 64))
+        self.past = nn.Linear(memory * actions, 64)
+        self.head = nn.Sequential(nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, actions))
+
+    def forward(self, pairs: Tensor, past: Tensor) -> Tensor:
+        before, last = pairs.chunk(2, 1)
+        return self.head(self.eyes(torch.cat([before, last, 4 * (last - before)], 1)) + self.past(past.flatten(1)))
+
+
+class Decisions(NamedTuple):
+    """What was seen and remembered when an action was chosen. pairs: [N, 2 C, H, W]; past: [N, memory, A]; label: [N]
+    numbers of the actions."""
+
+    pairs: Tensor
+    past: Tensor
+    label: Tensor
+
+
+def decisions(frames: Tensor, actions: Tensor, memory: int = MEMORY) -> Decisions:
+    """Those of clips [B, T, C, H, W] with actions [B, T, A], one-hot, action t having led to frame t: seen are frames
+    t - 1 and t - 2, remembered the actions up to t - 1 as far as the clip shows them. Null actions are no decisions.
+    """
+    if actions.shape[:2] != frames.shape[:2]:
+        raise ValueError(f"actions must be one a frame, {[*frames.shape[:2]]}, got {[*actions.shape]}")
+    if not bool(((actions == 0) | (actions == 1)).all()) or bool((actions.sum(-1) > 1).any()):
+        raise ValueError("a walker chooses one of several actions a frame, and these are not one-hot (numbers, "
+                         "or those of several stored frames at a stride); give actions=data, random or a file")
+    last = frames[:, :-1]
+    pairs = torch.cat([torch.cat([last[:, :1], last[:, :-1]], 1), last], 2).flatten(0, 1)
+    past = F.pad(actions, (0, 0, memory, 0)).unfold(1, memory, 1)[:, 1:-1].transpose(2, 3).flatten(0, 1)
+    chosen = actions[:, 1:].flatten(0, 1)
+    known = chosen.sum(-1) > 0
+    return Decisions(pairs[known], past[known], chosen[known].argmax(-1))
+
+
+def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int = 600, batch: int = 128,
+                 lr: float = 2e-3, seed: int = 0, device: torch.device | str = "cpu") -> WalkerPolicy:
+    """A policy that does as those in real clips did (cross-entropy): the same for the same clips, seed and machine.
+
+    clips(step) gives frames and one-hot actions of a step, of which `batch` decisions are drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    frames, _ = clips(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = WalkerPolicy(tuple(frames.shape[2:]), actions, memory=memory).to(device)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    for step in range(steps):
+        frames, told = clips(step)
+        seen = None if told is None else decisions(frames, told, memory)
+        if seen is None or not len(seen.label):
+            raise ValueError(f"the real clips of step {step} hold no actions, so there is no walker to learn from")
+        chosen = torch.randint(len(seen.label), (batch,), generator=generator).to(seen.label.device)
+        pairs, past, label = (part[chosen].to(device) for part in seen)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(policy(pairs, past), label).backward()
+        optimizer.step()
+        schedule.step()
+    return policy.eval().requires_grad_(False)
+
+
+class Likeness(NamedTuple):
+    """How well a policy foretells a walker's actions: cross_entropy in nats and accuracy; and both of one who always
+    says how often each action occurs in the same clips (its entropy, the part of the commonest)."""
+
+    cross_entropy: float
+    accuracy: float
+    entropy: float
+    majority: float
+
+
+@torch.no_grad()
+def likeness(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Likeness:
+    """Of clips [B, T, C, H, W] and their actions [B, T, A]."""
+    device = next(policy.parameters()).device
+    seen = decisions(frames, actions, policy.memory)
+    logits = torch.cat([policy(pairs.to(device), past.to(device)).cpu() for pairs, past in
+                        zip(seen.pairs.split(1024), seen.past.split(1024), strict=True)])
+    label = seen.label.cpu()
+    part = torch.bincount(label, minlength=policy.actions).double() / len(label)
+    return Likeness(float(F.cross_entropy(logits, label)), float((logits.argmax(-1) == label).double().mean()),
+                    float(-torch.xlogy(part, part).sum()), float(part.max()))
+
+
+class Walker:
+    """Actions (frame, count) -> [B, count, A] of a policy that is shown the frames as they are made.
+
+    frames [B, N, C, H, W] and actions [B, N, A]: what came before, N may be 0. An action is drawn from the policy's
+    distribution once all that comes before its frame was shown by `see`, a function of (seed, rollout, frame) and of
+    that; asked for again, it is the same. In a chunk of several frames the later ones are chosen blindly, from the
+    last frame that was seen and the actions since. rollouts: their numbers [B], None for 0, 1, ...
+    It remembers two frames and some actions, so one that is to go on from a record does so by `recall`.
+    """
+
+    def __init__(self, policy: WalkerPolicy, frames: Tensor, actions: Tensor, *, seed: int = 0,
+                 rollouts: Tensor | None = None):
+        if actions.shape != (*frames.shape[:2], policy.actions) or tuple(frames.shape[2:]) != policy.shape:
+            raise ValueError(f"this walker sees frames {policy.shape} and chooses one of {policy.actions} actions, got "
+                             f"{[*frames.shape]} and {[*actions.shape]}")
+        self.policy, self.seed = policy, seed
+        self.rollouts = torch.arange(len(frames)) if rollouts is None else rollouts
+        self.seen, self.decided = frames.shape[1], frames.shape[1]  # frames shown, actions known
+        self.told = actions.cpu()                                   # [B, n, A], the last of those decided
+        self.frames = frames[:, -2:].cpu()                          # [B, 0 to 2, C, H, W]
+
+    def __call__(self, frame: int, count: int) -> Tensor:
+        first = self.decided - self.told.shape[1]
+        if not first <= frame <= self.seen:
+            raise ValueError(f"the walker has seen {self.seen} frames and remembers actions from frame {first} on; it "
+                             f"is asked what leads to frame {frame}: show it the frames before (see)")
+        while self.decided < frame + count:
+            self.told, self.decided = torch.cat([self.told, self._next()[:, None]], 1), self.decided + 1
+        return self.told[:, frame - first:frame - first + count]
+
+    def see(self, frames: Tensor) -> None:
+        """The next frames [B, n, C, H, W], in -1..1."""
+        self(self.seen, frames.shape[1])
+        self.seen += frames.shape[1]
+        self.frames = torch.cat([self.frames, frames.cpu()], 1)[:, -2:]
+        self.told = self.told[:, -max(self.policy.memory, self.decided - self.seen):]
+
+    def recall(self, record: Record) -> None:
+        """All that a record holds came next, actions too."""
+        frames, actions = record.frames(), record.actions_fed()
+        assert actions is not None
+        self.told = torch.cat([self.told, torch.from_numpy(actions).transpose(0, 1)], 1)[:, -self.policy.memory:]
+        self.frames = torch.cat([self.frames, from_uint8(np.array(frames[-2:])).transpose(0, 1)], 1)[:, -2:]
+        self.seen = self.decided = self.seen + len(frames)
+
+    @torch.no_grad()
+    def _next(self) -> Tensor:
+        """The action [B, A] that leads to the first frame for which none is decided; none at all leads to frame 0."""
+        if self.decided == 0:
+            return torch.zeros(len(self.rollouts), self.policy.actions)
+        frames = self.frames if len(self.frames[0]) else torch.zeros(len(self.rollouts), 1, *self.policy.shape)
+        pairs = torch.cat([frames[:, 0], frames[:, -1]], 1).contiguous()  # as it is after a recall, to the last bit
+        past = F.pad(self.told, (0, 0, max(self.policy.memory - self.told.shape[1], 0), 0))[:, -self.policy.memory:]
+        device = next(self.policy.parameters()).device
+        part = self.policy(pairs.to(device), past.to(device)).cpu().double().softmax(-1)
+        drawn = (part.cumsum(-1) <= uniform(self.seed, self.rollouts, self.decided)[:, None]).sum(-1)
+        return F.one_hot(drawn.clamp(max=self.policy.actions - 1), self.policy.actions).float()
+
+
+def uniform(seed: int, rollouts: Tensor, frame: int) -> Tensor:
+    """Numbers [B] in 0..1, a function of (seed, rollout, frame)."""
+    return (mix(seed, DRAW, rollouts, frame) & (1 << 52) - 1).double() / (1 << 52)
+
+
+def save_walker(policy: WalkerPolicy, file: Path) -> None:
+    """One safetensors file that holds the weights and the sizes."""
+    from safetensors.torch import save_file
+
+    about = {"shape": policy.shape, "actions": policy.actions, "memory": policy.memory, "channels": policy.channels}
+    partial = file.with_name(file.name + ".part")
+    save_file({name: value.cpu().contiguous() for name, value in policy.state_dict().items()}, partial,
+              metadata={"walker": json.dumps(about)})
+    os.replace(partial, file)
+
+
+def load_walker(file: Path, *, device: torch.device | str = "cpu") -> WalkerPolicy:
+    """What `save_walker` wrote. Raises FileNotFoundError, or ValueError for another file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no walker {str(file)!r}: dforce rollout actions=walker leaves one")
+    try:
+        with safe_open(file, "pt") as content:
+            about = json.loads((content.metadata() or {})["walker"])
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        policy = WalkerPolicy(tuple(about.pop("shape")), **about)
+        policy.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} holds no walker that dforce wrote: {error}") from error
+    return policy.to(device).eval().requires_grad_(False)
