@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from dforce.video.walker import (
 
 SHAPE, A = (3, 8, 8), 3
 QUICK = ["samples=2", "steps=2", "save_every=4", "feature_steps=4", "window=8"]
+ENGINE = Path(__file__).parent.parent / "scripts" / "video" / "engine.py"
 
 
 def clips(step: int, batch: int = 8, time: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,6 +232,23 @@ def test_a_walker_that_cannot_be_is_answered_in_one_message(data, tmp_path, caps
 
 
 @pytest.mark.slow
+def test_the_engine_does_what_the_blind_tell_it():
+    pytest.importorskip("vizdoom")
+    from dforce.envs.doom import DoomWalker
+    from dforce.envs.doom_map import random_maze
+
+    engine = runpy.run_path(str(ENGINE))
+    about = {"seed": 3, "size": 16, "rooms": 2, "zones": 2, "textures": 4, "floors": 1}
+    told = np.array([0, 2, 2, 1, 2, 0])
+    frames, taken = engine["played"](engine["blind"](np.eye(3, dtype=np.float32)[told]), 6, about, 1)
+    assert np.array_equal(taken, told)
+    maze = random_maze(np.random.default_rng([3, engine["OTHER"] + 1]), rooms=2, zones=2, textures=4, floors=1)
+    with DoomWalker(maze, size=16, seed=3) as walker:
+        walker.reset()
+        assert np.array_equal(frames, np.stack([walker.step(int(action))[0] for action in told]))
+
+
+@pytest.mark.slow
 def test_the_engine_is_walked_by_the_walker_of_a_rollout(tmp_path):
     """scripts/video/engine.py, closed: other actions than the rollout's, chosen from the engine's own frames."""
     pytest.importorskip("vizdoom")
@@ -238,10 +257,9 @@ def test_the_engine_is_walked_by_the_walker_of_a_rollout(tmp_path):
     model = save_model(tmp_path / "model", shape=(3, 16, 16), actions=3, data=str(tmp_path / "mazes"))
     command = ["rollout", f"checkpoint={model}", "frames=24", *QUICK, "feature_steps=60", "actions=walker"]
     assert main([*command, f"out={tmp_path / 'walk'}"]) == 0
-    script = Path(__file__).parent.parent / "scripts" / "video" / "engine.py"
     made = []
     for out in ("once", "twice"):
-        subprocess.run([sys.executable, script, tmp_path / "walk", "--out", tmp_path / out], check=True)
+        subprocess.run([sys.executable, ENGINE, tmp_path / "walk", "--out", tmp_path / out], check=True)
         made.append([np.load(tmp_path / out / name) for name in ("frames.npy", "actions.npy")])
     assert all(np.array_equal(one, two) for one, two in zip(*made, strict=True))
     frames, actions = made[0]
