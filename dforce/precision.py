@@ -1,4 +1,4 @@
-"""Which number format the networks run in: asked of the hardware, not assumed."""
+"""Which device and number format the networks run in: asked of the hardware, not assumed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ import torch
 GAIN = 1.25      # bfloat16 costs three digits: it must be at least this much faster to be chosen unasked
 SIDE = 512       # of the square matrices timed: large enough to be bound by arithmetic, about a millisecond each
 SECONDS = 0.025  # spent on timing either format
+
+
+def device_of(name: torch.device | str | None) -> torch.device:
+    """The CPU or a CUDA GPU by name; None is the GPU if there is one. ValueError for what is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")  # no device at all
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:<number>, or null for the GPU if there is one; got {name}")
+    found = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= found:
+        raise ValueError(f"there is no {device} here: PyTorch {torch.__version__} sees {found or 'no'} "
+                         f"GPU{'s' if found > 1 else ''}; give device=cpu, or none for the GPU if there is one")
+    return device
 
 
 class Precision(NamedTuple):

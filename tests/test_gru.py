@@ -36,6 +36,12 @@ def test_equal_to_pytorch(layers, batch, time):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+def test_the_way_of_a_gpu_is_the_same_function():
+    core, code, z = bed(2, 3, 5)
+    for ours, theirs in zip(gru.cudnn(core.eval(), code, z), core(code, z), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 def test_an_input_of_another_width_and_only_one_gradient():
     core, code, z = bed(1, 2, 4, inner=5)
     z = z.detach()

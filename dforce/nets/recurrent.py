@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -59,10 +58,17 @@ class RecurrentNet(nn.Module):
 
     def _walk(self, code: Tensor, state: State) -> tuple[Tensor, State]:
         """Latents after every token [B, T, width], and the state after the last."""
+        if code.device.type == "cuda" and code.dtype != self.null.dtype:
+            with torch.autocast("cuda", enabled=False):  # cuDNN's GRU has no bfloat16, and would be handed float16
+                z, state = self._walk(code.to(self.null.dtype), state)
+            return z.to(code.dtype), state
         if code.shape[1] == 1:  # one step of it costs less than starting a sequence
             return self._step(code[:, 0], state)
-        core = partial(gru.walk, self.core) if gru.pays(self.core, code) else self.core
-        z, last = core(code, state["z"].transpose(0, 1).contiguous().to(code.dtype))
+        before = state["z"].transpose(0, 1).contiguous().to(code.dtype)
+        if code.device.type == "cuda":
+            z, last = gru.cudnn(self.core, code, before)
+        else:
+            z, last = gru.walk(self.core, code, before) if gru.pays(self.core, code) else self.core(code, before)
         return z, {"z": last.transpose(0, 1).to(state["z"].dtype)}
 
     def _step(self, code: Tensor, state: State) -> tuple[Tensor, State]:

@@ -58,7 +58,7 @@ class Source:
     and actions [C, S, 2], the demonstrations; horizon, the steps of an episode; cache, a folder for what they learn.
     """
 
-    def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: str = "cpu",
+    def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: torch.device | str = "cpu",
                  precision: str = "auto", trust: str | None = None, cache: str | None = None):
         self.task, self.data, self.model, self.seed = task, data, model, seed
         self.device, self.precision, self.trust = torch.device(device), precision, trust

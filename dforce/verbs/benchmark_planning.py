@@ -21,6 +21,7 @@ from dforce.planning.suite import Suite, read_suite
 from dforce.planning.tables import collect
 from dforce.planning.tasks import Task, get_task
 from dforce.planning.units import Outcome, claim
+from dforce.precision import device_of
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder
 from dforce.verbs.resumable import asked_out, do_units, go_on, open_folder, publish, until
@@ -85,11 +86,10 @@ def _work(cfg: Any, suite: Suite, whole: Suite, task: Task, folder: RunFolder, l
         data = task.make_data(steps=FEW if cfg.fast_dev_run else None)
     networks = Path(cfg.networks) if cfg.networks else folder.path / "models"
     followed = {whole.methods[name].model for name in whole.learning["methods"]}
-    models = {(model.name, seed): training(model, seed, data=data, folder=networks, trust=cfg.trust,
+    models = {(model.name, seed): training(model, seed, data=data, folder=networks, trust=cfg.trust, device=cfg.device,
                                            every=seed == 0 and model.name in followed)
               for model in {**whole.models, **suite.models}.values() for seed in range(model.seeds)}
-    options = {"device": cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"), "precision": cfg.precision,
-               "trust": cfg.trust}
+    options = {"device": device_of(cfg.device), "precision": cfg.precision, "trust": cfg.trust}
     bench = Bench(suite, task, data, folder.path, networks, lambda model, seed: models[model, seed].settings, options,
                   _once())
     work = units(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()

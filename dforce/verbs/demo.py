@@ -18,6 +18,7 @@ from dforce.planning.evaluate import Comparison, Method, difference, once, plann
 from dforce.planning.pictures import draw
 from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.score import Row, fresh_starts
+from dforce.precision import device_of
 from dforce.report.maze_plots import coverage
 from dforce.run import RunFolder
 from dforce.verbs.plan import FEW, build_planner, score, worth_drawing
@@ -39,7 +40,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     parts.train.data = data
     checkpoint = train(parts.train, folder)
 
-    planner = build_planner(parts.plan, load(checkpoint, trust=cfg.trust))
+    planner = build_planner(parts.plan, load(checkpoint, device=device_of(None), trust=cfg.trust))
     starts = fresh_starts(maze, FEW if cfg.fast_dev_run else cfg.episodes, cfg.seed)
     memory = _chains(data)
     methods = [*references(maze, seed=cfg.seed), *_methods(parts, maze, planner, memory)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 
 from dforce.checkpoint import Bundle, CheckpointError, load
@@ -15,7 +14,7 @@ from dforce.planning.evaluate import Comparison, Method, compare, planned, refer
 from dforce.planning.pictures import draw
 from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.tasks import get_task, trained_task
-from dforce.precision import choose
+from dforce.precision import choose, device_of
 from dforce.report.curves import bars_with_intervals
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker
@@ -30,7 +29,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
         raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model "
                          "that ships with dforce")
     name = f"maze2d-{cfg.maze or 'umaze'}" if cfg.checkpoint == "pretrained" else cfg.checkpoint
-    bundle = load(name, raw=cfg.raw, trust=cfg.trust)
+    bundle = load(name, device=device_of(cfg.device), raw=cfg.raw, trust=cfg.trust)
     brought = {f"planner.{key}": value for key, value in bundle.config.get("planner", {}).items()}
     cfg = suited(cfg, brought, given=HydraConfig.get().overrides.task, unless=("planner", "planner._target_"))
     planner = build_planner(cfg, bundle)
@@ -62,7 +61,7 @@ def build_planner(cfg: Any, bundle: Bundle) -> DiffusionPlanner:
                               "`dforce train` made")
     for parameter in bundle.denoiser.parameters():
         parameter.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
-    bf16 = choose(cfg.precision, torch.device("cpu")).name == "bf16"
+    bf16 = choose(cfg.precision, bundle.schedule.alpha.device).name == "bf16"
     return build(cfg.planner, trust=cfg.trust)(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout,
                                                bf16=bf16)
 

@@ -91,10 +91,10 @@ class Training(NamedTuple):
 
 
 def training(model: ModelNode, seed: int, *, data: str, folder: Path, trust: str | None = None,
-             every: bool = False) -> Training:
+             device: str | None = None, every: bool = False) -> Training:
     """The training of a network into `folder`/<name>-<seed>. every: all its checkpoints stay."""
     changes = {**model.overrides, "data": data, "seed": seed, "trust": trust,
-               "out": str(folder / f"{slug(model.name)}-{seed}")}
+               "out": str(folder / f"{slug(model.name)}-{seed}")} | ({"fit.device": device} if device else {})
     cfg = compose_training({**changes, "keep": ALL} if every else changes)
     usual = compose_training({key: value for key, value in changes.items() if key in GROUPS})
     return Training(f"{model.name}-{seed}", cfg, plain(usual))
@@ -133,7 +133,9 @@ def plain(cfg: Any) -> dict[str, Any]:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ANYWAY}
+    """What of a configuration decides what is learnt; another device is a matter of rounding."""
+    kept = {key: value for key, value in config.items() if key not in ANYWAY}
+    return {**kept, "fit": {key: value for key, value in kept["fit"].items() if key != "device"}}
 
 
 def _with_newer_keys(before: Any, now: Any, usual: Any) -> Any:

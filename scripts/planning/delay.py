@@ -27,6 +27,7 @@ from dforce.planning.execute import tracking
 from dforce.planning.score import ScoreReport
 from dforce.planning.studies import around, far_ends, spread_row, starts_of
 from dforce.planning.tasks import trained_task
+from dforce.precision import device_of
 from dforce.report.study_plots import line_panels, panels_of
 
 FAR, PLANS = 10, 6  # starts whose plans are spread, and how many of each
@@ -39,7 +40,7 @@ PANELS = {          # of the picture: title -> metric, what its rows have in com
 
 def rows_of(checkpoint: str, asked: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
     """The rows of one delay and scale after the other."""
-    bundle = dforce.load(checkpoint)
+    bundle = dforce.load(checkpoint, device=device_of(asked.device))
     task = trained_task(bundle.layout)
     starts, goals = starts_of(task, asked.episodes, asked.seeds)
     net = f"{type(bundle.denoiser.net).__name__}, {'causal' if bundle.denoiser.causal else 'non-causal'}"
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1, help="futures of Monte Carlo Tree Guidance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the starts")
     parser.add_argument("--episodes", type=int, default=20, help="starts of each seed")
+    parser.add_argument("--device", help="of the network; without it the GPU if there is one")
     parser.add_argument("--out", type=Path, default=Path("docs/results/delay.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/img/delay.png"))
     asked, begin, rows = parser.parse_args(), time.monotonic(), []

@@ -30,6 +30,7 @@ from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.score import Row
 from dforce.planning.studies import around, starts_of, tuned
 from dforce.planning.tasks import Task, trained_task
+from dforce.precision import device_of
 
 
 def ways(bundle: Bundle, asked: argparse.Namespace, factor: float) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -73,11 +74,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the starts")
     parser.add_argument("--episodes", type=int, default=20, help="starts of each seed")
     parser.add_argument("--tune-episodes", type=int, default=40)
+    parser.add_argument("--device", help="of the network; without it the GPU if there is one")
     parser.add_argument("--out", type=Path, default=Path("docs/results/horizon.json"))
     asked, begin, rows = parser.parse_args(), time.monotonic(), []
     torch.set_num_threads(1)
     for checkpoint in asked.checkpoints:
-        bundle = dforce.load(checkpoint)
+        bundle = dforce.load(checkpoint, device=device_of(asked.device))
         for found in rows_of(checkpoint, trained_task(bundle.layout), bundle, asked):
             rows += found
             tell(found)
