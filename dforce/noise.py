@@ -59,6 +59,11 @@ def seed_of(*counters: int) -> int:
     return int(_shift(mix(*counters), 1))
 
 
+def _counter(value: Tensor | int, device: torch.device) -> Tensor:
+    """On the device; a number is written there, for to copy it would be to wait for a GPU."""
+    return value.to(device) if isinstance(value, Tensor) else torch.full((), value, dtype=torch.long, device=device)
+
+
 class Noise:
     """Standard normal noise by counters. noise(row [T], token [T], like [B, T, *E]) -> [B, T, *E].
 
@@ -75,8 +80,7 @@ class Noise:
                  sample: Tensor | None = None) -> Tensor:
         device = like.device
         batch, tokens, event = like.shape[0], like.shape[1], like.shape[2:]
-        row = torch.as_tensor(row, device=device).expand(batch, tokens)
-        token = torch.as_tensor(token, device=device).expand(batch, tokens)
+        row, token = (_counter(each, device).expand(batch, tokens) for each in (row, token))
         sample = torch.arange(batch, device=device) if sample is None else sample
         base = mix(self.seed, salt, row, token, sample[:, None].expand(batch, tokens))
         dims = max(1, math.prod(event))

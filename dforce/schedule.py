@@ -41,6 +41,7 @@ class Schedule(nn.Module):
         label = log_snr.clone() if label is None else label.double()
         for name, table in {"alpha": alpha, "sigma": sigma, "label": label, "_log_snr": log_snr}.items():
             self.register_buffer(name, table, persistent=False)
+        self._grids: dict[int, Tensor] = {}  # on the CPU; made once, for training may ask for one every step
 
     def _apply(self, fn: Any, recurse: bool = True) -> Schedule:
         """Follow `.to(device)`, but never a cast: tables are put back to float64 from the unrounded values."""
@@ -81,10 +82,16 @@ class Schedule(nn.Module):
         K = self.levels
         if not 1 <= steps <= K:
             raise ValueError(f"steps must lie in 1..{K} (the schedule has {K} levels), got {steps}")
+        if spacing not in ("log_snr", "index"):
+            raise ValueError(f"spacing must be 'log_snr' or 'index', got {spacing!r}")
         if spacing == "index":
             return torch.linspace(K, 0, steps + 1, dtype=torch.float64).round().long()
-        if spacing != "log_snr":
-            raise ValueError(f"spacing must be 'log_snr' or 'index', got {spacing!r}")
+        if steps not in self._grids:
+            self._grids[steps] = self._even_in_log_snr(steps)
+        return self._grids[steps].clone()
+
+    def _even_in_log_snr(self, steps: int) -> Tensor:
+        K = self.levels
         log_snr = self.log_snr(torch.arange(1, K + 1, device=self.alpha.device)).cpu()  # of levels 1..K, falling
         noisiest = min(max(float(log_snr[-1]), NOISE_END), float(log_snr[0]))
         wanted = torch.linspace(noisiest, float(log_snr[0]), steps, dtype=torch.float64)
