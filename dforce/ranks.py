@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dforce.precision import device_of
+
 
 class Ranks(NamedTuple):
     """This process is number `rank` of `world`, and computes on `device`."""
@@ -47,11 +49,12 @@ class Ranks(NamedTuple):
 def join(device: torch.device | str | None = None) -> Ranks:
     """Joins the processes that torchrun started (it sets RANK and WORLD_SIZE); without it a world of one.
 
-    device: None takes the accelerator that this process's LOCAL_RANK names, or the CPU where there is none.
+    device: None takes the accelerator that this process's LOCAL_RANK names, or the CPU where there is none. ValueError
+    for one that is not there.
     """
-    if device is None:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = device_of(device)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)

@@ -119,7 +119,7 @@ def _pair_times(position: Tensor, velocity: Tensor, radius: float) -> Tensor:
     d, w = position[:, :, None] - position[:, None], velocity[:, :, None] - velocity[:, None]
     approach, square = (d * w).sum(-1), (w * w).sum(-1)
     inside = approach**2 - square * ((d * d).sum(-1) - 4 * radius**2)
-    meets = (approach < 0) & (inside >= 0) & torch.ones(count, count, dtype=torch.bool).triu(1)
+    meets = (approach < 0) & (inside >= 0) & torch.ones(count, count, dtype=torch.bool, device=d.device).triu(1)
     time = (-approach - inside.clamp(min=0).sqrt()) / square.clamp(min=1e-300)
     return torch.where(meets, time.clamp(min=0), torch.inf)
 

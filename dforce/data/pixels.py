@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
-    """frames [..., C, H, W] in [-1, 1] -> uint8 [..., H, W, C], the nearest; what is outside is clamped."""
-    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).numpy()
+    """frames [..., C, H, W] in [-1, 1], on any device -> uint8 [..., H, W, C], the nearest; others are clamped."""
+    return ((frames.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
 def from_uint8(pixels: np.ndarray | Tensor) -> Tensor:

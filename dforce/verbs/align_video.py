@@ -19,6 +19,7 @@ from dforce.align.watch import Measure, Watch
 from dforce.checkpoint import load
 from dforce.fit import TrainingState
 from dforce.matrix import pyramid
+from dforce.precision import device_of
 from dforce.run import RunFolder
 from dforce.verbs.align import Saver, carry_out, check_kl_max, settings_of, state_of, trainable
 from dforce.verbs.align_rewards import lifted
@@ -52,10 +53,9 @@ def prepare(cfg: Any) -> Prepared:
     """Model, reward and algorithm of cfg, or ValueError."""
     if not cfg.checkpoint:
         raise ValueError("checkpoint is needed: a run folder or a checkpoint of `dforce train video`")
-    cfg.device = str(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    base = load_video(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
+    cfg.device = str(device_of(cfg.device))
+    base = load_video(cfg.checkpoint, device=cfg.device, raw=cfg.raw, trust=cfg.trust)
     _check(cfg, base)
-    base.denoiser.to(cfg.device)
     model = base._replace(denoiser=AfterContext(copy.deepcopy(base.denoiser).requires_grad_(True)))
     if cfg.lowrank is not None:
         add_lowrank(model.denoiser, rank=cfg.lowrank, generator=torch.Generator().manual_seed(cfg.seed))

@@ -67,8 +67,6 @@ def report(own: Both, cfg: Any, folder: RunFolder) -> None:
     (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
     variant = {"algorithm": cfg.algorithm, "reward": own.rewards.name}
     rows = short(own, cfg, folder, {**variant, "sampling": "policy", "frames": f"0-{cfg.frames}"})
-    for part in (own.base, own.model):
-        part.denoiser.cpu()  # real clips are there
     if cfg.rollouts:
         rows += long(own, cfg, folder, {**variant, "sampling": "rollout"})
     folder.results([one for one in rows if one["value"] is not None])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dforce.data.pixels import from_uint8, to_uint8
 from dforce.noise import Noise
+from dforce.precision import device_of
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder, Ticker, write_atomic
 from dforce.tree import leaves
@@ -42,7 +43,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     frames, samples = (few.get(key, cfg[key]) for key in ("frames", "samples"))
     if min(frames, samples, cfg.save_every) < 1:
         raise ValueError(f"frames, samples and save_every are at least 1, got {frames}, {samples}, {cfg.save_every}")
-    model = load_video(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
+    model = load_video(cfg.checkpoint, device=device_of(cfg.device), raw=cfg.raw, trust=cfg.trust)
     cfg = suited(cfg, model.config.get("recipe", {}), given=HydraConfig.get().overrides.task, unless=("method",))
     recipe = recipe_of(cfg, model)
     if cfg.serve:

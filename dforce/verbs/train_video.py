@@ -18,6 +18,7 @@ from dforce.data.batch import Batch
 from dforce.data.pixels import to_uint8
 from dforce.data.video import VideoClips
 from dforce.fit import TrainingState
+from dforce.ranks import join
 from dforce.run import RunFolder, write_atomic
 from dforce.verbs.follow import FEW, Kind, Prepared, carry_out, has_checkpoint, run_kind
 from dforce.video.film import strip
@@ -90,7 +91,7 @@ def _in_latents(cfg: Any, clips: VideoClips, held_out: VideoClips | None,
 
     if cfg.stack != 1:
         raise ValueError(f"a latent stands for one frame: latents={cfg.latents} takes stack=1, got {cfg.stack}")
-    latents = load_latents(cfg.latents)
+    latents = load_latents(cfg.latents, device=join(cfg.fit.get("device")).device)
 
     def encoded(source: VideoClips) -> Callable[..., Batch]:
         def batch_at(step: int, **which: Any) -> Batch:
@@ -109,7 +110,7 @@ def work(prepared: Prepared, cfg: Any, folder: RunFolder) -> None:
 
 def _picture(cfg: Any, folder: RunFolder, checkpoint: Path, held_out: VideoClips) -> None:
     """media/frames.png: held-out clips, and what the model makes of their beginnings, under the same actions."""
-    model = load_video(checkpoint, trust=cfg.trust)
+    model = load_video(checkpoint, device=join(cfg.fit.get("device")).device, trust=cfg.trust)
     count = min(cfg.samples, len(held_out.clips))
     real = held_out.sequence(range(count))
     frames, shown = model.frames(real.x), min(2 * cfg.frames, real.x.shape[1] * cfg.stack)
@@ -123,7 +124,7 @@ def _picture(cfg: Any, folder: RunFolder, checkpoint: Path, held_out: VideoClips
         return per_frame[:, frame:frame + number]
 
     made = continued(model, Recipe(chunk=cfg.stack), frames[:, :context], shown - context,
-                     actions=actions if model.actions else None)
+                     actions=actions if model.actions else None).cpu()
     after = torch.cat([frames[:, :context], made], 1)
     rows = torch.stack([frames[:, :shown], after], 1).flatten(0, 1)  # each clip, its continuation
     at = sorted({round(i * (shown - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})

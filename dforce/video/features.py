@@ -71,10 +71,11 @@ def pairs_of(frames: Tensor) -> Tensor:
 
 
 def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: int = 32, lr: float = 2e-3,
-                   seed: int = 0) -> PairEncoder:
+                   seed: int = 0, device: torch.device | str = "cpu") -> PairEncoder:
     """An encoder trained on real clips: the same for the same clips, seed and machine.
 
-    clips(step) gives the frames of a step, of which `pairs` neighbouring pairs are drawn.
+    clips(step) gives the frames of a step, of which `pairs` neighbouring pairs are drawn. device: where it is trained
+    and stays; the clips may lie anywhere.
     """
     generator = torch.Generator().manual_seed(seed)
     first = clips(0)
@@ -83,18 +84,18 @@ def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: in
         encoder = PairEncoder(tuple(first.shape[2:]), width=width)  # type: ignore[arg-type]
     sample = pairs_of(first)
     a, b = sample.chunk(2, 1)
-    encoder.scale.copy_(torch.stack([a.std(), (b - a).std()]).clamp(min=1e-3))
+    encoder.to(device).scale.copy_(torch.stack([a.std(), (b - a).std()]).clamp(min=1e-3))
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for step in range(steps):
         every = pairs_of(clips(step))
-        chosen = every[torch.randint(len(every), (pairs,), generator=generator)]
+        chosen = every[torch.randint(len(every), (pairs,), generator=generator)].to(device)
         optimizer.zero_grad(set_to_none=True)
         encoder.loss(chosen).backward()
         optimizer.step()
         schedule.step()
     encoder.eval().requires_grad_(False)
-    whole = torch.cat([encoder(pairs_of(clips(step))) for step in range(max(2, min(steps, 8)))])
+    whole = torch.cat([encoder(pairs_of(clips(step)).to(device)) for step in range(max(2, min(steps, 8)))])
     encoder.mean.copy_(whole.mean(0))
     encoder.std.copy_(whole.std(0).clamp(min=1e-6))
     return encoder
@@ -102,8 +103,8 @@ def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: in
 
 @torch.no_grad()
 def clip_features(encoder: PairEncoder, frames: Tensor, *, at_once: int = 1024) -> Tensor:
-    """Features [B, T - 1, width] of clips [B, T, C, H, W]."""
-    found = [encoder(part) for part in pairs_of(frames).split(at_once)]
+    """Features [B, T - 1, width], on the CPU, of clips [B, T, C, H, W]; computed where the encoder is."""
+    found = [encoder(part.to(encoder.mean.device)).cpu() for part in pairs_of(frames).split(at_once)]
     return torch.cat(found).view(len(frames), frames.shape[1] - 1, -1)
 
 

@@ -17,7 +17,8 @@ class Latents:
 
     A latent is (mean - shift) * scale with `scaling_factor` and `shift_factor` of the autoencoder's configuration, so
     that its standard deviation is about one (Rombach et al. 2022, appendix G), as noise schedules assume.
-    channels: of a latent; shrink: pixels of a frame to one of the latent, along each side.
+    channels: of a latent; shrink: pixels of a frame to one of the latent, along each side. What is encoded or decoded
+    is moved to the autoencoder's device, and stays there.
     """
 
     def __init__(self, vae: Any):
@@ -45,19 +46,18 @@ class Latents:
             posterior = self.vae.encode(part).latent_dist
             drawn = posterior.mode() if generator is None else posterior.sample(generator)
             return (drawn - self.shift) * self.scale
-        return _in_parts(one, frames)
+        return self._in_parts(one, frames)
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, T, c, h, w] -> frames [B, T, C, H, W], nominally in [-1, 1], not clamped."""
         if latents.shape[2] != self.channels:
             raise ValueError(f"the autoencoder has latents of {self.channels} channels, got {[*latents.shape]}")
-        return _in_parts(lambda part: self.vae.decode(part / self.scale + self.shift).sample, latents)
+        return self._in_parts(lambda part: self.vae.decode(part / self.scale + self.shift).sample, latents)
 
-
-@torch.no_grad()
-def _in_parts(function: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
-    found = torch.cat([function(part) for part in clips.flatten(0, 1).split(AT_ONCE)])
-    return found.unflatten(0, clips.shape[:2])
+    @torch.no_grad()
+    def _in_parts(self, function: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
+        parts = clips.flatten(0, 1).split(AT_ONCE)
+        return torch.cat([function(part.to(self.vae.device)) for part in parts]).unflatten(0, clips.shape[:2])
 
 
 def load_latents(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:

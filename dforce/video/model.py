@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dforce.checkpoint import CheckpointError, find, load
@@ -33,6 +34,11 @@ class VideoModel(NamedTuple):
     config: dict[str, Any]
     checkpoint: Path
     latents: Latents | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tokens live."""
+        return self.schedule.alpha.device
 
     @property
     def event(self) -> tuple[int, int, int]:
@@ -68,18 +74,20 @@ class VideoModel(NamedTuple):
         return {"token": {"action": actions.unflatten(1, (-1, self.stack)).flatten(2, 3)}}
 
 
-def load_video(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None) -> VideoModel:
-    """A checkpoint of `dforce train video`: a run folder, or a checkpoint in it. raw: not the averaged weights.
+def load_video(checkpoint: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,
+               trust: Iterable[str] | str | None = None) -> VideoModel:
+    """A checkpoint of `dforce train video`: a run folder, or a checkpoint in it. device: where the networks compute;
+    raw: not the averaged weights.
 
     Raises CheckpointError for a checkpoint that is not one of a causal model of frames.
     """
-    bundle = load(checkpoint, raw=raw, trust=trust)
+    bundle = load(checkpoint, device=device, raw=raw, trust=trust)
     event, stack = tuple(bundle.layout["event_shape"]), int(bundle.layout.get("stack", 1))
     if len(event) != 3 or event[0] % stack or bundle.layout.get("classes"):
         raise CheckpointError(f"{checkpoint} is no model of video: its tokens have the shape {[*event]}"
                               f"{' and classes' if bundle.layout.get('classes') else ''}; train one with "
                               "`dforce train video`")
-    latents = load_latents(bundle.layout["latents"]) if bundle.layout.get("latents") else None
+    latents = load_latents(bundle.layout["latents"], device=device) if bundle.layout.get("latents") else None
     shape = (event[0] // stack, event[1], event[2])
     if latents is not None:
         shape = (int(bundle.layout["channels"]), *map(int, bundle.layout["size"]))

@@ -103,7 +103,8 @@ def rows_of(yard: Yard, made: np.ndarray, fed: np.ndarray | None, *, method: str
 def of_actions(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.ndarray, *, steps: int, seed: int,
                method: str, variant: dict[str, Any]) -> list[Row]:
     """What a probe, trained `steps` steps on clips that the model has learnt from, sees of the actions fed."""
-    probe = train_probe(lambda step: labelled(learnt, step), learnt.model.actions, steps=steps, seed=seed)
+    probe = train_probe(lambda step: labelled(learnt, step), learnt.model.actions, steps=steps, seed=seed,
+                        device=learnt.model.device)
     held_out = real.clips(min(CLIPS, max(len(real), 2)))
     assert held_out.actions is not None
     return probe_rows(probe, made, fed, (held_out.frames, held_out.actions), task=real.data, method=method,
@@ -111,10 +112,11 @@ def of_actions(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.nda
 
 
 def features(wanted: Wanted, learnt: RealVideo) -> PairEncoder:
-    """Those of a file, or trained now. ValueError where they are of frames of another size."""
+    """Those of a file, or trained now, on the model's device. ValueError where they are of frames of another size."""
     if wanted.features is None:
-        return train_features(lambda step: learnt.windows(step)[0], steps=wanted.steps, seed=wanted.seed)
-    encoder = load_features(wanted.features)
+        return train_features(lambda step: learnt.windows(step)[0], steps=wanted.steps, seed=wanted.seed,
+                              device=learnt.model.device)
+    encoder = load_features(wanted.features).to(learnt.model.device)
     if encoder.shape != learnt.model.shape:
         raise ValueError(f"{wanted.features} looks at frames {encoder.shape}, the model makes {learnt.model.shape}")
     return encoder

@@ -56,20 +56,22 @@ def transitions(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int = 64, lr: float = 2e-3,
-                seed: int = 0) -> InverseDynamics:
-    """A probe trained on real clips: the same for the same clips, seed and machine. clips(step) gives a step's."""
+                seed: int = 0, device: torch.device | str = "cpu") -> InverseDynamics:
+    """A probe trained on real clips: the same for the same clips, seed and machine. clips(step) gives a step's, on any
+    device; `device` is where the probe is trained and stays."""
     generator = torch.Generator().manual_seed(seed)
     frames, _ = clips(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = InverseDynamics(tuple(frames.shape[2:]), actions)  # type: ignore[arg-type]
+    probe.to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for step in range(steps):
         shown, label = transitions(*clips(step))
         chosen = torch.randint(len(label), (pairs,), generator=generator)
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(probe(shown[chosen]), label[chosen]).backward()
+        F.cross_entropy(probe(shown[chosen].to(device)), label[chosen].to(device)).backward()
         optimizer.step()
         schedule.step()
     return probe.eval().requires_grad_(False)
@@ -77,9 +79,10 @@ def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int =
 
 @torch.no_grad()
 def told_and_seen(probe: InverseDynamics, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """(action fed, action that the probe sees), [N] each, over all pairs of clips [B, T, C, H, W]."""
-    pairs, label = transitions(frames, actions)
-    seen = [probe(part).argmax(-1) for part in pairs.split(1024)]
+    """(action fed, action that the probe sees), [N] each, on the CPU, over all pairs of clips [B, T, C, H, W]."""
+    pairs, label = transitions(frames.cpu(), actions.cpu())
+    device = next(probe.parameters()).device
+    seen = [probe(part.to(device)).argmax(-1).cpu() for part in pairs.split(1024)]
     return label, torch.cat(seen) if seen else label
 
 

@@ -92,7 +92,7 @@ class RealVideo:
         return self._unstacked(self.set.sequence(numbers))
 
     def _unstacked(self, batch: object) -> tuple[Tensor, Tensor | None]:
-        frames = self.model.frames(batch.x)  # type: ignore[attr-defined]
+        frames = batch.x.unflatten(2, (self.model.stack, -1)).flatten(1, 2)  # type: ignore[attr-defined]
         told = batch.cond.get("token", {}).get("action")  # type: ignore[attr-defined]
         return frames, None if told is None else told.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
 

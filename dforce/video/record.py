@@ -26,12 +26,12 @@ TUPLES: dict[str, Any] = {"Recent": Recent, "Seen": Seen}
 
 
 def flatten(state: State, tensors: dict[str, Tensor]) -> Any:
-    """A description of the state in plain values; its tensors go into `tensors`. `unflatten` is the inverse."""
+    """A description of the state in plain values; its tensors go into `tensors`, on the CPU. Undone by `unflatten`."""
     if state is None:
         return None
     if isinstance(state, Tensor):
         name = str(len(tensors))
-        tensors[name] = state.detach().contiguous().clone()
+        tensors[name] = state.detach().cpu().contiguous().clone()
         return name
     if isinstance(state, dict):
         return {"dict": {key: flatten(value, tensors) for key, value in state.items()}}
@@ -59,7 +59,8 @@ class Record:
     """Frames and actions of one rollout. settings: plain values that decide what the frames are.
 
     resume: go on with what the folder holds. Raises ValueError if that was made by other settings, or cannot be read,
-    naming what differs; a folder without a state begins anew. `chunks` and `state` are where to go on.
+    naming what differs; a folder without a state begins anew. `chunks` and `state` are where to go on, the
+    latter on the CPU where it was read.
     """
 
     def __init__(self, folder: Path, *, shape: tuple[int, int, int, int], actions: int, settings: dict[str, Any],
@@ -113,7 +114,7 @@ class Record:
             file.write(np.ascontiguousarray(frames.swapaxes(0, 1)).tobytes())
         if self.actions and actions is not None:
             with open(self.folder / "actions.f32", "ab") as file:
-                file.write(np.ascontiguousarray(actions.transpose(0, 1).float().numpy()).tobytes())
+                file.write(np.ascontiguousarray(actions.transpose(0, 1).float().cpu().numpy()).tobytes())
 
     def save(self, state: State, *, chunks: int, frames: int) -> None:
         """From here a rollout can go on. Written so that a crash leaves the old state or the new one."""

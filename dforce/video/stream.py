@@ -14,7 +14,7 @@ from dforce.history import fractional, history_guided, vanilla
 from dforce.matrix import pyramid
 from dforce.noise import Noise
 from dforce.rollout import Recent, rollout
-from dforce.tree import State
+from dforce.tree import State, map_state
 from dforce.video.baselines import Seen, Silent, sliding_window
 from dforce.video.model import VideoModel
 
@@ -88,8 +88,11 @@ def denoiser_of(model: VideoModel, recipe: Recipe) -> Denoiser:
 
 @torch.no_grad()
 def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions | None = None) -> State:
-    """What is carried after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean)."""
-    recipe, tokens = recipe.checked(model.stack), model.tokens(context)
+    """What is carried after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean).
+
+    It lives on the model's device, to which context and actions are moved from wherever they are.
+    """
+    recipe, tokens = recipe.checked(model.stack), model.tokens(context.to(model.device))
     size, time = tokens.shape[:2]
     keep, denoiser = recipe.keep // model.stack, denoiser_of(model, recipe)
     if recipe.method == "sliding":
@@ -98,7 +101,7 @@ def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions |
     state = denoiser.init_state(size, None)
     for start in range(0, time, AT_ONCE):
         part = tokens[:, start:start + AT_ONCE]
-        level = torch.zeros(part.shape[:2], dtype=torch.long)
+        level = torch.zeros(part.shape[:2], dtype=torch.long, device=part.device)
         state = denoiser.absorb(part, level, state, _cond(model, actions, start, part.shape[1]))
     if recipe.refresh is None:
         return state
@@ -111,10 +114,11 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
            context: int = 0, noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
     """Chunks of frames [B, chunk, C, H, W], nominally in -1..1, and what is carried after each, without end.
 
-    state: from `begin`, or one that was yielded; context: frames that came before the stream, by which `actions` are
-    numbered; first: chunks that were yielded already. actions are asked for when a chunk's turn has come.
+    state: from `begin`, or one that was yielded, moved to the model's device if it is elsewhere; context: frames that
+    came before the stream, by which `actions` are numbered; first: chunks that were yielded already. actions are asked
+    for when a chunk's turn has come, and may lie on the CPU.
     """
-    recipe = recipe.checked(model.stack)
+    recipe, state = recipe.checked(model.stack), map_state(lambda leaf: leaf.to(model.device), state)
     size = (recipe.chunk or model.stack) // model.stack
     before = context // model.stack
 
@@ -146,7 +150,8 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
 
 def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *, actions: Actions | None = None,
               noise: Noise | None = None) -> Tensor:
-    """The `frames` frames [B, frames, C, H, W] that follow the real ones `context` [B, N, C, H, W]."""
+    """The `frames` frames [B, frames, C, H, W], on the model's device, that follow the real ones `context` [B, N, C, H,
+    W]."""
     state = begin(model, recipe, context, actions)
     made, done = [], 0
     for chunk, _ in stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1],
@@ -164,4 +169,4 @@ def _cond(model: VideoModel, actions: Actions | None, token: int, count: int) ->
         return None
     if actions is None:
         raise ValueError(f"the model takes actions of {model.actions} numbers a frame; say which")
-    return model.cond(actions(token * model.stack, count * model.stack))
+    return model.cond(actions(token * model.stack, count * model.stack).to(model.device))
