@@ -1,7 +1,8 @@
 """Who drifts? Diffusion Forcing, teacher forcing, full sequence and regression, on one network and data set.
 
 python scripts/video/drift.py [--data balls] [--methods forcing teacher ...] [--seeds 0 1 2] [--steps 2000]
-    [--frames 1000] [--samples 16] [--ablate] [--out runs/drift] [-- override of dforce train video ...]
+    [--frames 1000] [--samples 16] [--ablate] [--device cuda] [--out runs/drift]
+    [-- override of dforce train video ...]
 
 Trains a network for every method and seed by `dforce train video` (run folders in OUT/models), rolls each out by
 `dforce rollout` in its own best form (OUT/rollouts), and puts what these measured into OUT/results.json, with
@@ -12,7 +13,8 @@ step that costs twice the FLOPs of Diffusion Forcing's is taken half as often.
 
 --ablate adds rows of the checkpoint of Diffusion Forcing that differ in the rollout alone (stabilisation, clamp,
 refresh, order; names pick some); the trainings `rising` and `carry` differ in the levels, and in carrying the state
-over. --finished puts together what is there and runs nothing.
+over. --finished puts together what is there and runs nothing. --device: of trainings and rollouts, the GPU if there is
+one.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def cost(overrides: tuple[str, ...]) -> int:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("dforce.configs", version_base="1.3"):
-        prepared = prepare(cfg := compose("train/video", list(overrides)))
+        prepared = prepare(cfg := compose("train/video", [*overrides, "fit.device=cpu"]))
     denoiser = build_denoiser(prepared.about["config"], prepared.about["layout"])
     objective = build(cfg.objective)(denoiser, denoiser.schedule)
     return flops(lambda: objective(prepared.data.batch_at(0))[0].backward())
@@ -110,7 +112,7 @@ def train(asked: argparse.Namespace, training: str, seed: int) -> Path:
     begun = _has_checkpoint(folder)
     if folder.exists() and not begun:
         folder.rename(folder.with_name(f"{folder.name}.old-{int(time.time())}"))
-    _run(["train", "video", f"resume={folder}"] if begun else command)
+    _run([*(["train", "video", f"resume={folder}"] if begun else command), f"fit.device={asked.device}"])
     return folder
 
 
@@ -126,7 +128,7 @@ def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, feature
     where = [] if features is None else [f"features={features}"]
     sizes = [f"{key}={getattr(asked, key)}" for key in ("frames", "samples", "context", "window")]
     _run(["rollout", f"checkpoint={model}", *sizes, f"seed={asked.rollout_seed}", *where, *way.overrides,
-          f"out={folder}", "resume=true"])
+          f"device={asked.device}", f"out={folder}", "resume=true"])
     return folder
 
 
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--rollout-seed", type=int, default=100)
     parser.add_argument("--ablate", nargs="*", choices=[way.name for way in ABLATIONS], help="no names: all")
+    parser.add_argument("--device", default="null", help="none: the GPU if there is one")
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/drift"))
     asked, begin = parser.parse_args(), time.monotonic()

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from dforce.data.pixels import from_uint8
 from dforce.envs.doom import DoomWalker
 from dforce.envs.doom_map import random_maze
+from dforce.precision import device_of
 from dforce.report.table import markdown_table
 from dforce.run import RunFolder
 from dforce.video.model import load_video
@@ -63,10 +64,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rollout", type=Path)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--device", help="where the probe is trained; none: the GPU if there is one")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cfg = OmegaConf.load(asked.rollout / "config.yaml")
-    model = load_video(cfg.checkpoint)
+    model = load_video(cfg.checkpoint, device=device_of(asked.device))
     data = cfg.data or model.data
     about = json.loads((Path(data) / "about.json").read_text(encoding="utf-8"))
     fed = np.fromfile(asked.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)[:cfg.frames]
