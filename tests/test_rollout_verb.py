@@ -63,7 +63,7 @@ def test_what_was_interrupted_goes_on_with_the_same_frames(checkpoint: Path, tmp
     assert main([*command, "frames=9", f"out={tmp_path / 'parts'}"]) == 0
     with open(tmp_path / "parts" / "frames.u8", "ab") as file:
         file.write(b"a frame that was half written")
-    assert main([*command, "frames=17", f"out={tmp_path / 'parts'}", "resume=true"]) == 0
+    assert main([*command, "frames=17", f"out={tmp_path / 'parts'}", "resume=true", "device=cpu"]) == 0
     assert np.array_equal(frames_in(tmp_path / "whole"), frames_in(tmp_path / "parts"))
 
 
@@ -89,6 +89,8 @@ def test_actions_from_a_file_and_at_random(tmp_path: Path) -> None:
     ("frames=0", "at least 1"),
     ("refresh=[4]", "refresh is [every, window]"),
     ("stpes=3", "did you mean 'steps'"),
+    ("device=gpu", "device must be cpu, cuda or cuda:<number>, or null"),
+    ("device=cuda:99", "give device=cpu, or none for the GPU if there is one"),
     ("data=nothing-there", "nothing-there"),
     ("i3d=nothing.pt", "FVD needs i3d_torchscript.pt"),
     ("features=nothing.safetensors", "there is no file of features"),
