@@ -16,11 +16,13 @@ from small_video import save_model
 from dforce.cli import main
 from dforce.data.pixels import from_uint8
 from dforce.report.results import read_results
+from dforce.video.probe import kappa
 from dforce.video.record import Record
 from dforce.video.walker import (
     Walker,
     WalkerPolicy,
     decisions,
+    expected,
     likeness,
     load_walker,
     save_walker,
@@ -111,6 +113,34 @@ def test_draws_follow_the_distribution_and_are_a_function_of_seed_rollout_and_fr
     fewer = Walker(fixed(part), *nothing(2), rollouts=some)
     fewer.see(torch.zeros(2, 1, *SHAPE))
     assert torch.equal(fewer(1, 2), torch.stack(drawn[:2], 1)[some])
+
+
+def test_what_is_expected_is_what_is_drawn_from():
+    """After each frame the walker's own distribution, which many rollouts of the same past draw from."""
+    frames, actions = clips(5, batch=1, time=6)
+    found, many = expected(looking(), frames, actions), 4000
+    assert not found[:, 0].any() and torch.allclose(found[:, 1:].sum(-1), torch.ones(1, 5))
+    for t in range(1, 6):
+        walker = Walker(looking(), frames[:, :t].expand(many, -1, -1, -1, -1), actions[:, :t].expand(many, -1, -1))
+        assert torch.allclose(walker(t, 1)[:, 0].mean(0), found[0, t], atol=4 * 0.5 / np.sqrt(many))
+    actions[0, 3] = 0                                                          # asked about where nothing is known, too
+    assert torch.equal(expected(looking(), frames, actions)[:, :4], found[:, :4])
+
+
+def test_a_rollout_of_expected_actions_is_no_proof_of_obedience():
+    """scripts/video/obedience.py: what is left are the rare ones; and others as likely, unrelated to those told."""
+    script = runpy.run_path(str(ENGINE.with_name("obedience.py")))
+    policy, (frames, _) = fixed([0.6, 0.3, 0.1]), clips(6, batch=40, time=50)
+    drawn = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 2000, True, generator=torch.Generator().manual_seed(0))
+    actions = torch.nn.functional.one_hot(drawn.view(40, 50), A).float()
+    actions[:, 0] = 0
+    left = script["unexpected"](policy, frames, actions)
+    assert torch.equal(left, actions * torch.tensor([0.0, 1.0, 1.0]))
+    again = script["drawn_again"](policy, frames, actions)
+    assert torch.equal(again.sum(-1), actions.sum(-1))
+    assert again[:, 1:].mean((0, 1)).tolist() == pytest.approx([0.6, 0.3, 0.1], abs=0.05)
+    numbers = [each[:, 1:].argmax(-1).flatten() for each in (actions, again)]
+    assert abs(kappa(*numbers, A)) < 0.1
 
 
 def test_actions_stay_as_they_were_told_and_wait_for_the_frames():

@@ -149,11 +149,11 @@ def _walker(model: VideoModel, real: RealVideo | None, context: Clip | None, *, 
     if real is None or not real.width:
         raise ValueError("actions=walker learns from clips with actions; give data=, or actions=random")
     if file is not None and file.is_file():
-        policy = load_walker(file, device=model.schedule.alpha.device)
+        policy = load_walker(file, device=model.device)
     else:
         known = RealVideo(model, real.data, split="train")
         learnt = RealVideo(model, real.data, split="train", window=min(2 * MEMORY, known.shortest))
-        policy = train_walker(learnt.windows, model.actions, steps=steps, seed=seed, device=model.schedule.alpha.device)
+        policy = train_walker(learnt.windows, model.actions, steps=steps, seed=seed, device=model.device)
         if file is not None:
             save_walker(policy, file)
     frames, actions = (torch.zeros(batch, 0, *model.shape), None) if context is None else context[:2]

@@ -70,6 +70,14 @@ def decisions(frames: Tensor, actions: Tensor, memory: int = MEMORY) -> Decision
     """Those of clips [B, T, C, H, W] with actions [B, T, A], one-hot, action t having led to frame t: seen are frames
     t - 1 and t - 2, remembered the actions up to t - 1 as far as the clip shows them. Null actions are no decisions.
     """
+    pairs, past = _before(frames, actions, memory)
+    chosen = actions[:, 1:].flatten(0, 1)
+    known = chosen.sum(-1) > 0
+    return Decisions(pairs[known], past[known], chosen[known].argmax(-1))
+
+
+def _before(frames: Tensor, actions: Tensor, memory: int) -> tuple[Tensor, Tensor]:
+    """What came before frames 1..T - 1: pairs [B * (T - 1), 2 C, H, W] and past [B * (T - 1), memory, A]."""
     if actions.shape[:2] != frames.shape[:2]:
         raise ValueError(f"actions must be one a frame, {[*frames.shape[:2]]}, got {[*actions.shape]}")
     if not bool(((actions == 0) | (actions == 1)).all()) or bool((actions.sum(-1) > 1).any()):
@@ -77,10 +85,7 @@ def decisions(frames: Tensor, actions: Tensor, memory: int = MEMORY) -> Decision
                          "or those of several stored frames at a stride); give actions=data, random or a file")
     last = frames[:, :-1]
     pairs = torch.cat([torch.cat([last[:, :1], last[:, :-1]], 1), last], 2).flatten(0, 1)
-    past = F.pad(actions, (0, 0, memory, 0)).unfold(1, memory, 1)[:, 1:-1].transpose(2, 3).flatten(0, 1)
-    chosen = actions[:, 1:].flatten(0, 1)
-    known = chosen.sum(-1) > 0
-    return Decisions(pairs[known], past[known], chosen[known].argmax(-1))
+    return pairs, F.pad(actions, (0, 0, memory, 0)).unfold(1, memory, 1)[:, 1:-1].transpose(2, 3).flatten(0, 1)
 
 
 def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int = 600, batch: int = 128,
@@ -131,6 +136,17 @@ def likeness(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Likeness:
     part = torch.bincount(label, minlength=policy.actions).double() / len(label)
     return Likeness(float(F.cross_entropy(logits, label)), float((logits.argmax(-1) == label).double().mean()),
                     float(-torch.xlogy(part, part).sum()), float(part.max()))
+
+
+@torch.no_grad()
+def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
+    """How likely every action [B, T, A] is to the policy, after all that came before it in clips [B, T, C, H, W] with
+    actions [B, T, A]; zeros for frame 0, to which nothing led."""
+    device, parts = next(policy.parameters()).device, []
+    for one, told in zip(frames.split(1), actions.split(1), strict=True):
+        pairs, past = _before(one, told, policy.memory)
+        parts.append(policy(pairs.to(device), past.to(device)).cpu().softmax(-1))
+    return F.pad(torch.stack(parts), (0, 0, 1, 0))
 
 
 class Walker:
