@@ -61,7 +61,7 @@ def run(cfg: Any, folder: RunFolder) -> None:
     record = Record(folder.path, shape=shape, actions=model.actions, settings=settings(cfg, model, recipe, start),
                     resume=cfg.resume)
     beside = _beside(real, start, frames)
-    with Film(folder.media / "rollout.mp4", fps=cfg.fps) as film:
+    with Film(folder.media / "rollout.mp4", fps=cfg.fps) if cfg.film else contextlib.nullcontext() as film:
         speed = roll(model, recipe, record, film, folder, start=start, beside=beside, actions=actions, frames=frames,
                      seed=cfg.seed, save_every=cfg.save_every)
     made = record.frames()[:frames]
@@ -148,7 +148,7 @@ def _beside(real: RealVideo | None, start: Clip | None, frames: int) -> np.ndarr
     return to_uint8(whole[:FILMED, before:before + frames].transpose(0, 1)) if whole.shape[1] > before else None
 
 
-def roll(model: VideoModel, recipe: Recipe, record: Record, film: Film, folder: RunFolder, *, start: Clip | None,
+def roll(model: VideoModel, recipe: Recipe, record: Record, film: Film | None, folder: RunFolder, *, start: Clip | None,
          beside: np.ndarray | None, actions: Actions | None, frames: int, seed: int, save_every: int) -> float | None:
     """Generates until `record` holds `frames` frames, from where it stands. Returns frames a second, all rollouts
     counted, None where there was nothing left to do."""
@@ -158,7 +158,7 @@ def roll(model: VideoModel, recipe: Recipe, record: Record, film: Film, folder: 
     before, done = context.shape[1], record.chunks * chunk
     if isinstance(actions, Walker) and done:
         actions.recall(record)
-    for number, shown in enumerate(record.frames()):  # a film cannot be appended to: what is there is filmed again
+    for number, shown in enumerate(record.frames() if film else []):  # it cannot be appended to
         film.write(_picture(shown, beside, number))
     chunks = stream(model, recipe, state, batch=batch, actions=actions, context=before, noise=Noise(seed),
                     first=record.chunks)
@@ -171,7 +171,7 @@ def roll(model: VideoModel, recipe: Recipe, record: Record, film: Film, folder: 
             record.append(pixels, None if actions is None else actions(before + done, chunk))
             if isinstance(actions, Walker):
                 actions.see(from_uint8(pixels))  # as the record will show it
-            for t in range(chunk):
+            for t in range(chunk if film else 0):
                 film.write(_picture(pixels[:, t], beside, done + t))
             done += chunk
             now = time.monotonic()

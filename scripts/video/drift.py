@@ -1,8 +1,8 @@
 """Who drifts? Diffusion Forcing, teacher forcing, full sequence and regression, on one network and data set.
 
 python scripts/video/drift.py [--data balls] [--methods forcing teacher ...] [--seeds 0 1 2] [--steps 2000]
-    [--frames 1000] [--samples 16] [--ablate] [--device cuda] [--out runs/drift]
-    [-- override of dforce train video ...]
+    [--frames 1000] [--samples 16] [--ablate] [--way forcing guided steps=5 history=1.5] [--device cuda]
+    [--rollout film=false ...] [--features FILE] [--out runs/drift] [-- override of dforce train video ...]
 
 Trains a network for every method and seed by `dforce train video` (run folders in OUT/models), rolls each out by
 `dforce rollout` in its own best form (OUT/rollouts), and puts what these measured into OUT/results.json, with
@@ -13,8 +13,9 @@ step that costs twice the FLOPs of Diffusion Forcing's is taken half as often.
 
 --ablate adds rows of the checkpoint of Diffusion Forcing that differ in the rollout alone (stabilisation, clamp,
 refresh, order; names pick some); the trainings `rising` and `carry` differ in the levels, and in carrying the state
-over. --finished puts together what is there and runs nothing. --device: of trainings and rollouts, the GPU if there is
-one.
+over. --way adds a rollout: training, name, overrides. Several processes may share OUT, each with methods or seeds of
+its own and the same --features; then --finished, which runs nothing, puts all together. --device: of trainings and
+rollouts, the GPU if there is one.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, feature
         way = way._replace(overrides=[*way.overrides, f"keep={half}", f"chunk={window - half}"])
     where = [] if features is None else [f"features={features}"]
     sizes = [f"{key}={getattr(asked, key)}" for key in ("frames", "samples", "context", "window")]
-    _run(["rollout", f"checkpoint={model}", *sizes, f"seed={asked.rollout_seed}", *where, *way.overrides,
-          f"device={asked.device}", f"out={folder}", "resume=true"])
+    _run(["rollout", f"checkpoint={model}", *sizes, f"seed={asked.rollout_seed}", *where, *asked.rollout,
+          *way.overrides, f"device={asked.device}", f"out={folder}", "resume=true"])
     return folder
 
 
@@ -212,14 +213,19 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--rollout-seed", type=int, default=100)
     parser.add_argument("--ablate", nargs="*", choices=[way.name for way in ABLATIONS], help="no names: all")
+    parser.add_argument("--way", nargs="+", action="append", default=[], metavar="WORD")
+    parser.add_argument("--rollout", nargs="+", default=[], help="overrides of dforce rollout, for all methods")
+    parser.add_argument("--features", type=Path, help="to measure in; none: those that the first rollout trains")
     parser.add_argument("--device", default="null", help="none: the GPU if there is one")
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/drift"))
     asked, begin = parser.parse_args(), time.monotonic()
     torch.set_num_threads(1)
     done: dict[tuple[str, str], list[Path]] = {}
-    features: Path | None = None
-    more = [] if asked.ablate is None else [way for way in ABLATIONS if not asked.ablate or way.name in asked.ablate]
+    features: Path | None = asked.features
+    more = [Way(training, name, overrides) for training, name, *overrides in asked.way]
+    if asked.ablate is not None:
+        more += [way for way in ABLATIONS if not asked.ablate or way.name in asked.ablate]
     for seed, way in product(asked.seeds, sorted(WAYS + more, key=lambda way: list(TRAININGS).index(way.training))):
         if way.training not in asked.methods or (asked.finished and _word(_folder(asked, way, seed)) != "done"):
             continue
