@@ -29,7 +29,7 @@ from dforce.video.stream import Actions, Recipe, begin, stream
 from dforce.video.walker import FILE, Walker
 
 FILMED = 8       # rollouts in the film
-LOOKS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 2000, 5000, 10_000)  # frames of the strip
+LOOKS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 500, 700, 900, 999, 2000, 5000, 10_000)  # frames of the strip
 FEW = {"frames": 12, "samples": 2, "feature_steps": 5, "window": 4}  # fast_dev_run
 RECIPE = ("method", "steps", "order", "eta", "spacing", "chunk", "delay", "stabilise_std", "mode", "clamp", "keep",
           "history", "history_std")

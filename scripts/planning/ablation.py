@@ -2,12 +2,11 @@
 
 python scripts/planning/ablation.py [--steps 4000] [--seeds 3] [--out runs/ablation] [--models FOLDER] [override ...]
 
-Trained with rows of planners' schedules in half of the sequences, with levels all independent, one a sequence, or rising
-along time; with the x0 error weighed by fused SNR (of two decays), min-SNR or not at all; each planned with at first and
-at second order. Delay and guidance scale are tuned on
-starts of their own, the same trials for each. The work is that of `dforce benchmark planning`: trainings are run
-folders, it goes on where it stopped, several processes may share --out, and overrides (limit=3000 threads=1
-episodes=50) are passed on.
+Trained with rows of planners' schedules in half of the sequences, with levels all independent, one a sequence, or
+rising along time; with the x0 error weighed by fused SNR (of two decays), min-SNR or not at all; each planned with at
+first and at second order. Delay and guidance scale are tuned on starts of their own, the same trials for each. The work
+is that of `dforce benchmark planning`: trainings are run folders, it goes on where it stopped, several processes may
+share --out, and overrides (limit=3000 threads=1 episodes=50) are passed on.
 --models: the models folder of a benchmark, whose networks of the same settings are then not trained again.
 """
 

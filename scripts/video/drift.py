@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--rollout-seed", type=int, default=100)
     parser.add_argument("--ablate", nargs="*", choices=[way.name for way in ABLATIONS], help="no names: all")
+    parser.add_argument("--names", nargs="+", help="of the rollouts to do, '' the plain one; none: all")
     parser.add_argument("--way", nargs="+", action="append", default=[], metavar="WORD")
     parser.add_argument("--rollout", nargs="+", default=[], help="overrides of dforce rollout, for all methods")
     parser.add_argument("--features", type=Path, help="to measure in; none: those that the first rollout trains")
@@ -228,6 +229,8 @@ def main() -> None:
     if asked.ablate is not None:
         more += [way for way in ABLATIONS if not asked.ablate or way.name in asked.ablate]
     for seed, way in product(asked.seeds, sorted(WAYS + more, key=lambda way: list(TRAININGS).index(way.training))):
+        if asked.names and way.name not in asked.names:
+            continue
         if way.training not in asked.methods or (asked.finished and _word(_folder(asked, way, seed)) != "done"):
             continue
         folder = rollout(asked, way, seed, train(asked, way.training, seed), features)
