@@ -65,6 +65,9 @@ def test_what_was_interrupted_goes_on_with_the_same_frames(checkpoint: Path, tmp
         file.write(b"a frame that was half written")
     assert main([*command, "frames=17", f"out={tmp_path / 'parts'}", "resume=true", "device=cpu"]) == 0
     assert np.array_equal(frames_in(tmp_path / "whole"), frames_in(tmp_path / "parts"))
+    assert main([*command, "frames=17", f"out={tmp_path / 'unseen'}", "film=false"]) == 0
+    assert np.array_equal(frames_in(tmp_path / "whole"), frames_in(tmp_path / "unseen"))
+    assert not (tmp_path / "unseen" / "media" / "rollout.mp4").exists()
 
 
 def test_actions_from_a_file_and_at_random(tmp_path: Path) -> None:

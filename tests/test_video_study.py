@@ -49,3 +49,12 @@ def test_the_whole_study_once_and_again_for_nothing(study, tmp_path, monkeypatch
     capsys.readouterr()
     study.main()
     assert "dforce train" not in capsys.readouterr().out                       # all of it was there already
+    monkeypatch.setattr("sys.argv", [*sys.argv[:sys.argv.index("--")], "--names", "more steps", "--way", "forcing",
+                                     "more steps", "steps=3", "--rollout", "film=false", "measure=true", "--", *SMALL])
+    study.main()
+    rows = read_results(tmp_path / "results.json").rows
+    assert {row["variant"]["rollout"] for row in rows if row["method"] == "forcing"} == {"more steps"}
+    assert "dforce train" not in capsys.readouterr().out
+    media = {name: {file.name for file in (tmp_path / "rollouts" / name / "media").iterdir()}
+             for name in ("forcing-0", "forcing-more-steps-0")}
+    assert "rollout.mp4" in media["forcing-0"] and "rollout.mp4" not in media["forcing-more-steps-0"]
