@@ -224,7 +224,7 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
     script = runpy.run_path(str(root / "scripts/planning/ablation.py"))
     text = script["suite"](argparse.Namespace(steps=4000, seeds=3))
     found = read_suite(text)
-    assert len(found.methods) == 12 and {len(method.trials) for method in found.methods.values()} == {8}
+    assert len(found.methods) == 14 and {len(method.trials) for method in found.methods.values()} == {8}
     assert found.tune_seed == TUNE_SEED
 
     composed = {name: compose_training(model.overrides) for name, model in found.models.items()}
