@@ -122,8 +122,11 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
 
     Methods of one curve are one line: more of the same at test time.
     """
-    joined = {method: f"{curve['methods'][0]} to {curve['methods'][-1]}" for curve in bench.suite.curves.values()
-              for method in curve["methods"]}
+    played = {row["method"].partition(", ")[0] for row in rows}
+    joined = {}
+    for curve in bench.suite.curves.values():
+        there = [method for method in curve["methods"] if method in played]
+        joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}" if len(there) > 1 else "".join(there))
     series: dict[str, dict[str, float]] = {}
     for row in select(rows, metric="episode_seconds"):
         method, _, executor = row["method"].partition(", ")
