@@ -62,5 +62,5 @@ def methods_over_time(frames: Sequence[float], values: Mapping[str, np.ndarray],
     if log:
         ax.set_yscale("log")
     ax.margins(x=0.02)
-    ax.legend(frameon=False, fontsize=style.TICK, labelcolor=style.INK)
+    ax.legend(frameon=False, fontsize=style.TICK, labelcolor=style.INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
