@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -64,3 +65,17 @@ def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, c
         (told,) = [row["variant"] for row in read_results(tmp_path / f"run{steps}" / "results.json").rows]
         assert (told["steps"], told.get("history")) == (steps, None if steps == 10 else 1.5)
     assert "settings that come with the checkpoint: history=1.5 stabilise_std=0.1\n" in capsys.readouterr().out
+
+
+def test_its_walker_comes_along_and_walks_without_data(tmp_path, monkeypatch):
+    """No clips are there to learn from; forward is what a walker does most, and the same seed walks the same way."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "again"):
+        assert main(["rollout", "checkpoint=doom16", "context=0", "measure=false", "actions=walker", "frames=30",
+                     "samples=4", "film=false", f"out={name}"]) == 0
+    told = np.fromfile(tmp_path / "one" / "actions.f32", np.float32).reshape(30, 4, 3)
+    assert (told[0] == 0).all() and (told[1:].sum(-1) == 1).all()               # nothing leads to the first frame
+    share = told[1:].mean((0, 1))
+    assert share[2] > 0.3 and share[2] == share.max()
+    assert (tmp_path / "one" / "frames.u8").read_bytes() == (tmp_path / "again" / "frames.u8").read_bytes()
+    assert (tmp_path / "one" / "walker.safetensors").is_file()                   # the engine may be walked by it

@@ -127,7 +127,8 @@ def context_of(cfg: Any, model: VideoModel) -> int:
 
 def _real(cfg: Any, model: VideoModel) -> RealVideo | None:
     """Real clips that the model has not seen, if anything asks for them."""
-    learnt = cfg.actions == "walker" or (model.actions and cfg.actions == "data")
+    alone = (model.checkpoint / FILE).is_file()  # a walker that came with the model needs no data to learn from
+    learnt = (cfg.actions == "walker" and not alone) or (model.actions and cfg.actions == "data")
     told = not cfg.serve and (cfg.measure or learnt)  # served, keys are the actions
     wanted = told or context_of(cfg, model)
     data = cfg.data or model.data

@@ -13,7 +13,7 @@ from dforce.data.video import VideoClips
 from dforce.noise import mix
 from dforce.video.model import VideoModel
 from dforce.video.stream import Actions
-from dforce.video.walker import MEMORY, Walker, load_walker, save_walker, train_walker
+from dforce.video.walker import FILE, MEMORY, Walker, load_walker, save_walker, train_walker
 
 HOLD = 8        # frames that a random action lasts
 READ_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the model's training read its clips
@@ -103,9 +103,9 @@ def fed(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, con
 
     "data": those of the clips that it began with to their end, then those of further clips. "random": one-hot, each
     held for some frames. "walker": a `Walker` that wants to be shown the frames; its policy is the one in `file`, or
-    learnt in `steps` steps from clips that the model has seen, and left there. A file: npy, or npz with `actions`,
-    [frames] numbers or [frames, A], the same for every rollout. None for a model without actions. ValueError for what
-    is missing.
+    the one that came with the model, or learnt in `steps` steps from clips that the model has seen; it is left in
+    `file`. A file: npy, or npz with `actions`, [frames] numbers or [frames, A], the same for every rollout. None for a
+    model without actions. ValueError for what is missing.
     """
     if kind == "walker":
         return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps)
@@ -143,19 +143,20 @@ def _from_clips(real: RealVideo, context: Clip | None, batch: int, frames: int) 
 
 def _walker(model: VideoModel, real: RealVideo | None, context: Clip | None, *, batch: int, seed: int,
             file: Path | None, steps: int) -> Walker:
-    """Somebody who walks as those in the clips do and has seen the context."""
+    """Somebody who walks as those in the clips do and has seen the context: of the run, or shipped with the model."""
     if not model.actions:
         raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
-    if real is None or not real.width:
+    there = [one for one in (file, model.checkpoint / FILE) if one is not None and one.is_file()]
+    if not there and (real is None or not real.width):
         raise ValueError("actions=walker learns from clips with actions; give data=, or actions=random")
-    if file is not None and file.is_file():
-        policy = load_walker(file, device=model.device)
+    if there:
+        policy = load_walker(there[0], device=model.device)
     else:
         known = RealVideo(model, real.data, split="train")
         learnt = RealVideo(model, real.data, split="train", window=min(2 * MEMORY, known.shortest))
         policy = train_walker(learnt.windows, model.actions, steps=steps, seed=seed, device=model.device)
-        if file is not None:
-            save_walker(policy, file)
+    if file is not None and not file.is_file():
+        save_walker(policy, file)
     frames, actions = (torch.zeros(batch, 0, *model.shape), None) if context is None else context[:2]
     return Walker(policy, frames, torch.zeros(batch, 0, model.actions) if actions is None else actions, seed=seed)
 
