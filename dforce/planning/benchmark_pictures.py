@@ -126,7 +126,8 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     joined = {}
     for curve in bench.suite.curves.values():
         there = [method for method in curve["methods"] if method in played]
-        joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}" if len(there) > 1 else "".join(there))
+        if len(there) > 1:
+            joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}")
     series: dict[str, dict[str, float]] = {}
     for row in select(rows, metric="episode_seconds"):
         method, _, executor = row["method"].partition(", ")

@@ -7,14 +7,13 @@ number is held against the distance of real clips from real clips.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from dforce.video.small import begun, descend, load_net, save_net
 
 Clips = Callable[[int], Tensor]  # step -> real frames [B, T, C, H, W] in -1..1, T >= 2
 
@@ -79,22 +78,16 @@ def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: in
     """
     generator = torch.Generator().manual_seed(seed)
     first = clips(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = PairEncoder(tuple(first.shape[2:]), width=width)  # type: ignore[arg-type]
-    sample = pairs_of(first)
-    a, b = sample.chunk(2, 1)
-    encoder.to(device).scale.copy_(torch.stack([a.std(), (b - a).std()]).clamp(min=1e-3))
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=lr, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    for step in range(steps):
+    shape = tuple(first.shape[2:])
+    encoder = begun(lambda: PairEncoder(shape, width=width), seed).to(device)  # type: ignore[arg-type]
+    a, b = pairs_of(first).chunk(2, 1)
+    encoder.scale.copy_(torch.stack([a.std(), (b - a).std()]).clamp(min=1e-3))
+
+    def loss(step: int) -> Tensor:
         every = pairs_of(clips(step))
-        chosen = every[torch.randint(len(every), (pairs,), generator=generator)].to(device)
-        optimizer.zero_grad(set_to_none=True)
-        encoder.loss(chosen).backward()
-        optimizer.step()
-        schedule.step()
-    encoder.eval().requires_grad_(False)
+        return encoder.loss(every[torch.randint(len(every), (pairs,), generator=generator)].to(device))
+
+    descend(encoder, loss, steps=steps, lr=lr, weight_decay=1e-4)
     whole = torch.cat([encoder(pairs_of(clips(step)).to(device)) for step in range(max(2, min(steps, 8)))])
     encoder.mean.copy_(whole.mean(0))
     encoder.std.copy_(whole.std(0).clamp(min=1e-6))
@@ -110,27 +103,11 @@ def clip_features(encoder: PairEncoder, frames: Tensor, *, at_once: int = 1024) 
 
 def save_features(encoder: PairEncoder, file: str | Path) -> Path:
     """One safetensors file that holds the weights and the sizes."""
-    file = Path(file)
-    about = json.dumps({"shape": encoder.shape, "width": encoder.width, "channels": encoder.channels})
-    partial = file.with_name(file.name + ".part")
-    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, partial,
-              metadata={"pair_encoder": about})
-    os.replace(partial, file)
-    return file
+    return save_net(encoder, file, key="pair_encoder", about={"shape": encoder.shape, "width": encoder.width,
+                                                              "channels": encoder.channels})
 
 
 def load_features(file: str | Path) -> PairEncoder:
     """What `save_features` wrote. Raises FileNotFoundError, or ValueError for another file."""
-    from safetensors import SafetensorError, safe_open
-
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file of features {str(file)!r}")
-    try:
-        with safe_open(file, "pt") as content:
-            about = json.loads((content.metadata() or {})["pair_encoder"])
-        encoder = PairEncoder(tuple(about["shape"]), width=about["width"], channels=about["channels"])
-        encoder.load_state_dict(load_file(file))
-    except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} holds no features that dforce wrote: {error}") from error
-    return encoder.eval().requires_grad_(False)
+    return load_net(file, PairEncoder, key="pair_encoder", what="features",
+                    missing="there is no file of features {file}")

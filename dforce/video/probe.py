@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dforce.video.small import begun, descend
+
 Labelled = Callable[[int], tuple[Tensor, Tensor]]  # step -> frames [B, T, C, H, W], actions [B, T] or [B, T, A]
 
 
@@ -60,21 +62,15 @@ def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int =
     """A probe trained on real clips: the same for the same clips, seed and machine. clips(step) gives a step's, on any
     device; `device` is where the probe is trained and stays."""
     generator = torch.Generator().manual_seed(seed)
-    frames, _ = clips(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        probe = InverseDynamics(tuple(frames.shape[2:]), actions)  # type: ignore[arg-type]
-    probe.to(device)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    for step in range(steps):
+    shape = tuple(clips(0)[0].shape[2:])
+    probe = begun(lambda: InverseDynamics(shape, actions), seed).to(device)  # type: ignore[arg-type]
+
+    def loss(step: int) -> Tensor:
         shown, label = transitions(*clips(step))
         chosen = torch.randint(len(label), (pairs,), generator=generator)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(probe(shown[chosen].to(device)), label[chosen].to(device)).backward()
-        optimizer.step()
-        schedule.step()
-    return probe.eval().requires_grad_(False)
+        return F.cross_entropy(probe(shown[chosen].to(device)), label[chosen].to(device))
+
+    return descend(probe, loss, steps=steps, lr=lr, weight_decay=1e-3)
 
 
 @torch.no_grad()

@@ -7,8 +7,6 @@ looks at what a model, or the engine itself, has made so far, as a player does.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from dforce.data.pixels import from_uint8
 from dforce.noise import mix
 from dforce.video.record import Record
+from dforce.video.small import begun, descend, load_net, save_net
 
 MEMORY = 16         # actions that the policy remembers: walkers in mazes go straight for up to 15 frames
 FILE = "walker.safetensors"
@@ -95,24 +94,19 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
     clips(step) gives frames and one-hot actions of a step, of which `batch` decisions are drawn.
     """
     generator = torch.Generator().manual_seed(seed)
-    frames, _ = clips(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        policy = WalkerPolicy(tuple(frames.shape[2:]), actions, memory=memory).to(device)  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    for step in range(steps):
+    shape = tuple(clips(0)[0].shape[2:])
+    policy = begun(lambda: WalkerPolicy(shape, actions, memory=memory), seed).to(device)  # type: ignore[arg-type]
+
+    def loss(step: int) -> Tensor:
         frames, told = clips(step)
         seen = None if told is None else decisions(frames, told, memory)
         if seen is None or not len(seen.label):
             raise ValueError(f"the real clips of step {step} hold no actions, so there is no walker to learn from")
         chosen = torch.randint(len(seen.label), (batch,), generator=generator).to(seen.label.device)
         pairs, past, label = (part[chosen].to(device) for part in seen)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(policy(pairs, past), label).backward()
-        optimizer.step()
-        schedule.step()
-    return policy.eval().requires_grad_(False)
+        return F.cross_entropy(policy(pairs, past), label)
+
+    return descend(policy, loss, steps=steps, lr=lr, weight_decay=1e-2)
 
 
 class Likeness(NamedTuple):
@@ -215,27 +209,11 @@ def uniform(seed: int, rollouts: Tensor, frame: int) -> Tensor:
 
 def save_walker(policy: WalkerPolicy, file: Path) -> None:
     """One safetensors file that holds the weights and the sizes."""
-    from safetensors.torch import save_file
-
-    about = {"shape": policy.shape, "actions": policy.actions, "memory": policy.memory, "channels": policy.channels}
-    partial = file.with_name(file.name + ".part")
-    save_file({name: value.cpu().contiguous() for name, value in policy.state_dict().items()}, partial,
-              metadata={"walker": json.dumps(about)})
-    os.replace(partial, file)
+    save_net(policy, file, key="walker", about={"shape": policy.shape, "actions": policy.actions,
+                                                "memory": policy.memory, "channels": policy.channels})
 
 
 def load_walker(file: Path, *, device: torch.device | str = "cpu") -> WalkerPolicy:
     """What `save_walker` wrote. Raises FileNotFoundError, or ValueError for another file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no walker {str(file)!r}: dforce rollout actions=walker leaves one")
-    try:
-        with safe_open(file, "pt") as content:
-            about = json.loads((content.metadata() or {})["walker"])
-            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        policy = WalkerPolicy(tuple(about.pop("shape")), **about)
-        policy.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} holds no walker that dforce wrote: {error}") from error
-    return policy.to(device).eval().requires_grad_(False)
+    return load_net(file, WalkerPolicy, key="walker", what="walker", missing="there is no walker {file}: dforce "
+                    "rollout actions=walker leaves one").to(device)
