@@ -117,6 +117,23 @@ def test_bad_demonstrations_are_answered(data):
     broken[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         retrieval_planner(broken, actions, horizon=10)
-    planner = retrieval_planner(observations, actions, horizon=10)
-    with pytest.raises(ValueError, match="no demonstration comes within"):
-        planner(observations[:1, 0], np.array([[50.0, 50.0]]), 10, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("slack", [0.0, 0.5])
+def test_where_no_demonstration_arrives_the_closest_pass_is_replayed(data, slack):
+    observations, actions = data["observations"][:20], data["actions"][:20]
+    horizon, query, far = 40, fresh_starts(UMAZE, 6, seed=4), np.array([50.0, 50.0])
+    plan = retrieval_planner(observations, actions, horizon=horizon, slack=slack)(
+        query, np.tile(far, (6, 1)), 60, np.random.default_rng(0))
+    scale, points = observations.reshape(-1, 4).std(axis=0), observations[:, :-1].reshape(-1, 4)
+    for episode in range(6):
+        distance = np.linalg.norm((points - query[episode]) / scale, axis=1)
+        passes = []
+        for index in np.flatnonzero(distance <= distance.min() + slack):
+            chain, first = divmod(int(index), actions.shape[1])
+            places = observations[chain, first:first + horizon + 1, :2]
+            passes.append(np.linalg.norm(places - far, axis=1).min())
+        rests = plan.states[episode, -1, :2]
+        np.testing.assert_allclose(np.linalg.norm(rests - far), min(passes))
+        moving = np.abs(plan.states[episode, :, :2] - rests).sum(1) > 0
+        assert not moving[horizon:].any()

@@ -81,7 +81,8 @@ def retrieval_planner(
     chain is within `arrive` cells of the goal (passing is enough) at most `horizon` steps later. Starts are compared
     by Euclidean distance of (x, y, vx, vy) / scale; `scale` is the data's standard deviation [O] unless given. Among
     the candidates within `slack` of the nearest, the quickest is taken. The plan is the demonstration until it
-    arrives, then the goal at rest. ValueError where no demonstration arrives.
+    arrives, then the goal at rest. Where no demonstration arrives, the plan is the one begun nearby that comes closest
+    to the goal, and rests there: memory has no more to say, and such an episode is lost as any other.
     """
     # Passing counts, for demonstrations never stop; .4 is what `tracking` calls arriving. The slack is there because
     # dense data hold hundreds of starts that a PD cannot tell apart: the very nearest of them is no better a match,
@@ -124,17 +125,17 @@ def recall(
     for target in np.unique(goal, axis=0):
         wait = steps_to_goal(memory.observations, target, arrive)[memory.order]
         for episode in np.flatnonzero((goal == target).all(axis=1)):
-            found = quickest_near(memory.points, wait, obs[episode] / memory.scale, horizon=horizon, slack=slack)
+            query = obs[episode] / memory.scale
+            found = quickest_near(memory.points, wait, query, horizon=horizon, slack=slack)
             if found is None:
-                raise ValueError(
-                    f"no demonstration comes within {arrive} of the goal {target.tolist()} in {horizon} steps; "
-                    f"give more data, a longer horizon or a wider arrive"
-                )
+                found, length, rest = closest_pass(memory, query, target, horizon=horizon, slack=slack)
+            else:
+                length, rest = int(wait[found]), target
             chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
-            length = min(int(wait[found]), remaining)
+            length = min(length, remaining)
             planned.actions[episode, :length] = memory.actions[chain, first : first + length]
             planned.states[episode, :length] = memory.observations[chain, first + 1 : first + 1 + length]
-            planned.states[episode, length:, :2] = target
+            planned.states[episode, length:, :2] = rest
     return planned
 
 
@@ -156,23 +157,49 @@ def quickest_near(points: np.ndarray, wait: np.ndarray, query: np.ndarray, *, ho
     """Index of the quickest candidate whose distance is within `slack` of the nearest's; None without candidates.
 
     points: [M, O], scaled, sorted by column 0; wait: [M] steps to the goal, a candidate where <= horizon; query: [O].
-    Exact without a tree: a window about column 0 is widened until it must hold all candidates that matter.
+    """
+    close, distance = nearest_within(points, wait <= horizon, query, slack)
+    if not len(close):
+        return None
+    return int(close[np.lexsort((distance, wait[close]))[0]])  # the quickest; of equally quick ones the nearest
+
+
+def closest_pass(memory: Memory, query: np.ndarray, goal: np.ndarray, *, horizon: int, slack: float,
+                 ) -> tuple[int, int, np.ndarray]:
+    """Of the points within `slack` of the nearest: which one's next `horizon` steps pass closest to goal [2].
+
+    Returns its index, after how many steps, and the place [2].
+    """
+    close, _ = nearest_within(memory.points, np.ones(len(memory.points), dtype=bool), query, slack)
+    best = (np.inf, 0, 0, goal)
+    for found in close.tolist():
+        chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
+        places = memory.observations[chain, first : first + horizon + 1, :2]
+        away = np.linalg.norm(places - goal, axis=1)
+        step = int(away.argmin())
+        best = min(best, (float(away[step]), found, step, places[step]), key=lambda each: each[:3])
+    return best[1:]
+
+
+def nearest_within(points: np.ndarray, usable: np.ndarray, query: np.ndarray, slack: float,
+                   ) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the usable points whose distance to query [O] is within `slack` of the nearest's, and the distances.
+
+    points: [M, O], sorted by column 0; usable: [M] bool. Empty where none is usable. Exact without a tree: a window
+    about column 0 is widened until it must hold all that matter.
     """
     reach = max(2 * slack, 0.05)
     while True:
         low, high = np.searchsorted(points[:, 0], [query[0] - reach, query[0] + reach])
-        near = low + np.flatnonzero(wait[low:high] <= horizon)
+        near = low + np.flatnonzero(usable[low:high])
         distance = np.sqrt(((points[near] - query) ** 2).sum(axis=1))
         everything = low == 0 and high == len(points)
         # Whatever lies outside the window is further than `reach`, so the best and its neighbours are all inside.
         if everything or (len(near) and distance.min() + slack <= reach):
             break
         reach *= 2
-    if not len(near):
-        return None
-    close = distance <= distance.min() + slack
-    best = np.lexsort((distance[close], wait[near[close]]))[0]  # the quickest; of equally quick ones the nearest
-    return int(near[close][best])
+    close = distance <= distance.min(initial=np.inf) + slack
+    return near[close], distance[close]
 
 
 def checked_demonstrations(observations: np.ndarray, actions: np.ndarray, horizon: int) -> None:

@@ -13,7 +13,8 @@ from dforce.planning.score import Row, success_interval
 from dforce.report.results import write_results
 from dforce.run import environment, peak_memory_mb
 
-SHOWN = ("score", "success", "far_spread", "plan_in_wall", "trained", "composed", "neither", "score_difference")
+SHOWN = ("score", "success", "far_spread", "plan_in_wall", "trained", "composed", "neither", "score_difference",
+         "cosine", "repeat_cosine", "length")
 
 
 def write(out: Path, rows: Sequence[Row], begin: float) -> None:
