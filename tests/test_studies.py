@@ -222,9 +222,9 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
 
     root = Path(__file__).resolve().parent.parent
     script = runpy.run_path(str(root / "scripts/planning/ablation.py"))
-    text = script["suite"](argparse.Namespace(steps=4000, seeds=3))
+    text = script["suite"](argparse.Namespace(steps=2000, seeds=3))
     found = read_suite(text)
-    assert len(found.methods) == 14 and {len(method.trials) for method in found.methods.values()} == {8}
+    assert len(found.methods) == 21 and {len(method.trials) for method in found.methods.values()} == {4}
     assert found.tune_seed == TUNE_SEED
 
     composed = {name: compose_training(model.overrides) for name, model in found.models.items()}
@@ -239,8 +239,8 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
         assert (bool(low), bool(high)) == {"full sequence": (True, True), "rising levels": (True, False)}.get(
             name, (False, False))
         assert (weight == [1.0] * 4) == (name == "no weight")
-        if name == "min SNR":
-            np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-6)
+        if "fused" not in name and name != "no weight":
+            np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-5)
         elif name != "no weight":
             assert weight[0] == 5.0 and weight[2] > 1.3 * float(snr[0, 2].exp())  # a clean past lends its weight
     shipped = yaml.safe_load((root / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
