@@ -138,7 +138,7 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
         (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
         (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
         (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
-        (["demo", "train.fit.steps=x"], ["train.fit.steps must be int, got 'x'", "train.yaml, line"]),
+        (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be int, got 'x'", "train.yaml, line"]),
         (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
         (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
         (["train", "net.width=wide"], ["net.width must be int, got 'wide'"]),
