@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from gaussian_bed import NonCausal
+from small_planner import small
 
 from dforce.checkpoint import build_denoiser
 from dforce.planning.crossing import CORNER, SIDE, crossings, kinds, levels, walk, windows
 from dforce.planning.execute import Plan, tracking
+from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.studies import TUNE_SEED, far_ends, spread, spread_row, starts_of, tuned
 from dforce.planning.tasks import get_task
 from dforce.report.study_plots import line_panels, panels_of, path_panels
@@ -246,6 +248,26 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
     shipped = yaml.safe_load((root / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
     for name in ("forcing", "full sequence"):
         assert compose_training({**shipped["train"], **shipped["models"][name]}) == composed[name]
+
+
+def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(monkeypatch):
+    import runpy
+    from pathlib import Path
+
+    place = Path(__file__).resolve().parent.parent / "scripts/planning"
+    monkeypatch.syspath_prepend(str(place))
+    script = runpy.run_path(str(place / "futures.py"))
+    planner = small(DiffusionPlanner, lookahead=2)
+    starts, goals = starts_of(UMAZE, 3, [0])
+    found = dict(script["compared"](planner, starts, goals, 60, [1, 4]))
+    assert len(found) == 2 * len(script["WAYS"]) * len(script["SHARES"])
+    for (way, draws, _), metrics in found.items():
+        assert all(value.shape == (3,) for value in metrics.values())
+        if draws == 1:  # Monte Carlo Tree Guidance with one future is plain guidance, exactly
+            for value in metrics.values():
+                torch.testing.assert_close(value, torch.ones(3), rtol=1e-4, atol=1e-4)
+        elif way.startswith("posterior"):
+            assert (metrics["cosine"] < 0.9999).any()
 
 
 def test_levels_for_walking_are_uniform_in_half_of_the_sequences_and_often_clean_in_the_others():

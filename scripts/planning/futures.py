@@ -101,7 +101,7 @@ def main() -> None:
                 found.setdefault(key, {}).setdefault(metric, []).append(value.double().cpu())
     common = {"steps": asked.steps, "delay": asked.delay, "scale": asked.scale, "lookahead": asked.lookahead,
               "starts": "blocked"}
-    rows = [{"task": task.name, "method": f"{way}, n={n}", "variant": common | {"draws": n, "of rows": share},
+    rows = [{"task": task.name, "method": f"{way}, n={n}", "variant": common | {"draws": n, "share": share},
              "metric": metric, **bootstrap_interval(torch.cat(values).numpy(), rng=np.random.default_rng(0))._asdict(),
              "seeds": len(asked.checkpoints), "unit": UNITS[metric], "higher_is_better": None}
             for (way, n, share), metrics in found.items() for metric, values in metrics.items()]
