@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import shares, tell, write
+from findings import shares, tell, write
 
 from dforce.checkpoint import CheckpointError, build_denoiser, load, load_state, save, step_folder
 from dforce.denoiser import Precond

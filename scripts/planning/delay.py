@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import tell, write
+from findings import tell, write
 
 import dforce
 from dforce.planning.evaluate import compare, difference, planned

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import tell, write
+from findings import tell, write
 from torch import Tensor
 
 import dforce

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import tell, write
+from findings import tell, write
 
 import dforce
 from dforce.checkpoint import Bundle

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import tell, write
+from findings import tell, write
 
 from dforce.data import load_episodes
 from dforce.envs import maze_reward

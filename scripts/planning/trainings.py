@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from record import tell, write
+from findings import tell, write
 
 import dforce
 from dforce.planning.execute import run_episodes, tracking
