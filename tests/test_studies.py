@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,8 @@ from dforce.planning.tasks import get_task
 from dforce.report.study_plots import line_panels, panels_of, path_panels
 from dforce.schedule import linear
 
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts" / "planning"
 UMAZE = get_task("maze2d-umaze")
 TIME = np.linspace(0, 1, 21)[:, None]
 
@@ -213,8 +218,6 @@ def test_paths_are_drawn_in_the_colour_of_their_kind():
 
 def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_networks():
     import argparse
-    import runpy
-    from pathlib import Path
 
     import yaml
 
@@ -222,8 +225,7 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
     from dforce.planning.suite import read_suite
     from dforce.verbs.trainings import compose_training
 
-    root = Path(__file__).resolve().parent.parent
-    script = runpy.run_path(str(root / "scripts/planning/ablation.py"))
+    script = runpy.run_path(str(SCRIPTS / "ablation.py"))
     text = script["suite"](argparse.Namespace(steps=2000, seeds=3))
     found = read_suite(text)
     assert len(found.methods) == 21 and {len(method.trials) for method in found.methods.values()} == {4}
@@ -242,21 +244,17 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
             name, (False, False))
         assert (weight == [1.0] * 4) == (name == "no weight")
         if "fused" not in name and name != "no weight":
-            np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-5)
+            np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-6)
         elif name != "no weight":
             assert weight[0] == 5.0 and weight[2] > 1.3 * float(snr[0, 2].exp())  # a clean past lends its weight
-    shipped = yaml.safe_load((root / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
     for name in ("forcing", "full sequence"):
         assert compose_training({**shipped["train"], **shipped["models"][name]}) == composed[name]
 
 
 def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(monkeypatch):
-    import runpy
-    from pathlib import Path
-
-    place = Path(__file__).resolve().parent.parent / "scripts/planning"
-    monkeypatch.syspath_prepend(str(place))
-    script = runpy.run_path(str(place / "futures.py"))
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = runpy.run_path(str(SCRIPTS / "futures.py"))
     planner = small(DiffusionPlanner, lookahead=2)
     starts, goals = starts_of(UMAZE, 3, [0])
     found = dict(script["compared"](planner, starts, goals, 60, [1, 4]))
@@ -268,6 +266,11 @@ def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(
                 torch.testing.assert_close(value, torch.ones(3), rtol=1e-4, atol=1e-4)
         elif way.startswith("posterior"):
             assert (metrics["cosine"] < 0.9999).any()
+    several = {way: torch.cat([metrics["cosine"] for (other, draws, _), metrics in found.items()
+                               if (other, draws) == (way, 4)]) for way in script["WAYS"]}
+    assert all((cosine < 0.9999).any() for cosine in several.values())            # every way is really drawn,
+    assert not torch.equal(several["tree, mean"], several["posterior, mean"])     # and its options arrive
+    assert not torch.equal(several["tree, mean"], several["tree, log-mean-exp"])
 
 
 def test_levels_for_walking_are_uniform_in_half_of_the_sequences_and_often_clean_in_the_others():

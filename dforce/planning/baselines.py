@@ -124,13 +124,16 @@ def recall(
     planned = Plan(np.zeros((len(obs), remaining, 2)), np.zeros((len(obs), remaining, obs.shape[1])))
     for target in np.unique(goal, axis=0):
         wait = steps_to_goal(memory.observations, target, arrive)[memory.order]
+        arriving = wait <= horizon
+        anywhere = bool(arriving.any())
+        usable = arriving if anywhere else np.ones_like(arriving)
         for episode in np.flatnonzero((goal == target).all(axis=1)):
-            query = obs[episode] / memory.scale
-            found = quickest_near(memory.points, wait, query, horizon=horizon, slack=slack)
-            if found is None:
-                found, length, rest = closest_pass(memory, query, target, horizon=horizon, slack=slack)
-            else:
+            close, distance = nearest_within(memory.points, usable, obs[episode] / memory.scale, slack)
+            if anywhere:  # the quickest; of equally quick ones the nearest
+                found = int(close[np.lexsort((distance, wait[close]))[0]])
                 length, rest = int(wait[found]), target
+            else:
+                found, length, rest = closest_pass(memory, close, target, horizon)
             chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
             length = min(length, remaining)
             planned.actions[episode, :length] = memory.actions[chain, first : first + length]
@@ -153,26 +156,13 @@ def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> 
     return (arrival - time)[:, :-1].reshape(-1)
 
 
-def quickest_near(points: np.ndarray, wait: np.ndarray, query: np.ndarray, *, horizon: int, slack: float) -> int | None:
-    """Index of the quickest candidate whose distance is within `slack` of the nearest's; None without candidates.
-
-    points: [M, O], scaled, sorted by column 0; wait: [M] steps to the goal, a candidate where <= horizon; query: [O].
-    """
-    close, distance = nearest_within(points, wait <= horizon, query, slack)
-    if not len(close):
-        return None
-    return int(close[np.lexsort((distance, wait[close]))[0]])  # the quickest; of equally quick ones the nearest
-
-
-def closest_pass(memory: Memory, query: np.ndarray, goal: np.ndarray, *, horizon: int, slack: float,
-                 ) -> tuple[int, int, np.ndarray]:
-    """Of the points within `slack` of the nearest: which one's next `horizon` steps pass closest to goal [2].
+def closest_pass(memory: Memory, points: np.ndarray, goal: np.ndarray, horizon: int) -> tuple[int, int, np.ndarray]:
+    """Of `points`, indices into the memory's: which one's next `horizon` steps pass closest to goal [2].
 
     Returns its index, after how many steps, and the place [2].
     """
-    close, _ = nearest_within(memory.points, np.ones(len(memory.points), dtype=bool), query, slack)
     best = (np.inf, 0, 0, goal)
-    for found in close.tolist():
+    for found in points.tolist():
         chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
         places = memory.observations[chain, first : first + horizon + 1, :2]
         away = np.linalg.norm(places - goal, axis=1)
@@ -185,8 +175,8 @@ def nearest_within(points: np.ndarray, usable: np.ndarray, query: np.ndarray, sl
                    ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the usable points whose distance to query [O] is within `slack` of the nearest's, and the distances.
 
-    points: [M, O], sorted by column 0; usable: [M] bool. Empty where none is usable. Exact without a tree: a window
-    about column 0 is widened until it must hold all that matter.
+    points: [M, O], sorted by column 0; usable: [M] bool, at least one. Exact without a tree: a window about column 0
+    is widened until it must hold all that matter.
     """
     reach = max(2 * slack, 0.05)
     while True:
@@ -198,7 +188,7 @@ def nearest_within(points: np.ndarray, usable: np.ndarray, query: np.ndarray, sl
         if everything or (len(near) and distance.min() + slack <= reach):
             break
         reach *= 2
-    close = distance <= distance.min(initial=np.inf) + slack
+    close = distance <= distance.min() + slack
     return near[close], distance[close]
 
 

@@ -13,6 +13,7 @@ futures themselves. Intervals: bootstrap over plans of all checkpoints.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,10 +26,7 @@ from torch import Tensor
 
 import dforce
 from dforce.denoiser import Denoiser
-from dforce.guidance import guided
-from dforce.monte_carlo import monte_carlo
 from dforce.noise import Noise
-from dforce.planning.energy import Physical
 from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.score import blocked_mask, bootstrap_interval
 from dforce.planning.studies import around, starts_of
@@ -55,21 +53,19 @@ def displaced(planner: DiffusionPlanner, denoiser: Denoiser, x: Tensor, step: St
 def compared(planner: DiffusionPlanner, starts: np.ndarray, goals: np.ndarray, steps: int, draws: list[int],
              ) -> Iterator[tuple[tuple[str, int, float], dict[str, Tensor]]]:
     """The metrics [N] of each way, number of draws and share of the rows, for one network."""
-    device = planner.schedule.alpha.device
-    goal, tokens = torch.tensor(goals, dtype=torch.float32, device=device), planner.tokens(steps)
-    x, cond, _ = planner._start(starts, goals, steps, Noise(0))
-    energy = Physical(planner.energy(goal), planner.normalizer, planner.layout["stack"])
-    plain, matrix = guided(planner.denoiser, planner.schedule, energy, planner.scale), planner.matrix(tokens)
+    x, cond, goal = planner._start(starts, goals, steps, Noise(0))
+    tokens = x.shape[1]
+    plain, matrix = planner.guide(goal, Noise(0), tokens), planner.matrix(tokens)
     at = {int(share * (len(matrix) - 1)): share for share in SHARES}
     cosine: Callable[[Tensor, Tensor], Tensor] = torch.nn.functional.cosine_similarity
     for row, step in enumerate(sample(plain, planner.schedule, matrix, x, cond=cond, order=planner.order)):
         if row in at:
             base, reference = (displaced(planner, each, x, step, cond) for each in (planner.denoiser, plain))
             reference = reference - base
-            for (way, options), n in ((way, n) for way in WAYS.items() for n in draws):
-                first, again = (displaced(planner, monte_carlo(
-                    planner.denoiser, planner.schedule, energy, n, lookahead=planner.lookahead, scale=planner.scale,
-                    noise=Noise(seed), **options), x, step, cond) - base for seed in (1, 2))  # type: ignore[arg-type]
+            for (way, options), n in itertools.product(WAYS.items(), draws):
+                other = planner.with_(draws=n, options=tuple(options.items()))
+                first, again = (displaced(planner, other.guide(goal, Noise(seed), tokens), x, step, cond) - base
+                                for seed in (1, 2))
                 yield (way, n, at[row]), {"cosine": cosine(first, reference), "repeat_cosine": cosine(first, again),
                                           "length": first.norm(dim=1) / reference.norm(dim=1)}
         x = step.x
