@@ -311,6 +311,15 @@ def test_a_pair_is_compared_on_the_starts_that_both_played() -> None:
         common(a, report_of(np.zeros(1), [1], [False]))
 
 
+def test_without_reference_scores_a_pair_is_compared_by_return_and_success() -> None:
+    seed, blocked = np.array([0, 0, 1]), np.array([False, True, True])
+    a, b = (ScoreReport({"return": values, "success": (values > 0).astype(float)}, seed, blocked)
+            for values in (np.array([4.0, 2, 0]), np.array([1.0, 0, 0])))
+    found = {(row["metric"], row["variant"]["starts"]): row["value"] for row in paired_rows("t", "a - b", a, b)}
+    assert found["return_difference", "all"] == pytest.approx(5 / 3) and found["return_difference", "blocked"] == 1
+    assert found["success_difference", "all"] == pytest.approx(1 / 3) and found["success_difference", "blocked"] == 0.5
+
+
 # tuning and evaluation
 
 
@@ -488,7 +497,7 @@ def test_the_verb_leaves_tables_and_a_page_and_names_no_network_where_there_is_n
 def test_the_verb_goes_on_after_a_kill_within_training(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ran("whole")
     assert (whole / "STATUS").read_text() == "done\n" and (whole / "index.html").is_file()
-    assert {"starts.png", "scale.png", "compute.png", "learning.png", "score tracking.png"} <= {
+    assert {"starts.png", "scale.png", "compute.png", "differences.png", "learning.png", "score tracking.png"} <= {
         path.name for path in (whole / "media").iterdir()}
     for name in ("tables.md", "tables.csv", "episodes.jsonl"):
         assert "guided, tracking" in (whole / name).read_text()

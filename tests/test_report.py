@@ -13,6 +13,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from dforce.report import curves, html, maze_plots, movie, results, style, table
+from dforce.report.forest import forest
 from dforce.report.maze_axes import draw_maze, timed_lines, view
 
 UMAZE = np.array([[c == "#" for c in row] for row in ("#####", "#GOO#", "###O#", "#OOO#", "#####")])
@@ -200,6 +201,22 @@ def test_bars_stand_at_the_values_and_references_are_lines():
     assert any(list(line.get_xdata()) == [2.5, 3.5] for line in left.lines)  # the interval
     assert any(list(line.get_xdata()) == [9.0, 9.0] for line in left.lines)  # the reference
     assert {"mark 9.00", "3.00"} <= {text.get_text() for text in left.texts}
+
+
+def test_a_forest_draws_every_difference_and_fills_the_settled_ones():
+    panels = {"all": {"a - b": {"x": (2.0, 1.0, 3.0), "y": (1.0, -1.0, 3.0)}, "a - c": {"y": (-2.0, -3.0, -1.0)}},
+              "some": {"a - b": {"x": (0.5, 0.0, 1.0)}}}
+    left, right = forest(panels, xlabel="difference").axes
+    spans = {tuple(line.get_xdata()): line.get_ydata()[0] for line in left.lines if len(line.get_xdata()) == 2}
+    assert spans[1.0, 3.0] < spans[-1.0, 3.0] < spans[-3.0, -1.0]  # heights, downwards in the order given
+    filled = {line.get_xdata()[0]: line.get_markerfacecolor() != "white" for line in left.lines + right.lines
+              if len(line.get_xdata()) == 1}
+    assert filled == {2.0: True, 1.0: False, -2.0: True, 0.5: False}
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["a - b", "a - c"]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        forest({"all": {}}, xlabel="difference")
+    with pytest.raises(ValueError, match="up to 7 series, got 8"):
+        forest({"all": {"a - b": {str(n): (0.0, 0.0, 0.0) for n in range(8)}}}, xlabel="difference")
 
 
 def test_line_with_band_draws_value_and_interval(tmp_path):

@@ -17,6 +17,7 @@ from dforce.planning.execute import Plan, tracking
 from dforce.planning.plan import DiffusionPlanner
 from dforce.planning.studies import TUNE_SEED, far_ends, spread, spread_row, starts_of, tuned
 from dforce.planning.tasks import get_task
+from dforce.report.results import write_results
 from dforce.report.study_plots import line_panels, panels_of, path_panels
 from dforce.schedule import linear
 
@@ -271,6 +272,22 @@ def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(
     assert all((cosine < 0.9999).any() for cosine in several.values())            # every way is really drawn,
     assert not torch.equal(several["tree, mean"], several["posterior, mean"])     # and its options arrive
     assert not torch.equal(several["tree, mean"], several["tree, log-mean-exp"])
+
+
+def test_the_overview_shows_differences_in_percent_of_the_controllers(tmp_path):
+    script = runpy.run_path(str(SCRIPTS / "overview.py"))
+
+    def row(task, method, metric, value):
+        return {"task": task, "method": method, "variant": {"starts": "all"}, "metric": metric, "value": value,
+                "low": value - 1, "high": value + 1, "n": 5, "seeds": 1, "unit": "", "higher_is_better": True}
+
+    rows = [row("t", "controller", "return", 50.0),
+            row("t, paired differences", "MCTG n=4 - Diffuser, tracking", "return_difference", 5.0),
+            row("t, paired differences", "MCTG n=4 - Diffuser, diffused action", "return_difference", 7.0)]
+    header = {"command": "x", "commit": "c", "versions": {}, "machine": {}, "seconds": 1.0, "peak_memory_mb": 1.0}
+    file = write_results(tmp_path / "planning_t.json", header, rows)
+    assert script["differences"](file, "tracking") == {"all starts": {"MCTG n=4 - Diffuser": (10.0, 8.0, 12.0)}}
+    assert script["differences"](write_results(tmp_path / "other.json", header, rows[1:]), "tracking") == {}
 
 
 def test_levels_for_walking_are_uniform_in_half_of_the_sequences_and_often_clean_in_the_others():

@@ -13,7 +13,9 @@ from dforce.planning.score import Row
 from dforce.planning.suite import MethodNode
 from dforce.report.benchmark_plots import Point, Seen, same_starts, sweep_panels
 from dforce.report.curves import bars_with_intervals
+from dforce.report.forest import forest
 from dforce.report.results import select
+from dforce.report.study_plots import Estimate
 
 STARTS = 3  # shown of each method
 REFERENCES = ("random", "straight", "controller")
@@ -22,6 +24,7 @@ CAPTIONS = {
                   "the executed path dark, below it the steps spent at the goal.",
     "scale.png": "Tuning: the score over the guidance scale, on starts that are not reported.",
     "learning.png": "The score over training, of one training seed on its first reported starts.",
+    "differences.png": "Paired differences, start by start, with 95% intervals; filled: the interval leaves zero out.",
     "compute.png": "The score over what it costs to decide an episode; many episodes are planned together.",
 }
 
@@ -39,6 +42,7 @@ def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]
     figures["starts.png"] = starts_figure(bench)
     for name, curve in bench.suite.curves.items():
         figures[f"{name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
+    figures["differences.png"] = differences_figure(bench, rows, metric)
     figures["compute.png"] = compute_figure(bench, own, metric)
     figures["scale.png"] = scale_figure(bench, rows, metric)
     figures["learning.png"] = learning_figure(bench, rows, metric)
@@ -138,6 +142,19 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
         return None
     return sweep_panels(found, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
                         references=references(rows, metric), title=f"{bench.task.name}: {metric} over compute")
+
+
+def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """All paired differences of the suite, a line an executor; None where there are none."""
+    found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for row in select(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
+        comparison, _, executor = row["method"].rpartition(", ")
+        if not comparison or ", " in comparison:  # of two executors, or of none
+            comparison, executor = row["method"], "as named"
+        panel = found.setdefault(f"{row['variant']['starts']} starts", {})
+        panel.setdefault(comparison, {})[executor] = (row["value"], row["low"], row["high"])
+    return forest(found, xlabel=f"difference of {metric}",
+                  title=f"{bench.task.name}: paired differences") if found else None
 
 
 def scale_figure(bench: Bench, rows: list[Row], metric: str) -> Any:

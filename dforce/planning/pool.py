@@ -57,22 +57,24 @@ def common(a: ScoreReport, b: ScoreReport) -> tuple[ScoreReport, ScoreReport]:
 def paired_rows(task: str, name: str, a: ScoreReport, b: ScoreReport) -> list[Row]:
     """a - b on the same starts with its interval, over all of them and over the blocked ones; also P(a > b).
 
-    Of the score, or of the return where a maze has no reference scores.
+    Of the score; where a maze has no reference scores, of the return and of the success rate, which OGBench reports.
     """
     a, b = common(a, b)
     metric = headline(a)
-    unit = METRICS[metric][0]
     rows = []
     for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)):
         if not mask.any():
             continue
-        x, y, seed = a.values[metric][mask], b.values[metric][mask], a.seed[mask]
-        for what, found, of in ((f"{metric}_difference", paired_difference(x, y, seed), f"{unit}, paired"),
-                                ("probability_of_improvement", probability_of_improvement(x, y, seed),
-                                 "of an episode, ties half")):
-            rows.append({"task": f"{task}, paired differences", "method": name, "variant": {"starts": starts},
-                         "metric": what, **found._asdict(), "seeds": len(np.unique(seed)), "unit": of,
-                         "higher_is_better": True})
+        seed, about = a.seed[mask], {"task": f"{task}, paired differences", "method": name,
+                                     "variant": {"starts": starts}, "seeds": len(np.unique(a.seed[mask])),
+                                     "higher_is_better": True}
+        for each in (metric,) if metric == "score" else (metric, "success"):
+            found = paired_difference(a.values[each][mask], b.values[each][mask], seed)
+            rows.append({**about, "metric": f"{each}_difference", **found._asdict(),
+                         "unit": f"{METRICS[each][0]}, paired"})
+        better = probability_of_improvement(a.values[metric][mask], b.values[metric][mask], seed)
+        rows.append({**about, "metric": "probability_of_improvement", **better._asdict(),
+                     "unit": "of an episode, ties half"})
     return rows
 
 
