@@ -320,6 +320,24 @@ def test_without_reference_scores_a_pair_is_compared_by_return_and_success() -> 
     assert found["success_difference", "all"] == pytest.approx(1 / 3) and found["success_difference", "blocked"] == 0.5
 
 
+def test_the_demo_trains_and_guides_what_the_benchmark_does_for_its_maze() -> None:
+    from hydra import compose, initialize_config_module
+
+    from dforce.verbs.trainings import compose_training
+
+    with initialize_config_module("dforce.configs", version_base="1.3"):
+        demo = compose("demo")
+    text = yaml.safe_load((ROOT / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    trained = compose_training({**text["train"], **text["models"]["forcing"]})
+    for part in ("objective", "net", "schedule", "horizon", "stack", "batch"):
+        assert demo.train[part] == trained[part], part
+    assert demo.train.fit.steps == trained.fit.steps and demo.train.fit.lr == trained.fit.lr
+    assert demo.plan.planner.scale in text["methods"]["MCTG n=4"]["tune"]["scale"]
+    wanted = text["methods"]["MCTG n=4"]["planner"]
+    assert {key: demo.plan.planner[key] for key in ("steps", "delay", "draws", "lookahead")} == {
+        key: wanted[key] for key in ("steps", "delay", "draws", "lookahead")}
+
+
 # tuning and evaluation
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dforce.data.normalize import Affine
-from dforce.denoiser import Denoiser
+from dforce.denoiser import Cond, Denoiser
 from dforce.guidance import Energy, guided, padded
 from dforce.matrix import pyramid
 from dforce.monte_carlo import monte_carlo
@@ -108,11 +108,20 @@ class DiffusionPlanner:
                   ) -> Iterator[tuple[Step, np.ndarray]]:
         """Every step of one planning, with the plan it would end in now: x0_hat as physical plans [N, H, D]."""
         noise = Noise(seed)
-        x, cond, goal_ = self._start(obs, goal, remaining, noise)
+        x, cond, goal_ = self.start(obs, goal, remaining, noise)
         with self._cast():
             for step in sample(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
                                cond=cond, eta=self.eta, order=self.order, noise=noise):
                 yield step, self._physical(step.x0)
+
+    def start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> tuple[Tensor, Cond, Tensor]:
+        """What sampling begins with: pure noise x [N, T, D], the condition (where each starts), goals [N, 2]."""
+        device = self.schedule.alpha.device
+        time, (c, d) = self.tokens(remaining), self.layout["observation"]
+        start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))
+        like = torch.empty(len(obs), time, self._width, device=device)
+        x = noise(-1, torch.arange(time, device=device), like)
+        return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
 
     def with_(self, **changes: Any) -> DiffusionPlanner:
         """The same planner with other settings."""
@@ -128,16 +137,8 @@ class DiffusionPlanner:
         device = self.schedule.alpha.device.type
         return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def _start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> tuple:
-        device = self.schedule.alpha.device
-        time, (c, d) = self.tokens(remaining), self.layout["observation"]
-        start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))
-        like = torch.empty(len(obs), time, self._width, device=device)
-        x = noise(-1, torch.arange(time, device=device), like)
-        return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
-
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
-        x, cond, goal_ = self._start(obs, goal, remaining, noise)
+        x, cond, goal_ = self.start(obs, goal, remaining, noise)
         with self._cast():
             x0 = generate(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
                           cond=cond, eta=self.eta, order=self.order, noise=noise)

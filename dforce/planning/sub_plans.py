@@ -72,7 +72,7 @@ class Grower:
 
     def __init__(self, planner: DiffusionPlanner, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, *,
                  sub_plans: int, jumpy: tuple[int, int], episode: np.ndarray | None = None):
-        x, cond, self.goal = planner._start(obs, goal, remaining, noise)
+        x, cond, self.goal = planner.start(obs, goal, remaining, noise)
         self.planner, self.noise, self.like, self.start = planner, noise, x, cond["static"]["start"]
         self.tokens, self.jumpy = x.shape[1], jumpy
         self.length = -(-self.tokens // sub_plans)

@@ -53,7 +53,7 @@ def displaced(planner: DiffusionPlanner, denoiser: Denoiser, x: Tensor, step: St
 def compared(planner: DiffusionPlanner, starts: np.ndarray, goals: np.ndarray, steps: int, draws: list[int],
              ) -> Iterator[tuple[tuple[str, int, float], dict[str, Tensor]]]:
     """The metrics [N] of each way, number of draws and share of the rows, for one network."""
-    x, cond, goal = planner._start(starts, goals, steps, Noise(0))
+    x, cond, goal = planner.start(starts, goals, steps, Noise(0))
     tokens = x.shape[1]
     plain, matrix = planner.guide(goal, Noise(0), tokens), planner.matrix(tokens)
     at = {int(share * (len(matrix) - 1)): share for share in SHARES}
