@@ -130,11 +130,20 @@ def environment(command: str | None = None) -> dict[str, Any]:
     """Command, commit, versions and machine of this process. Imports nothing heavy."""
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": _machine(),
     }
+
+
+def _program(file: Path) -> list[str]:
+    """What a reader types for it: a script as it lies in a repository, never where that lies on this machine."""
+    if file.suffix != ".py":
+        return [file.name]
+    parts = file.absolute().parts
+    at = max((i for i, part in enumerate(parts) if part == "scripts"), default=len(parts) - 1)
+    return ["python", "/".join(parts[at:])]
 
 
 def peak_memory_mb() -> float:

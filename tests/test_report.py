@@ -334,6 +334,13 @@ def test_table_numbers_equal_the_rows():
     assert seen == 3 * len(rows)
 
 
+def test_of_differences_those_are_bold_that_are_settled():
+    rows = [{**row(name, value), "metric": "score_difference", "low": value - 1, "high": value + 1}
+            for name, value in (("a - b", 5.0), ("a - c", 0.5), ("a - d", -2.0))]
+    text = table.markdown_table(rows)
+    assert "**5.00 [4.00, 6.00]**" in text and "**-2.00 [-3.00, -1.00]**" in text and "**0.50" not in text
+
+
 def test_lines_are_named_by_what_varies_within_a_method_and_the_best_is_bold():
     base = {"starts": "all", "executor": "pd"}
     rows = [row("a", 1.0, variant=base), row("m", 5.0, variant=base | {"n_futures": 1})]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from dforce.report.results import read_results
-from dforce.run import RunFolder, Ticker, peak_memory_mb, progress, write_atomic
+from dforce.run import RunFolder, Ticker, environment, peak_memory_mb, progress, write_atomic
 
 ROW = {
     "task": "t", "method": "m", "variant": {"order": 2}, "metric": "score", "value": 1.0, "low": 0.5, "high": 1.5,
@@ -130,3 +131,12 @@ def test_progress_prints_plain_lines_with_an_eta(
         ticker.advance(note="loss 0.5")
     error = capsys.readouterr().err.splitlines()
     assert error[0] == "train: 1/4, 0:24 elapsed, 1:12 to go, loss 0.5"
+
+
+@pytest.mark.parametrize(("program", "told"), [
+    ("/home/me/dforce/scripts/planning/delay.py", "python scripts/planning/delay.py --steps 20"),
+    ("/home/me/mine.py", "python mine.py --steps 20"), ("/usr/bin/dforce", "dforce --steps 20")])
+def test_the_command_on_record_names_a_script_as_the_repository_does(program: str, told: str,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "--steps", "20"])
+    assert environment()["command"] == told

@@ -274,7 +274,8 @@ def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(
     assert not torch.equal(several["tree, mean"], several["tree, log-mean-exp"])
 
 
-def test_the_overview_shows_differences_in_percent_of_the_controllers(tmp_path):
+def test_the_overview_shows_differences_in_percent_of_the_controllers(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     script = runpy.run_path(str(SCRIPTS / "overview.py"))
 
     def row(task, method, metric, value):
@@ -286,8 +287,12 @@ def test_the_overview_shows_differences_in_percent_of_the_controllers(tmp_path):
             row("t, paired differences", "MCTG n=4 - Diffuser, diffused action", "return_difference", 7.0)]
     header = {"command": "x", "commit": "c", "versions": {}, "machine": {}, "seconds": 1.0, "peak_memory_mb": 1.0}
     file = write_results(tmp_path / "planning_t.json", header, rows)
-    assert script["differences"](file, "tracking") == {"all starts": {"MCTG n=4 - Diffuser": (10.0, 8.0, 12.0)}}
-    assert script["differences"](write_results(tmp_path / "other.json", header, rows[1:]), "tracking") == {}
+    with pytest.raises(ValueError, match="controller and random"):
+        script["differences"](file, "tracking")
+    file = write_results(tmp_path / "planning_t.json", header, [row("t", "random", "return", 10.0), *rows])
+    assert script["differences"](file, "tracking") == ("t", {"all starts": {"MCTG n=4 - Diffuser": (12.5, 10.0, 15.0)}})
+    with pytest.raises(ValueError, match="under 'trackin'; there are tracking, diffused action"):
+        script["differences"](file, "trackin")
 
 
 def test_levels_for_walking_are_uniform_in_half_of_the_sequences_and_often_clean_in_the_others():

@@ -41,7 +41,7 @@ def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]
                 shown, metric, references=REFERENCES[1:], title=f"{bench.task.name}, executed by {executor}")
     figures["starts.png"] = starts_figure(bench)
     for name, curve in bench.suite.curves.items():
-        figures[f"{name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
+        figures[f"curve {name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
     figures["differences.png"] = differences_figure(bench, rows, metric)
     figures["compute.png"] = compute_figure(bench, own, metric)
     figures["scale.png"] = scale_figure(bench, rows, metric)
@@ -56,26 +56,31 @@ def caption(name: str) -> str:
     stem = name.removesuffix(".png")
     if stem.startswith("score "):
         return f"Scores with 95% intervals, plans executed by {stem.removeprefix('score ')}; dashed: reference drivers."
-    return f"The score over {stem}, each point at its own tuned settings."
+    return f"The score over {stem.removeprefix('curve ')}, each point at its own tuned settings."
 
 
 def starts_figure(bench: Bench) -> Any:
-    """All methods on the first blocked starts of seed 0; None where nothing has been played."""
-    seen, starts, goals = {}, None, None
+    """All methods on the first blocked starts of seed 0 that all of them played; None where there are none."""
+    kept: dict[str, dict[str, np.ndarray]] = {}
     for method in bench.suite.methods.values():
         file = bench.shard_file(method.name, 0).with_suffix(".npz")
-        if not file.is_file():
-            continue
-        with np.load(file) as kept:
-            arrays = {name: kept[name][:STARTS] for name in kept.files}
+        if file.is_file():
+            with np.load(file) as arrays:
+                kept[_named(method)] = {name: arrays[name] for name in arrays.files}
+    if not kept:
+        return None
+    episodes = [one["episode"].astype(int).tolist() for one in kept.values()]
+    shown = [e for e in episodes[0] if all(e in other for other in episodes)][:STARTS]
+    if not shown:
+        return None
+    seen = {}
+    for name, own in zip(kept, episodes, strict=True):
+        arrays = {key: values[[own.index(e) for e in shown]] for key, values in kept[name].items()}
         path = on_paper(bench.task.maze, arrays["path"])
         plan = on_paper(bench.task.maze, arrays["plan"]) if "plan" in arrays else None
-        seen[_named(method)] = Seen(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
-        starts, goals = path[:, 0], on_paper(bench.task.maze, arrays["goal"])
-    if starts is None or goals is None:
-        return None
-    count = min(len(one.path) for one in seen.values())
-    return same_starts(bench.task.maze.walls, seen, starts[:count], goals[:count],
+        seen[name] = Seen(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
+    starts, goals = path[:, 0], on_paper(bench.task.maze, arrays["goal"])
+    return same_starts(bench.task.maze.walls, seen, starts, goals,
                        title=f"{bench.task.name}: all methods from the same starts", reach=reach(bench.task.maze))
 
 

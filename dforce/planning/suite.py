@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from dforce.config import check, nearest
 from dforce.planning.units import slug
 
-KEYS = {"seeds", "episodes", "tune", "train", "models", "executors", "methods", "pairs", "curves", "learning", "fast"}
+KEYS = {"seeds", "episodes", "tune", "scales", "train", "models", "executors", "methods", "pairs", "curves", "learning",
+        "fast"}  # scales: for ${scales} in the methods' `tune`, so that a suite on it changes all of them at once
 METHOD_KEYS = {"model", "planner", "driver", "tune", "executors", "replan_every", "shrink", "episodes"}
 
 

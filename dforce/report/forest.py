@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from dforce.report import style
 from dforce.report.study_plots import Estimate
@@ -20,8 +21,8 @@ def forest(panels: Mapping[str, Panel], *, xlabel: str, title: str = "") -> Figu
     """A line an interval, comparisons downwards, a panel a subset; zero is a line through all of them.
 
     panels: title -> comparison -> series -> (difference, low, high); comparisons and series stand in the order in which
-    they come first, a series has one colour throughout. Filled: the interval leaves zero out. A single series needs no
-    name. ValueError without any difference, and for more series than there are colours.
+    they come first, a series has one colour throughout. Filled: the interval leaves zero out, as a line below says. A
+    single series needs no name. ValueError without any difference, and for more series than there are colours.
     """
     names = list(dict.fromkeys(name for panel in panels.values() for found in panel.values() for name in found))
     if not names:
@@ -37,13 +38,16 @@ def forest(panels: Mapping[str, Panel], *, xlabel: str, title: str = "") -> Figu
         ax.axvline(0, color=style.INK, linewidth=1.0, zorder=2)
         for comparison, series in found.items():
             for name, estimate in series.items():
-                _line(ax, estimate, places[comparison, name], style.PALETTE[names.index(name)], name)
+                _line(ax, estimate, places[comparison, name], style.PALETTE[names.index(name)])
     axes[0].set_yticks(list(middles.values()), list(middles), fontsize=style.TICK)
     axes[0].set_ylim(end - 0.5, -0.9)
     if len(names) > 1:
-        handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend([handles[name] for name in names], names, loc="outside right center", frameon=False,
-                      fontsize=style.TICK, labelcolor=style.INK)
+        handles = [Line2D([], [], color=color, marker="o", markersize=6.5, linewidth=2.2)
+                   for color in style.PALETTE[:len(names)]]
+        figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=style.TICK,
+                      labelcolor=style.INK)
+    figure.supxlabel("filled: the 95% interval leaves zero out", fontsize=style.TICK, color=style.MUTED, x=0.99,
+                     ha="right")
     if title:
         figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
     return figure
@@ -63,9 +67,9 @@ def _places(panels: Mapping[str, Panel], names: list[str]) -> tuple[dict[tuple[s
     return places, middles, end
 
 
-def _line(ax: Axes, estimate: Estimate, height: float, color: str, name: str) -> None:
+def _line(ax: Axes, estimate: Estimate, height: float, color: str) -> None:
     value, low, high = estimate
     settled = low > 0 or high < 0
     ax.plot([low, high], [height, height], color=color, linewidth=2.2, solid_capstyle="butt", zorder=3)
     ax.plot(value, height, "o", color=color, markersize=6.5, markerfacecolor=color if settled else "white",
-            markeredgecolor=color, zorder=4, label=name)
+            markeredgecolor=color, zorder=4)

@@ -14,7 +14,8 @@ ACROSS = ("starts",)  # variant keys that spread over columns instead of lines
 
 
 class Cell(NamedTuple):
-    """One number of a table; `text` is `value [low, high]`, `best` marks the best of its column."""
+    """One number of a table; `text` is `value [low, high]`. `best`: the best of its column; of a column of differences,
+    which have no best, those whose interval leaves zero out."""
 
     text: str
     row: Row | None
@@ -134,8 +135,14 @@ def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) ->
             cells.append(Cell("", None))
             continue
         count = f" (n={row['n']})" if len(counts) > 1 else ""
-        cells.append(Cell(value_with_interval(row, digits) + count, row, best is not None and row["value"] == best))
+        bold = _settled(row) if row["metric"].endswith("difference") else best is not None and row["value"] == best
+        cells.append(Cell(value_with_interval(row, digits) + count, row, bold))
     return cells
+
+
+def _settled(row: Row) -> bool:
+    """Does the interval of a difference leave zero out?"""
+    return row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
 
 
 def _heading(name: tuple[Any, ...], rows: list[Row]) -> str:
@@ -148,7 +155,7 @@ def _heading(name: tuple[Any, ...], rows: list[Row]) -> str:
 
 
 def markdown_table(rows: Iterable[Row], *, metrics: Sequence[str] | None = None, across: Sequence[str] = ACROSS) -> str:
-    """Markdown: methods as lines, metrics as columns with `value [low, high]`, the best of a column in bold.
+    """Markdown: methods as lines, metrics as columns with `value [low, high]`, the `best` of a column in bold.
 
     Columns are metrics times the values of the variant keys in `across` (starts: all, blocked). Several tasks give
     several tables, each under a line with its name.

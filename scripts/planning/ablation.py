@@ -17,14 +17,14 @@ import argparse
 import json
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dforce.planning.tasks import get_task
 from dforce.report.results import read_results, write_results
 from dforce.run import environment
+from dforce.verbs.benchmark_planning import shipped, with_base
+from dforce.verbs.trainings import plain
 
 TASK, STACK = "maze2d-umaze", 10
 DECAY = 0.9                # a token, of fused SNR as `dforce train` has it
@@ -46,8 +46,7 @@ ORDERS = (2, 1)
 
 def suite(asked: argparse.Namespace) -> dict[str, Any]:
     """The benchmark of the ablation, over the sizes of the shipped one for this task."""
-    text = (files("dforce.configs") / "planning" / f"{TASK}-cpu.yaml").read_text(encoding="utf-8")
-    base = yaml.safe_load(text)
+    base = plain(with_base(shipped(get_task(TASK), "cpu")))
     planner = {"_target_": "dforce.planning.plan.DiffusionPlanner", "steps": 20, "delay": 0, "scale": 0.3}
     network = base["models"]["forcing"] | {"fit.steps": asked.steps}
     names = {(model, order): f"{model} order {order}" for model in CHANGES for order in ORDERS}

@@ -4,7 +4,8 @@ python scripts/planning/horizon.py [CHECKPOINT ...] [--factors .5 1 2] [--out do
 
 A checkpoint with Diffuser's network (net=temporal, trained to end at a goal shown clean) is planned with as Diffuser's.
 Episodes stay as long as the task has them: behind a plan's end its last state is held, or, with replanning, the next
-plan follows. Diffusion Forcing's guidance scale is tuned for each length on starts of its own; Diffuser has none.
+plan follows. On starts of their own each length has the guidance scale of Diffusion Forcing, or order and eta of
+Diffuser, tuned.
 Rows: scores, and plan_in_wall, the part of all planned states that no ball can be in. A network that is not causal also
 plans the shorter length with pure noise behind it up to the length of its training, as for a length not yet known.
 """
@@ -32,13 +33,15 @@ from dforce.planning.studies import around, starts_of, tuned
 from dforce.planning.tasks import Task, trained_task
 from dforce.precision import device_of
 
+SAMPLERS = [{"order": order, "eta": eta} for order in (1, 2) for eta in (0.0, 1.0)]  # as the benchmark tunes Diffuser
+
 
 def ways(bundle: Bundle, asked: argparse.Namespace, factor: float) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """(method, planner, control of its episodes) of each way to plan `factor` times the training's length."""
     trained = bundle.layout["horizon"]
     length = round(factor * trained)
     if isinstance(bundle.denoiser.net, TemporalUNet):
-        yield "Diffuser", around(bundle, DiffuserPlanner, horizon=length, steps=asked.steps), {}
+        yield "Diffuser", around(bundle, DiffuserPlanner, horizon=length, steps=asked.diffuser_steps), {}
         return
     name = f"Diffusion Forcing, {type(bundle.denoiser.net).__name__}"
     planner = around(bundle, DiffusionPlanner, horizon=length, steps=asked.steps, delay=asked.delay, draws=asked.draws)
@@ -55,10 +58,10 @@ def rows_of(checkpoint: str, task: Task, bundle: Bundle, asked: argparse.Namespa
     for factor in asked.factors:
         for name, planner, control in ways(bundle, asked, factor):
             about = {"checkpoint": Path(checkpoint).name, "of training": factor}
-            if isinstance(planner, DiffusionPlanner):
-                planner, trials = tuned(task, planner, tracking(), [{"scale": scale} for scale in asked.scales],
-                                        episodes=asked.tune_episodes, **control)
-                about["trials"] = len(trials)
+            guided = isinstance(planner, DiffusionPlanner)
+            settings = [{"scale": scale} for scale in asked.scales] if guided else SAMPLERS
+            planner, trials = tuned(task, planner, tracking(), settings, episodes=asked.tune_episodes, **control)
+            about["trials"] = len(trials)
             method = planned(name, task.world, planner, tracking(), variant=about, **control)
             yield compare(task.world, [method], starts, goals, task=task.name).rows
 
@@ -68,8 +71,9 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="*", default=["maze2d-umaze"])
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a token")
+    parser.add_argument("--diffuser-steps", type=int, default=64, help="denoising steps of Diffuser")
     parser.add_argument("--delay", type=int, default=5, help="of Diffusion Forcing's matrix")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.1, 0.3, 1.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.03, 0.1, 0.3, 1.0])
     parser.add_argument("--draws", type=int, default=1, help="futures of Monte Carlo Tree Guidance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the starts")
     parser.add_argument("--episodes", type=int, default=20, help="starts of each seed")

@@ -1,64 +1,94 @@
-"""Who is ahead of whom on which task: the paired differences of several planning benchmarks in one picture.
+"""Several planning benchmarks beside one another: paired differences in one picture, all methods in one table.
 
-python scripts/planning/overview.py docs/results/planning_*.json [--executor tracking] [--out FILE]
+python scripts/planning/overview.py RESULTS [RESULTS ...] [--executor tracking] [--picture FILE] [--out FILE]
 
-Differences are in percent of what the scripted controller, which knows the maze, has from the same starts: of the
-score, or of the return where a maze has no reference scores, for only so are tasks beside one another. A file named
-planning_<task>.json is a series; one whose run has no controller is left out, with a word.
+RESULTS: results.json of runs of `dforce benchmark planning`, or [NAME=]FILE to call a task otherwise. Differences are
+in percent of what the scripted controller, which knows the maze, has above random driving from such starts, for only so
+do tasks stand beside one another. The intervals are those of the differences; the controller's own is left out of them.
+The table, --out, holds the score of every method on every task, or the return where a task has no scores; where a
+method was not run there is none.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
+from findings import write
+
 from dforce.report.forest import forest
-from dforce.report.results import read_results, select
+from dforce.report.results import Row, read_results, select
 from dforce.report.study_plots import Estimate
 
 COMPARED = ("MCTG n=4 - Diffuser", "MCTG n=4 - guided", "MCTG n=4 - full sequence matrix", "MCTD - MCTG n=4",
             "MCTG n=4 - controller")
 
 
-def differences(file: Path, executor: str) -> dict[str, dict[str, Estimate]]:
-    """Panel title -> comparison -> (difference, low, high) in percent of the controller's; {} without a controller."""
+def differences(file: Path, executor: str) -> tuple[str, dict[str, dict[str, Estimate]]]:
+    """The task, and panel title -> comparison -> (difference, low, high) in percent of the controller's.
+
+    ValueError where the run lacks the controller, random driving (a score has its 0), or differences by that executor.
+    """
     rows = read_results(file).rows
     task = rows[0]["task"].partition(",")[0]
     metric = "score" if any(row["metric"] == "score" for row in rows) else "return"
+    paired = select(rows, task=f"{task}, paired differences", metric=f"{metric}_difference")
+    if not any(row["method"].endswith(f", {executor}") for row in paired):
+        there = dict.fromkeys(row["method"].rpartition(", ")[2] for row in paired)
+        raise ValueError(f"{file} has no differences under {executor!r}; there are {', '.join(there) or 'none at all'}")
     found: dict[str, dict[str, Estimate]] = {}
-    for starts in ("all", "blocked"):
-        controller = select(rows, task=task, method="controller", metric=metric, variant={"starts": starts})
-        for name in COMPARED if controller else ():
-            for row in select(rows, task=f"{task}, paired differences", method=f"{name}, {executor}",
-                              metric=f"{metric}_difference", variant={"starts": starts}):
-                share = 100 / controller[0]["value"]
+    for starts in dict.fromkeys(row["variant"]["starts"] for row in paired):
+        of = {row["method"]: row["value"] for row in select(rows, task=task, metric=metric, variant={"starts": starts})}
+        if "controller" not in of or not (metric == "score" or "random" in of):
+            raise ValueError(f"{file}: percent take the methods controller and random; it has {', '.join(of)}")
+        share = 100 / (of["controller"] - (0 if metric == "score" else of["random"]))
+        for name in COMPARED:
+            for row in select(paired, method=f"{name}, {executor}", variant={"starts": starts}):
                 panel = found.setdefault(f"{starts} starts", {})
                 panel[name] = (share * row["value"], share * row["low"], share * row["high"])
-    return found
+    return task, found
+
+
+def scores(file: Path, name: str, executor: str) -> list[Row]:
+    """The score, or return, of every method by that executor or by none, under the metric `name` of one common task."""
+    rows = read_results(file).rows
+    task = rows[0]["task"].partition(",")[0]
+    metric = "score" if any(row["metric"] == "score" for row in rows) else "return"
+    return [{**row, "task": "planning", "method": row["method"].removesuffix(f", {executor}"), "metric": name,
+             "variant": {"starts": row["variant"]["starts"]}}
+            for row in select(rows, task=task, metric=metric) if row["variant"]["executor"] in (executor, "its own")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("results", nargs="+", metavar="[NAME=]FILE")
     parser.add_argument("--executor", default="tracking")
-    parser.add_argument("--out", type=Path, default=Path("docs/img/planning_overview.png"))
-    asked = parser.parse_args()
-    panels: dict[str, dict[str, dict[str, Estimate]]] = {"all starts": {}, "blocked starts": {}}
-    for file in asked.results:
-        found = differences(file, asked.executor)
-        if not found:
-            print(f"{file}: no differences under {asked.executor} beside a controller, left out")
+    parser.add_argument("--picture", type=Path, default=Path("docs/img/planning_overview.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/planning_overview.json"))
+    asked, begin, rows = parser.parse_args(), time.monotonic(), []
+    panels: dict[str, dict[str, dict[str, Estimate]]] = {}
+    seen: dict[str, str] = {}
+    for word in asked.results:
+        name, _, file = word.rpartition("=")
+        try:
+            task, found = differences(Path(file), asked.executor)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        name = name or task
+        if name in seen:
+            parser.error(f"{seen[name]} and {file} are both {name}: give one another name, NAME={file}")
+        seen[name] = file
+        rows += scores(Path(file), name, asked.executor)
         for title, comparisons in found.items():
-            for name in COMPARED:
-                if name in comparisons:
-                    series = panels[title].setdefault(name, {})
-                    series[file.stem.removeprefix("planning_").replace("_", " ")] = comparisons[name]
+            for comparison, estimate in comparisons.items():
+                panels.setdefault(title, {}).setdefault(comparison, {})[name] = estimate
     panels = {title: {name: panel[name] for name in COMPARED if name in panel} for title, panel in panels.items()}
-    figure = forest(panels, xlabel="difference in % of the controller's",
-                    title=f"Planners, executed by {asked.executor}")
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(asked.out)
-    print(f"wrote {asked.out}")
+    asked.picture.parent.mkdir(parents=True, exist_ok=True)
+    figure = forest(panels, xlabel="% of the controller's", title=f"Planners, executed by {asked.executor}")
+    figure.savefig(asked.picture)
+    write(asked.out, rows, begin)
+    print(f"wrote {asked.picture} and {asked.out}")
 
 
 if __name__ == "__main__":
