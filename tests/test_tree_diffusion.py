@@ -76,7 +76,7 @@ def test_a_chain_is_semi_autoregressive_sampling(causal, delay):
     waiting, done = torch.full_like(part, planner.schedule.levels), torch.zeros_like(part)
     matrix = torch.cat([torch.cat([part, waiting], 1), torch.cat([done, part], 1)])
     noise = Noise(seed_of(int(np.random.default_rng(0).integers(2**62)), 0))
-    x, cond, goal = planner._start(STARTS, GOALS, STEPS, noise)
+    x, cond, goal = planner.start(STARTS, GOALS, STEPS, noise)
     energy = Physical(SumOfDistances(goal), planner.normalizer, planner.layout["stack"])
     x0 = generate(guided(planner.denoiser, planner.schedule, energy, 0.2), planner.schedule, matrix, x, cond=cond,
                   path="double_loop")
@@ -99,7 +99,7 @@ def test_a_simulation_is_jumpy():
     first, rest = pyramid(grid(4, "log_snr"), 3, 1), full_sequence(grid(2, "log_snr"), 3)
     matrix = torch.cat([torch.cat([first, torch.full_like(first, planner.schedule.levels)], 1),
                         torch.cat([torch.zeros_like(rest), rest], 1)])
-    x, cond, _ = planner._start(STARTS, GOALS, STEPS, Noise(0))
+    x, cond, _ = planner.start(STARTS, GOALS, STEPS, Noise(0))
     wanted = generate(planner.denoiser, planner.schedule, matrix, x, cond=cond, path="double_loop")
     torch.testing.assert_close(search(planner).plans, wanted, rtol=1e-5, atol=1e-5)
 
