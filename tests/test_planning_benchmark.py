@@ -244,6 +244,12 @@ def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) ->
     text = plain(with_base(file))
     suite = read_suite(text, files=[file])
     assert suite.seeds >= 3 and suite.episodes >= 100 and suite.tune_seed not in range(suite.seeds)
+    tried = {tuple(method.tune["scale"]) for method in suite.methods.values()
+             if isinstance(method.tune, dict) and "scale" in method.tune and "energy" not in method.node}
+    assert len(tried) == 1  # one list for all that are guided by the same energy
+    if file.stem.endswith("paper"):
+        published = suite.methods["Diffuser"]
+        assert published.tune is None and (published.node["order"], published.node["eta"]) == (1, 1.0)
     for model in suite.models.values() if file.stem.startswith(("maze2d", "ogbench-medium")) else ():
         cfg = compose_training({**model.overrides, "data": "any", "seed": 0, "out": None})
         assert cfg.horizon % cfg.stack == 0 and cfg.data == "any"
