@@ -302,3 +302,19 @@ def test_levels_for_walking_are_uniform_in_half_of_the_sequences_and_often_clean
     assert set(spaced.unique().tolist()) == set(schedule.grid(40).tolist())
     assert abs((spaced == 0).double().mean() - 1 / 41) < 0.005
     assert abs(uniform.double().mean() - 500) < 15 and len(uniform.unique()) == 1001
+
+
+def test_a_plan_begins_where_its_first_state_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = runpy.run_path(str(SCRIPTS / "beginnings.py"))
+
+    class Aside:
+        scale = 0.0
+
+        def __call__(self, obs, goal, remaining, rng):
+            states = np.repeat(obs[:, None], remaining, 1)
+            states[:, 0, :2] += [0.3, 0.4]
+            return Plan(np.zeros((len(obs), remaining, 2)), states)
+
+    row = script["beginning"](UMAZE, "aside", Aside(), 3)
+    assert row["value"] == pytest.approx(0.5) and (row["n"], row["method"]) == (3, "aside")

@@ -14,7 +14,7 @@ from dforce.report.results import write_results
 from dforce.run import environment, peak_memory_mb
 
 SHOWN = ("score", "success", "far_spread", "plan_in_wall", "trained", "composed", "neither", "score_difference",
-         "cosine", "repeat_cosine", "length")
+         "cosine", "repeat_cosine", "length", "start_distance")
 
 
 def write(out: Path, rows: Sequence[Row], begin: float) -> None:
