@@ -11,6 +11,7 @@ from dforce.planning.benchmark import Bench
 from dforce.planning.pictures import on_paper, reach
 from dforce.planning.score import Row
 from dforce.planning.suite import MethodNode
+from dforce.report import style
 from dforce.report.benchmark_plots import Point, Seen, same_starts, sweep_panels
 from dforce.report.curves import bars_with_intervals
 from dforce.report.forest import forest
@@ -154,7 +155,8 @@ def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     found: dict[str, dict[str, dict[str, Estimate]]] = {}
     for row in select(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
         comparison, _, executor = row["method"].rpartition(", ")
-        if not comparison or ", " in comparison:  # of two executors, or of none
+        if not comparison or ", " in comparison or len(bench.suite.executors) >= len(style.PALETTE):
+            # Of two executors, of none, or of more than there are colours for.
             comparison, executor = row["method"], "as named"
         panel = found.setdefault(f"{row['variant']['starts']} starts", {})
         panel.setdefault(comparison, {})[executor] = (row["value"], row["low"], row["high"])
