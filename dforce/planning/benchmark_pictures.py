@@ -82,7 +82,7 @@ def starts_figure(bench: Bench) -> Any:
         seen[name] = Seen(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
     starts, goals = path[:, 0], on_paper(bench.task.maze, arrays["goal"])
     return same_starts(bench.task.maze.walls, seen, starts, goals,
-                       title=f"{bench.task.name}: all methods from the same starts", reach=reach(bench.task.maze))
+                       title=f"{bench.task.name}:\nall methods from the same starts", reach=reach(bench.task.maze))
 
 
 def _named(method: MethodNode) -> str:
