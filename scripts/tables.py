@@ -13,17 +13,17 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from dforce.report.results import read_results
+from dforce.report.results import Results, read_results
 from dforce.report.table import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = re.compile(r"(<!-- table (\S+) (\S+)((?: \S+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(match: re.Match[str], made: str = "") -> str:
+def table(match: re.Match[str], results: Results, made: str) -> str:
     """One table anew. made: a line about where it comes from, for below it."""
-    results = read_results(ROOT / match[2])
     known = {row["metric"] for row in results.rows}
     metrics = [name if name in known else name.replace("_", " ") for name in match[3].split(",")]
     wanted = {key: {form for one in value.split("|") for form in (one, one.replace("_", " "))}
@@ -40,16 +40,15 @@ def tables(page: str, *, origin: bool) -> str:
     told: set[str] = set()
 
     def anew(match: re.Match[str]) -> str:
-        first = origin and match[2] not in told
+        results, first = read_results(ROOT / match[2]), origin and match[2] not in told
         told.add(match[2])
-        return table(match, made_by(match[2]) if first else "")
+        return table(match, results, made_by(results.header) if first else "")
 
     return MARK.sub(anew, page)
 
 
-def made_by(file: str) -> str:
-    """The line that names the commands and commits of a results file."""
-    header = read_results(ROOT / file).header
+def made_by(header: dict[str, Any]) -> str:
+    """The line that names the commands and commits in the header of a results file."""
     commands, commits = (dict.fromkeys(header[key] if isinstance(header[key], list) else [header[key]])
                          for key in ("command", "commit"))
     return f"\nMade by {', '.join(f'`{one}`' for one in commands)}, commit {', '.join(one[:9] for one in commits)}.\n"

@@ -288,11 +288,13 @@ def test_the_overview_shows_differences_in_percent_of_the_controllers(tmp_path, 
     header = {"command": "x", "commit": "c", "versions": {}, "machine": {}, "seconds": 1.0, "peak_memory_mb": 1.0}
     file = write_results(tmp_path / "planning_t.json", header, rows)
     with pytest.raises(ValueError, match="controller and random"):
-        script["differences"](file, "tracking")
+        script["differences"](script["read"](file), "tracking")
     file = write_results(tmp_path / "planning_t.json", header, [row("t", "random", "return", 10.0), *rows])
-    assert script["differences"](file, "tracking") == ("t", {"all starts": {"MCTG n=4 - Diffuser": (12.5, 10.0, 15.0)}})
+    run = script["read"](file)
+    assert (run.task, script["differences"](run, "tracking")) == (
+        "t", {"all starts": {"MCTG n=4 - Diffuser": (12.5, 10.0, 15.0)}})
     with pytest.raises(ValueError, match="under 'trackin'; there are tracking, diffused action"):
-        script["differences"](file, "trackin")
+        script["differences"](run, "trackin")
 
 
 def test_levels_for_walking_are_uniform_in_half_of_the_sequences_and_often_clean_in_the_others():

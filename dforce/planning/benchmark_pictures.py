@@ -9,6 +9,7 @@ import numpy as np
 
 from dforce.planning.benchmark import Bench
 from dforce.planning.pictures import on_paper, reach
+from dforce.planning.pool import headline_of
 from dforce.planning.score import Row
 from dforce.planning.suite import MethodNode
 from dforce.report import style
@@ -33,7 +34,7 @@ CAPTIONS = {
 def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]:
     """Draws what the rows allow; returns the captions, by file name, in the order of the page."""
     own = [row for row in rows if row["task"] == bench.task.name]
-    metric = "score" if any(row["metric"] == "score" for row in own) else "return"
+    metric = headline_of(own)
     figures: dict[str, Any] = {}
     for executor in bench.suite.executors:
         shown = [row for row in own if row["variant"].get("executor") in (executor, "its own")]

@@ -83,6 +83,11 @@ def headline(report: ScoreReport) -> str:
     return "score" if "score" in report.values else "return"
 
 
+def headline_of(rows: Iterable[Row]) -> str:
+    """The same of a task's rows of results."""
+    return "score" if any(row["metric"] == "score" for row in rows) else "return"
+
+
 def aggregate_rows(task: str, method: str, variant: Mapping[str, Any], report: ScoreReport) -> list[Row]:
     """The mean of the middle half of the episodes' scores, over all starts and the blocked ones.
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dforce.report import style
+from dforce.report.results import settled
 from dforce.report.study_plots import Estimate
 
 GAP = 0.7  # lines between two comparisons of several series
@@ -69,7 +70,6 @@ def _places(panels: Mapping[str, Panel], names: list[str]) -> tuple[dict[tuple[s
 
 def _line(ax: Axes, estimate: Estimate, height: float, color: str) -> None:
     value, low, high = estimate
-    settled = low > 0 or high < 0
     ax.plot([low, high], [height, height], color=color, linewidth=2.2, solid_capstyle="butt", zorder=3)
-    ax.plot(value, height, "o", color=color, markersize=6.5, markerfacecolor=color if settled else "white",
+    ax.plot(value, height, "o", color=color, markersize=6.5, markerfacecolor=color if settled(low, high) else "white",
             markeredgecolor=color, zorder=4)

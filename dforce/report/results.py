@@ -140,6 +140,11 @@ def select(rows: Iterable[Row], *, variant: Mapping[str, Any] | None = None, **e
     ]
 
 
+def settled(low: float | None, high: float | None) -> bool:
+    """Does the interval of a difference leave zero out? False where there is none."""
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
 def _check_keys(mapping: Mapping[str, Any], keys: Sequence[str], where: str, *, extra: bool = False) -> None:
     """Every key present and, unless `extra`, none besides; a misspelt one is answered with the nearest."""
     unknown = [] if extra else [str(key) for key in mapping if key not in keys]

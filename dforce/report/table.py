@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from dforce.report.results import Row
+from dforce.report.results import Row, settled
 
 ACROSS = ("starts",)  # variant keys that spread over columns instead of lines
 
@@ -135,14 +135,11 @@ def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) ->
             cells.append(Cell("", None))
             continue
         count = f" (n={row['n']})" if len(counts) > 1 else ""
-        bold = _settled(row) if row["metric"].endswith("difference") else best is not None and row["value"] == best
+        bold = best is not None and row["value"] == best
+        if row["metric"].endswith("difference"):
+            bold = settled(row["low"], row["high"])
         cells.append(Cell(value_with_interval(row, digits) + count, row, bold))
     return cells
-
-
-def _settled(row: Row) -> bool:
-    """Does the interval of a difference leave zero out?"""
-    return row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
 
 
 def _heading(name: tuple[Any, ...], rows: list[Row]) -> str:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from findings import write
 
+from dforce.planning.pool import headline_of
 from dforce.report.forest import forest
 from dforce.report.results import Row, read_results, select
 from dforce.report.study_plots import Estimate
@@ -25,36 +27,45 @@ COMPARED = ("MCTG n=4 - Diffuser", "MCTG n=4 - guided", "MCTG n=4 - full sequenc
             "MCTG n=4 - controller")
 
 
-def differences(file: Path, executor: str) -> tuple[str, dict[str, dict[str, Estimate]]]:
-    """The task, and panel title -> comparison -> (difference, low, high) in percent of the controller's.
+class Run(NamedTuple):
+    """The rows of a run, its task, and the metric by which its methods are compared."""
+
+    rows: list[Row]
+    task: str
+    metric: str
+
+
+def read(file: Path) -> Run:
+    rows = read_results(file).rows
+    return Run(rows, rows[0]["task"].partition(",")[0], headline_of(rows))
+
+
+def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
+    """Panel title -> comparison -> (difference, low, high) in percent of the controller's.
 
     ValueError where the run lacks the controller, random driving (a score has its 0), or differences by that executor.
     """
-    rows = read_results(file).rows
-    task = rows[0]["task"].partition(",")[0]
-    metric = "score" if any(row["metric"] == "score" for row in rows) else "return"
+    rows, task, metric = run
     paired = select(rows, task=f"{task}, paired differences", metric=f"{metric}_difference")
     if not any(row["method"].endswith(f", {executor}") for row in paired):
         there = dict.fromkeys(row["method"].rpartition(", ")[2] for row in paired)
-        raise ValueError(f"{file} has no differences under {executor!r}; there are {', '.join(there) or 'none at all'}")
+        raise ValueError(f"no differences under {executor!r}; there are {', '.join(there) or 'none at all'}")
     found: dict[str, dict[str, Estimate]] = {}
     for starts in dict.fromkeys(row["variant"]["starts"] for row in paired):
         of = {row["method"]: row["value"] for row in select(rows, task=task, metric=metric, variant={"starts": starts})}
         if "controller" not in of or not (metric == "score" or "random" in of):
-            raise ValueError(f"{file}: percent take the methods controller and random; it has {', '.join(of)}")
+            raise ValueError(f"percent take the methods controller and random; it has {', '.join(of)}")
         share = 100 / (of["controller"] - (0 if metric == "score" else of["random"]))
         for name in COMPARED:
             for row in select(paired, method=f"{name}, {executor}", variant={"starts": starts}):
                 panel = found.setdefault(f"{starts} starts", {})
                 panel[name] = (share * row["value"], share * row["low"], share * row["high"])
-    return task, found
+    return found
 
 
-def scores(file: Path, name: str, executor: str) -> list[Row]:
+def scores(run: Run, name: str, executor: str) -> list[Row]:
     """The score, or return, of every method by that executor or by none, under the metric `name` of one common task."""
-    rows = read_results(file).rows
-    task = rows[0]["task"].partition(",")[0]
-    metric = "score" if any(row["metric"] == "score" for row in rows) else "return"
+    rows, task, metric = run
     return [{**row, "task": "planning", "method": row["method"].removesuffix(f", {executor}"), "metric": name,
              "variant": {"starts": row["variant"]["starts"]}}
             for row in select(rows, task=task, metric=metric) if row["variant"]["executor"] in (executor, "its own")]
@@ -72,14 +83,15 @@ def main() -> None:
     for word in asked.results:
         name, _, file = word.rpartition("=")
         try:
-            task, found = differences(Path(file), asked.executor)
+            run = read(Path(file))
+            found = differences(run, asked.executor)
         except (OSError, ValueError) as error:
-            parser.error(str(error))
-        name = name or task
+            parser.error(f"{file}: {error}")
+        name = name or run.task
         if name in seen:
             parser.error(f"{seen[name]} and {file} are both {name}: give one another name, NAME={file}")
         seen[name] = file
-        rows += scores(Path(file), name, asked.executor)
+        rows += scores(run, name, asked.executor)
         for title, comparisons in found.items():
             for comparison, estimate in comparisons.items():
                 panels.setdefault(title, {}).setdefault(comparison, {})[name] = estimate
