@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from dforce.planning.execute import Executed
-from dforce.planning.methods import Played, Source, play_method
+from dforce.planning.methods import Source, play_method
 from dforce.planning.pool import headline
 from dforce.planning.score import ScoreReport, blocked_mask, score_report
 from dforce.planning.shards import Shard, read_shard, write_shard
-from dforce.planning.suite import MethodNode, Suite
+from dforce.planning.suite import MethodNode, Suite, label
 from dforce.planning.tasks import Task
 from dforce.planning.units import Unit, slug
 
@@ -112,8 +112,8 @@ def tune(bench: Bench, method: MethodNode) -> None:
         reports = [score_report(bench.task.world, [each.executed for each in alike], masks)
                    for alike in zip(*played, strict=True)]
         for each, report in zip(played[0], reports, strict=True):
-            variant = {**each.variant, **settings}
-            lines += report.episodes(task=f"{bench.task.name}, tuning", method=label(method, each), variant=variant)
+            name, variant = label(method.name, each.executor), {**each.variant, **settings}
+            lines += report.episodes(task=f"{bench.task.name}, tuning", method=name, variant=variant)
         trials.append({"settings": settings, "criterion": criterion(reports[0])})
     scores = [-np.inf if trial["criterion"] is None else trial["criterion"] for trial in trials]
     if not np.isfinite(scores).any():
@@ -137,11 +137,6 @@ def criterion(report: ScoreReport) -> float:
     values = report.values[headline(report)]
     subsets = [values, values[report.blocked]] if report.blocked.any() else [values]
     return float(np.mean([subset.mean() for subset in subsets]))
-
-
-def label(method: MethodNode, played: Played) -> str:
-    """The name in rows, which says who executes: a score is of both."""
-    return f"{method.name}, {played.executor}" if played.executor else method.name
 
 
 def read_tuning(bench: Bench, method: MethodNode) -> Shard | str:
@@ -178,10 +173,9 @@ def evaluate(bench: Bench, method: MethodNode, seed: int) -> None:
     for each in played:
         report = score_report(bench.task.world, [each.executed], [blocked])
         report = report._replace(seed=np.full(len(starts), seed))
-        variant = {"executor": each.executor or "its own", **each.variant}
-        lines += report.episodes(task=bench.task.name, method=label(method, each), variant=variant)
-        costs.append({"method": label(method, each), "variant": variant, "episodes": len(starts)}
-                     | each.cost._asdict())
+        name, variant = label(method.name, each.executor), {"executor": each.executor or "its own", **each.variant}
+        lines += report.episodes(task=bench.task.name, method=name, variant=variant)
+        costs.append({"method": name, "variant": variant, "episodes": len(starts)} | each.cost._asdict())
     file = bench.shard_file(method.name, seed)
     keep_pictures(file.with_suffix(".npz"), played[0].executed, blocked)
     write_shard(file, identity, {"method": method.name, "seed": seed, "costs": costs}, lines)

@@ -11,7 +11,7 @@ from dforce.planning.benchmark import Bench
 from dforce.planning.pictures import on_paper, reach
 from dforce.planning.pool import headline_of
 from dforce.planning.score import Row
-from dforce.planning.suite import MethodNode
+from dforce.planning.suite import MethodNode, labelled
 from dforce.report import style
 from dforce.report.benchmark_plots import Point, Seen, same_starts, sweep_panels
 from dforce.report.curves import bars_with_intervals
@@ -118,7 +118,7 @@ def curve_figure(bench: Bench, rows: list[Row], metric: str, over: str, methods:
     """The score of several methods over a setting of theirs, a line an executor."""
     series: dict[str, dict[str, float]] = {}
     for row in select(rows, metric=metric):
-        name, _, executor = row["method"].partition(", ")
+        name, executor = labelled(row["method"])
         if name in methods and over in row["variant"]:
             series.setdefault(executor, {})[row["method"]] = row["variant"][over]
     found = panels(rows, metric, series)
@@ -133,7 +133,7 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
 
     Methods of one curve are one line: more of the same at test time.
     """
-    played = {row["method"].partition(", ")[0] for row in rows}
+    played = {labelled(row["method"])[0] for row in rows}
     joined = {}
     for curve in bench.suite.curves.values():
         there = [method for method in curve["methods"] if method in played]
@@ -141,7 +141,7 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
             joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}")
     series: dict[str, dict[str, float]] = {}
     for row in select(rows, metric="episode_seconds"):
-        method, _, executor = row["method"].partition(", ")
+        method, executor = labelled(row["method"])
         if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
             series.setdefault(joined.get(method, method), {})[row["method"]] = row["value"]
     found = panels(rows, metric, series)
@@ -155,8 +155,8 @@ def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     """All paired differences of the suite, a line an executor; None where there are none."""
     found: dict[str, dict[str, dict[str, Estimate]]] = {}
     for row in select(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
-        comparison, _, executor = row["method"].rpartition(", ")
-        if not comparison or ", " in comparison or len(bench.suite.executors) >= len(style.PALETTE):
+        comparison, executor = labelled(row["method"])
+        if not executor or labelled(comparison)[1] or len(bench.suite.executors) >= len(style.PALETTE):
             # Of two executors, of none, or of more than there are colours for.
             comparison, executor = row["method"], "as named"
         panel = found.setdefault(f"{row['variant']['starts']} starts", {})
@@ -181,7 +181,7 @@ def _variant_figure(bench: Bench, rows: list[Row], metric: str, over: str, *, ti
     """A curve a method over a key of the variants; None where no row has it."""
     found: dict[str, dict[str, list[Point]]] = {}
     for row in select(rows, metric=metric):
-        name, _, executor = row["method"].partition(", ")
+        name, executor = labelled(row["method"])
         first = (*bench.suite.methods[name].executors, "")[0]
         if executor == first and over in row["variant"] and row["value"] is not None:
             panel = found.setdefault(f"{row['variant']['starts']} starts", {})

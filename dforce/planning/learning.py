@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from dforce.checkpoint import step_folder
-from dforce.planning.benchmark import Bench, evaluation_identity, label
+from dforce.planning.benchmark import Bench, evaluation_identity
 from dforce.planning.methods import play_method
 from dforce.planning.pool import headline, pooled
 from dforce.planning.score import Row, blocked_mask, score_report
 from dforce.planning.shards import Shard, read_shard, write_shard
-from dforce.planning.suite import MethodNode
+from dforce.planning.suite import MethodNode, label
 from dforce.planning.units import Unit, slug
 
 LEAST = 3  # checkpoints that make a curve
@@ -53,7 +53,8 @@ def learn(bench: Bench, method: MethodNode) -> None:
         source = bench.source(method, 0, model=folder)
         for each in play_method(method, identity["settings"], bench.suite.executors, source, starts, goals):
             report = score_report(bench.task.world, [each.executed], [blocked])
-            lines += report.episodes(task=_task(bench), method=label(method, each), variant={"step": step})
+            name = label(method.name, each.executor)
+            lines += report.episodes(task=_task(bench), method=name, variant={"step": step})
     write_shard(_file(bench, method), identity, {"method": method.name}, lines)
 
 

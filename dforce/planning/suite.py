@@ -213,6 +213,17 @@ def side(name: str) -> tuple[str, str | None]:
     return method, executor or None
 
 
+def label(method: str, executor: str) -> str:
+    """The name in rows, which says who executes, for a score is of both: `method, executor`; a driver's name alone."""
+    return f"{method}, {executor}" if executor else method
+
+
+def labelled(name: str) -> tuple[str, str]:
+    """(method, executor) of a label, the executor "" for a driver. A difference `a - b, executor` comes apart alike."""
+    method, _, executor = name.rpartition(", ") if ", " in name else (name, "", "")
+    return method, executor
+
+
 def shrunk(text: Mapping[str, Any]) -> dict[str, Any]:
     """The same suite at the sizes under its key `fast`: everything once, in seconds.
 

@@ -11,7 +11,7 @@ from dforce.planning.learning import learning_rows
 from dforce.planning.pool import Key, aggregate_rows, headline, paired_rows, pooled
 from dforce.planning.score import Row, ScoreReport
 from dforce.planning.shards import Shard
-from dforce.planning.suite import MethodNode, Suite, side
+from dforce.planning.suite import MethodNode, Suite, label, side
 
 
 class Tables(NamedTuple):
@@ -83,7 +83,7 @@ def meetings(suite: Suite, a: str, b: str) -> Iterator[tuple[str, str, str]]:
         for its in [other] if other else _same(right, executor, free=not left.executors):
             same = executor == its or not (executor and its)
             name = f"{first} - {second}, {executor or its}" if same else f"{first}, {executor} - {second}, {its}"
-            yield name.rstrip(", "), _label(first, executor), _label(second, its)
+            yield name.rstrip(", "), label(first, executor), label(second, its)
 
 
 def _same(method: MethodNode, executor: str, *, free: bool) -> tuple[str, ...]:
@@ -91,10 +91,6 @@ def _same(method: MethodNode, executor: str, *, free: bool) -> tuple[str, ...]:
     if not method.executors:
         return ("",)
     return method.executors if free else tuple(name for name in method.executors if name == executor)
-
-
-def _label(method: str, executor: str) -> str:
-    return f"{method}, {executor}" if executor else method
 
 
 def tuning_rows(bench: Bench) -> list[Row]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from findings import write
 
 from dforce.planning.pool import headline_of
+from dforce.planning.suite import label, labelled
 from dforce.report.forest import forest
 from dforce.report.results import Row, read_results, select
 from dforce.report.study_plots import Estimate
@@ -47,8 +48,8 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
     """
     rows, task, metric = run
     paired = select(rows, task=f"{task}, paired differences", metric=f"{metric}_difference")
-    if not any(row["method"].endswith(f", {executor}") for row in paired):
-        there = dict.fromkeys(row["method"].rpartition(", ")[2] for row in paired)
+    if not any(labelled(row["method"])[1] == executor for row in paired):
+        there = filter(None, dict.fromkeys(labelled(row["method"])[1] for row in paired))
         raise ValueError(f"no differences under {executor!r}; there are {', '.join(there) or 'none at all'}")
     found: dict[str, dict[str, Estimate]] = {}
     for starts in dict.fromkeys(row["variant"]["starts"] for row in paired):
@@ -57,7 +58,7 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
             raise ValueError(f"percent take the methods controller and random; it has {', '.join(of)}")
         share = 100 / (of["controller"] - (0 if metric == "score" else of["random"]))
         for name in COMPARED:
-            for row in select(paired, method=f"{name}, {executor}", variant={"starts": starts}):
+            for row in select(paired, method=label(name, executor), variant={"starts": starts}):
                 panel = found.setdefault(f"{starts} starts", {})
                 panel[name] = (share * row["value"], share * row["low"], share * row["high"])
     return found
@@ -66,7 +67,7 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
 def scores(run: Run, name: str, executor: str) -> list[Row]:
     """The score, or return, of every method by that executor or by none, under the metric `name` of one common task."""
     rows, task, metric = run
-    return [{**row, "task": "planning", "method": row["method"].removesuffix(f", {executor}"), "metric": name,
+    return [{**row, "task": "planning", "method": labelled(row["method"])[0], "metric": name,
              "variant": {"starts": row["variant"]["starts"]}}
             for row in select(rows, task=task, metric=metric) if row["variant"]["executor"] in (executor, "its own")]
 
