@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dforce.report.table import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = re.compile(r"(<!-- table (\S+) (\S+)((?: \S+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+read = cache(read_results)  # a file has many tables
 
 
 def table(match: re.Match[str], results: Results, made: str) -> str:
@@ -40,7 +42,7 @@ def tables(page: str, *, origin: bool) -> str:
     told: set[str] = set()
 
     def anew(match: re.Match[str]) -> str:
-        results, first = read_results(ROOT / match[2]), origin and match[2] not in told
+        results, first = read(ROOT / match[2]), origin and match[2] not in told
         told.add(match[2])
         return table(match, results, made_by(results.header) if first else "")
 

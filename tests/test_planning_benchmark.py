@@ -30,7 +30,7 @@ from dforce.planning.pool import aggregate_rows, common, interquartile_mean, pai
 from dforce.planning.pool import probability_of_improvement as above
 from dforce.planning.score import ScoreReport, blocked_mask, bootstrap_interval, paired_difference, score_report
 from dforce.planning.shards import read_shard, write_shard
-from dforce.planning.suite import read_suite
+from dforce.planning.suite import label, labelled, read_suite
 from dforce.planning.tables import collect
 from dforce.planning.tasks import Task, get_task
 from dforce.planning.units import Stopped, Unit, claim, run_units, slug
@@ -222,6 +222,12 @@ def test_a_suite_that_cannot_be_meant_is_refused(text: dict[str, Any], told: str
     with pytest.raises(ValueError) as error:
         read_suite(text)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["MCTG n=4", "MCTG n=4 - Diffuser"])
+@pytest.mark.parametrize("executor", ["fast tracking", ""])
+def test_a_label_comes_apart_as_it_was_put_together(method: str, executor: str) -> None:
+    assert labelled(label(method, executor)) == (method, executor)
 
 
 def test_methods_can_be_kept_and_left_out() -> None:
