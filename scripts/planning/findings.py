@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dforce.planning.score import Row, success_interval
+from dforce.planning.score import METRICS, Row, success_interval
 from dforce.report.results import write_results
 from dforce.run import environment, peak_memory_mb
 
-SHOWN = ("score", "success", "far_spread", "plan_in_wall", "trained", "composed", "neither", "score_difference",
-         "cosine", "repeat_cosine", "length", "start_distance")
+HIDDEN = METRICS.keys() - {"score", "success", "plan_in_wall"}  # of a score report, only in the file
 
 
 def write(out: Path, rows: Sequence[Row], begin: float) -> None:
@@ -28,7 +27,7 @@ def write(out: Path, rows: Sequence[Row], begin: float) -> None:
 def tell(rows: Iterable[Row]) -> None:
     """A line for each row that a reader looks for first."""
     for row in rows:
-        if row["metric"] in SHOWN:
+        if row["metric"] not in HIDDEN:
             named = ", ".join(f"{key} {value}" for key, value in row["variant"].items())
             print(f"{row['method']:45} {row['metric']:13}{row['value']:9.3f} [{row['low']:.3f}, {row['high']:.3f}]  "
                   f"{named}", flush=True)
