@@ -32,7 +32,7 @@ PAPER_DECAY = 0.96**STACK  # .96 a step, as in the paper's code; here a token is
 WEIGHT = "objective.weight"
 OTHER = {f"~{WEIGHT}.clip": None, f"~{WEIGHT}.decay": None}  # a weight without them
 CHANGES: dict[str, dict[str, Any]] = {  # name -> what its training differs in from the first one's
-    "forcing": {},                      # planners' rows, min-SNR
+    "forcing": {},                      # planners' rows, min-SNR: the names are those of the benchmark's networks
     "independent levels": {"objective.levels._target_": "dforce.loss.independent"},
     "full sequence": {"objective.levels._target_": "dforce.loss.shared"},
     "rising levels": {"objective.levels._target_": "dforce.loss.rising"},
@@ -48,7 +48,7 @@ def suite(asked: argparse.Namespace) -> dict[str, Any]:
     """The benchmark of the ablation, over the sizes of the shipped one for this task."""
     base = plain(with_base(shipped(get_task(TASK), "cpu")))
     planner = {"_target_": "dforce.planning.plan.DiffusionPlanner", "steps": 20, "delay": 0, "scale": 0.3}
-    network = base["models"]["forcing"] | {"fit.steps": asked.steps, f"{WEIGHT}.decay": 0.0}
+    network = base["models"]["forcing"] | {"fit.steps": asked.steps}
     names = {(model, order): f"{model} order {order}" for model in CHANGES for order in ORDERS}
     trees = {model: f"{model} MCTG n=4" for model in CHANGES}
     first = names["forcing", ORDERS[0]]
