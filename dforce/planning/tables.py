@@ -82,8 +82,9 @@ def meetings(suite: Suite, a: str, b: str) -> Iterator[tuple[str, str, str]]:
     for executor in [one] if one else left.executors or ("",):
         for its in [other] if other else _same(right, executor, free=not left.executors):
             same = executor == its or not (executor and its)
-            name = f"{first} - {second}, {executor or its}" if same else f"{first}, {executor} - {second}, {its}"
-            yield name.rstrip(", "), label(first, executor), label(second, its)
+            left_label, right_label = label(first, executor), label(second, its)
+            name = label(f"{first} - {second}", executor or its) if same else f"{left_label} - {right_label}"
+            yield name, left_label, right_label
 
 
 def _same(method: MethodNode, executor: str, *, free: bool) -> tuple[str, ...]:
