@@ -1,12 +1,12 @@
 """Alignment on the one transition: traces, losses, on-policy batches, adapters, and search at test time."""
 
-from .advantage import GroupAdvantage, PerPromptStats, clip_advantage, standardised
-from .backprop import direct_reward, starts, through
-from .edict import Edict, Optimised, doodl
-from .evaluators import Scale, Vote, Weighted, scales_of
-from .forward import denoising_error, draw_levels
-from .guide import backward_guided, classifier_guided, time_travel
-from .losses import (
+from dforce.align.advantage import GroupAdvantage, PerPromptStats, clip_advantage, standardised
+from dforce.align.backprop import direct_reward, starts, through
+from dforce.align.edict import Edict, Optimised, doodl
+from dforce.align.evaluators import Scale, Vote, Weighted, scales_of
+from dforce.align.forward import denoising_error, draw_levels
+from dforce.align.guide import backward_guided, classifier_guided, time_travel
+from dforce.align.losses import (
     clip_fraction,
     d3po,
     ddpo_is,
@@ -20,7 +20,7 @@ from .losses import (
     optimality,
     weighted_regression,
 )
-from .lowrank import (
+from dforce.align.lowrank import (
     adapter_state,
     add_lowrank,
     disabled,
@@ -31,11 +31,11 @@ from .lowrank import (
     unmerge,
     without_adapters,
 )
-from .objective import AlignObjective, nft, policy_gradient, preference, regression, stepwise_preference
-from .on_policy import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
-from .pairs import rank_pairs
-from .preference import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
-from .ratings import (
+from dforce.align.objective import AlignObjective, nft, policy_gradient, preference, regression, stepwise_preference
+from dforce.align.on_policy import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
+from dforce.align.pairs import rank_pairs
+from dforce.align.preference import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
+from dforce.align.ratings import (
     FittedRatings,
     MeanRating,
     RatingHead,
@@ -45,11 +45,11 @@ from .ratings import (
     spearman,
     write_ratings,
 )
-from .reward import RewardError, ask_reward
-from .reward_models import BradleyTerry, BradleyTerryLoss, FittedPairs, fit_bradley_terry, split_pairs
-from .reward_net import RewardNet
-from .reward_store import find_reward, load_reward, needed_encoder, save_reward
-from .rewards import (
+from dforce.align.reward import RewardError, ask_reward
+from dforce.align.reward_models import BradleyTerry, BradleyTerryLoss, FittedPairs, fit_bradley_terry, split_pairs
+from dforce.align.reward_net import RewardNet
+from dforce.align.reward_store import find_reward, load_reward, needed_encoder, save_reward
+from dforce.align.rewards import (
     ClassLogProb,
     Jpeg,
     Spread,
@@ -58,11 +58,11 @@ from .rewards import (
     jpeg_incompressibility,
     per_frame,
 )
-from .search import Best, best_of_n, demon, descend
-from .smc import Particles, steer, steering
-from .source import OnPolicy, Query, Sampler, Samples
-from .stochastic import dance, flow_sde, window
-from .trace import Replay, Trace, kl, record, replay, subsample
+from dforce.align.search import Best, best_of_n, demon, descend
+from dforce.align.smc import Particles, steer, steering
+from dforce.align.source import OnPolicy, Query, Sampler, Samples
+from dforce.align.stochastic import dance, flow_sde, window
+from dforce.align.trace import Replay, Trace, kl, record, replay, subsample
 
 __all__ = [
     "AlignObjective",

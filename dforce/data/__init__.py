@@ -1,14 +1,14 @@
 """Trajectories and clips on disk, windows of tokens in memory. torch and numpy; imports nothing of the core."""
 
-from .batch import Batch, Cond, check, cond_rows, cond_tokens, stack, unstack
-from .d4rl import read_d4rl, write_d4rl
-from .episodes import Episodes, pack
-from .maze import make_maze_dataset
-from .normalize import Affine, require_finite
-from .store import list_datasets
-from .trajectories import load_episodes, save_episodes
-from .video import VideoClips
-from .windows import Windows, split_episodes
+from dforce.data.batch import Batch, Cond, check, cond_rows, cond_tokens, stack, unstack
+from dforce.data.d4rl import read_d4rl, write_d4rl
+from dforce.data.episodes import Episodes, pack
+from dforce.data.maze import make_maze_dataset
+from dforce.data.normalize import Affine, require_finite
+from dforce.data.store import list_datasets
+from dforce.data.trajectories import load_episodes, save_episodes
+from dforce.data.video import VideoClips
+from dforce.data.windows import Windows, split_episodes
 
 __all__ = [
     "Affine",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .clips import BadClip, Clip
+from dforce.data.clips import BadClip, Clip
 
 
 def read_actions(clip: Clip, offset: int) -> np.ndarray | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .clips import BadClip, Clip, fit
-from .clips_find import cache_root
+from dforce.data.clips import BadClip, Clip, fit
+from dforce.data.clips_find import cache_root
 
 CHUNK = 256  # frames decoded at a time: the memory that filling the cache takes
 FORMAT = 1

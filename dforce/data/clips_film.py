@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .clips import BadClip, Clip
+from dforce.data.clips import BadClip, Clip
 
 EVEN = 1.5  # the longest frame of an evenly spaced film lasts at most so many times the shortest: rounded time stamps
 

@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .clips import IMAGES, BadClip, Clip, FrameFolder, NpzClip, natural
-from .store import datasets_root, list_datasets
+from dforce.data.clips import IMAGES, BadClip, Clip, FrameFolder, NpzClip, natural
+from dforce.data.store import datasets_root, list_datasets
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
 FILMS = (".mp4", ".gif", ".webm", ".mkv", ".avi", ".mov", ".m4v")
@@ -49,7 +49,7 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> Found:
     root = Path(data).expanduser()
     minari = next((f for f in (root, datasets_root() / str(data)) if (f / "data" / "metadata.json").is_file()), None)
     if minari is not None:
-        from .clips_minari import minari_clips
+        from dforce.data.clips_minari import minari_clips
 
         return minari_clips(minari)
     if not root.exists():
@@ -115,7 +115,7 @@ def _probe(path: Path, name: str, fps: float | None) -> Clip:
         return FrameFolder.probe(path, name)
     if path.suffix == ".npz":
         return NpzClip.probe(path, name)
-    from .clips_film import FilmClip
+    from dforce.data.clips_film import FilmClip
 
     return FilmClip.probe(path, name, fps=fps)
 
@@ -135,7 +135,7 @@ class _Index:
 
     def known(self, path: Path, name: str, probe: Callable[[], Clip], fps: float | None) -> Clip:
         """The clip as it is on record, else as it is probed. BadClip as probe raises it."""
-        from .clips_film import FilmClip
+        from dforce.data.clips_film import FilmClip
 
         kinds: dict[str, type[Clip]] = {kind.__name__: kind for kind in (NpzClip, FrameFolder, FilmClip)}
         facts = path.stat()

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .clips import BadClip, Clip
-from .clips_find import Found
-from .flatten import flatten_rows
-from .store import restore, verify_checksums
-from .trajectories import read_metadata
+from dforce.data.clips import BadClip, Clip
+from dforce.data.clips_find import Found
+from dforce.data.flatten import flatten_rows
+from dforce.data.store import restore, verify_checksums
+from dforce.data.trajectories import read_metadata
 
 LOSSY = ("{name} keeps its frames as JPEG (jpeg_encoding=True, Minari's default), whose artefacts are learnt; record "
          "with jpeg_encoding=False to avoid them")

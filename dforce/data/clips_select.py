@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .balls import balls
-from .clips import ArrayClip, BadClip, Clip
-from .clips_actions import led_to, one_hot, read_actions
-from .clips_find import Found, describe, find_clips, mixed_sizes
-from .pixels import to_uint8
-from .windows import split_episodes
+from dforce.data.balls import balls
+from dforce.data.clips import ArrayClip, BadClip, Clip
+from dforce.data.clips_actions import led_to, one_hot, read_actions
+from dforce.data.clips_find import Found, describe, find_clips, mixed_sizes
+from dforce.data.pixels import to_uint8
+from dforce.data.windows import split_episodes
 
 BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
 
@@ -67,7 +67,7 @@ def select(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | t
     actions = [None if table is None else led_to(table, clip.frames, offset) for clip, table in pairs]
     clips = [clip for clip, _ in pairs]
     if cache:
-        from .clips_cache import cached
+        from dforce.data.clips_cache import cached
 
         clips, bad = cached(clips, shown, None if cache is True else cache)
         kept = [i for i, clip in enumerate(clips) if clip.name not in bad]

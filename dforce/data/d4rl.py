@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .episodes import Episodes
+from dforce.data.episodes import Episodes
 
 KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
 EPISODE = "infos/episode"  # ours: which rows belong together, where a file holds more than one trajectory

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .pixels import from_uint8
-from .windows import uniform
+from dforce.data.batch import Batch
+from dforce.data.pixels import from_uint8
+from dforce.data.windows import uniform
 
 HELD_OUT = 0.2             # part of digits, and of each class of a folder, that is "test"
 STRIP = 0.25               # part of each natural image, at its right, that the test patches are cut from

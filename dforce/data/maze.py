@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .episodes import pack
-from .store import datasets_root, restore, verify_checksums
-from .trajectories import ABOUT, read_metadata, save_episodes
+from dforce.data.episodes import pack
+from dforce.data.store import datasets_root, restore, verify_checksums
+from dforce.data.trajectories import ABOUT, read_metadata, save_episodes
 
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
 

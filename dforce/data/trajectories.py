@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .d4rl import read_d4rl
-from .episodes import Episodes, pack
-from .flatten import flatten_rows, width_names
-from .store import datasets_root, list_datasets, restore, staged, verify_checksums
+from dforce.data.d4rl import read_d4rl
+from dforce.data.episodes import Episodes, pack
+from dforce.data.flatten import flatten_rows, width_names
+from dforce.data.store import datasets_root, list_datasets, restore, staged, verify_checksums
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
 D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a part of it can be held out

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .clips import BadClip, Clip, fit
-from .clips_find import describe
-from .clips_select import check_window, select
-from .pixels import from_uint8
-from .shards import rows_of, shards_of
-from .windows import SPLIT, TRAIN, VAL, uniform
+from dforce.data.batch import Batch
+from dforce.data.clips import BadClip, Clip, fit
+from dforce.data.clips_find import describe
+from dforce.data.clips_select import check_window, select
+from dforce.data.pixels import from_uint8
+from dforce.data.shards import rows_of, shards_of
+from dforce.data.windows import SPLIT, TRAIN, VAL, uniform
 
 REDRAWS = 20  # windows that are tried before a row is given up: then hardly any clip can be read
 

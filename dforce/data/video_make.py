@@ -87,8 +87,8 @@ def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: in
     """
     import torch
 
-    from .balls import balls as simulated
-    from .pixels import to_uint8
+    from dforce.data.balls import balls as simulated
+    from dforce.data.pixels import to_uint8
 
     if min(clips, test_clips, frames, size, shard_clips) < 1:
         raise ValueError(f"clips, test_clips, frames, size and shard_clips are at least 1, got {clips}, {test_clips}, "

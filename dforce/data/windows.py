@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .episodes import Episodes
-from .normalize import Affine, require_finite
-from .shards import rows_of, shards_of
+from dforce.data.batch import Batch
+from dforce.data.episodes import Episodes
+from dforce.data.normalize import Affine, require_finite
+from dforce.data.shards import rows_of, shards_of
 
 SPLIT, TRAIN, VAL = 0, 1, 2  # streams of the counter-based generator
 
