@@ -6,20 +6,14 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from dforce.checkpoint import load, save
-    from dforce.denoiser import Precond
-    from dforce.elbo import elbo
-    from dforce.fit import fit
-    from dforce.guidance import classifier_free, guided, inpaint
-    from dforce.loss import (
-        ForcingObjective,
+if TYPE_CHECKING:  # for type checkers and editors: the same names as in the table below (tests/cli/test_main.py)
+    from dforce.core.denoiser import Precond
+    from dforce.core.elbo import elbo
+    from dforce.core.loss import (
         corrupt,
         forcing_loss,
         fused_snr,
@@ -30,78 +24,42 @@ if TYPE_CHECKING:
         teacher_forcing,
         v_weight,
     )
-    from dforce.matrix import autoregressive, full_sequence, pyramid
-    from dforce.monte_carlo import monte_carlo
-    from dforce.rollout import rollout
-    from dforce.sample import advance, generate, sample
-    from dforce.schedule import Schedule, cosine, flow, from_betas, from_diffusers, linear, sigmoid
-    from dforce.transition import Gaussian, transition
+    from dforce.core.matrix import autoregressive, full_sequence, pyramid
+    from dforce.core.rollout import rollout
+    from dforce.core.sample import generate, sample
+    from dforce.core.schedule import Schedule, cosine, flow, from_betas, from_diffusers, linear, sigmoid
+    from dforce.core.step import advance
+    from dforce.core.transition import Gaussian, transition
+    from dforce.guidance.classifier_free import classifier_free
+    from dforce.guidance.energy import guided
+    from dforce.guidance.inpaint import inpaint
+    from dforce.guidance.monte_carlo import monte_carlo
+    from dforce.train.checkpoint import load, save
+    from dforce.train.fit import fit
+    from dforce.train.objectives import ForcingObjective
 
-# module -> the names it lends to the package, in reading order
+# module -> the names that it lends to the package
 _PUBLIC = {
-    "schedule": ("Schedule", "from_betas", "linear", "cosine", "sigmoid", "flow", "from_diffusers"),
-    "transition": ("Gaussian", "transition"),
-    "denoiser": ("Precond",),
-    "matrix": ("full_sequence", "autoregressive", "pyramid"),
-    "loss": (
-        "corrupt",
-        "forcing_loss",
-        "ForcingObjective",
-        "independent",
-        "shared",
-        "teacher_forcing",
-        "snr",
-        "min_snr",
-        "v_weight",
-        "fused_snr",
-    ),
-    "sample": ("advance", "sample", "generate"),
-    "rollout": ("rollout",),
-    "elbo": ("elbo",),
-    "guidance": ("guided", "classifier_free", "inpaint"),
-    "monte_carlo": ("monte_carlo",),
-    "fit": ("fit",),
-    "checkpoint": ("save", "load"),
+    "core.schedule": "Schedule from_betas linear cosine sigmoid flow from_diffusers",
+    "core.transition": "Gaussian transition",
+    "core.denoiser": "Precond",
+    "core.matrix": "full_sequence autoregressive pyramid",
+    "core.loss": "corrupt forcing_loss independent shared teacher_forcing snr min_snr v_weight fused_snr",
+    "core.step": "advance",
+    "core.sample": "sample generate",
+    "core.rollout": "rollout",
+    "core.elbo": "elbo",
+    "guidance.energy": "guided",
+    "guidance.classifier_free": "classifier_free",
+    "guidance.inpaint": "inpaint",
+    "guidance.monte_carlo": "monte_carlo",
+    "train.objectives": "ForcingObjective",
+    "train.fit": "fit",
+    "train.checkpoint": "save load",
 }
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
-__all__ = [
-    "Schedule",
-    "from_betas",
-    "linear",
-    "cosine",
-    "sigmoid",
-    "flow",
-    "from_diffusers",
-    "Gaussian",
-    "transition",
-    "Precond",
-    "full_sequence",
-    "autoregressive",
-    "pyramid",
-    "corrupt",
-    "forcing_loss",
-    "ForcingObjective",
-    "independent",
-    "shared",
-    "teacher_forcing",
-    "snr",
-    "min_snr",
-    "v_weight",
-    "fused_snr",
-    "advance",
-    "sample",
-    "generate",
-    "rollout",
-    "elbo",
-    "guided",
-    "classifier_free",
-    "inpaint",
-    "monte_carlo",
-    "fit",
-    "save",
-    "load",
-]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
@@ -114,15 +72,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """`dforce.sample` is the function, whatever was imported first: importing the module `dforce.sample` (or
-    `transition`, `rollout`, `fit`) would otherwise bind the module to the package under the function's name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

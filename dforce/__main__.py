@@ -1,5 +1,5 @@
 """`python -m dforce <verb>`, and so `torchrun -m dforce train`."""
 
-from dforce.cli import main
+from dforce.cli.main import main
 
 raise SystemExit(main())

@@ -1,7 +1,8 @@
 """Configuration nodes: `_target_` mirrors a constructor; every key is checked against it before anything is built.
 
-A node is a mapping such as `{_target_: dforce.loss.min_snr, gamma: 5.0}`. With `_partial_: true` it builds a function
-still waiting for its other arguments. YAML holds what a person chooses; what the data dictate is given to `build`.
+A node is a mapping such as `{_target_: dforce.core.loss.min_snr, gamma: 5.0}`. With `_partial_: true` it builds a
+function still waiting for its other arguments. YAML holds what a person chooses; what the data dictate is given to
+`build`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 
 import yaml
 
+from dforce.moved import moved
+
 RESERVED = ("_target_", "_partial_")
-APPLICATION = ("dforce.cli", "dforce.config", "dforce.run", "dforce.checkpoint", "dforce.verbs")  # these touch files
+APPLICATION = ("dforce.cli", "dforce.config", "dforce.runs", "dforce.train.checkpoint")  # these touch files
 
 
 def check(cfg: Any, *, trust: Iterable[str] | str | None = None, files: Sequence[Path] = ()) -> None:
@@ -52,12 +55,13 @@ def check_like(cfg: Mapping[str, Any], text: str) -> None:
 def build(node: Any, *, trust: Iterable[str] | str | None = None, **from_data: Any) -> Any:
     """Instantiates a node, inner nodes first; `from_data` goes to the outermost target only.
 
-    build({"_target_": "dforce.loss.min_snr", "gamma": 5.0}) == dforce.loss.min_snr(gamma=5.0).
+    build({"_target_": "dforce.core.loss.min_snr", "gamma": 5.0}) == dforce.core.loss.min_snr(gamma=5.0).
     Raises ValueError for whatever `check` refuses, a missing argument, or one given by both the node and the data.
     """
     node = _plain(node)
     if not (isinstance(node, dict) and "_target_" in node):
-        raise ValueError(f"expected a node with a _target_, got {node!r}; e.g. {{_target_: dforce.schedule.linear}}")
+        raise ValueError(f"expected a node with a _target_, got {node!r}; "
+                         "e.g. {_target_: dforce.core.schedule.linear}")
     packages = _packages(trust)
     _check_node(node, "", packages, ())
     both = sorted(set(node) & set(from_data))
@@ -69,7 +73,7 @@ def build(node: Any, *, trust: Iterable[str] | str | None = None, **from_data: A
 def resolve(path: Any, *, trust: Iterable[str] | str | None = None) -> Callable[..., Any]:
     """The class or function that a dotted path names, if dforce (or a trusted package) defines and exports it.
 
-    Checked on the object found, so `dforce.cli.os.system` is refused although its path begins with dforce.
+    Checked on the object found, so `dforce.cli.main.os.system` is refused although its path begins with dforce.
     """
     return _resolve(path, _packages(trust))
 
@@ -79,9 +83,9 @@ def _packages(trust: Iterable[str] | str | None) -> tuple[str, ...]:
 
 
 def _resolve(path: Any, packages: tuple[str, ...]) -> Callable[..., Any]:
-    parts = path.split(".") if isinstance(path, str) else []
+    parts = moved(path).split(".") if isinstance(path, str) else []
     if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("_") for part in parts):
-        raise ValueError(f"_target_ must be a public dotted name such as dforce.schedule.linear, got {path!r}")
+        raise ValueError(f"_target_ must be a public dotted name such as dforce.core.schedule.linear, got {path!r}")
     if parts[0] not in packages:
         raise ValueError(f"_target_ {path!r} is outside {', '.join(packages)}; a package of yours: trust={parts[0]}")
     found: Any = importlib.import_module(parts[0])

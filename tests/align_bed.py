@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dforce.denoiser import Precond
+from dforce.core.denoiser import Precond
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.temporal import TemporalUNet
 from dforce.nets.transformer import TransformerNet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dforce.schedule import Schedule
+from dforce.core.schedule import Schedule
 
 RHO = 0.9
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dforce.core.denoiser import Precond
+from dforce.core.schedule import cosine
 from dforce.data.normalize import Affine
-from dforce.denoiser import Precond
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
-from dforce.schedule import cosine
 
 LAYOUT = {"stack": 2, "action": [0, 2], "observation": [2, 6]}
 STARTS = np.random.default_rng(0).normal(size=(5, 4))

@@ -9,15 +9,15 @@ import pytest
 import torch
 import yaml
 
-from dforce import loss, schedule
 from dforce.config import build, check, check_like, resolve
+from dforce.core import loss, schedule
 from dforce.nets.recurrent import RecurrentNet
 
 NET = {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 8}
 
 
 def test_build_equals_the_call() -> None:
-    built = build({"_target_": "dforce.schedule.linear", "levels": 20})
+    built = build({"_target_": "dforce.core.schedule.linear", "levels": 20})
     torch.testing.assert_close(built.alpha, schedule.linear(20).alpha, rtol=0, atol=0)
 
 
@@ -36,10 +36,10 @@ def test_lists_become_tuples_where_a_tuple_is_wanted() -> None:
 
 def test_partial_and_nested_nodes() -> None:
     node = {
-        "_target_": "dforce.loss.ForcingObjective",
+        "_target_": "dforce.train.objectives.ForcingObjective",
         "_partial_": True,
-        "weight": {"_target_": "dforce.loss.min_snr", "gamma": 2.0},
-        "levels": {"_target_": "dforce.loss.shared", "_partial_": True},
+        "weight": {"_target_": "dforce.core.loss.min_snr", "gamma": 2.0},
+        "levels": {"_target_": "dforce.core.loss.shared", "_partial_": True},
     }
     built = build(node)
     assert isinstance(built, functools.partial) and built.func is loss.ForcingObjective
@@ -50,7 +50,7 @@ def test_partial_and_nested_nodes() -> None:
 def test_omegaconf_nodes_are_read_resolved() -> None:
     from omegaconf import OmegaConf
 
-    cfg = OmegaConf.create({"k": 7, "s": {"_target_": "dforce.schedule.linear", "levels": "${k}"}})
+    cfg = OmegaConf.create({"k": 7, "s": {"_target_": "dforce.core.schedule.linear", "levels": "${k}"}})
     check(cfg)
     assert build(cfg.s).levels == 7
 
@@ -71,14 +71,14 @@ def test_type_mismatch(value: object) -> None:
 
 
 def test_an_int_is_a_float_but_a_bool_is_none() -> None:
-    check({"_target_": "dforce.loss.min_snr", "gamma": 5})
+    check({"_target_": "dforce.core.loss.min_snr", "gamma": 5})
     with pytest.raises(ValueError, match="gamma must be float, got True"):
-        check({"_target_": "dforce.loss.min_snr", "gamma": True})
+        check({"_target_": "dforce.core.loss.min_snr", "gamma": True})
 
 
 def test_nodes_inside_lists_are_checked() -> None:
     with pytest.raises(ValueError, match=r"weights\[1\]\.gama: .*did you mean 'gamma'"):
-        check({"weights": [1, {"_target_": "dforce.loss.min_snr", "gama": 1.0}]})
+        check({"weights": [1, {"_target_": "dforce.core.loss.min_snr", "gama": 1.0}]})
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_nodes_inside_lists_are_checked() -> None:
     [
         "os.system",
         "dforce",
-        "dforce.cli.os.system",
-        "dforce.loss.torch.save",
+        "dforce.cli.main.os.system",
+        "dforce.core.loss.torch.save",
         "dforce.nets.recurrent.RecurrentNet.load_state_dict",
-        "dforce.schedule.__builtins__.eval",
-        "dforce.run.RunFolder",
-        "dforce.cli.main",
-        "dforce.checkpoint.load",
-        "dforce.verbs.data.run",
+        "dforce.core.schedule.__builtins__.eval",
+        "dforce.runs.folder.RunFolder",
+        "dforce.cli.main.main",
+        "dforce.train.checkpoint.load",
+        "dforce.cli.commands.data.run",
         "dforce.config.build",
-        "dforce.schedule",
+        "dforce.core.schedule",
         "dforce.__version__",
-        "dforce.loss.Tensor",
+        "dforce.core.loss.Tensor",
         "builtins.eval",
         "dforce..loss",
         "",
@@ -123,12 +123,12 @@ def test_refused_before_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert build({"_target_": "mine.Net", "width": 3}, trust="mine").width == 3
     assert build({"_target_": "mine.Net"}, trust=["other", "mine"]).width == 1
     with pytest.raises(ValueError, match="no part"):
-        resolve("dforce.schedule.math.sqrt", trust="mine")
+        resolve("dforce.core.schedule.math.sqrt", trust="mine")
 
 
 def test_nearest_target() -> None:
     with pytest.raises(ValueError, match="did you mean 'min_snr'"):
-        resolve("dforce.loss.min_snrr")
+        resolve("dforce.core.loss.min_snrr")
 
 
 def test_names_that_the_package_lends_resolve() -> None:
@@ -156,7 +156,7 @@ def test_plain_keys_of_another_type_are_named(given: dict[str, object], told: st
 
 def test_the_verbs_take_the_nulls_that_they_speak_of() -> None:
     """`dforce rollout clamp=null` and the like: said in the comment, so let through."""
-    from dforce.manual import text_of
+    from dforce.cli.manual import text_of
 
     for verb, key in (("rollout", "clamp"), ("align/video", "delay"), ("align/image", "classifier")):
         defaults = yaml.safe_load(text_of(verb))

@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from dforce.core.denoiser import Precond
+from dforce.core.loss import independent, pyramids, rising, teacher_forcing
+from dforce.core.noise import Noise
+from dforce.core.schedule import Schedule, linear
+from dforce.core.step import advance, no_memory
+from dforce.core.tree import leaves
 from dforce.data.batch import Batch
-from dforce.denoiser import Precond
-from dforce.guidance import guided, inpaint, padded
-from dforce.inpainting import InpaintingObjective
-from dforce.loss import ForcingObjective, independent, pyramids, rising, teacher_forcing
-from dforce.monte_carlo import monte_carlo
+from dforce.guidance.energy import guided
+from dforce.guidance.inpaint import inpaint, padded
+from dforce.guidance.monte_carlo import monte_carlo
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.temporal import TemporalUNet
 from dforce.nets.transformer import TransformerNet
-from dforce.noise import Noise
 from dforce.planning.energy import Physical, Reach, SumOfDistances, Terminal
-from dforce.sample import advance, no_memory
-from dforce.schedule import Schedule, linear
-from dforce.tree import leaves
+from dforce.train.objectives import ForcingObjective, InpaintingObjective
 
 REAL = torch.cuda.is_available()
 DEVICE = torch.device("cuda:0" if REAL else "meta")  # meta: shapes, formats and a device, but no numbers
@@ -124,7 +125,8 @@ class Normal:
 @pytest.mark.parametrize("reduce", ["plain", "logmeanexp", "gaussian", *["mean"] * REAL])
 def test_a_guided_row(name, bf16, reduce, schedule, monkeypatch):
     if not REAL:  # they are found among the numbers of the tables
-        monkeypatch.setattr(import_module("dforce.monte_carlo"), "jump_levels", lambda schedule, lookahead: [5])
+        monkeypatch.setattr(import_module("dforce.guidance.monte_carlo"), "jump_levels",
+                            lambda schedule, lookahead: [5])
     with cast(bf16):
         denoiser, batch, level = bed(name, schedule)
         normalizer = Normal(torch.zeros(6, device=DEVICE), torch.ones(6, device=DEVICE))

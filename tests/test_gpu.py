@@ -5,23 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_planner import GOALS, STARTS, small
 
+from dforce.core.denoiser import Precond
+from dforce.core.loss import pyramids
+from dforce.core.matrix import pyramid
+from dforce.core.noise import Noise
+from dforce.core.sample import generate
+from dforce.core.schedule import linear
 from dforce.data.batch import Batch
-from dforce.denoiser import Precond
-from dforce.fit import fit
-from dforce.loss import ForcingObjective, pyramids
-from dforce.matrix import pyramid
 from dforce.nets import gru
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
-from dforce.noise import Noise
-from dforce.planning.best_of import BestOfN
 from dforce.planning.diffuser import DiffuserPlanner
-from dforce.planning.plan import DiffusionPlanner
-from dforce.planning.tree_diffusion import TreeDiffusionPlanner
-from dforce.sample import generate
-from dforce.schedule import linear
+from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.search.best_of_n import BestOfN
+from dforce.planning.search.mctd import TreeDiffusionPlanner
+from dforce.train.fit import fit
+from dforce.train.objectives import ForcingObjective
+from tests.small_planner import GOALS, STARTS, small
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = "cuda"

@@ -2,10 +2,18 @@
 
 from dforce.align.advantage import GroupAdvantage, PerPromptStats, clip_advantage, standardised
 from dforce.align.backprop import direct_reward, starts, through
-from dforce.align.edict import Edict, Optimised, doodl
-from dforce.align.evaluators import Scale, Vote, Weighted, scales_of
 from dforce.align.forward import denoising_error, draw_levels
-from dforce.align.guide import backward_guided, classifier_guided, time_travel
+from dforce.align.lora import (
+    adapter_state,
+    add_lowrank,
+    disabled,
+    fold,
+    load_adapters,
+    merge,
+    save_adapters,
+    unmerge,
+    without_adapters,
+)
 from dforce.align.losses import (
     clip_fraction,
     d3po,
@@ -20,22 +28,25 @@ from dforce.align.losses import (
     optimality,
     weighted_regression,
 )
-from dforce.align.lowrank import (
-    adapter_state,
-    add_lowrank,
-    disabled,
-    fold,
-    load_adapters,
-    merge,
-    save_adapters,
-    unmerge,
-    without_adapters,
+from dforce.align.objectives import AlignObjective, nft, policy_gradient, preference, regression, stepwise_preference
+from dforce.align.on_policy import OnPolicy, Query, Sampler, Samples
+from dforce.align.policy_check import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
+from dforce.align.preferences import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
+from dforce.align.rewards.builtin import (
+    ClassLogProb,
+    Jpeg,
+    Spread,
+    class_index,
+    jpeg_compressibility,
+    jpeg_incompressibility,
+    per_frame,
 )
-from dforce.align.objective import AlignObjective, nft, policy_gradient, preference, regression, stepwise_preference
-from dforce.align.on_policy import Mismatch, OffPolicyError, check_on_policy, mismatch, refresh
-from dforce.align.pairs import rank_pairs
-from dforce.align.preference import Pairs, Preferences, best_against_worst, read_pairs, write_pairs
-from dforce.align.ratings import (
+from dforce.align.rewards.combined import Scale, Vote, Weighted, scales_of
+from dforce.align.rewards.learnt import BradleyTerry, BradleyTerryLoss, FittedPairs, fit_bradley_terry, split_pairs
+from dforce.align.rewards.network import RewardNet
+from dforce.align.rewards.pairs import rank_pairs
+from dforce.align.rewards.protocol import RewardError, ask_reward
+from dforce.align.rewards.ratings import (
     FittedRatings,
     MeanRating,
     RatingHead,
@@ -45,24 +56,13 @@ from dforce.align.ratings import (
     spearman,
     write_ratings,
 )
-from dforce.align.reward import RewardError, ask_reward
-from dforce.align.reward_models import BradleyTerry, BradleyTerryLoss, FittedPairs, fit_bradley_terry, split_pairs
-from dforce.align.reward_net import RewardNet
-from dforce.align.reward_store import find_reward, load_reward, needed_encoder, save_reward
-from dforce.align.rewards import (
-    ClassLogProb,
-    Jpeg,
-    Spread,
-    class_index,
-    jpeg_compressibility,
-    jpeg_incompressibility,
-    per_frame,
-)
-from dforce.align.search import Best, best_of_n, demon, descend
-from dforce.align.smc import Particles, steer, steering
-from dforce.align.source import OnPolicy, Query, Sampler, Samples
-from dforce.align.stochastic import dance, flow_sde, window
+from dforce.align.rewards.store import find_reward, load_reward, needed_encoder, save_reward
+from dforce.align.sde import dance, flow_sde, window
+from dforce.align.search.best_of_n import Best, best_of_n, demon, descend
+from dforce.align.search.edict import Edict, Optimised, doodl
+from dforce.align.search.smc import Particles, steer, steering
 from dforce.align.trace import Replay, Trace, kl, record, replay, subsample
+from dforce.guidance.universal import backward_guided, classifier_guided, time_travel
 
 __all__ = [
     "AlignObjective",

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dforce.align import recipes
+from dforce.align.loop import Aligning
+from dforce.align.on_policy import Ask, Sampler
 from dforce.align.recipes import Parts
-from dforce.align.reward import Reward
-from dforce.align.source import Ask, Sampler
-from dforce.align.tune import Aligning
+from dforce.align.rewards.protocol import Reward
 from dforce.config import nearest
-from dforce.denoiser import Cond
+from dforce.core.denoiser import Cond
 
 RATE = {"lr": 3e-4, "decay": "constant"}
 ONLINE = {"epochs": 40, "samples": 256, "updates": 4, "passes": 1, "group": 1, **RATE}

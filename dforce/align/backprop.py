@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from dforce.align.objective import AlignObjective, Loss, Result
-from dforce.align.source import ASK, SAMPLE, START_SALT, Ask
-from dforce.denoiser import Cond, Denoiser
-from dforce.noise import Noise, seed_of
-from dforce.sample import Memory, advance, no_memory
-from dforce.schedule import Schedule
-from dforce.tree import State
+from dforce.align.objectives import AlignObjective, Loss, Result
+from dforce.align.on_policy import ASK, SAMPLE, START_SALT, Ask
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.noise import Noise, seed_of
+from dforce.core.schedule import Schedule
+from dforce.core.step import Memory, advance, no_memory
+from dforce.core.tree import State
 
 
 class Starts(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.denoiser import Denoiser
-from dforce.schedule import Schedule
+from dforce.core.denoiser import Denoiser
+from dforce.core.schedule import Schedule
 
 PLAIN = (bool, int, float, str, type(None))
 

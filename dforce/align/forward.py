@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from dforce.denoiser import Cond, Denoiser
-from dforce.loss import Weight, corrupt, snr
-from dforce.schedule import Schedule
-from dforce.tree import State
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.loss import Weight, corrupt, snr
+from dforce.core.schedule import Schedule
+from dforce.core.tree import State
 
 
 def draw_levels(schedule: Schedule, x0: Tensor, generator: torch.Generator | None = None, *,

@@ -41,7 +41,7 @@ def ddpo_is(log_prob: Tensor, old: Tensor, advantage: Tensor, dims: Tensor, *, c
 
         L = -E[ min(r A, clip(r, e^-c, e^c) A) ]     r = exp((log p_theta - log p_old) / dims)     c = clip_nats / dims
 
-    also the loss of Flow-GRPO and DanceGRPO, with group advantages (see `dforce.align.stochastic` for their step). The
+    also the loss of Flow-GRPO and DanceGRPO, with group advantages (see `dforce.align.sde` for their step). The
     published log-probs are means over dimensions and the clip 1e-4: at 4 x 64 x 64 latents that is clip_nats = 1.64
     (e^c and 1 + c differ by 5e-9 there). 0.6 to 1.6 is a good range.
     """

@@ -1,78 +1,207 @@
-"""Is the policy that is trained the one that sampled? Measured, reported, and required before every update.
-
-What goes silently wrong elsewhere: another guidance scale in training than in sampling (every ratio is clipped from the
-first step on), states kept in bfloat16, log-probabilities under autocast on one side only, dropout.
-"""
+"""On-policy batches as a data source for `dforce.fit`: a function of the step that looks at the model."""
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dforce.align.trace import Replay, Trace, replay
-from dforce.denoiser import Denoiser
-from dforce.schedule import Schedule
+from dforce.align.advantage import Credit, clip_advantage
+from dforce.align.policy_check import TOLERANCE, check_on_policy
+from dforce.align.rewards.protocol import Reward, ask_reward
+from dforce.align.shuffle import permutation
+from dforce.align.trace import Trace, record, running_in
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.noise import Noise, seed_of
+from dforce.core.sample import generate, sample
+from dforce.core.schedule import Schedule
+from dforce.core.step import Std
+from dforce.core.tree import leaves, map_state, select
 
-TOLERANCE = 0.01  # of a token's density ratio: a hundredth of a nat, where clips are about one nat
-
-
-class OffPolicyError(ValueError):
-    """The denoiser does not give the log-probabilities that its trace recorded."""
-
-
-class Mismatch(NamedTuple):
-    """How far the ratios p_now / p_recorded of a token's step are from 1."""
-
-    largest: float  # max |ratio - 1|
-    mean: float     # mean |ratio - 1|
-    outside: float  # share of steps whose |log-ratio| exceeds `clip_nats`
-    cells: int      # how many steps of tokens were compared
+ASK, ORDER, SAMPLE = 0, 1, 2  # streams of randomness
+START_SALT = 1                # of the noise that runs begin in, beside that of their steps
 
 
-@torch.no_grad()
-def mismatch(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tensor | None = None,
-             rows: int | None = None, autocast: torch.dtype | None = None, clip_nats: float = 1.0) -> Mismatch:
-    """The error of the ratio on-policy: right after recording all of it is rounding, and not being the same function.
+class Query(NamedTuple):
+    """What n samples are asked for. prompts: hashable names, for rewards and statistics; cond: [n, ...] leaves."""
 
-    autocast=torch.bfloat16 shows what training in bfloat16 would see of a trace sampled in float32, and the other way
-    round; a trace recorded and replayed in bfloat16 shows what its dependence on batch shapes costs.
+    prompts: Sequence[Any]
+    cond: Cond | None = None
+    metadata: Sequence[Any] | None = None
+
+
+Ask = Callable[[int, torch.Generator], Query]  # (how many, randomness) -> what
+
+
+class Samples(NamedTuple):
+    """B samples and what became of them: the batch of every alignment loss."""
+
+    x: Tensor            # [B, T, *E] final tokens
+    cond: Cond | None
+    reward: Tensor       # [B] float64
+    advantage: Tensor    # [B] float64: whatever the credit made of the rewards
+    group: Tensor        # [B] which prompt of the query each belongs to
+    trace: Trace | None  # where the loss wants log-probabilities
+
+
+class Sampler(NamedTuple):
+    """How a policy samples: all that decides the law besides the weights. shape: (T, *E).
+
+    eta, std, min_std, order, autocast as in `dforce.sample` and `record`; rows: at most so many runs at a time.
     """
-    return _measure(replay(trace, denoiser, schedule, steps=steps, rows=rows, autocast=autocast), clip_nats)
+
+    denoiser: Denoiser
+    schedule: Schedule
+    matrix: Tensor
+    shape: tuple[int, ...]
+    eta: float = 1.0
+    std: Std | None = None
+    min_std: float = 0.0
+    order: int = 1
+    autocast: torch.dtype | None = None
+    rows: int | None = None
+
+    def record(self, batch: int, cond: Cond | None, noise: Noise, *, member: Tensor | None = None) -> Trace:
+        """B runs kept as a trace. member: [B], runs that begin in the same noise have the same number."""
+        parts = [record(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn, order=self.order,
+                        **self._how()) for x, own, drawn in self._parts(batch, cond, noise, member)]
+        return map_state(lambda *part: torch.cat(part), *parts)
+
+    @torch.no_grad()
+    def tokens(self, batch: int, cond: Cond | None, noise: Noise, *, member: Tensor | None = None) -> Tensor:
+        """Only what the runs end in, [B, T, *E]: any order, any speed."""
+        done = []
+        for x, own, drawn in self._parts(batch, cond, noise, member):
+            with running_in(self.autocast, x.device):
+                if self.std is None and self.min_std == 0:
+                    x = generate(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn, eta=self.eta,
+                                 order=self.order)
+                else:
+                    *_, last = sample(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn,
+                                      eta=self.eta, order=self.order, std=self.std, min_std=self.min_std)
+                    x = last.x
+            done.append(x)
+        return torch.cat(done)
+
+    def _how(self) -> dict[str, Any]:
+        return {"eta": self.eta, "std": self.std, "min_std": self.min_std, "autocast": self.autocast}
+
+    def _parts(self, batch: int, cond: Cond | None, noise: Noise, member: Tensor | None) -> Any:
+        """Start [n, T, *E], conditioning and noise of every part: the same numbers however the batch is cut."""
+        device = self.schedule.alpha.device
+        like = torch.empty(batch, *self.shape, device=device)
+        start = noise(0, torch.arange(self.shape[0], device=device), like, salt=START_SALT, sample=member)
+        for own in torch.arange(batch, device=device).split(self.rows or batch):
+            part = start if len(own) == batch else start[own]  # no second copy of what is wanted whole
+            yield part, select(cond, own) if cond else None, _Members(noise, own)
 
 
-def check_on_policy(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, tolerance: float = TOLERANCE,
-                    steps: Tensor | None = None, rows: int | None = None, autocast: torch.dtype | None = None,
-                    clip_nats: float = 1.0) -> Mismatch:
-    """The mismatch, if no |ratio - 1| is over `tolerance`; call it before the first update on a trace.
+class _Members(Noise):
+    """The noise of some members of a batch, as they have it in the whole."""
 
-    Raises OffPolicyError with the figures, and says what to do.
+    def __init__(self, noise: Noise, member: Tensor):
+        super().__init__(noise.seed)
+        self.member = member
+
+    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+                 sample: Tensor | None = None) -> Tensor:
+        return super().__call__(row, token, like, salt=salt, sample=self.member if sample is None
+                                else self.member[sample])
+
+
+class OnPolicy:
+    """batch_at(step) for `dforce.fit`: every `updates * passes` steps, `samples` new runs of the policy as it is then.
+
+    reward: (decode(x), prompts, metadata) -> [B]. ask: what for; every answer is sampled `group` times in a row
+    (GRPO; same_start: from the same noise, as DanceGRPO does). credit: rewards -> advantages or weights, clipped to
+    +-limit if given. traces: keep log-probabilities, for policy gradients. prepare: makes of the `Samples` of an epoch
+    the rows that are dealt out (preference pairs). An epoch's rows go, in random order, into `updates` batches,
+    `passes` times. before(epoch) is called before an epoch samples (to move a reference).
+
+    Before an epoch's first update `check_on_policy` replays `checked` of its runs and raises OffPolicyError beyond
+    `tolerance`. A reward that raises, or gives NaN or a wrong shape, raises RewardError; the weights are as before.
+    All randomness is counted, (seed, epoch). An epoch's samples live in memory only, so a run resumes at the beginning
+    of an epoch; in mid-epoch ValueError says which step that is. `epochs` holds what was measured of each.
+
+    Give `fit` weight_decay=0, which else pulls at the weights whatever the reward says, and decay="constant".
     """
-    found = mismatch(trace, denoiser, schedule, steps=steps, rows=rows, autocast=autocast, clip_nats=clip_nats)
-    if not found.largest <= tolerance:
-        raise OffPolicyError(
-            f"|ratio - 1| is up to {found.largest:.3g} (mean {found.mean:.3g}, {found.outside:.1%} beyond the clip, "
-            f"{found.cells} steps of tokens) where the policy is to be the one that sampled (tolerance {tolerance:g}). "
-            "Either the weights have changed since, so record a new trace before the first update; or sampling and "
-            "training are not the same function: compare guidance scales, dropout (eval mode in both) and autocast "
-            "(the same dtype in record and replay, or None). If only rounding is left, refresh(trace, ...) takes the "
-            "log-probabilities anew in the batch shape of training")
-    return found
 
+    def __init__(self, sampler: Sampler, reward: Reward, ask: Ask, *, samples: int, credit: Credit, group: int = 1,
+                 updates: int = 1, passes: int = 1, limit: float | None = None, traces: bool = True,
+                 same_start: bool = False, decode: Callable[[Tensor], Tensor] | None = None,
+                 prepare: Callable[[Samples], Any] | None = None, before: Callable[[int], Any] | None = None,
+                 checked: int = 8, tolerance: float = TOLERANCE, seed: int = 0):
+        if min(samples, group, updates, passes, checked) < 1 or samples % group:
+            raise ValueError(f"samples, group, updates, passes and checked must be >= 1 and samples a multiple of "
+                             f"group, got {samples}, {group}, {updates}, {passes}, {checked}")
+        self.sampler, self.reward, self.ask, self.credit = sampler, reward, ask, credit
+        self.samples, self.group, self.updates, self.passes = samples, group, updates, passes
+        self.limit, self.traces, self.same_start, self.decode = limit, traces, same_start, decode
+        self.prepare, self.before, self.checked, self.tolerance, self.seed = prepare, before, checked, tolerance, seed
+        self.epochs: list[dict[str, float]] = []
+        self._epoch = -1
+        self._rows: Any = None
+        self._order, self._turn = torch.arange(0), -1  # row i of the epoch's rows is the _order[i]-th that was made
 
-@torch.no_grad()
-def refresh(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, rows: int | None = None,
-            autocast: torch.dtype | None = None) -> Trace:
-    """The trace with log-probs as `replay` gives them now, in its batch shape. For the weights that sampled only."""
-    return trace._replace(log_prob=replay(trace, denoiser, schedule, rows=rows, autocast=autocast).log_prob)
+    def __call__(self, step: int) -> Any:
+        epoch, update = divmod(step, self.updates * self.passes)
+        if epoch != self._epoch:
+            if update:
+                raise ValueError(f"step {step} is in the middle of an epoch of {self.updates * self.passes} updates, "
+                                 f"whose samples are gone: resume at step {step - update}")
+            self._begin(epoch)
+        turn, part = divmod(update, self.updates)
+        if turn != self._turn:
+            self._shuffle(turn)
+        size = len(self._order) // self.updates
+        batch = map_state(lambda leaf: leaf[part * size:(part + 1) * size], self._rows)
+        if update + 1 == self.updates * self.passes:
+            self._rows, self._epoch = None, -1  # the optimiser steps without them
+        return batch
 
+    def draw(self, epoch: int) -> Samples:
+        """The samples of an epoch, by the weights of now. Changes nothing but the credit's statistics."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, ASK))
+        query = self.ask(self.samples // self.group, generator)
+        if len(query.prompts) != self.samples // self.group:
+            raise ValueError(f"asked for {self.samples // self.group} prompts, got {len(query.prompts)}")
+        noise, device = Noise(seed_of(self.seed, epoch, SAMPLE)), self.sampler.schedule.alpha.device
+        group = torch.arange(len(query.prompts), device=device).repeat_interleave(self.group)
+        cond = select(map_state(lambda leaf: leaf.to(device), query.cond), group) if query.cond else None
+        member = group if self.same_start else None
+        trace = self.sampler.record(self.samples, cond, noise, member=member) if self.traces else None
+        x = trace.x[:, -1] if trace else self.sampler.tokens(self.samples, cond, noise, member=member)
+        prompts, metadata = ([values[i] for i in group.tolist()] if values is not None else None
+                             for values in (query.prompts, query.metadata))
+        reward = ask_reward(self.reward, self.decode(x) if self.decode else x, prompts or [], metadata,
+                            where=f"epoch {epoch}")
+        advantage = self.credit(reward, prompts or [], group)
+        if self.limit is not None:
+            advantage = clip_advantage(advantage, self.limit)
+        return Samples(x, cond, reward, advantage, group, trace)
 
-def _measure(found: Replay, clip_nats: float) -> Mismatch:
-    moving = found.dims > 0
-    nats = (found.log_prob - found.old)[moving]
-    if not len(nats):
-        return Mismatch(0.0, 0.0, 0.0, 0)
-    away = (nats.exp() - 1).abs().nan_to_num(math.inf)
-    return Mismatch(float(away.max()), float(away.mean()), float((nats.abs() > clip_nats).double().mean()), len(nats))
+    def _begin(self, epoch: int) -> None:
+        if self.before is not None:
+            self.before(epoch)
+        found = self.draw(epoch)
+        told = {"epoch": float(epoch), "queries": float((epoch + 1) * self.samples),
+                "reward": float(found.reward.mean()), "reward_std": float(found.reward.std(correction=0))}
+        if found.trace is not None:
+            some = select(found.trace, torch.arange(min(self.checked, self.samples), device=found.x.device))
+            told["ratio_error"] = check_on_policy(some, self.sampler.denoiser, self.sampler.schedule,
+                                                  tolerance=self.tolerance, autocast=self.sampler.autocast).largest
+        rows = self.prepare(found) if self.prepare else found
+        count = len(leaves(rows)[0])
+        if count % self.updates:
+            raise ValueError(f"an epoch of {count} rows cannot be dealt into {self.updates} equal batches: change "
+                             "samples or updates")
+        self.epochs.append(told)
+        self._rows, self._epoch, self._order, self._turn = rows, epoch, torch.arange(count), -1
+
+    def _shuffle(self, turn: int) -> None:
+        """Puts the epoch's rows in the order of one pass, so that batches are views: a trace is held once."""
+        wanted = permutation(len(self._order), self.seed, self._epoch, ORDER, turn)
+        self._rows = select(self._rows, self._order.argsort()[wanted].to(leaves(self._rows)[0].device))
+        self._order, self._turn = wanted, turn

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dforce.align.advantage import Credit, GroupAdvantage, PerPromptStats, clip_advantage, standardised
 from dforce.align.backprop import direct_reward, starts
+from dforce.align.loop import Aligning, KLControl
+from dforce.align.lora import adapter_state, without_adapters
 from dforce.align.losses import exponential_weight, filtered_weight
-from dforce.align.lowrank import adapter_state, without_adapters
-from dforce.align.objective import (
+from dforce.align.objectives import (
     AlignObjective,
     Loss,
     Result,
@@ -25,16 +26,15 @@ from dforce.align.objective import (
     regression,
     stepwise_preference,
 )
-from dforce.align.preference import Preferences, best_against_worst, read_pairs
-from dforce.align.reward import Reward
-from dforce.align.rows import permutation
-from dforce.align.source import ORDER, Ask, OnPolicy, Sampler, Samples
-from dforce.align.tune import Aligning, KLControl
+from dforce.align.on_policy import ORDER, Ask, OnPolicy, Sampler, Samples
+from dforce.align.preferences import Preferences, best_against_worst, read_pairs
+from dforce.align.rewards.protocol import Reward
+from dforce.align.shuffle import permutation
 from dforce.align.value import StepCredit
 from dforce.config import nearest
-from dforce.denoiser import Cond, Denoiser
-from dforce.loss import min_snr
-from dforce.tree import select
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.loss import min_snr
+from dforce.core.tree import select
 
 BUFFER = 64  # rewards of a prompt that its mean and std are taken from
 

@@ -1,8 +1,8 @@
 """A denoising run as a decision process: what was drawn at every step, and how likely it was (Black et al. 2023, 4.3).
 
-A trace is a value like a state: tensors only, batch first in every leaf, so that `dforce.tree.select` takes rows of it
-and `dforce.fit` cuts it into parts. It is recorded from the same `transition` that every sampler uses and replayed
-through it under other weights, all steps in one batched forward.
+A trace is a value like a state: tensors only, batch first in every leaf, so that `dforce.core.tree.select` takes rows
+of it and `dforce.fit` cuts it into parts. It is recorded from the same `transition` that every sampler uses and
+replayed through it under other weights, all steps in one batched forward.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from dforce.align.fingerprint import fingerprint
-from dforce.denoiser import Cond, Denoiser
-from dforce.noise import Noise
-from dforce.sample import Std, sample
-from dforce.schedule import Schedule
-from dforce.transition import Gaussian, coefficients, transition
-from dforce.tree import State, select
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.noise import Noise
+from dforce.core.sample import sample
+from dforce.core.schedule import Schedule
+from dforce.core.step import Std
+from dforce.core.transition import Gaussian, coefficients, transition
+from dforce.core.tree import State, select
 
 SECOND_ORDER = ("a trace is first order (order=1): a second-order mean depends on the weights through the x0_hat that "
                 "is remembered from the step before, so the step would have no density of its own to replay")

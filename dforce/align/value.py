@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dforce.align.source import Sampler, Samples
-from dforce.noise import seed_of
-from dforce.tree import select
+from dforce.align.on_policy import Sampler, Samples
+from dforce.core.noise import seed_of
+from dforce.core.tree import select
 
 HASH = 32        # numbers that a whole-numbered conditioning is spread over
 WIDTH = 256      # random features, and at most so many numbers of a sample

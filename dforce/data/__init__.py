@@ -3,11 +3,11 @@
 from dforce.data.batch import Batch, Cond, check, cond_rows, cond_tokens, stack, unstack
 from dforce.data.d4rl import read_d4rl, write_d4rl
 from dforce.data.episodes import Episodes, pack
-from dforce.data.maze import make_maze_dataset
+from dforce.data.generate.maze import make_maze_dataset
+from dforce.data.minari import load_episodes, save_episodes
 from dforce.data.normalize import Affine, require_finite
 from dforce.data.store import list_datasets
-from dforce.data.trajectories import load_episodes, save_episodes
-from dforce.data.video import VideoClips
+from dforce.data.video.dataset import VideoClips
 from dforce.data.windows import Windows, split_episodes
 
 __all__ = [

@@ -16,7 +16,7 @@ from torch import Tensor
 from dforce.data.batch import Batch
 from dforce.data.episodes import Episodes
 from dforce.data.normalize import Affine, require_finite
-from dforce.data.shards import rows_of, shards_of
+from dforce.data.virtual_shards import rows_of, shards_of
 
 SPLIT, TRAIN, VAL = 0, 1, 2  # streams of the counter-based generator
 

@@ -1,7 +1,7 @@
 """Image models: data that packages ship, training, sampling, and what is measured on samples."""
 
 from dforce.images.classifier import Classifier, load_classifier, save_classifier, train_classifier
-from dforce.images.measure import accuracy, diversity, features, frechet
+from dforce.images.metrics import accuracy, diversity, features, frechet
 from dforce.images.model import ImageModel, class_cond, draw, guided_by_class, load_model, pixels
 
 __all__ = [

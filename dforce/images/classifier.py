@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dforce.checkpoint import PRETRAINED, CheckpointError
 from dforce.data.images import ImageBatches, Images
-from dforce.fit import fit
-from dforce.sealed import check, sealed, write_tensors
-from dforce.training import load_weights
+from dforce.train.atomic_folder import check, sealed, write_tensors
+from dforce.train.checkpoint import PRETRAINED, CheckpointError
+from dforce.train.fit import fit
+from dforce.train.state import load_weights
 
 CHANNELS = (32, 64, 64, 64)  # of the first resolutions, each half the one before; the rest have the last
 COARSE = 4                   # pixels of a side below which a resolution is not halved

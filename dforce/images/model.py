@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.checkpoint import CheckpointError, find, load
+from dforce.core.denoiser import Cond, Denoiser, Precond
+from dforce.core.noise import Noise
+from dforce.core.sample import generate
+from dforce.core.schedule import Schedule
 from dforce.data.pixels import to_uint8
-from dforce.denoiser import Cond, Denoiser, Precond
-from dforce.guidance import classifier_free
-from dforce.noise import Noise
-from dforce.sample import generate
-from dforce.schedule import Schedule
+from dforce.guidance.classifier_free import classifier_free
+from dforce.train.checkpoint import CheckpointError, find, load
 
 START = 1  # salt of the first noise, as in `dforce.align`: two models that share a seed begin in the same noise
 

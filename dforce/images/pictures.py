@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dforce.images.model import pixels
-from dforce.report import style
+from dforce.report.plots import style
 
 CELL, GAP = 0.42, 0.06  # inches of an image, and of the gap between two as a share of an image
 

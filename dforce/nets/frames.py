@@ -19,9 +19,10 @@ class FrameTransformerNet(nn.Module):
 
     The P = h w places of the coarsest map of frame t are P tokens. They see each other, and those of the `context`
     frames before t as these were shown, each at its own noise level; so the past may be shown at any (history guidance,
-    `dforce.history`). A frame sees no further in any layer, whether the past stands in the sequence or in the state, so
-    both agree. Rotary angles tell how many frames lie between (Su et al. 2021), a learnt vector tells the place; how
-    long ago the sequence began is told by features that fade, so that nothing unseen comes up in a long rollout.
+    `dforce.guidance.history`). A frame sees no further in any layer, whether the past stands in the sequence or in the
+    state, so both agree. Rotary angles tell how many frames lie between (Su et al. 2021), a learnt vector tells the
+    place; how long ago the sequence began is told by features that fade, so that nothing unseen comes up in a long
+    rollout.
 
     event_shape, token, width, multipliers, patch, depth, checkpointing: as in `ConvGRUNet`. layers, heads: of the
     transformer, whose width is that of the coarsest map's channels, a multiple of 2 * heads. context: frames.

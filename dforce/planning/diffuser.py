@@ -1,7 +1,7 @@
 """Diffuser (Janner et al. 2022) as a composition: full-sequence diffusion of windows that end at the goal.
 
-Its network (`dforce.nets.temporal`) is trained by `dforce.inpainting.InpaintingObjective`: one level a window, and the
-state that a window ends in shown clean. A plan is sampled with the goal in that place.
+Its network (`dforce.nets.temporal`) is trained by `dforce.train.objectives.InpaintingObjective`: one level a
+window, and the state that a window ends in shown clean. A plan is sampled with the goal in that place.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.core.denoiser import Denoiser
+from dforce.core.schedule import Schedule
+from dforce.core.step import Step
 from dforce.data.normalize import Affine
-from dforce.denoiser import Denoiser
-from dforce.guidance import Energy, inpaint
+from dforce.guidance.energy import Energy
+from dforce.guidance.inpaint import inpaint
+from dforce.planning.control import Plan
 from dforce.planning.energy import SumOfDistances
-from dforce.planning.execute import Plan
-from dforce.planning.plan import DiffusionPlanner
-from dforce.sample import Step
-from dforce.schedule import Schedule
+from dforce.planning.planner import DiffusionPlanner
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 
 from dforce.envs import Maze
 from dforce.envs.frame import D4RL
-from dforce.planning.execute import Executed
-from dforce.planning.plan import DiffusionPlanner
-from dforce.report.curves import schedule_heatmap
-from dforce.report.maze_plots import animation, denoising_strip, plan_figure, plan_grid
+from dforce.planning.control import Executed
+from dforce.planning.planner import DiffusionPlanner
+from dforce.report.plots.curves import schedule_heatmap
+from dforce.report.plots.maze import animation, denoising_strip, plan_figure, plan_grid
 
 FAN = 8  # plans of one start
 

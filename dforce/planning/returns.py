@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.noise import Noise
-from dforce.planning.execute import Executed, Executor, Plan, play, suited
-from dforce.planning.plan import DiffusionPlanner
-from dforce.planning.score import blocked_mask
+from dforce.core.noise import Noise
+from dforce.planning.control import Executed, Executor, Plan, play, suited
+from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import Task
 
 MOST_DRAWS = 16  # times that starts are drawn for one answer before the task is found to have no blocked ones
@@ -86,7 +86,7 @@ class Starts:
                          "tune on all starts")
 
 
-class tempered(Noise):  # noqa: N801
+class tempered(Noise):
     """Noise of `temperature` >= 0 times the usual standard deviation: 0 is the most likely path, 1 the usual law."""
 
     def __init__(self, noise: Noise, temperature: float):

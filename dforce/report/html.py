@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dforce.report import page
-from dforce.report.results import read_results
+from dforce.report.rows import read_results
 from dforce.report.table import Table, tabulate, units_line
 
 PICTURES, FILMS = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"), (".mp4", ".webm")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
 
-from dforce.report import style
-from dforce.report.maze_axes import (
+from dforce.report.plots import style
+from dforce.report.plots.maze_axes import (
     REACH,
     check_walls,
     checked_episode,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dforce.report.results import Row
+from dforce.report.rows import Row
 
 
 def same(row: Row) -> str:

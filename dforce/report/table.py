@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from dforce.report.results import Row, settled
+from dforce.report.rows import Row, settled
 
 ACROSS = ("starts",)  # variant keys that spread over columns instead of lines
 

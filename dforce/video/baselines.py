@@ -13,15 +13,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dforce.denoiser import Cond, Denoiser
-from dforce.guidance import inpaint
-from dforce.loss import Weight, corrupt, min_snr
-from dforce.matrix import full_sequence
-from dforce.noise import Noise
-from dforce.rollout import Offset
-from dforce.sample import generate
-from dforce.schedule import Schedule
-from dforce.tree import State, map_state
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.loss import Weight, corrupt, min_snr
+from dforce.core.matrix import full_sequence
+from dforce.core.noise import Noise
+from dforce.core.rollout import Offset
+from dforce.core.sample import generate
+from dforce.core.schedule import Schedule
+from dforce.core.tree import State, map_state
+from dforce.guidance.inpaint import inpaint
 
 
 class TwoCall(nn.Module):
@@ -31,9 +31,9 @@ class TwoCall(nn.Module):
     training a conditional diffusion model of the next frame. levels "last": at level K and x = 0, which says nothing of
     it, so that the answer is the conditional mean, its error unweighted: next-frame regression.
 
-    objective(batch, generator) -> (loss, logs), as `dforce.loss.ForcingObjective`. The first call walks through the
-    clean tokens one by one, for the state before each of them is wanted; the second is one batch of all tokens.
-    ValueError for a denoiser that is not causal.
+    objective(batch, generator) -> (loss, logs), as `dforce.train.objectives.ForcingObjective`. The first call
+    walks through the clean tokens one by one, for the state before each of them is wanted; the second is one batch of
+    all tokens. ValueError for a denoiser that is not causal.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
@@ -113,7 +113,8 @@ def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: S
     All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the
     path of their own clean values (replacement, Ho et al. 2022, "Video Diffusion Models", section 3.1), so that the
     network only ever sees what it was trained on. past: what is known before the first window, cut to `keep` tokens.
-    Yields (new tokens [B, new, *E], what is known after them); cond and first are those of `dforce.rollout.rollout`.
+    Yields (new tokens [B, new, *E], what is known after them); cond and first are those of
+    `dforce.core.rollout.rollout`.
     Raises ValueError for counts below 1.
     """
     if new < 1 or keep < 1:

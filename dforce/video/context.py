@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dforce.denoiser import Cond, Precond
-from dforce.tree import State
+from dforce.core.denoiser import Cond, Precond
+from dforce.core.tree import State
 from dforce.video.model import VideoModel
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dforce.checkpoint import CheckpointError, find, load
-from dforce.denoiser import Cond, Precond
-from dforce.schedule import Schedule
+from dforce.core.denoiser import Cond, Precond
+from dforce.core.schedule import Schedule
+from dforce.train.checkpoint import CheckpointError, find, load
 from dforce.video.latents import Latents, load_latents
 
 

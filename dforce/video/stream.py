@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dforce.denoiser import Cond, Denoiser
-from dforce.guidance import clipped
-from dforce.history import fractional, history_guided, vanilla
-from dforce.matrix import pyramid
-from dforce.noise import Noise
-from dforce.rollout import Recent, rollout
-from dforce.tree import State, map_state
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.matrix import pyramid
+from dforce.core.noise import Noise
+from dforce.core.rollout import Recent, rollout
+from dforce.core.tree import State, map_state
+from dforce.guidance.clipped import clipped
+from dforce.guidance.history import fractional, history_guided, vanilla
 from dforce.video.baselines import Seen, Silent, sliding_window
 from dforce.video.model import VideoModel
 
@@ -33,8 +33,8 @@ class Recipe(NamedTuple):
     one token; delay: rows by which a token runs behind the one before it inside a chunk, None for `steps`
     (autoregressive), 0 for all at once. stabilise_std: noise (data units) that finished frames are said to carry, in
     mode "noise" also given. clamp: largest |x0_hat|, None for none. refresh: (every, window) frames, see
-    `dforce.rollout.rollout`. keep: frames that a sliding window knows of its past. history: weight of history guidance,
-    1 for none; history_std: None guides by the whole past, a number by the past noised so much (fractional).
+    `dforce.core.rollout.rollout`. keep: frames that a sliding window knows of its past. history: weight of history
+    guidance, 1 for none; history_std: None guides by the whole past, a number by the past noised so much (fractional).
     """
 
     method: Literal["forcing", "sliding", "regression"] = "forcing"

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dforce.core.noise import mix
 from dforce.data.pixels import from_uint8
-from dforce.noise import mix
-from dforce.video.record import Record
-from dforce.video.small import begun, descend, load_net, save_net
+from dforce.video.auxiliary_nets import begun, descend, load_net, save_net
+from dforce.video.recording import Record
 
 MEMORY = 16         # actions that the policy remembers: walkers in mazes go straight for up to 15 frames
 FILE = "walker.safetensors"

@@ -21,9 +21,9 @@ import numpy as np
 import record
 import torch
 
-from dforce.checkpoint import load, load_state
 from dforce.data import load_episodes, make_maze_dataset
 from dforce.data.store import datasets_root
+from dforce.train.checkpoint import load, load_state
 
 
 def read_checkpoint(folder: Path) -> list[Any]:

@@ -20,9 +20,9 @@ from pathlib import Path
 import record
 import torch
 
-from dforce.checkpoint import load_state
-from dforce.cli import main
+from dforce.cli.main import main
 from dforce.data import make_maze_dataset
+from dforce.train.checkpoint import load_state
 
 SETTINGS = ["horizon=40", "stack=5", "batch=16", "held_out=0.2", "net.width=32", "fit.steps=120", "fit.warmup=10",
             "fit.validate_every=15", "save_every=6", "fit.precision=fp32"]

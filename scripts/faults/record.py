@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dforce.planning.score import wilson_interval
-from dforce.report.results import write_results
-from dforce.run import environment, peak_memory_mb
+from dforce.planning.scores import wilson_interval
+from dforce.report.rows import write_results
+from dforce.runs.folder import environment, peak_memory_mb
 
 
 def share(task: str, method: str, metric: str, outcomes: Iterable[bool], **variant: Any) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""The watch on reward over-optimisation: what a policy has become, looked at in the same noise every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dforce.align.on_policy import Ask, Query, Sampler
+from dforce.align.trace import kl
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.noise import Noise
+from dforce.core.tree import map_state
+from dforce.report.statistics import ERROR, Z95
+
+Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
+
+
+class Watch:
+    """look() -> the mean of every measure over `samples` runs of the policy of now, and "kl" [nats of a whole run].
+
+    A measure that answers for each sample also has an "<measure>_error": half the 95% interval of its mean.
+
+    sampler: its denoiser is the policy, seen with the weights that it has then. reference: what the KL is to. ask: what
+    for, the same every time. decode: from tokens to what the measures take. The KL is there where the sampler is one
+    that has log-probabilities: first order, with noise in it. It bounds how far the samples' law has moved
+    (`dforce.align.kl`); a reward that rises while diversity and the other measures fall is being exploited.
+    """
+
+    def __init__(self, sampler: Sampler, reference: Denoiser, ask: Ask, measures: Mapping[str, Measure], *,
+                 samples: int = 100, seed: int = 0, decode: Callable[[Tensor], Tensor] | None = None):
+        if samples < 1:
+            raise ValueError(f"a watch draws at least one sample, got {samples}")
+        self.sampler, self.reference, self.measures, self.decode = sampler, reference, dict(measures), decode
+        self.samples, self.noise = samples, Noise(seed)
+        self.query = ask(samples, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def look(self) -> dict[str, float]:
+        """The law of the samples does not depend on how often one looks: all randomness is the watch's own."""
+        sampler, device = self.sampler, self.sampler.schedule.alpha.device
+        cond = map_state(lambda leaf: leaf.to(device), self.query.cond) if self.query.cond else None
+        found: dict[str, float] = {}
+        if has_density(sampler):
+            x, nats = divergence(sampler, self.reference, self.samples, cond, self.noise, rows=sampler.rows)
+            found["kl"] = float(nats.mean())
+        else:
+            x = sampler.tokens(self.samples, cond, self.noise)
+        x = self.decode(x) if self.decode else x
+        told: dict[str, float] = {}
+        for name, measure in self.measures.items():
+            values = torch.as_tensor(measure(x, self.query)).double()
+            told[name] = float(values.mean())
+            if values.ndim and len(values) > 1:
+                told[name + ERROR] = float(Z95 * values.std() / len(values) ** 0.5)
+        return {**told, **found}
+
+
+@torch.no_grad()
+def divergence(sampler: Sampler, reference: Denoiser, batch: int, cond: Cond | None, noise: Noise, *,
+               rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """What `batch` runs of the sampler end in, [B, T, *E], and the KL of each to the reference, [B] nats of a run."""
+    trace = sampler.record(batch, cond, noise)
+    nats = kl(trace, sampler.denoiser, reference, sampler.schedule, rows=rows)
+    return trace.x[:, -1], nats.sum((1, 2))
+
+
+def has_density(sampler: Sampler) -> bool:
+    """Can runs of this sampler be replayed: does some step of it have a log-probability?"""
+    noisy = sampler.eta > 0 or sampler.std is not None or sampler.min_std > 0
+    return sampler.order == 1 and noisy

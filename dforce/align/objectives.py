@@ -1,0 +1,207 @@
+"""What `dforce.fit` trains in alignment: one module, and a loss as a function for every algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dforce.align import losses
+from dforce.align.forward import denoising_error, draw_levels
+from dforce.align.on_policy import Samples
+from dforce.align.preferences import Pairs
+from dforce.align.trace import Replay, Trace, kl, replay, subsample
+from dforce.core.denoiser import Denoiser
+from dforce.core.loss import Weight, corrupt, min_snr
+from dforce.core.schedule import Schedule
+
+Result = tuple[Tensor, dict[str, Tensor]]  # the loss, and what to log
+Loss = Callable[["AlignObjective", Any, torch.Generator | None], Result]
+
+
+class AlignObjective(nn.Module):
+    """objective(batch, generator) -> (loss, logs), the policy being what sampled, guidance included.
+
+    `denoiser` is the module inside the policy: what has weights, is saved under that name, and what losses on noised
+    samples train, unguided. reference: a denoiser that does not learn (a copy, or `without_adapters(policy)`); it is no
+    part of the parameters nor of a checkpoint. Dropout and batch statistics stay in evaluation mode during training, or
+    the policy that learns would not be the one that sampled.
+    """
+
+    denoiser: Any
+
+    def __init__(self, policy: Denoiser, schedule: Schedule, loss: Loss, *, reference: Denoiser | None = None):
+        super().__init__()
+        self.denoiser, self.schedule, self.loss = inner(policy), schedule, loss
+        self._outside = (policy, reference)  # in a tuple: not registered
+
+    @property
+    def policy(self) -> Any:
+        return self._outside[0]
+
+    @property
+    def reference(self) -> Any:
+        return self._outside[1]
+
+    def forward(self, batch: Any, generator: torch.Generator | None = None) -> Result:
+        loss, logs = self.loss(self, batch, generator)
+        return loss, {"loss": loss.detach(), **logs}
+
+    def need_reference(self, why: str) -> Any:
+        if self.reference is None:
+            raise ValueError(f"{why} needs a reference: AlignObjective(..., reference=copy.deepcopy(policy))")
+        return self.reference
+
+    @torch.no_grad()
+    def sync(self, keep: float = 0.0) -> None:
+        """reference <- keep * reference + (1 - keep) * policy: the old policy of online methods, moved every epoch."""
+        reference = inner(self.need_reference("sync"))
+        for name, value in reference.state_dict().items():
+            value.copy_(torch.lerp(self.denoiser.state_dict()[name], value, keep) if value.is_floating_point()
+                        else self.denoiser.state_dict()[name])
+
+    def train(self, mode: bool = True) -> AlignObjective:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)):
+                module.eval()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> AlignObjective:
+        super()._apply(fn, recurse)
+        if self.reference is not None and inner(self.reference) is not self.denoiser:
+            inner(self.reference)._apply(fn, recurse)
+        return self
+
+
+def inner(denoiser: Any) -> nn.Module:
+    """The module inside guidance wrappers. ValueError if there is none: nothing could be trained."""
+    part = denoiser
+    while not isinstance(part, nn.Module):
+        part = getattr(part, "denoiser", None)
+        if part is None:
+            raise ValueError(f"{type(denoiser).__name__} holds no nn.Module, so there is nothing to train")
+    return part
+
+
+def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fraction: float = 1.0,
+                    reduce: losses.Reduce = "token", rows: int | None = None, checkpoint: bool = False,
+                    autocast: torch.dtype | None = None) -> Loss:
+    """DDPO-IS; DDPO-SF where clip_nats is None; DPOK where kl_weight > 0; GRPO by group advantages. Of `Samples`.
+
+    fraction of the steps to train on, rows, checkpoint, autocast: see `subsample` and `replay`. With a reference the
+    KL to it is measured in any case: logs "kl" (nats of a whole run), "clip_fraction", "log_ratio" (largest, nats).
+    """
+    def loss(own: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
+        trace = _trace(batch.trace)
+        how: dict[str, Any] = {"rows": rows, "autocast": autocast}
+        if kl_weight > 0:
+            own.need_reference("kl_weight > 0")
+        steps = subsample(trace, fraction, generator)
+        now = replay(trace, own.policy, own.schedule, steps=steps, checkpoint=checkpoint, **how)
+        nats = torch.zeros_like(now.log_prob)
+        if own.reference is not None:
+            with torch.set_grad_enabled(kl_weight > 0 and torch.is_grad_enabled()):
+                nats = kl(trace, now, own.reference, own.schedule, steps=steps, **how)
+        value = losses.dpok(now.log_prob, _of_steps(batch.advantage, steps), nats, now.dims, kl_weight=kl_weight,
+                            reduce=reduce, old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
+        return value, _watch(trace, now, nats, clip_nats, reduce, own.reference is not None)
+    return loss
+
+
+def regression(*, weight: Weight | None = None) -> Loss:
+    """RWR, filtered and supervised fine-tuning of `Samples`, their `advantage` being the weight of each.
+
+    weight: of the levels, default min-SNR 5 as in pretraining.
+    """
+    def loss(own: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
+        level, noise = draw_levels(own.schedule, batch.x, generator, shared=not own.policy.causal)
+        error = denoising_error(own.denoiser, own.schedule, batch.x, level, noise, cond=batch.cond,
+                                weight=weight or min_snr())
+        return losses.weighted_regression(error, batch.advantage.to(error.dtype)), {"error": error.detach().mean()}
+    return loss
+
+
+def preference(*, beta: float = 5000.0, weight: Weight | None = None) -> Loss:
+    """Diffusion-DPO of `Pairs` against the reference. Logs "margin" of errors and "agrees", the share of pairs won."""
+    def loss(own: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
+        reference = own.need_reference("Diffusion-DPO")
+        level, noise = draw_levels(own.schedule, batch.win, generator, shared=not own.policy.causal)
+
+        def error(denoiser: Any, x0: Tensor) -> Tensor:
+            return denoising_error(denoiser, own.schedule, x0, level, noise, cond=batch.cond, weight=weight)
+
+        win, lose = error(own.denoiser, batch.win), error(own.denoiser, batch.lose)
+        with torch.no_grad():
+            before = error(reference, batch.win), error(reference, batch.lose)
+        margin = ((lose - before[1]) - (win - before[0])).detach()
+        value = losses.diffusion_dpo(win, lose, *before, beta=beta, weight=batch.weight)
+        return value, {"margin": margin.mean(), "agrees": (margin > 0).double().mean()}
+    return loss
+
+
+def stepwise_preference(*, beta: float = 0.1, clip_nats: float | None = None, fraction: float = 1.0,
+                        reduce: losses.Reduce = "token", rows: int | None = None, checkpoint: bool = False,
+                        autocast: torch.dtype | None = None) -> Loss:
+    """D3PO of `Pairs` with traces against the reference; with `OnPolicy` and `best_against_worst`, online DPO."""
+    def loss(own: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
+        reference = own.need_reference("D3PO")
+        how: dict[str, Any] = {"rows": rows, "autocast": autocast}
+        win, lose = _trace(batch.win_trace), _trace(batch.lose_trace)
+        steps = subsample(win, fraction, generator)
+        now = [replay(trace, own.policy, own.schedule, steps=steps, checkpoint=checkpoint, **how)
+               for trace in (win, lose)]
+        with torch.no_grad():
+            before = [replay(trace, reference, own.schedule, steps=steps, bound=False, **how).log_prob
+                      for trace in (win, lose)]
+        value = losses.d3po(now[0].log_prob, now[1].log_prob, before[0], before[1],
+                            torch.minimum(now[0].dims, now[1].dims), beta=beta, clip_nats=clip_nats, reduce=reduce,
+                            weight=batch.weight)
+        gain = [(part.log_prob.detach() - old).sum((1, 2)) for part, old in zip(now, before, strict=True)]
+        return value, {"agrees": (gain[0] > gain[1]).double().mean()}
+    return loss
+
+
+def nft(*, beta: float = 1.0, limit: float = 1.0, weight: Weight | None = None) -> Loss:
+    """DiffusionNFT of `Samples`; the reference is the policy that sampled (before=objective.sync of `OnPolicy`)."""
+    def loss(own: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
+        reference = own.need_reference("DiffusionNFT")
+        level, noise = draw_levels(own.schedule, batch.x, generator, shared=not own.policy.causal)
+        noisy = corrupt(own.schedule, batch.x, level, noise)
+        now, _ = own.denoiser(noisy, level, own.denoiser.init_state(len(noisy), batch.cond), batch.cond)
+        with torch.no_grad():
+            old, _ = reference(noisy, level, reference.init_state(len(noisy), batch.cond), batch.cond)
+        good = losses.optimality(batch.advantage, limit)
+        factor = (weight or min_snr())(own.schedule.log_snr(level)).to(now.dtype)
+        value = losses.diffusion_nft(now, old, batch.x, good, beta=beta, weight=factor)
+        return value, {"optimality": good.mean()}
+    return loss
+
+
+def _of_steps(advantage: Tensor, steps: Tensor) -> Tensor:
+    """Advantages [B, S, T] of all steps for those chosen, [B, N, T]; advantages of runs, [B] or [B, T], as they are."""
+    if advantage.ndim < 3:
+        return advantage
+    return advantage.gather(1, steps[..., None].expand(-1, -1, advantage.shape[2]))
+
+
+def _trace(trace: Trace | None) -> Trace:
+    if trace is None:
+        raise ValueError("this loss takes log-probabilities: sample with OnPolicy(..., traces=True)")
+    return trace
+
+
+def _watch(trace: Trace, now: Replay, nats: Tensor, clip_nats: float | None, reduce: losses.Reduce,
+           referred: bool) -> dict[str, Tensor]:
+    """What to look at besides the loss."""
+    moving = now.dims > 0
+    logs = {"log_ratio": (now.log_prob.detach() - now.old).where(moving, 0.0).abs().max()}
+    if clip_nats is not None:
+        logs["clip_fraction"] = losses.clip_fraction(now.log_prob, now.old, now.dims, clip_nats=clip_nats,
+                                                     reduce=reduce)
+    if referred:  # the mean over the steps that were looked at, for all steps of a run
+        per_cell = nats.detach().sum() / moving.sum().clamp(min=1)
+        logs["kl"] = per_cell * (trace.dims > 0).sum() / len(trace.x)
+    return logs

@@ -1,0 +1,162 @@
+"""Several rewards as one: a normalised weighted sum, or a vote. Both are rewards themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dforce.align.rewards.protocol import Reward, ask_reward
+
+Evaluators = Mapping[str, Reward] | Sequence[Reward]
+
+
+class Scale(NamedTuple):
+    """What an evaluator's answers are like: their mean and standard deviation (in its own unit)."""
+
+    mean: float
+    std: float
+
+
+class Weighted:
+    """sum_i weight_i (r_i - mean_i) / std_i, so that a weight says how much an evaluator matters, whatever its unit.
+
+    evaluators: rewards, named or not. weights: one for each, None for equal ones; negative turns an evaluator round.
+    statistics: fixed means and deviations (`scales_of` takes them from samples of the base model): a sample's reward is
+    then a function of the sample alone. None: running ones of all that was asked so far, the present batch included
+    (Welford 1962): no base samples needed, but what a sample is worth moves while it learns, and `state_dict` has to be
+    kept for a run that goes on. normalise=False: the plain weighted sum.
+
+    An evaluator whose answers never differed counts 0. Every one is asked as by `ask_reward`: RewardError names it.
+    """
+
+    def __init__(self, evaluators: Evaluators, weights: Sequence[float] | Mapping[str, float] | None = None, *,
+                 normalise: bool = True, statistics: Mapping[str, Scale] | None = None):
+        self.evaluators = _named(evaluators)
+        self.weights = _weights(weights, list(self.evaluators))
+        if statistics is not None:
+            if not normalise:
+                raise ValueError("statistics do nothing with normalise=False: leave one of the two out")
+            _same_names(statistics, self.evaluators, "statistics")
+        self.normalise, self.statistics = normalise, statistics
+        self._seen: dict[str, tuple[int, float, float]] = {name: (0, 0.0, 0.0) for name in self.evaluators}
+
+    def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] | None = None) -> Tensor:
+        """[B] float64. Asking changes the running statistics."""
+        answers = _ask_all(self.evaluators, samples, prompts, metadata)
+        if not self.normalise:
+            return torch.stack([self.weights[name] * answer for name, answer in answers.items()]).sum(0)
+        if self.statistics is None:
+            for name, answer in answers.items():
+                self._seen[name] = _merged(self._seen[name], answer)
+        total = torch.zeros(len(samples), dtype=torch.float64, device=samples.device)
+        for name, answer in answers.items():
+            mean, std = self.scales[name]
+            if std > 0:
+                total += self.weights[name] * (answer - mean) / std
+        return total
+
+    @property
+    def scales(self) -> Mapping[str, Scale]:
+        """The statistics that apply now."""
+        if self.statistics is not None:
+            return self.statistics
+        return {name: Scale(mean, (squares / count) ** 0.5 if count else 0.0)
+                for name, (count, mean, squares) in self._seen.items()}
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """JSON-able: count, mean and sum of squared deviations of each evaluator."""
+        return {name: list(seen) for name, seen in self._seen.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        _same_names(state, self.evaluators, "the state")
+        self._seen = {name: (int(count), float(mean), float(squares)) for name, (count, mean, squares) in state.items()}
+
+
+def scales_of(evaluators: Evaluators, samples: Tensor, prompts: Sequence[Any],
+            metadata: Sequence[Any] | None = None) -> dict[str, Scale]:
+    """The fixed statistics of `Weighted`: of these samples [B, ...], B >= 2, best of the base model."""
+    if len(samples) < 2:
+        raise ValueError(f"a standard deviation takes two samples or more, got {len(samples)}")
+    answers = _ask_all(_named(evaluators), samples, prompts, metadata)
+    return {name: Scale(float(answer.mean()), _spread(answer)) for name, answer in answers.items()}
+
+
+class Vote:
+    """Each evaluator ranks the samples, and the ranks are what counts, so that no unit and no outlier does.
+
+    rule "rank" (Borda): the share of the other samples that a sample is better than, averaged over the evaluators.
+    "majority" (Copeland): the share of the others against which more evaluators are for it than against it. Ties count
+    half, so every answer lies in [0, 1] with mean 1/2. within "prompt": samples are compared with those of the same
+    prompt (one that is alone gets 1/2); "batch": with all. Votes are relative: ask for all candidates in one call.
+    """
+
+    def __init__(self, evaluators: Evaluators, rule: Literal["rank", "majority"] = "rank", *,
+                 within: Literal["prompt", "batch"] = "prompt"):
+        if rule not in ("rank", "majority"):
+            raise ValueError(f"rule must be 'rank' or 'majority', got {rule!r}")
+        if within not in ("prompt", "batch"):
+            raise ValueError(f"within must be 'prompt' or 'batch', got {within!r}")
+        self.evaluators, self.rule, self.within = _named(evaluators), rule, within
+
+    def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] | None = None) -> Tensor:
+        """[B] float64 in [0, 1]. O(B^2) comparisons."""
+        answers = torch.stack(list(_ask_all(self.evaluators, samples, prompts, metadata).values()))
+        signs = (answers[:, :, None] - answers[:, None, :]).sign()  # [evaluators, B, B] 1: the row is the better one
+        won = signs.mean(0) if self.rule == "rank" else signs.sum(0).sign()
+        others = ~torch.eye(len(samples), dtype=torch.bool, device=won.device)
+        if self.within == "prompt":
+            number = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(str, prompts)))}
+            own = torch.tensor([number[str(prompt)] for prompt in prompts], device=won.device)
+            if len(own) != len(samples):
+                raise ValueError(f"votes are taken within prompts: got {len(own)} prompts for {len(samples)} samples; "
+                                 "within='batch' needs none")
+            others = others & (own[:, None] == own[None, :])
+        return 0.5 + 0.5 * won.where(others, 0.0).sum(1) / others.sum(1).clamp(min=1)
+
+
+def _ask_all(evaluators: Mapping[str, Reward], samples: Tensor, prompts: Sequence[Any],
+             metadata: Sequence[Any] | None) -> dict[str, Tensor]:
+    return {name: ask_reward(reward, samples, prompts, metadata, where=f"the evaluator {name!r}")
+            for name, reward in evaluators.items()}
+
+
+def _named(evaluators: Evaluators) -> dict[str, Reward]:
+    if not isinstance(evaluators, Mapping):
+        evaluators = {str(i): reward for i, reward in enumerate(evaluators)}
+    if not evaluators:
+        raise ValueError("there are no evaluators: give one reward or more")
+    return dict(evaluators)
+
+
+def _weights(weights: Sequence[float] | Mapping[str, float] | None, names: list[str]) -> dict[str, float]:
+    if weights is None:
+        return dict.fromkeys(names, 1.0)
+    if isinstance(weights, Mapping):
+        _same_names(weights, names, "weights")
+        return {name: float(weights[name]) for name in names}
+    if len(weights) != len(names):
+        raise ValueError(f"{len(names)} evaluators ({', '.join(names)}) take as many weights, got {len(weights)}")
+    return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+
+
+def _same_names(found: Mapping[str, Any], wanted: Mapping[str, Any] | Sequence[str], what: str) -> None:
+    if set(found) != set(wanted):
+        raise ValueError(f"{what} must be of the evaluators {', '.join(wanted)}, got those of {', '.join(found)}")
+
+
+def _spread(answer: Tensor) -> float:
+    """The standard deviation; exactly 0 where nothing differs, not the rounding of a mean."""
+    return float(answer.std(correction=0)) if bool(answer.max() > answer.min()) else 0.0
+
+
+def _merged(seen: tuple[int, float, float], answer: Tensor) -> tuple[int, float, float]:
+    """Count, mean and squared deviations with a batch [B] added (Chan et al. 1979)."""
+    count, mean, squares = seen
+    new, total = len(answer), count + len(answer)
+    own = float(answer.mean()) if bool(answer.max() > answer.min()) else float(answer[0])
+    away = own - mean
+    added = new * _spread(answer) ** 2
+    return (total, mean + away * new / total, squares + added + away**2 * count * new / total)

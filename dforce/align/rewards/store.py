@@ -1,0 +1,137 @@
+"""Learnt rewards as sealed folders: reward.json (what it is, what was measured) and model.safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dforce.align.rewards.learnt import BradleyTerry
+from dforce.align.rewards.network import RewardNet, flat
+from dforce.align.rewards.ratings import MeanRating, RatingHead
+from dforce.train.atomic_folder import CheckpointError, check, sealed, write_tensors
+from dforce.train.state import load_weights
+
+FOLDER = "reward"  # in a run folder
+FORMAT = 1
+
+
+def save_reward(folder: str | Path, model: BradleyTerry | MeanRating, *, encoder: str | None = None,
+                about: Mapping[str, Any] | None = None) -> Path:
+    """Writes a learnt reward, replacing one of the same name; killed or out of space, it leaves the old one whole.
+
+    The network of a `BradleyTerry` has to be a `RewardNet`. Of a `MeanRating` the encoder is saved where it is a
+    `RewardNet` or `flat`; of any other the name `encoder` and a digest of its weights are, and who loads brings it.
+    about: JSON-able, such as what was measured. Raises CheckpointError if the disk refuses, ValueError for the rest.
+    """
+    config, tensors = _pairs_parts(model) if isinstance(model, BradleyTerry) else _rating_parts(model, encoder)
+    text = json.dumps({**config, "about": dict(about or {})}, indent=1) + "\n"
+    size = sum(tensor.nbytes for tensor in tensors.values()) + len(text)
+    with sealed(Path(folder), about={"kind": "reward", "format": FORMAT}, needed=size) as inside:
+        (inside / "reward.json").write_text(text, encoding="utf-8")
+        write_tensors(inside / "model.safetensors", tensors)
+    return Path(folder)
+
+
+def load_reward(where: str | Path, *, encoder: Any = None) -> BradleyTerry | MeanRating:
+    """The reward of a folder that `save_reward` wrote, or of a run folder that has one; frozen, in evaluation mode.
+
+    encoder: the one a `MeanRating` was fitted on, where that is not in the folder. Raises CheckpointError where there
+    is no such folder, it is damaged, or the encoder is missing or another.
+    """
+    folder = find_reward(where)
+    if check(folder).get("format") != FORMAT:
+        raise CheckpointError(f"{folder} was written by another version of dforce")
+    try:
+        config = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+        if config["kind"] == "bradley_terry":
+            return BradleyTerry(_net(config["net"], tensors, folder), offset=config["offset"])
+        head = RatingHead(config["head"]["features"], hidden=config["head"]["hidden"])
+        load_weights(head, _under("head.", tensors), origin=f"the head in {folder}")
+        head.eval().requires_grad_(False)
+        return MeanRating(_encoder(config["encoder"], _under("encoder.", tensors), encoder, folder), head)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot use the reward {folder}: {error}") from error
+
+
+def find_reward(where: str | Path) -> Path:
+    """The folder that `load_reward` would read."""
+    for folder in (Path(where), Path(where) / FOLDER):
+        if (folder / "reward.json").is_file():
+            return folder
+    raise CheckpointError(f"there is no learnt reward at {str(where)!r}: give a run folder of `dforce train reward`, "
+                          f"or the {FOLDER}/ folder in it")
+
+
+def needed_encoder(where: str | Path) -> str | None:
+    """The name of the encoder that `load_reward` has to be given, None if it needs none. Raises CheckpointError."""
+    folder = find_reward(where)
+    check(folder)
+    told = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
+    return told.get("name") if told.get("kind") == "other" else None
+
+
+def _pairs_parts(model: BradleyTerry) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not isinstance(model.net, RewardNet):
+        raise ValueError(f"only a RewardNet can be saved, for it says what it is built from; got a "
+                         f"{type(model.net).__name__}")
+    return {"kind": "bradley_terry", "net": model.net.config, "offset": model.offset}, model.net.state_dict()
+
+
+def _rating_parts(model: MeanRating, name: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors = {f"head.{key}": value for key, value in model.head.state_dict().items()}
+    if isinstance(model.encoder, RewardNet):
+        about: dict[str, Any] = {"kind": "net", "net": model.encoder.config}
+        tensors |= {f"encoder.{key}": value for key, value in model.encoder.state_dict().items()}
+    elif model.encoder is flat:
+        about = {"kind": "flat"}
+    elif name:
+        about = {"kind": "other", "name": name, "digest": digest(model.encoder)}
+    else:
+        raise ValueError(f"this encoder, a {type(model.encoder).__name__}, is not saved with the head: give its name, "
+                         "encoder=..., by which it is found again")
+    return {"kind": "rating", "head": {"features": model.head.size, "hidden": model.head.hidden},
+            "encoder": about}, tensors
+
+
+def _encoder(about: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Any, folder: Path) -> Any:
+    if about["kind"] != "other":
+        return flat if about["kind"] == "flat" else _net(about["net"], tensors, folder)
+    if given is None:
+        raise CheckpointError(f"the reward {folder} is a head on the encoder {about['name']!r}, which is not in the "
+                              "folder: load_reward(..., encoder=...)")
+    if digest(given) != about["digest"]:
+        raise CheckpointError(f"the encoder that was given is not the {about['name']!r} that the reward {folder} was "
+                              "fitted on: its weights differ")
+    return given
+
+
+def _net(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> RewardNet:
+    net = RewardNet(**config)
+    load_weights(net, tensors, origin=f"the weights in {folder}")
+    return net.eval().requires_grad_(False)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def digest(encoder: Any) -> str:
+    """sha256 of the names and values of a module's weights; of a function, of its name."""
+    told = hashlib.sha256(type(encoder).__qualname__.encode())
+    if not isinstance(encoder, nn.Module):
+        told.update(getattr(encoder, "__qualname__", "").encode())
+        return told.hexdigest()
+    for name, value in encoder.state_dict().items():
+        told.update(name.encode())
+        told.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()

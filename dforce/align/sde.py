@@ -1,0 +1,67 @@
+"""Rules for an explicit std of a step, (level, to) [B, T] -> [B, T]: how a flow, sampled as an ODE, gets a policy.
+
+The mean belonging to a std is always that of `dforce.transition`: with eps_hat = (x - alpha x0_hat) / sigma,
+
+    mean = alpha_s x0_hat + sqrt(sigma_s^2 - std^2) eps_hat,
+
+so that a step keeps the marginal law at any std, exactly, given the true x0_hat. Flow-GRPO (Liu et al. 2025) and
+DanceGRPO (Xue et al. 2025) take an Euler step of an SDE instead. On the straight path (alpha = 1 - s, sigma = s) it is
+
+    mean = alpha_s x0_hat + (sigma_s - std^2 / (2 sigma)) eps_hat,
+
+first order in std^2: it leaves a variance of sigma_s^2 + std^2 (1 - sigma_s / sigma) + std^4 / (4 sigma^2) where
+sigma_s^2 is due, at every step, and near pure noise its std can exceed sigma_s, which ours cannot. For small steps both
+agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dforce.core.schedule import Schedule
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def flow_sde(schedule: Schedule, scale: float = 0.7) -> Rule:
+    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), with s = sigma / (alpha + sigma) of the step's ends.
+
+    At pure noise, where it is infinite, and wherever else it exceeds the noise that is left at s', it is that noise.
+    """
+    _check(scale)
+
+    def std(level: Tensor, to: Tensor) -> Tensor:
+        time = schedule.sigma / (schedule.alpha + schedule.sigma)
+        s, after = time[level], time[to]
+        wanted = scale * (s / (1 - s).clamp(min=1e-12) * (s - after)).sqrt()
+        return torch.minimum(wanted * (schedule.alpha + schedule.sigma)[to], schedule.sigma[to])
+    return std
+
+
+def dance(schedule: Schedule, eta: float = 0.3) -> Rule:
+    """DanceGRPO's std, eta sqrt(s - s'), s as in `flow_sde`; at most the noise left at s'."""
+    _check(eta)
+
+    def std(level: Tensor, to: Tensor) -> Tensor:
+        time = schedule.sigma / (schedule.alpha + schedule.sigma)
+        wanted = eta * (time[level] - time[to]).sqrt() * (schedule.alpha + schedule.sigma)[to]
+        return torch.minimum(wanted, schedule.sigma[to])
+    return std
+
+
+def window(rule: Rule, schedule: Schedule, first: int, last: int) -> Rule:
+    """`rule` for tokens that leave a level in first..last, 0 elsewhere.
+
+    MixGRPO (Li et al. 2025): stochastic, and trained, in a window of levels; deterministic outside.
+    """
+    if not 0 <= first <= last <= schedule.levels:
+        raise ValueError(f"a window of levels lies in 0..{schedule.levels}, got {first}..{last}")
+    return lambda level, to: torch.where((level >= first) & (level <= last), rule(level, to), 0.0)
+
+
+def _check(scale: float) -> None:
+    if scale <= 0:
+        raise ValueError(f"the scale of the noise must be positive, got {scale}; for an ODE there is no policy")

@@ -1,0 +1,235 @@
+"""The rows and pictures of `dforce benchmark align`, from the files of its runs and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dforce.benchmarks.align.runs import BASE, Bench, Part
+from dforce.report.plots.benchmark import Point, sweep_panels
+from dforce.report.plots.frontier import Mark, frontier
+from dforce.report.statistics import Z95, Interval, bootstrap_interval, paired_difference, success_interval
+from dforce.runs.shards import Shard
+
+Row = dict[str, Any]
+UNITS = {"jpeg": "minus kB of a JPEG (quality 95, 64 pixels)", "class": "log p(class), nats"}
+METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is better); the reward's unit is the task's
+    "reward": ("", True),
+    "gain": ("reward over the model before, same noise", True),
+    "accuracy": ("share seen as their class by a classifier that is no reward", True),
+    "diversity": ("share of that of the model before; near 1 is as before", None),
+    "kl": ("nats to the model before; of best-of-n its bound", None),
+    "queries": ("rewards asked for to have 100 samples, in tuning or searching", None),
+    "seconds": ("s of one core for that", None),
+}
+DELIVERED = 100  # samples that queries and seconds are counted for
+
+
+class Tables(NamedTuple):
+    """rows, of results.json; lines, of episodes.jsonl."""
+
+    rows: list[Row]
+    lines: list[Row]
+
+
+class Runs(NamedTuple):
+    """All seeds of one method on one task, and the model before on the same samples."""
+
+    seeds: list[int]
+    shards: list[Shard]
+    bases: list[Shard]
+
+    def values(self, key: str, *, base: bool = False, only: Sequence[int] | None = None,
+               other: Sequence[int] = ()) -> np.ndarray:
+        """[all samples] of the seeds one after the other; only, other: of these classes, of none of those."""
+        return np.array([line[key] for own, before in zip(self.shards, self.bases, strict=True)
+                         for line in (before if base else own).lines[:len(own.lines)]
+                         if (only is None or line["label"] in only) and line["label"] not in other], dtype=float)
+
+    def seed(self, **which: Any) -> np.ndarray:
+        return np.concatenate([np.full(len(Runs([s], [own], [before]).values("label", **which)), s)
+                               for s, own, before in zip(self.seeds, self.shards, self.bases, strict=True)])
+
+
+def collect(bench: Bench) -> Tables:
+    """Scores, generalisation, curves and trials of all that is there by now."""
+    rows, lines = [], []
+    for task in bench.asked["tasks"]:
+        for method in ("base", *bench.methods(task)):
+            parts = bench.parts(method)
+            reported = [part for part in parts if part.trial is None and part.seed != bench.asked["tune_seed"]]
+            for classes in dict.fromkeys(part.classes for part in reported):
+                own = [part for part in reported if part.classes == classes]
+                runs = gathered(bench, task, method, own)
+                if not runs.shards:
+                    continue
+                rows += (scores(task, method, runs) + curves(task, method, runs) if classes is None else [])
+                if classes is not None or (method in bench.asked["spread_methods"] and bench.asked["spread"]):
+                    rows += spread(task, method, runs, classes, bench.asked["spread"])
+                lines += [{"task": task, "method": method, "tuned_on": classes, "seed": seed, **line}
+                          for seed, shard in zip(runs.seeds, runs.shards, strict=True) for line in shard.lines]
+            rows += trials(bench, task, method, [part for part in parts if part.trial is not None])
+    return Tables(rows, lines)
+
+
+def gathered(bench: Bench, task: str, method: str, parts: Iterable[Part]) -> Runs:
+    found = [(part.seed, bench.read(task, method, part), bench.read(task, BASE, Part(part.seed))) for part in parts]
+    whole = [(s, own, base) for s, own, base in found if isinstance(own, Shard) and isinstance(base, Shard)]
+    return Runs([s for s, _, _ in whole], [own for _, own, _ in whole], [base for _, _, base in whole])
+
+
+def row(task: str, method: str, variant: Row, metric: str, estimate: Interval | Row, seeds: int) -> Row:
+    name = metric.split()[0]
+    unit, higher = METRICS.get(name, ("", None))
+    unit = UNITS.get(task.split(",")[0], "") if name == "reward" else unit
+    found = estimate._asdict() if isinstance(estimate, Interval) else estimate
+    return {"task": task, "method": method, "variant": dict(variant), "metric": metric, **found, "seeds": seeds,
+            "unit": unit, "higher_is_better": higher}
+
+
+def scores(task: str, method: str, runs: Runs) -> list[Row]:
+    """What a method comes to, with 95% intervals: over seeds, then samples."""
+    seed, rng, many = runs.seed(), np.random.default_rng(0), len(runs.seeds)
+    found: dict[str, Interval | Row] = {
+        "reward": bootstrap_interval(runs.values("reward"), seed, rng=rng),
+        "gain": paired_difference(runs.values("reward"), runs.values("reward", base=True), seed),
+        "accuracy": success_interval(runs.values("right") > 0, seed, rng=rng), "diversity": diversity(runs)}
+    if all(line["kl"] is not None for shard in runs.shards for line in shard.lines):
+        found["kl"] = bootstrap_interval(runs.values("kl"), seed, rng=rng)
+    for name, values in (("queries", [asked(shard) for shard in runs.shards]),
+                         ("seconds", [shard.header["work_seconds"] for shard in runs.shards])):
+        found[name] = {"value": float(np.mean(values)), "low": None, "high": None, "n": many}
+    return [row(task, method, {}, metric, estimate, many) for metric, estimate in found.items()]
+
+
+def asked(shard: Shard) -> float:
+    return shard.header["queries"] + DELIVERED * shard.header["a_sample"]
+
+
+def diversity(runs: Runs) -> Interval:
+    """The mean share over seeds; its variance is that between seeds plus that of each (jackknife)."""
+    share, within = [], []
+    for own, base in zip(runs.shards, runs.bases, strict=True):
+        now, before = own.header["summary"], base.header["summary"]["diversity"]
+        share.append(now["diversity"] / before)
+        within.append(((now["diversity_high"] - now["diversity_low"]) / 2 / Z95 / before) ** 2)
+    between = float(np.var(share, ddof=1)) if len(share) > 1 else 0.0
+    half = Z95 * ((between + float(np.mean(within))) / len(share)) ** 0.5
+    value = float(np.mean(share))
+    return Interval(value, max(0.0, value - half), value + half, sum(len(shard.lines) for shard in runs.shards))
+
+
+def curves(task: str, method: str, runs: Runs) -> list[Row]:
+    """Reward, accuracy, diversity and KL on the way; a search is one point."""
+    rows = []
+    for place in range(len(runs.shards[0].header["points"])):
+        points = [shard.header["points"][place] for shard in runs.shards if place < len(shard.header["points"])]
+        before = [base.header["summary"]["diversity"] for base in runs.bases]
+        variant = {"queries": points[0]["queries"]}
+        for metric in ("reward", "accuracy", "diversity", "kl"):
+            values = [point[metric] for point in points]
+            values = [a / b for a, b in zip(values, before, strict=False)] if metric == "diversity" else values
+            mean = float(np.mean(values))
+            half = Z95 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
+            low, high = (None, None) if half is None else (mean - half, mean + half)
+            rows.append(row(f"{task}, by queries", method, variant, metric,
+                            {"value": mean, "low": low, "high": high, "n": len(values)}, len(values)))
+    return rows
+
+
+def spread(task: str, method: str, runs: Runs, classes: int | None, several: Sequence[int]) -> list[Row]:
+    """Gain and accuracy on the classes tuned on (seen) and on those never asked for (unseen)."""
+    every = sorted({line["label"] for line in runs.bases[0].lines})
+    own = list(range(classes)) if classes is not None else every
+    rows = []
+    for name, which in (("seen", {"only": own}), ("unseen", {"other": own})):
+        seed = runs.seed(**which)
+        if not len(seed):
+            continue
+        gain = paired_difference(runs.values("reward", **which), runs.values("reward", base=True, **which), seed)
+        right = success_interval(runs.values("right", **which) > 0, seed, rng=np.random.default_rng(0))
+        variant = {"tuned on": f"{len(own)} of {len(every)} classes"}
+        for metric, estimate in (("gain", gain), ("accuracy", right)):
+            rows.append(row(f"{task}, generalisation", method, variant, f"{metric} {name}", estimate,
+                            len(runs.seeds)))
+    return rows
+
+
+def trials(bench: Bench, task: str, method: str, parts: Iterable[Part]) -> list[Row]:
+    """Every trial, and which was chosen."""
+    base, rows = bench.read(task, BASE, Part(bench.asked["tune_seed"])), []
+    for part in parts:
+        shard = bench.read(task, method, part)
+        if isinstance(shard, str) or isinstance(base, str):
+            continue
+        try:
+            chosen = bench.best(task, method) == part.trial
+        except LookupError:
+            chosen = False
+        own = shard.header["summary"]
+        variant = {**bench.trials(method)[part.trial or 0], "chosen": chosen}
+        values = {"reward": own["reward"], "accuracy": own["accuracy"],
+                  "diversity": own["diversity"] / base.header["summary"]["diversity"], "kl": own["kl"]}
+        rows += [row(f"{task}, trials", method, variant, metric,
+                     {"value": value, "low": None, "high": None, "n": own["n"]}, 1)
+                 for metric, value in values.items() if value is not None]
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+def draw_all(rows: Sequence[Row], media: Path) -> dict[str, str]:
+    """frontier_<task>.png and curves_<task>.png of what is there; their captions."""
+    captions = {}
+    for task in dict.fromkeys(one["task"] for one in rows if "," not in one["task"]):
+        marks = marks_of(rows, task)
+        base = next((mark for mark in marks if mark.name == "base"), None)
+        if base is None or len(marks) < 2:
+            continue
+        frontier(marks, reward=UNITS[task]).savefig(media / f"frontier_{task}.png")
+        captions[f"frontier_{task}.png"] = (
+            "Reward against class accuracy, diversity and KL to the model before, with 95% intervals; small dots are "
+            "trials, on another seed.")
+        panels = curve_panels(rows, task)
+        if any(panels.values()):
+            sweep_panels({"reward": panels["reward"]}, xlabel=f"rewards asked for to have {DELIVERED} samples",
+                         ylabel=UNITS[task], log_x=True,
+                         references={"reward": {"base": base.values["reward"].value}},
+                         ).savefig(media / f"curves_{task}.png")
+            captions[f"curves_{task}.png"] = "Reward against reward queries, 95% intervals over seeds."
+    return captions
+
+
+def marks_of(rows: Sequence[Row], task: str) -> list[Mark]:
+    """A mark for each method, and one for each trial."""
+    found: dict[Any, Mark] = {}
+    for one in rows:
+        if one["task"] not in (task, f"{task}, trials") or one["metric"] not in ("reward", *PANELS):
+            continue
+        key = (one["task"], one["method"], json.dumps(one["variant"]))
+        mark = found.setdefault(key, Mark(one["method"], one["task"] != task, {}))
+        mark.values[one["metric"]] = Point(0.0, one["value"], one["low"], one["high"])
+    return list(found.values())
+
+
+PANELS = ("accuracy", "diversity", "kl")
+
+
+def curve_panels(rows: Sequence[Row], task: str) -> dict[str, dict[str, list[Point]]]:
+    """metric -> method -> points over queries: of tuned methods on their way, of searches one."""
+    panels: dict[str, dict[str, list[Point]]] = {"reward": {}}
+    for one in rows:
+        if one["task"] == f"{task}, by queries" and one["metric"] in panels:
+            panels[one["metric"]].setdefault(one["method"], []).append(
+                Point(one["variant"]["queries"], one["value"], one["low"], one["high"]))
+    queries = {one["method"]: one["value"] for one in rows if one["task"] == task and one["metric"] == "queries"}
+    for one in rows:
+        known = one["task"] == task and one["metric"] in panels and queries.get(one["method"], 0) > 0
+        if known and one["method"] not in panels[one["metric"]]:
+            panels[one["metric"]][one["method"]] = [
+                Point(queries[one["method"]], one["value"], one["low"], one["high"])]
+    return panels

@@ -1,0 +1,247 @@
+"""The units of a planning benchmark, tunings and evaluations, and the rows that come out of their files.
+
+    tuning/<method>.jsonl          every trial, from starts that are never reported
+    shards/<method>-<seed>.jsonl   the episodes of one method and seed under all its executors
+    shards/<method>-<seed>.npz     the first of them, for pictures
+
+Networks are trained by units that the caller makes (`dforce.cli.commands.benchmark_planning`), for this needs only
+their run folders and what they were trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dforce.benchmarks.planning.methods import Source, play_method
+from dforce.benchmarks.planning.suite import MethodNode, Suite, label
+from dforce.planning.control import Executed
+from dforce.planning.scores import ScoreReport, blocked_mask, score_report
+from dforce.planning.tasks import Task
+from dforce.report.pooled import headline
+from dforce.runs.jobs import Unit, slug
+from dforce.runs.shards import Shard, read_shard, write_shard
+
+DRAWN = 6   # episodes of each method that are kept for pictures: blocked ones first,
+AMONG = 25  # of so many
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite on a task in a folder. networks: folder of the trainings; trained: (model, seed) -> what it was trained
+    with, as JSON has it, asked once that is there.
+
+    options: device, precision and trust, as `Source` takes them. tell: where messages go.
+    """
+
+    suite: Suite
+    task: Task
+    data: str
+    out: Path
+    networks: Path
+    trained: Callable[[str, int], dict[str, Any]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tell: Callable[[str], None] = print
+
+    def model_folder(self, model: str, seed: int) -> Path:
+        return self.networks / f"{slug(model)}-{seed}"
+
+    def tuning_file(self, method: str) -> Path:
+        return self.out / "tuning" / f"{slug(method)}.jsonl"
+
+    def shard_file(self, method: str, seed: int) -> Path:
+        return self.out / "shards" / f"{slug(method)}-{seed}.jsonl"
+
+    def source(self, method: MethodNode, seed: int, *, model: Path | None = None) -> Source:
+        """model: another checkpoint than the newest of the training."""
+        if model is None and method.model is not None:
+            model = self.model_folder(method.model, seed)
+        return Source(self.task, self.data, model, seed=seed, cache=str(self.networks / "learnt"), **self.options)
+
+    def identity(self, method: MethodNode, seed: int) -> dict[str, Any]:
+        """What both tuning and evaluation of a method depend on, but for the starts."""
+        return {"task": self.task.name, "maze": list(self.task.maze.rows), "steps": self.task.steps, "data": self.data,
+                "node": method.node, "executors": {name: self.suite.executors[name] for name in method.executors},
+                "replan_every": method.replan_every, "shrink": method.shrink, "seed": seed,
+                "network": self.trained(method.model, seed) if method.model else None}
+
+
+# Tuning
+
+
+def tuning_identity(bench: Bench, method: MethodNode) -> dict[str, Any]:
+    """Starts of a seed that is not reported, dealt out to the networks of all training seeds."""
+    networks = [bench.trained(method.model, seed) for seed in _tuned_on(bench, method)] if method.model else None
+    return {**bench.identity(method, 0), "network": networks, "trials": method.trials, "starts": bench.suite.tune_seed,
+            "episodes": bench.suite.tune_episodes}
+
+
+def _tuned_on(bench: Bench, method: MethodNode) -> range:
+    """Training seeds: what suits one network alone may fail the others."""
+    return bench.suite.runs(method)[:bench.suite.tune_episodes] if method.model else range(1)
+
+
+def tune(bench: Bench, method: MethodNode) -> None:
+    """Plays every trial and chooses the one of the highest mean score, over all starts and blocked ones alike.
+
+    The criterion is the mean of the two means under the method's first executor: a mean over all starts alone is
+    nearly blind, for most starts need no planning. Start i is played with the network of training seed i modulo
+    their number. A trial whose plans are not finite has lost.
+    """
+    starts, goals = bench.task.starts(bench.suite.tune_episodes, bench.suite.tune_seed)
+    blocked = blocked_mask(bench.task.world, starts, goals)
+    seeds = _tuned_on(bench, method)
+    sources = [(bench.source(method, seed), slice(seed, None, len(seeds))) for seed in seeds]
+    masks = [blocked[own] for _, own in sources]
+    trials: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+    for settings in method.trials:
+        try:
+            played = [play_method(method, settings, bench.suite.executors, source, starts[own], goals[own])
+                      for source, own in sources]
+        except ValueError as error:
+            if "not finite" not in str(error):
+                raise
+            trials.append({"settings": settings, "criterion": None, "failed": str(error)})
+            continue
+        reports = [score_report(bench.task.world, [each.executed for each in alike], masks)
+                   for alike in zip(*played, strict=True)]
+        for each, report in zip(played[0], reports, strict=True):
+            name, variant = label(method.name, each.executor), {**each.variant, **settings}
+            lines += report.episodes(task=f"{bench.task.name}, tuning", method=name, variant=variant)
+        trials.append({"settings": settings, "criterion": criterion(reports[0])})
+    scores = [-np.inf if trial["criterion"] is None else trial["criterion"] for trial in trials]
+    if not np.isfinite(scores).any():
+        raise ValueError(f"no trial of {method.name} gave finite plans: {trials[0]['failed']}")
+    chosen = method.trials[int(np.argmax(scores))]
+    for name in at_the_end(method, chosen):
+        bench.tell(f"{method.name}: {name}={chosen[name]} did best, at the end of the values tried; try others beyond")
+    about = {"method": method.name, "chosen": chosen, "trials": trials}
+    write_shard(bench.tuning_file(method.name), tuning_identity(bench, method), about, lines)
+
+
+def at_the_end(method: MethodNode, chosen: Mapping[str, Any]) -> list[str]:
+    """Parameters whose chosen value is the least or greatest of at least three: a better one may lie beyond."""
+    tried = method.tune.items() if isinstance(method.tune, dict) else ()
+    return [name for name, values in tried if len(values) > 2 and all(isinstance(v, (int, float)) for v in values)
+            and chosen[name] in (min(values), max(values))]
+
+
+def criterion(report: ScoreReport) -> float:
+    """Mean of the mean score of all starts and of that of the blocked ones; of all, where none is blocked."""
+    values = report.values[headline(report)]
+    subsets = [values, values[report.blocked]] if report.blocked.any() else [values]
+    return float(np.mean([subset.mean() for subset in subsets]))
+
+
+def read_tuning(bench: Bench, method: MethodNode) -> Shard | str:
+    return read_shard(bench.tuning_file(method.name), tuning_identity(bench, method))
+
+
+def settings_of(bench: Bench, method: MethodNode) -> dict[str, Any]:
+    """What tuning chose for a method, its own or that of the one it names. FileNotFoundError before there is one."""
+    if method.tune is None:
+        return {}
+    tuned = bench.suite.methods[method.tune] if isinstance(method.tune, str) else method
+    shard = read_tuning(bench, tuned)
+    if isinstance(shard, str):
+        raise FileNotFoundError(f"{tuned.name} has not been tuned: {shard}")
+    return shard.header["chosen"]
+
+
+# Evaluation
+
+
+def evaluation_identity(bench: Bench, method: MethodNode, seed: int) -> dict[str, Any]:
+    return {**bench.identity(method, seed), "settings": settings_of(bench, method),
+            "starts": seed, "drawn": bench.suite.episodes, "episodes": method.episodes}
+
+
+def evaluate(bench: Bench, method: MethodNode, seed: int) -> None:
+    """Plays the method of one training seed from the starts of that seed, and writes its shard."""
+    identity = evaluation_identity(bench, method, seed)
+    starts, goals = bench.task.starts(bench.suite.episodes, seed)
+    starts, goals = starts[:method.episodes], goals[:method.episodes]
+    blocked = blocked_mask(bench.task.world, starts, goals)
+    played = play_method(method, identity["settings"], bench.suite.executors, bench.source(method, seed), starts, goals)
+    lines, costs = [], []
+    for each in played:
+        report = score_report(bench.task.world, [each.executed], [blocked])
+        report = report._replace(seed=np.full(len(starts), seed))
+        name, variant = label(method.name, each.executor), {"executor": each.executor or "its own", **each.variant}
+        lines += report.episodes(task=bench.task.name, method=name, variant=variant)
+        costs.append({"method": name, "variant": variant, "episodes": len(starts)} | each.cost._asdict())
+    file = bench.shard_file(method.name, seed)
+    keep_pictures(file.with_suffix(".npz"), played[0].executed, blocked)
+    write_shard(file, identity, {"method": method.name, "seed": seed, "costs": costs}, lines)
+
+
+def keep_pictures(file: Path, executed: Executed, blocked: np.ndarray) -> None:
+    """Starts, goals, paths and first plans of the episodes worth drawing: the same ones for all methods of a seed."""
+    chosen = np.argsort(~blocked[:AMONG], kind="stable")[:DRAWN]
+    arrays = {"episode": chosen, "goal": executed.goals[chosen], "path": executed.trajectory[chosen, :, :2],
+              "returns": executed.returns[chosen]}
+    if executed.plan is not None:
+        arrays["plan"] = executed.plan.states[chosen, :, :2]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp.npz")
+    np.savez_compressed(temporary, allow_pickle=False, **{k: np.asarray(v, np.float32) for k, v in arrays.items()})
+    temporary.replace(file)
+
+
+def read_evaluation(bench: Bench, method: MethodNode, seed: int) -> Shard | str:
+    try:
+        identity = evaluation_identity(bench, method, seed)
+    except FileNotFoundError as missing:
+        return str(missing)
+    return read_shard(bench.shard_file(method.name, seed), identity)
+
+
+# Units
+
+
+def units(bench: Bench, models: Mapping[tuple[str, int], Unit]) -> list[Unit]:
+    """All units in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed.
+
+    models: the units that train, by network and seed.
+    """
+    methods = bench.suite.methods.values()
+    found = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
+    for method in methods:
+        if isinstance(method.tune, dict):
+            needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
+            found.append(Unit(f"tune {method.name}", needs, partial(_tuned, bench, method),
+                              partial(tune, bench, method)))
+    for seed in range(bench.suite.seeds):
+        for method in methods:
+            if seed not in bench.suite.runs(method):
+                continue
+            tuned = method.tune if isinstance(method.tune, str) else method.name
+            needs = _network(models, method, seed) + ((f"tune {tuned}",) if method.tune else ())
+            found.append(Unit(f"play {method.name}-{seed}", needs,
+                              partial(_evaluated, bench, method, seed), partial(evaluate, bench, method, seed)))
+    return found
+
+
+def _network(models: Mapping[tuple[str, int], Unit], method: MethodNode, seed: int) -> tuple[str, ...]:
+    return (models[method.model, seed].name,) if method.model else ()
+
+
+def _tuned(bench: Bench, method: MethodNode) -> bool:
+    return _counts(bench, read_tuning(bench, method))
+
+
+def _evaluated(bench: Bench, method: MethodNode, seed: int) -> bool:
+    return _counts(bench, read_evaluation(bench, method, seed))
+
+
+def _counts(bench: Bench, found: Shard | str) -> bool:
+    """Is it there? Says why a file that is there does not count."""
+    if isinstance(found, str) and found:
+        bench.tell(f"{found}: it is made again")
+    return not isinstance(found, str)

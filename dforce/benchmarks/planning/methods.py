@@ -1,0 +1,190 @@
+"""From a node of a suite to played episodes: networks and data are given to whatever asks for them by name."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dforce.benchmarks.planning.suite import MethodNode
+from dforce.config import build, resolve
+from dforce.data import load_episodes
+from dforce.planning.baselines.drivers import Driver
+from dforce.planning.control import Executed, Plan, Planner, play, run_episodes
+from dforce.planning.evaluation import once
+from dforce.planning.tasks import Task
+from dforce.train.checkpoint import Bundle, load
+from dforce.train.precision import choose
+
+GIVEN = ("bf16", "seed", "cache")  # given even to those that have a default of their own
+
+
+class Cost(NamedTuple):
+    """What deciding took. plans: made, counting each of a batch; seconds: of the processor, of the clock on a GPU.
+
+    tokens: that went through the network forwards (those absorbed into a state once finished are not counted).
+    """
+
+    plans: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def since(self, before: Cost) -> Cost:
+        """What came on top of `before`."""
+        return Cost(self.plans - before.plans, self.seconds - before.seconds, self.tokens - before.tokens)
+
+
+class Played(NamedTuple):
+    """Episodes of one method under one executor ("" for a driver), and what names it in a row."""
+
+    executor: str
+    variant: dict[str, Any]
+    executed: Executed
+    cost: Cost
+
+
+class Source:
+    """All that a method may be built from, loaded when it is asked for.
+
+    task; data: Minari name of its demonstrations; model: run folder of the network, None for none; seed: of the
+    training, the method's own learning and its plans. Methods ask by the names of their arguments: denoiser,
+    schedule, normalizer, layout, bf16; place (the task's world), maze, task, seed, data; observations [C, S + 1, O]
+    and actions [C, S, 2], the demonstrations; horizon, the steps of an episode; cache, a folder for what they learn.
+    """
+
+    def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: torch.device | str = "cpu",
+                 precision: str = "auto", trust: str | None = None, cache: str | None = None):
+        self.task, self.data, self.model, self.seed = task, data, model, seed
+        self.device, self.precision, self.trust = torch.device(device), precision, trust
+        self.cache, self.tokens = cache, 0
+
+    def get(self, name: str) -> Any:
+        """The thing of that name. ValueError for a part of a network where the method names no model."""
+        return getattr(self, f"_{name}")()
+
+    def has(self, name: str) -> bool:
+        return hasattr(self, f"_{name}")
+
+    def make(self, node: Mapping[str, Any]) -> Any:
+        """Builds a node; what its target asks for, the node leaves open and this source has, is given to it."""
+        asked = inspect.signature(resolve(node["_target_"], trust=self.trust)).parameters.values()
+        names = [p.name for p in asked if p.name not in node and self.has(p.name)
+                 and (p.default is p.empty or p.name in GIVEN)]
+        return build(node, trust=self.trust, **{name: self.get(name) for name in names})
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        if self.model is None:
+            raise ValueError("this planner needs a network: name one of the models under `model`")
+        bundle = load(self.model, device=self.device, trust=self.trust)
+        for parameter in bundle.denoiser.parameters():
+            parameter.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
+        bundle.denoiser.register_forward_hook(self._count)
+        return bundle
+
+    @cached_property
+    def chains(self) -> tuple[np.ndarray, np.ndarray]:
+        episodes = load_episodes(self.data)
+        count = len(episodes)
+        return (episodes.observations.reshape(count, -1, self.task.world.width),
+                episodes.actions.reshape(count, -1, 2))
+
+    def _count(self, module: Any, inputs: tuple, output: Any) -> None:
+        self.tokens += inputs[0].shape[0] * inputs[0].shape[1]
+
+    def seconds(self) -> float:
+        """A clock that other processes do not move where that can be had: the processor's, the wall's for a GPU."""
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+
+    def _denoiser(self) -> Any:
+        return self.bundle.denoiser
+
+    def _schedule(self) -> Any:
+        return self.bundle.schedule
+
+    def _normalizer(self) -> Any:
+        return self.bundle.normalizer
+
+    def _layout(self) -> Any:
+        return self.bundle.layout
+
+    def _bf16(self) -> bool:
+        return choose(self.precision, self.device).name == "bf16"  # type: ignore[arg-type]
+
+    def _place(self) -> Any:
+        return self.task.world
+
+    def _maze(self) -> Any:
+        return self.task.maze
+
+    def _task(self) -> Task:
+        return self.task
+
+    def _seed(self) -> int:
+        return self.seed
+
+    def _cache(self) -> str | None:
+        return self.cache
+
+    def _data(self) -> str:
+        return self.data
+
+    def _observations(self) -> np.ndarray:
+        return self.chains[0]
+
+    def _actions(self) -> np.ndarray:
+        return self.chains[1]
+
+    def _horizon(self) -> int:
+        return self.task.steps
+
+
+class Meter:
+    """A planner or driver that is timed: `cost` grows with every call."""
+
+    def __init__(self, inner: Planner | Driver, source: Source):
+        self.inner, self.source, self.cost = inner, source, Cost()
+        self.variant = getattr(inner, "variant", {})
+
+    def __call__(self, obs: np.ndarray, *rest: Any) -> Any:
+        seconds, tokens = self.source.seconds(), self.source.tokens
+        answer = self.inner(obs, *rest)
+        plans = len(obs) if isinstance(answer, Plan) else 0
+        self.cost = Cost(self.cost.plans + plans, self.cost.seconds + self.source.seconds() - seconds,
+                         self.cost.tokens + self.source.tokens - tokens)
+        return answer
+
+
+def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapping[str, Mapping[str, Any]],
+                source: Source, starts: np.ndarray, goals: np.ndarray) -> list[Played]:
+    """The episodes of a method under each of its executors, from starts [N, 4] to goals [N, 2].
+
+    settings: replace keys of its node (what tuning chose). A plan that is made once is made for all executors.
+    """
+    meter = Meter(source.make({**method.node, **settings}), source)
+    task, variant = source.task, dict(meter.variant)
+    if method.drives:
+        rng = np.random.default_rng(source.seed)
+        executed = play(task.world, lambda t, obs, goal: meter(obs, goal, rng), starts, goals, steps=task.steps)
+        return [Played("", {**settings, **variant}, executed, meter.cost)]
+    played: list[Played] = []
+    planner = once(meter)
+    control: dict[str, Any] = {"replan_every": method.replan_every, "shrink": method.shrink}
+    for name in method.executors:
+        before = meter.cost
+        executed = run_episodes(task.world, planner, source.make(executors[name]), starts, goals, steps=task.steps,
+                                seed=source.seed, **control)
+        spent = meter.cost.since(before)
+        if not spent.plans:  # it played the plans of the executor before it
+            spent = played[-1].cost
+        named = {**settings, **variant, **{key: value for key, value in control.items() if value}}
+        played.append(Played(name, named, executed, spent))
+    return played
+
+

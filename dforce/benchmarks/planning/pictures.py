@@ -1,0 +1,189 @@
+"""The pictures of a planning benchmark, into its media folder, from its rows and from what its shards kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dforce.benchmarks.planning.benchmark import Bench
+from dforce.benchmarks.planning.suite import MethodNode, labelled
+from dforce.planning.pictures import on_paper, reach
+from dforce.planning.scores import Row
+from dforce.report.plots import style
+from dforce.report.plots.benchmark import Point, Seen, same_starts, sweep_panels
+from dforce.report.plots.curves import bars_with_intervals
+from dforce.report.plots.forest import forest
+from dforce.report.plots.studies import Estimate
+from dforce.report.pooled import headline_of
+from dforce.report.rows import select
+
+STARTS = 3  # shown of each method
+REFERENCES = ("random", "straight", "controller")
+CAPTIONS = {
+    "starts.png": "Every method on the same starts (training seed 0, its first executor): the plan coloured by time, "
+                  "the executed path dark, below it the steps spent at the goal.",
+    "scale.png": "Tuning: the score over the guidance scale, on starts that are not reported.",
+    "learning.png": "The score over training, of one training seed on its first reported starts.",
+    "differences.png": "Paired differences, start by start, with 95% intervals; filled: the interval leaves zero out.",
+    "compute.png": "The score over what it costs to decide an episode; many episodes are planned together.",
+}
+
+
+def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]:
+    """Draws what the rows allow; returns the captions, by file name, in the order of the page."""
+    own = [row for row in rows if row["task"] == bench.task.name]
+    metric = headline_of(own)
+    figures: dict[str, Any] = {}
+    for executor in bench.suite.executors:
+        shown = [row for row in own if row["variant"].get("executor") in (executor, "its own")]
+        if any(row["metric"] == metric and row["method"] not in REFERENCES for row in shown):
+            figures[f"score {executor}.png"] = bars_with_intervals(
+                shown, metric, references=REFERENCES[1:], title=f"{bench.task.name}, executed by {executor}")
+    figures["starts.png"] = starts_figure(bench)
+    for name, curve in bench.suite.curves.items():
+        figures[f"curve {name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
+    figures["differences.png"] = differences_figure(bench, rows, metric)
+    figures["compute.png"] = compute_figure(bench, own, metric)
+    figures["scale.png"] = scale_figure(bench, rows, metric)
+    figures["learning.png"] = learning_figure(bench, rows, metric)
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    for name, figure in drawn.items():
+        figure.savefig(media / name)
+    return {name: CAPTIONS.get(name, caption(name)) for name in drawn}
+
+
+def caption(name: str) -> str:
+    stem = name.removesuffix(".png")
+    if stem.startswith("score "):
+        return f"Scores with 95% intervals, plans executed by {stem.removeprefix('score ')}; dashed: reference drivers."
+    return f"The score over {stem.removeprefix('curve ')}, each point at its own tuned settings."
+
+
+def starts_figure(bench: Bench) -> Any:
+    """All methods on the first blocked starts of seed 0 that all of them played; None where there are none."""
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    for method in bench.suite.methods.values():
+        file = bench.shard_file(method.name, 0).with_suffix(".npz")
+        if file.is_file():
+            with np.load(file) as arrays:
+                kept[_named(method)] = {name: arrays[name] for name in arrays.files}
+    if not kept:
+        return None
+    episodes = [one["episode"].astype(int).tolist() for one in kept.values()]
+    shown = [e for e in episodes[0] if all(e in other for other in episodes)][:STARTS]
+    if not shown:
+        return None
+    seen = {}
+    for name, own in zip(kept, episodes, strict=True):
+        arrays = {key: values[[own.index(e) for e in shown]] for key, values in kept[name].items()}
+        path = on_paper(bench.task.maze, arrays["path"])
+        plan = on_paper(bench.task.maze, arrays["plan"]) if "plan" in arrays else None
+        seen[name] = Seen(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
+    starts, goals = path[:, 0], on_paper(bench.task.maze, arrays["goal"])
+    return same_starts(bench.task.maze.walls, seen, starts, goals,
+                       title=f"{bench.task.name}:\nall methods from the same starts", reach=reach(bench.task.maze))
+
+
+def _named(method: MethodNode) -> str:
+    return f"{method.name}, {method.executors[0]}" if method.executors else method.name
+
+
+def points(rows: list[Row], metric: str, starts: str, x: dict[str, float]) -> list[Point]:
+    """One point for each method of `x`, label -> where it stands, that has a row."""
+    found = [(x[row["method"]], row) for row in select(rows, metric=metric, variant={"starts": starts})
+             if row["method"] in x and row["value"] is not None]
+    return [Point(at, row["value"], row["low"], row["high"]) for at, row in found]
+
+
+def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) -> dict[str, dict[str, list[Point]]]:
+    """All starts and blocked ones: series name -> method label -> x, as `sweep_panels` wants them."""
+    found = {}
+    for starts in ("all", "blocked"):
+        lines = {name: points(rows, metric, starts, x) for name, x in series.items()}
+        lines = {name: line for name, line in lines.items() if line}
+        if lines:
+            found[f"{starts} starts"] = lines
+    return found
+
+
+def references(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
+    return {f"{starts} starts": {row["method"]: row["value"] for row in
+                                 select(rows, metric=metric, method=REFERENCES[1:], variant={"starts": starts})}
+            for starts in ("all", "blocked")}
+
+
+def curve_figure(bench: Bench, rows: list[Row], metric: str, over: str, methods: list[str]) -> Any:
+    """The score of several methods over a setting of theirs, a line an executor."""
+    series: dict[str, dict[str, float]] = {}
+    for row in select(rows, metric=metric):
+        name, executor = labelled(row["method"])
+        if name in methods and over in row["variant"]:
+            series.setdefault(executor, {})[row["method"]] = row["variant"][over]
+    found = panels(rows, metric, series)
+    if not found:
+        return None
+    return sweep_panels(found, xlabel=over, ylabel=metric, log_x=True, references=references(rows, metric),
+                        title=f"{bench.task.name}: {metric} over {over}")
+
+
+def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """The score over the seconds that all deciding of an episode takes, under the first executor.
+
+    Methods of one curve are one line: more of the same at test time.
+    """
+    played = {labelled(row["method"])[0] for row in rows}
+    joined = {}
+    for curve in bench.suite.curves.values():
+        there = [method for method in curve["methods"] if method in played]
+        if len(there) > 1:
+            joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}")
+    series: dict[str, dict[str, float]] = {}
+    for row in select(rows, metric="episode_seconds"):
+        method, executor = labelled(row["method"])
+        if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
+            series.setdefault(joined.get(method, method), {})[row["method"]] = row["value"]
+    found = panels(rows, metric, series)
+    if not found:
+        return None
+    return sweep_panels(found, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
+                        references=references(rows, metric), title=f"{bench.task.name}: {metric} over compute")
+
+
+def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """All paired differences of the suite, a line an executor; None where there are none."""
+    found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for row in select(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
+        comparison, executor = labelled(row["method"])
+        if not executor or labelled(comparison)[1] or len(bench.suite.executors) >= len(style.PALETTE):
+            # Of two executors, of none, or of more than there are colours for.
+            comparison, executor = row["method"], "as named"
+        panel = found.setdefault(f"{row['variant']['starts']} starts", {})
+        panel.setdefault(comparison, {})[executor] = (row["value"], row["low"], row["high"])
+    return forest(found, xlabel=f"difference of {metric}",
+                  title=f"{bench.task.name}: paired differences") if found else None
+
+
+def scale_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """The score over the guidance scale, from the tunings, under each method's first executor."""
+    return _variant_figure(bench, select(rows, task=f"{bench.task.name}, tuning"), metric, "scale", log_x=True,
+                           xlabel="guidance scale", title=f"{metric} over the guidance scale (tuning starts)")
+
+
+def learning_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+    """The score over training steps, under each method's first executor."""
+    return _variant_figure(bench, select(rows, task=f"{bench.task.name}, over training"), metric, "step",
+                           xlabel="training steps", title=f"{metric} over training")
+
+
+def _variant_figure(bench: Bench, rows: list[Row], metric: str, over: str, *, title: str, **look: Any) -> Any:
+    """A curve a method over a key of the variants; None where no row has it."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    for row in select(rows, metric=metric):
+        name, executor = labelled(row["method"])
+        first = (*bench.suite.methods[name].executors, "")[0]
+        if executor == first and over in row["variant"] and row["value"] is not None:
+            panel = found.setdefault(f"{row['variant']['starts']} starts", {})
+            panel.setdefault(name, []).append(Point(row["variant"][over], row["value"], row["low"], row["high"]))
+    return sweep_panels(found, ylabel=metric, title=f"{bench.task.name}: {title}", **look) if found else None

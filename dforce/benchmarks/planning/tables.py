@@ -1,0 +1,123 @@
+"""The rows of a planning benchmark, from the files of its units and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from dforce.benchmarks.planning.benchmark import Bench, read_evaluation, read_tuning
+from dforce.benchmarks.planning.learning import learning_rows
+from dforce.benchmarks.planning.suite import MethodNode, Suite, label, side
+from dforce.planning.scores import Row, ScoreReport
+from dforce.report.pooled import Key, aggregate_rows, headline, paired_rows, pooled
+from dforce.runs.shards import Shard
+
+
+class Tables(NamedTuple):
+    """rows, of results.json; lines, of episodes.jsonl; costs, one a method, executor and seed."""
+
+    rows: list[Row]
+    lines: list[dict[str, Any]]
+    costs: list[dict[str, Any]]
+
+
+def collect(bench: Bench) -> Tables:
+    """All that is there by now: scores, aggregates, times, paired differences, and every trial of the tunings."""
+    shards = list(evaluations(bench))
+    lines = [line for shard in shards for line in shard.lines]
+    costs = [{**cost, "seed": shard.header["seed"]} for shard in shards for cost in shard.header["costs"]]
+    reports = pooled(lines)
+    rows = score_rows(reports) + cost_rows(bench.task.name, costs)
+    rows += pair_rows(bench.suite, bench.task.name, {method: report for (_, method, _), report in reports.items()})
+    return Tables(rows + learning_rows(bench) + tuning_rows(bench), lines, costs)
+
+
+def evaluations(bench: Bench) -> Iterator[Shard]:
+    for method in bench.suite.methods.values():
+        for seed in bench.suite.runs(method):
+            found = read_evaluation(bench, method, seed)
+            if not isinstance(found, str):
+                yield found
+
+
+def score_rows(reports: dict[Key, ScoreReport]) -> list[Row]:
+    """Every metric and the interquartile mean of every method."""
+    rows = []
+    for (task, method, variant), report in reports.items():
+        named = json.loads(variant)
+        rows += report.rows(task=task, method=method, variant=named)
+        rows += aggregate_rows(task, method, named, report)
+    return rows
+
+
+def cost_rows(task: str, costs: list[dict[str, Any]]) -> list[Row]:
+    """plan_seconds and plan_tokens where plans are made, and episode_seconds of all that a method decides."""
+    rows = []
+    for method in dict.fromkeys(cost["method"] for cost in costs):
+        own = [cost for cost in costs if cost["method"] == method]
+        seconds, tokens, plans, episodes = (sum(c[key] for c in own)
+                                            for key in ("seconds", "tokens", "plans", "episodes"))
+        many = f"{own[0]['episodes']} at once"
+        found = [("episode_seconds", seconds / episodes, episodes, f"s of deciding an episode, {many}")]
+        if plans:
+            found += [("plan_seconds", seconds / plans, plans, f"s a plan, {many}"),
+                      ("plan_tokens", tokens / plans, plans, "tokens through the network a plan")]
+        rows += [{"task": task, "method": method, "variant": own[0]["variant"], "metric": metric, "value": value,
+                  "low": None, "high": None, "n": n, "seeds": len(own), "unit": unit, "higher_is_better": False}
+                 for metric, value, n, unit in found]
+    return rows
+
+
+def pair_rows(suite: Suite, task: str, reports: dict[str, ScoreReport]) -> list[Row]:
+    """Paired differences of the suite's pairs, of those whose episodes are there."""
+    return [row for a, b in suite.pairs for name, left, right in meetings(suite, a, b)
+            if left in reports and right in reports for row in paired_rows(task, name, reports[left], reports[right])]
+
+
+def meetings(suite: Suite, a: str, b: str) -> Iterator[tuple[str, str, str]]:
+    """(name of the difference, label of a, label of b): under one executor each, the same where none is named."""
+    (first, one), (second, other) = side(a), side(b)
+    left, right = suite.methods[first], suite.methods[second]
+    for executor in [one] if one else left.executors or ("",):
+        for its in [other] if other else _same(right, executor, free=not left.executors):
+            same = executor == its or not (executor and its)
+            left_label, right_label = label(first, executor), label(second, its)
+            name = label(f"{first} - {second}", executor or its) if same else f"{left_label} - {right_label}"
+            yield name, left_label, right_label
+
+
+def _same(method: MethodNode, executor: str, *, free: bool) -> tuple[str, ...]:
+    """The executors of the other side: the same one; all of them against a driver; none for a driver."""
+    if not method.executors:
+        return ("",)
+    return method.executors if free else tuple(name for name in method.executors if name == executor)
+
+
+def tuning_rows(bench: Bench) -> list[Row]:
+    """The score of every trial of every tuned method, and which was chosen; under a task name of their own."""
+    rows: list[Row] = []
+    for method in bench.suite.methods.values():
+        shard = read_tuning(bench, method) if isinstance(method.tune, dict) else ""
+        if isinstance(shard, str):
+            continue
+        reports = pooled(shard.lines)
+        for trial in shard.header["trials"]:
+            settings = {**trial["settings"], "chosen": trial["settings"] == shard.header["chosen"]}
+            found = [(name, report) for (_, name, variant), report in reports.items()
+                     if _has(variant, trial["settings"])]
+            for name, report in found:
+                metric = headline(report)
+                rows += [row for row in report.rows(task=f"{bench.task.name}, tuning", method=name, variant=settings)
+                         if row["metric"] == metric]
+            if not found:
+                rows.append({"task": f"{bench.task.name}, tuning", "method": method.name, "variant": settings,
+                             "metric": "score", "value": None, "low": None, "high": None, "n": 0, "seeds": 1,
+                             "unit": "plans were not finite", "higher_is_better": True})
+    return rows
+
+
+def _has(variant: str, settings: dict[str, Any]) -> bool:
+    named = json.loads(variant)
+    return all(named.get(key) == value for key, value in settings.items())
+

@@ -1,0 +1,158 @@
+"""Fair races: ways of computing one thing, in one process, taking turns, their results compared before a clock runs.
+
+A ratio of times is taken round by round, so that whatever else the machine does falls on both sides of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.core.tree import leaves
+
+FEWEST = 3  # rounds, however long they take
+RESAMPLES = 2000
+
+
+class Way(NamedTuple):
+    """One way of computing what its rivals compute too.
+
+    run: what is timed. result: what must agree with the first way's, tensors in any nest; None where it is what `run`
+    returns. tolerance: largest root mean square of the difference, as a part of that of the first way's result.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    result: Callable[[], Any] | None = None
+    tolerance: float = 1e-4
+
+
+class Measured(NamedTuple):
+    """rows: as results.json has them. runs: one flat object a timed run, as episodes.jsonl has them."""
+
+    rows: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+
+
+class Race(NamedTuple):
+    """seconds: name -> [R] of every round. difference: name -> that of its result from the first way's."""
+
+    seconds: dict[str, np.ndarray]
+    difference: dict[str, float]
+
+    def speedup(self, name: str, over: str) -> np.ndarray:
+        """[R]: how many times as fast `name` was as `over`, in every round."""
+        return self.seconds[over] / self.seconds[name]
+
+    def measured(self, task: str, variant: dict[str, Any], *, metric: str = "time") -> Measured:
+        """Rows of time, speed-up over the first way and difference of the results from its own."""
+        first, *_ = self.seconds
+        rows, runs = [], []
+        for name, seconds in self.seconds.items():
+            about = {"task": task, "method": name, "variant": variant}
+            rows.append(row(**about, metric=metric, samples=seconds, unit="s", higher_is_better=False))
+            if name != first:
+                rows.append(row(**about, metric="speed-up", samples=self.speedup(name, first), unit="times the first",
+                                higher_is_better=True))
+                rows.append(row(**about, metric="difference", samples=[self.difference[name]], unit="relative rms"))
+            runs += [{"task": task, "method": name, **variant, "round": i, "seconds": s} for i, s in enumerate(seconds)]
+        return Measured(rows, runs)
+
+
+def race(ways: Sequence[Way], *, rounds: int = 9, seconds: float = 60.0,
+         timer: Callable[[], float] = time.perf_counter) -> Race:
+    """Times the ways in turn, after their results agreed.
+
+    Every round runs each once, every other round in reverse order, `rounds` times or until `seconds` have passed (but
+    at least 3 times). timer: time.process_time counts this process's own seconds, where a busy machine makes it wait.
+    Raises AssertionError naming the way whose result is not the first one's.
+    """
+    if rounds < 1:
+        raise ValueError(f"a race has at least one round, got rounds={rounds}")
+    names = [way.name for way in ways]
+    if len(set(names)) < len(names):
+        raise ValueError(f"ways need names of their own, got {names}")
+    difference = agree(ways)
+    for way in ways:
+        way.run()  # the first call also prepares kernels, caches and threads
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    begin = time.perf_counter()
+    for index in range(rounds):
+        if index >= FEWEST and time.perf_counter() - begin > seconds:
+            break
+        gc.collect()  # the collector's turn; it rests while a clock runs
+        for way in ways if index % 2 == 0 else reversed(ways):
+            taken[way.name].append(clock(way.run, timer))
+    return Race({name: np.array(values) for name, values in taken.items()}, difference)
+
+
+def clock(run: Callable[[], Any], timer: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, until the device has finished it."""
+    gc.disable()
+    try:
+        _finish()
+        begin = timer()
+        run()
+        _finish()
+        return timer() - begin
+    finally:
+        gc.enable()
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def agree(ways: Sequence[Way]) -> dict[str, float]:
+    """Relative difference of every way's result from the first one's; AssertionError where it exceeds the tolerance."""
+    first, *others = ways
+    reference = _results(first)
+    difference = {first.name: 0.0}
+    for way in others:
+        found = difference[way.name] = relative_difference(_results(way), reference)
+        if not found <= way.tolerance:  # NaN is no agreement either
+            raise AssertionError(f"{way.name!r} computes something else than {first.name!r}: they differ by "
+                                 f"{found:.3g} of its size, {way.tolerance:g} is allowed; nothing was timed")
+    return difference
+
+
+def _results(way: Way) -> list[Tensor]:
+    return [leaf.detach().double().cpu() for leaf in leaves((way.result or way.run)())]
+
+
+def relative_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest over the tensors of rms(found - wanted) / rms(wanted)."""
+    parts = [(a - b).square().mean().sqrt() / b.square().mean().sqrt().clamp(min=1e-30)
+             for a, b in zip(found, wanted, strict=True)]
+    return float(torch.stack(parts).max())  # unlike Python's max, it does not lose a NaN
+
+
+def median_interval(samples: Iterable[float], *, level: float = 0.95) -> tuple[float, float, float]:
+    """(median, low, high): the percentile bootstrap (Efron 1979), with draws that are the same every time."""
+    values = np.asarray(list(samples), dtype=float)
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(values[drawn], 1), [(1 - level) / 2, (1 + level) / 2])
+    return float(np.median(values)), float(low), float(high)
+
+
+def join(parts: Iterable[Measured]) -> Measured:
+    """All rows and all runs."""
+    parts = list(parts)
+    return Measured([row for part in parts for row in part.rows], [run for part in parts for run in part.runs])
+
+
+def row(*, task: str, method: str, variant: dict[str, Any], metric: str, samples: Sequence[float] | np.ndarray,
+        unit: str = "", higher_is_better: bool | None = None) -> dict[str, Any]:
+    """A row of results.json: the median of the samples, and its interval where there are several."""
+    value, low, high = median_interval(samples)
+    alone = len(samples) == 1
+    return {"task": task, "method": method, "variant": variant, "metric": metric, "value": value,
+            "low": None if alone else low, "high": None if alone else high, "n": len(samples), "seeds": 1, "unit": unit,
+            "higher_is_better": higher_is_better}

@@ -1,0 +1,84 @@
+"""How long a robot waits for a plan: 600 environment steps, unguided and under Monte Carlo Tree Guidance.
+
+The default planner network, second order. Guided plans are timed twice, their draws evaluated one by one and sharing
+what they keep, which must agree; so must unguided ones by rows and as a wavefront.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dforce.benchmarks.speed.harness import Measured, Way, race, row
+from dforce.benchmarks.speed.sizes import ACTION, Sizes, maze_denoiser, parameters, random_batch
+from dforce.core.denoiser import Denoiser
+from dforce.core.matrix import pyramid
+from dforce.core.noise import Noise
+from dforce.core.sample import generate
+from dforce.data.batch import unstack
+from dforce.guidance.monte_carlo import monte_carlo
+
+TASK = "plan, default planner"
+STEPS, DRAWS, LOOKAHEAD = 20, 4, 2
+SCALE = 1000.0  # an untrained network hardly hears its input: so much moves a plan by a few per cent
+
+
+class Distances:
+    """-sum over the plan of the distance from (1, 1), as planners are guided: tokens [B, T, stack * D] -> [B]."""
+
+    reduce = "mean"
+
+    def __init__(self, stack: int):
+        self.stack = stack
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        position = unstack(x0, self.stack)[..., ACTION:ACTION + 2]
+        return -((position - 1).square().sum(-1) + 1e-6).sqrt().sum(1)
+
+
+class one_by_one(monte_carlo):
+    """The same guidance, every draw evaluated whole."""
+
+    _shares = False
+
+
+def races(sizes: Sizes) -> list[Callable[[], Measured]]:
+    """One plan: unguided, guided at delay 1 and at a quarter of the steps; then many episodes side by side."""
+    steps = min(STEPS, sizes.steps)
+    alone = [partial(_one, sizes, 1, delay, guided)
+             for delay, guided in dict.fromkeys([(1, False), (1, True), (steps // 4, True)])]
+    return [*alone, *(partial(_one, sizes, sizes.batches[-1], 1, guided) for guided in (False, True))]
+
+
+def ways(sizes: Sizes, batch: int, delay: int, guided: bool) -> list[Way]:
+    """From noise to plans [batch, T, stack * D], the slower way first; many guided plans by the faster one alone."""
+    denoiser, schedule = maze_denoiser(sizes, sizes.width)
+    denoiser.requires_grad_(False)  # as the planner does: guidance differentiates in the plan, not in the weights
+    given, draws = random_batch(sizes, batch), min(DRAWS, sizes.draws)
+    matrix = pyramid(schedule.grid(min(STEPS, sizes.steps)), sizes.tokens, delay)
+
+    def plan(guide: Denoiser, path: str = "auto") -> Tensor:
+        return generate(guide, schedule, matrix, given.x, cond=given.cond, noise=Noise(0), path=path)  # type: ignore[arg-type]
+
+    if not guided:
+        return [Way("unguided, rows", lambda: plan(denoiser, "rows")), Way("unguided", lambda: plan(denoiser))]
+    tree = [partial(plan, kind(denoiser, schedule, Distances(sizes.stack), draws, lookahead=LOOKAHEAD, scale=SCALE,
+                               noise=Noise(0))) for kind in (one_by_one, monte_carlo)]
+    shared = Way(f"MCTG, {draws} draws", tree[1], tolerance=1e-3)  # the same sums in another order, over all rows
+    return [Way(f"MCTG, {draws} draws one by one", tree[0]), shared] if batch == 1 else [shared]
+
+
+def _one(sizes: Sizes, batch: int, delay: int, guided: bool) -> Measured:
+    denoiser, _ = maze_denoiser(sizes, sizes.width)
+    variant = {"width": sizes.width, "parameters": parameters(denoiser), "batch": batch, "tokens": sizes.tokens,
+               "steps": min(STEPS, sizes.steps), "delay": delay, "threads": torch.get_num_threads()}
+    raced = race(ways(sizes, batch, delay, guided), rounds=sizes.rounds, seconds=sizes.seconds)
+    measured = raced.measured(TASK, variant)
+    if batch == 1:
+        return measured
+    return measured._replace(rows=measured.rows + [
+        row(task=TASK, method=name, variant=variant, metric="throughput", samples=batch / seconds, unit="plans/s",
+            higher_is_better=True) for name, seconds in raced.seconds.items()])

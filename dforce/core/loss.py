@@ -1,0 +1,157 @@
+"""The training loss: corrupt every token at its own level, denoise in one pass, weigh the x0 error by the SNR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.schedule import Schedule
+from dforce.core.tree import State
+
+Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
+Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
+
+DECAY = 0.9  # a token, of the default weight
+
+
+def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else None
+    return kind(*args, generator=generator, device=device)
+
+
+# ------------------------------------------------------------------------------------------------- level samplers
+
+def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+                power: float = 1.0) -> Tensor:
+    """Every token at its own level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024), uniform for power 1.
+
+    power > 1 draws u ** power of a uniform u: little noise more often, so that more is seen of pasts that are all but
+    clean, as they are in a rollout. ValueError unless power > 0.
+    """
+    if power == 1:
+        return _draw(torch.randint, 0, schedule.levels + 1, shape, generator=generator)
+    if not power > 0:
+        raise ValueError(f"power must be above 0, got {power}")
+    return ((schedule.levels + 1) * _draw(torch.rand, shape, generator=generator) ** power).long().clamp(
+        max=schedule.levels)
+
+
+def shared(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+           power: float = 1.0) -> Tensor:
+    """One level 0..K a sequence, drawn as in `independent`: full-sequence diffusion."""
+    return independent(schedule, (shape[0], 1), generator, power=power).expand(shape)
+
+
+def rising(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+           power: float = 1.0) -> Tensor:
+    """Independent levels, sorted so that they rise along time: only what a pyramid shows."""
+    return independent(schedule, shape, generator, power=power).sort(1).values
+
+
+def pyramids(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
+             share: float = 0.5, steps: int = 20) -> Tensor:
+    """Rows of planners' schedules: in a `share` of the sequences a random row of a random pyramid, else `independent`.
+
+    A pyramid of `steps` steps evenly spaced in log-SNR and of a delay between full sequence and autoregressive (steps
+    times u ** 2, u uniform): finished tokens, a few on their way, then nothing but pure noise, however long. Of such
+    futures independent levels show none of more than a few tokens, and guidance hangs on what is predicted there.
+    ValueError unless share lies in 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is the part of the sequences that show a planner's row, in 0..1, got {share}")
+    batch, time = shape
+    u, place, chosen = _draw(torch.rand, (3, batch, 1), generator=generator)
+    delay = (steps * u**2).round()
+    row = place * (steps + delay * (time - 1))
+    grid = schedule.grid(steps).to(u.device)
+    ahead = (row - delay * torch.arange(time, device=u.device)).round().long().clamp(0, steps)
+    return torch.where(chosen < share, grid[ahead], independent(schedule, shape, generator))
+
+
+def teacher_forcing(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+    """A clean past, one token at a uniform level 1..K at a uniform position, and a future of pure noise."""
+    batch, time = shape
+    position = _draw(torch.randint, 0, time, (batch, 1), generator=generator)
+    level = _draw(torch.randint, 1, schedule.levels + 1, (batch, 1), generator=generator)
+    tokens = torch.arange(time, device=position.device)
+    return torch.where(tokens < position, 0, torch.where(tokens == position, level, schedule.levels))
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+# Of the x0 error, whatever the network predicts: the eps objective is SNR, the v objective SNR + 1, the x0 objective 1.
+
+def snr(cap: float = 100.0) -> Weight:
+    """min(SNR, cap): the eps objective of Ho et al. (2020), capped near clean tokens, where SNR is unbounded."""
+    return lambda log_snr: log_snr.exp().clamp(max=cap)
+
+
+def min_snr(gamma: float = 5.0) -> Weight:
+    """min(SNR, gamma) (Hang et al. 2023): in x0 space the same for every parameterisation."""
+    return lambda log_snr: log_snr.exp().clamp(max=gamma)
+
+
+def v_weight(cap: float = 5.0) -> Weight:
+    """min(SNR + 1, cap): the v objective (Salimans & Ho 2022), capped near clean tokens."""
+    return lambda log_snr: (log_snr.exp() + 1).clamp(max=cap)
+
+
+def uniform() -> Weight:
+    """1: the x0 objective as it is."""
+    return torch.ones_like
+
+
+def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
+    """Fused SNR (Chen et al. 2024, appendix B.1): a token's SNR together with that of its past.
+
+    With S_t = min(SNR_t, clip) / clip and the running mean C_t = decay C_{t-1} + (1 - decay) S_t (C_0 = S_0), the
+    weight of the x0 error is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0. This is the
+    authors' code; their text has C_{t-1} without `decay`. For a single token it is `min_snr(clip)`.
+    `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
+    """
+    def weight(log_snr: Tensor) -> Tensor:
+        own = log_snr.exp().clamp(max=clip) / clip
+        token = torch.arange(own.shape[1], device=own.device)
+        age = token - 1 - token[:, None]                                # of token s in C_{t-1}, [s, t]
+        share = torch.where(age < 0, 0.0, decay ** age.clamp(min=0).to(own.dtype))
+        share[1:] *= 1 - decay                                          # C_0 = S_0
+        return clip * (1 - (1 - own) * (1 - decay * own @ share))
+    return weight
+
+
+# ------------------------------------------------------------------------------------------------------------- loss
+
+def corrupt(schedule: Schedule, x0: Tensor, level: Tensor, noise: Tensor | torch.Generator | None = None) -> Tensor:
+    """x_level ~ q(. | x0): x0 [B, T, *E], every token at its own level [B, T]. Level 0 returns x0 bit for bit."""
+    if not isinstance(noise, Tensor):
+        noise = _draw(torch.randn, x0.shape, generator=noise).to(x0)
+    alpha, sigma = schedule(level, x0)
+    return alpha.to(x0.dtype) * x0 + sigma.to(x0.dtype) * noise
+
+
+def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Tensor | None = None,
+                 cond: Cond | None = None, state: State = None, levels: Levels = independent,
+                 weight: Weight | None = None, generator: torch.Generator | None = None) -> tuple[Tensor, State]:
+    """Weighted x0 error at random levels, one pass (Chen et al. 2024, Algorithm 1). Returns (loss, state after).
+
+    x0: [B, T, *E]; mask: [B, T] or [B, T, *E], true where there is data; `state` None starts new sequences from
+    `denoiser.init_state`; weight default `fused_snr(5, .9)`: under `min_snr` (which it is for a single token) one of
+    pure noise weighs near 0, and what follows from the past alone is hardly learnt.
+    """
+    level = levels(schedule, (x0.shape[0], x0.shape[1]), generator).to(x0.device)
+    noisy = corrupt(schedule, x0, level, generator)
+    state = denoiser.init_state(len(x0), cond) if state is None else state
+    x0_hat, state = denoiser(noisy, level, state, cond)
+    error = (x0_hat.float() - x0.float()).square()
+    factor = (weight or fused_snr(decay=DECAY))(schedule.log_snr(level)).to(error.dtype)
+    if mask is not None and mask.shape != x0.shape[:2]:
+        event = mask.flatten(2)
+        error = (error.flatten(2) * event).sum(2) / event.sum(2).clamp(min=1)
+        mask = event.any(2)
+    else:
+        error = error.flatten(2).mean(2)
+    error = error * factor
+    return (error.mean() if mask is None else (error * mask).sum() / mask.sum().clamp(min=1)), state

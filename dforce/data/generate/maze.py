@@ -1,0 +1,127 @@
+"""Maze data: generated here, once, and kept as a Minari dataset like any other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from dforce.data.episodes import pack
+from dforce.data.minari import ABOUT, read_metadata, save_episodes
+from dforce.data.store import datasets_root, restore, verify_checksums
+
+DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
+
+RELEASED_STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of D4RL's files; 1,000,000 for the others
+
+NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy"]}
+
+
+def make_maze_dataset(
+    maze: str = "umaze",
+    *,
+    steps: int = 1_000_000,
+    noise: float = 0.5,
+    seed: int = 0,
+    chains: int | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+    root: str | os.PathLike | None = None,
+) -> str:
+    """Generate `steps` transitions of a scripted driver in a maze, save them through Minari, return the dataset's name.
+
+    noise: standard deviation of the action noise (.5 is what D4RL's released files were made with). chains: continuous
+    trajectories, all of the same length; None: 1,000, or fewer where each would be shorter than 1,000 steps.
+    An equal dataset that exists is left as it is; another one of that name needs `overwrite`.
+    Positions in cells (metres), velocities in m/s, actions in [-1, 1]; infos hold "goal" [2], the target driven to.
+    """
+    from dforce import envs
+
+    grid = envs.get_maze(maze)
+    chains = chains or _chains(steps)
+    settings = {"steps": steps, "noise": float(noise), "seed": seed, "chains": chains}
+    about = {"maze": grid.name, "rows": list(grid.rows), "env": f"maze2d-{grid.name}", "dt": DT, **settings, **NAMES}
+    known = grid.name in envs.MAZES and envs.MAZES[grid.name].rows == grid.rows
+    return _kept(name or _default_name(grid.name, noise), about,
+                 lambda: envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed),
+                 overwrite=overwrite, root=root, **(_minari_facts(grid, noise) if known else {}))
+
+
+def make_pointmaze_dataset(
+    size: str, *, steps: int, name: str, seed: int = 0, overwrite: bool = False, root: str | os.PathLike | None = None
+) -> str:
+    """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze (umaze, medium, large), in its own frame.
+
+    rewards: 1 within .45 of the target driven to. Needs the package gymnasium-robotics.
+    """
+    from dforce.envs.pointmaze import IDS, pointmaze, pointmaze_demonstrations
+
+    settings = {"steps": steps, "noise": 0.5, "seed": seed, "chains": _chains(steps)}
+    about = {"maze": size, "rows": list(pointmaze(size).maze.rows), "env": f"pointmaze-{size}", "dt": DT, **settings,
+             **NAMES}
+    told = {"algorithm_name": "waypoint controller, action noise 0.5", "author": "dforce",
+            "description": f"{IDS[size]}, observations without goals: one scripted driver, random targets."}
+    return _kept(name, about, lambda: pointmaze_demonstrations(
+        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed), overwrite=overwrite, root=root, **told)
+
+
+def make_ogbench_dataset(
+    size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
+    root: str | os.PathLike | None = None,
+) -> str:
+    """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe, `envs.ogbench`.
+
+    Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the target driven to; rewards:
+    1 within 1 m of it. Needs the package ogbench.
+    """
+    from dforce.envs.ogbench import ACTION_NOISE, DT, ogbench, ogbench_demonstrations
+
+    about = {"maze": size, "rows": list(ogbench(size).maze.rows), "env": f"ogbench-{size}", "dt": DT,
+             "steps": episodes * length, "noise": ACTION_NOISE, "seed": seed, "chains": episodes,
+             "observation_names": ["x", "y"], "action_names": ["dx", "dy"]}
+    told = {"algorithm_name": "oracle sub-goals, action noise 0.5", "author": "dforce",
+            "description": f"OGBench's pointmaze-{size}-navigate, generated anew by its recipe."}
+    return _kept(name, about, lambda: ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed),
+                 overwrite=overwrite, root=root, **told)
+
+
+def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bool, root: str | os.PathLike | None,
+          **facts: Any) -> str:
+    """`name`, under which what generate() returns is saved, unless an equal dataset (the same `about`) is there.
+
+    ValueError where another one of that name is, unless `overwrite`.
+    """
+    folder = restore(datasets_root(root) / name)
+    if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
+        verify_checksums(folder)
+        return name
+    if folder.exists() and not overwrite:  # before the work, not after it
+        raise ValueError(
+            f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another name"
+        )
+    made = generate()
+    episodes = pack(made["observations"], made["actions"], made["rewards"], infos={"goal": made["goals"]}, about=about)
+    save_episodes(name, episodes, overwrite=overwrite, root=root, **facts)
+    return name
+
+
+def _minari_facts(grid: Any, noise: float) -> dict[str, Any]:
+    """What Minari keeps beside the arrays of a maze that is registered with Gymnasium."""
+    return {
+        "env": f"dforce/maze2d-{grid.name}-v1",
+        "ref_min_score": grid.ref_min,
+        "ref_max_score": grid.ref_max,
+        "algorithm_name": f"waypoint controller, action noise {noise:g}",
+        "author": "dforce",
+        "description": f"D4RL's maze2d-{grid.name}, generated anew: one scripted driver, random targets.",
+    }
+
+
+def _chains(steps: int) -> int:
+    """The most chains, up to 1,000, that divide `steps` and are at least 1,000 steps long each."""
+    return next(n for n in range(max(1, min(1000, steps // 1000)), 0, -1) if steps % n == 0)
+
+
+def _default_name(maze: str, noise: float) -> str:
+    suffix = "" if noise == 0.5 else f"-noise{noise:g}".replace(".", "p")
+    return f"dforce/maze2d-{maze}{suffix}-v1"

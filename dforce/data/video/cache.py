@@ -1,0 +1,107 @@
+"""Decoded clips in one memory-mapped file: frames come at the speed of memory, whatever the clips were stored as."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from dforce.data.video.clip import BadClip, Clip, fit
+from dforce.data.video.index import cache_root
+
+CHUNK = 256  # frames decoded at a time: the memory that filling the cache takes
+FORMAT = 1
+
+
+@dataclass(kw_only=True)
+class CachedClip(Clip):
+    """A clip whose frames lie in a file of many clips, uint8, from byte `offset` on."""
+
+    offset: int = 0
+    origin: Clip | None = None
+
+    def read(self, index: np.ndarray) -> np.ndarray:
+        shape = (self.frames, self.height, self.width, self.channels)
+        return np.memmap(self.path, np.uint8, "r", self.offset, shape)[index]
+
+    def actions(self) -> np.ndarray | None:
+        return self.origin.actions() if self.origin else None
+
+    def poses(self) -> np.ndarray | None:
+        return self.origin.poses() if self.origin else None
+
+
+def cached(clips: Sequence[Clip], size: tuple[int, int],
+           folder: str | os.PathLike | None = None) -> tuple[list[Clip], dict[str, str]]:
+    """The clips, decoded and resized, and name -> reason for those that cannot be decoded, which stay as they were.
+
+    folder: where the frames are kept, None for the cache folder. They are decoded once for each set of clips and size;
+    several processes may ask at once. ValueError where the disk has no room.
+    """
+    top = Path(folder).expanduser() if folder is not None else cache_root() / "frames"
+    place = top / _digest(clips, size)
+    if not (place / "index.json").is_file():
+        _fill(place, clips, size)
+    index = json.loads((place / "index.json").read_text())
+    bad: dict[str, str] = index["bad"]
+    out: list[Clip] = []
+    for clip in clips:
+        begin = index["offset"].get(clip.name)
+        out.append(clip if begin is None else CachedClip(
+            name=clip.name, path=str(place / "frames.u8"), frames=clip.frames, height=size[0], width=size[1],
+            channels=clip.channels, offset=begin, origin=clip))
+    return out, bad
+
+
+def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
+    """Decodes into a folder of another name, which then takes its place; the first of several processes wins."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(clip.frames * size[0] * size[1] * clip.channels for clip in clips)
+    free = shutil.disk_usage(place.parent).free
+    if needed > 0.95 * free:
+        raise ValueError(f"the decoded clips take {needed / 1e9:.1f} GB, {place.parent} has {free / 1e9:.1f} GB free: "
+                         "use a smaller size=, fewer clips, cache=<a folder elsewhere>, or no cache")
+    stage = Path(tempfile.mkdtemp(prefix=".decoding-", dir=place.parent))
+    try:
+        offset, bad, position = {}, {}, 0
+        with open(stage / "frames.u8", "wb") as file:
+            for clip in clips:
+                try:
+                    for start in range(0, clip.frames, CHUNK):
+                        index = np.arange(start, min(start + CHUNK, clip.frames))
+                        file.write(np.ascontiguousarray(fit(clip.read(index), size)).data)
+                except BadClip as error:
+                    bad[clip.name] = str(error)
+                    file.seek(position)
+                    file.truncate()
+                    continue
+                offset[clip.name], position = position, file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        (stage / "index.json").write_text(json.dumps({"format": FORMAT, "offset": offset, "bad": bad}))
+        try:
+            os.rename(stage, place)
+        except OSError:
+            if not (place / "index.json").is_file():  # another process was first, and its frames are the same
+                raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _digest(clips: Sequence[Clip], size: tuple[int, int]) -> str:
+    """Changes with anything that the decoded frames depend on. ValueError for clips that lie in memory."""
+    told: list[object] = [FORMAT, size]
+    for clip in clips:
+        if not clip.path or not os.path.exists(clip.path):
+            raise ValueError(f"{clip.name} lies in memory and needs no cache: leave cache=False")
+        facts = os.stat(clip.path)
+        told.append([clip.name, clip.path, facts.st_size, facts.st_mtime_ns, clip.frames,
+                     [str(getattr(clip, f.name)) for f in fields(clip) if f.name in ("shown", "group", "files")]])
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]

@@ -1,0 +1,122 @@
+"""Films (mp4, webm, gif, ...) read at a time and not from their start, through PyAV.
+
+The frames of a clip are those that a player shows at times t0 + i / rate. Where frames are evenly spaced these are the
+stored ones. Where they are not (variable frame rate; a GIF whose equal frames a writer merged into a longer one) a
+stored frame is counted as often as it is shown, so that frame i stays in step with action i.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dforce.data.video.clip import BadClip, Clip
+
+EVEN = 1.5  # the longest frame of an evenly spaced film lasts at most so many times the shortest: rounded time stamps
+
+
+@dataclass(kw_only=True)
+class FilmClip(Clip):
+    """shown: [T] time stamps (pts) of the stored frames that are shown as frames 0..T-1."""
+
+    shown: Sequence[int] = ()
+
+    @staticmethod
+    def probe(path: Path, name: str, *, fps: float | None = None) -> FilmClip:
+        """Reads the packets, decodes one frame. fps: frames a second, None for the film's own. BadClip if unusable."""
+        av = _av()
+        try:
+            with av.open(str(path)) as container:
+                if not container.streams.video:
+                    raise BadClip("it has no video stream")
+                stream = container.streams.video[0]
+                base = stream.time_base
+                packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None and p.size]
+                shown = _compact(_shown(sorted(packets), None if fps is None else 1 / (fps * float(base))))
+                if not shown:
+                    raise BadClip("it has no frame")
+                width, height = stream.codec_context.width, stream.codec_context.height
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise error if isinstance(error, BadClip) else BadClip(f"it cannot be opened ({_short(error)})") from error
+        clip = FilmClip(name=name, path=str(path), frames=len(shown), height=height, width=width, shown=shown)
+        clip.height, clip.width = clip.read(np.zeros(1, int)).shape[1:3]
+        return clip
+
+    def read(self, index: np.ndarray) -> np.ndarray:
+        av, wanted = _av(), [self.shown[i] for i in index]
+        try:
+            with av.open(self.path) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "NONE"  # short reads: starting threads costs more than they save
+                found = _decode(container, stream, set(wanted), seek=wanted[0] > self.shown[0])
+                if len(found) < len(set(wanted)) and wanted[0] > self.shown[0]:
+                    container.seek(0, stream=stream)  # a film whose index leads astray is read from its start
+                    found |= _decode(container, stream, set(wanted) - set(found), seek=False)
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+            raise BadClip(f"frames {index[0]}..{index[-1]} cannot be decoded ({_short(error)})") from error
+        missing = [int(i) for i, pts in zip(index, wanted, strict=True) if pts not in found]
+        if missing:
+            raise BadClip(f"{len(missing)} of the frames {index[0]}..{index[-1]} cannot be decoded, the first of them "
+                          f"is {missing[0]}")
+        return np.stack([found[pts] for pts in wanted])
+
+
+def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dict[int, np.ndarray]:
+    """Wanted frames by time stamp, decoded from the last key frame before the first of them."""
+    if seek:
+        container.seek(min(wanted), stream=stream, backward=True)
+    found: dict[int, np.ndarray] = {}
+    convert = _av().video.reformatter.VideoReformatter()  # one for all: a frame's own would be set up anew each time
+    last = max(wanted, default=-1)
+    for frame in container.decode(stream):
+        if frame.pts in wanted:
+            found[frame.pts] = convert.reformat(frame, format="rgb24").to_ndarray()
+        if len(found) == len(wanted) or frame.pts is not None and frame.pts > last:
+            break
+    return found
+
+
+def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> list[int]:
+    """Time stamps of what is shown at t0, t0 + interval, ... packets: (pts, duration), ascending, in time base units.
+
+    interval None: the film's own, the shortest that occurs; stored frames as they are where they are evenly spaced.
+    """
+    stamps = [pts for pts, _ in packets]
+    if len(stamps) < 2:
+        return stamps
+    gaps = np.diff(stamps)
+    last = packets[-1][1] or int(np.median(gaps))
+    durations = np.append(gaps, last)
+    durations = durations[durations > 0]
+    if interval is None:
+        if durations.max() <= EVEN * durations.min():
+            return stamps
+        interval = float(durations.min())
+    count = max(1, round((stamps[-1] + last - stamps[0]) / interval))
+    times = stamps[0] + interval * (np.arange(count) + 0.5)  # the middle of each: rounding does not matter there
+    return [stamps[max(0, bisect_right(stamps, t) - 1)] for t in times]
+
+
+def _compact(stamps: list[int]) -> Sequence[int]:
+    """Evenly spaced stamps as a range: an index of many films stays small."""
+    step = stamps[1] - stamps[0] if len(stamps) > 1 else 0
+    even = step > 0 and all(b - a == step for a, b in zip(stamps, stamps[1:], strict=False))
+    return range(stamps[0], stamps[-1] + 1, step) if even else stamps
+
+
+def _short(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ModuleNotFoundError("reading films needs PyAV: pip install 'dforce[video]'", name="av") from error
+    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is said once, by name
+    return av

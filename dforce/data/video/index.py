@@ -1,0 +1,204 @@
+"""Finds the clips of a data set, whatever its layout, and says of every file that it leaves out why.
+
+Layouts: TECO's DMLab (npz with video and actions) and Minecraft (mp4 with an npz of actions beside it), below
+{train|training, test|val|validation} or not, with shard folders or not; folders of films; folders of pictures; Minari
+data sets with image observations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dforce.data.store import datasets_root, list_datasets
+from dforce.data.video.clip import IMAGES, BadClip, Clip, FrameFolder, NpzClip, natural
+
+SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
+FILMS = (".mp4", ".gif", ".webm", ".mkv", ".avi", ".mov", ".m4v")
+CACHE_ROOT = "DFORCE_CACHE"
+INDEX_FORMAT = 1
+
+
+class Found(NamedTuple):
+    """clips: those that can be used, by name. split: "train", "val" or None for each. skipped: name -> reason.
+    names: of all files that were looked at, in order: what splits are drawn over, so that a bad file moves none.
+    notes: what a user should know. offset: of actions, see `clips_actions.led_to`. title: what the layout calls it."""
+
+    clips: list[Clip]
+    split: list[str | None]
+    skipped: dict[str, str]
+    names: list[str]
+    notes: list[str]
+    offset: int = 0
+    title: str = "clips"
+
+
+def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> Found:
+    """The clips of a folder, a file or a Minari data set. fps: frames a second of films whose own rate varies.
+
+    What is known of a file is kept in the cache folder, so that it is opened once and not every time. ValueError where
+    there is nothing, or nothing that this can read.
+    """
+    root = Path(data).expanduser()
+    minari = next((f for f in (root, datasets_root() / str(data)) if (f / "data" / "metadata.json").is_file()), None)
+    if minari is not None:
+        from dforce.data.video.formats.minari import minari_clips
+
+        return minari_clips(minari)
+    if not root.exists():
+        raise ValueError(_unknown(str(data)))
+    if next(root.glob("*/dataset_info.json"), None) or next(root.glob("**/*.tfrecord*"), None):
+        raise ValueError(f"{root} is a TFDS folder, as TECO's pre-encoded (VQ) data are; they hold codes and no "
+                         "frames: give the folder of the npz or mp4 files")
+    index = _Index(root)
+    found = _search(root, index, fps)
+    index.save()
+    if not found.names:
+        raise ValueError(f"{root} holds no clip: no npz, no film ({', '.join(FILMS)}), no folder of pictures")
+    return found
+
+
+def cache_root() -> Path:
+    """Where indices and decoded clips are kept: $DFORCE_CACHE, else ~/.cache/dforce."""
+    return Path(os.environ.get(CACHE_ROOT) or Path.home() / ".cache" / "dforce").expanduser()
+
+
+def _search(root: Path, index: _Index, fps: float | None) -> Found:
+    found = Found([], [], {}, [], [], title=str(root))
+    paths = [root] if root.is_file() else _candidates(root)
+    films = {p.with_suffix(""): p for p in paths if p.suffix.lower() in FILMS}
+    for path in paths:
+        if path.suffix == ".npz" and path.with_suffix("") in films:
+            continue  # the actions of that film
+        name = path.relative_to(root).as_posix() if path != root else path.name
+        found.names.append(name)
+        try:
+            clip = index.known(path, name, lambda path=path, name=name: _probe(path, name, fps), fps)
+        except BadClip as error:
+            found.skipped[name] = str(error)
+            continue
+        beside = path.with_suffix(".npz")
+        if path.suffix.lower() in FILMS and beside.is_file():
+            clip.action_path = str(beside)
+        found.clips.append(clip)
+        found.split.append(next((SPLITS[part.lower()] for part in Path(name).parts if part.lower() in SPLITS), None))
+    return found
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Npz files, films and folders of pictures, in natural order; hidden ones are passed over.
+
+    Where there are folders called train, test and so on, what is beside them belongs to something else.
+    """
+    files, folders = [], []
+    splits = {p.name for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLITS}
+    for place, inner, names in os.walk(root, followlinks=True):
+        if splits and Path(place) == root:
+            inner[:], names[:] = [n for n in inner if n in splits], []
+        inner[:] = sorted((n for n in inner if not n.startswith(".")), key=natural)
+        here = [Path(place) / n for n in sorted(names, key=natural) if not n.startswith(".")]
+        files += [p for p in here if (p.suffix == ".npz" and p.stem != "actions") or p.suffix.lower() in FILMS]
+        if any(p.suffix.lower() in IMAGES for p in here):
+            folders.append(Path(place))
+    return sorted(files + folders, key=lambda p: natural(p.relative_to(root).as_posix()))
+
+
+def _probe(path: Path, name: str, fps: float | None) -> Clip:
+    if path.is_dir():
+        return FrameFolder.probe(path, name)
+    if path.suffix == ".npz":
+        return NpzClip.probe(path, name)
+    from dforce.data.video.formats.film import FilmClip
+
+    return FilmClip.probe(path, name, fps=fps)
+
+
+class _Index:
+    """What was found out about files, kept between runs; forgotten where size or time of change differ."""
+
+    def __init__(self, root: Path) -> None:
+        digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        self.file = cache_root() / "clips" / f"{digest}.json"
+        self.new, self.entries = False, {}
+        try:
+            stored = json.loads(self.file.read_text())
+            self.entries = stored["files"] if stored["format"] == INDEX_FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # none yet, or one that was damaged: it is made anew
+
+    def known(self, path: Path, name: str, probe: Callable[[], Clip], fps: float | None) -> Clip:
+        """The clip as it is on record, else as it is probed. BadClip as probe raises it."""
+        from dforce.data.video.formats.film import FilmClip
+
+        kinds: dict[str, type[Clip]] = {kind.__name__: kind for kind in (NpzClip, FrameFolder, FilmClip)}
+        facts = path.stat()
+        stamp = [facts.st_size, facts.st_mtime_ns, fps]
+        entry = self.entries.get(str(path))
+        if entry and entry["stamp"] == stamp:
+            if "bad" in entry:
+                raise BadClip(entry["bad"])
+            fields = {k: range(*v["range"]) if isinstance(v, dict) else v for k, v in entry["clip"].items()}
+            return kinds[entry["kind"]](**{**fields, "name": name})
+        entry, self.new = {"stamp": stamp}, True
+        self.entries[str(path)] = entry
+        try:
+            clip = probe()
+        except BadClip as error:
+            entry["bad"] = str(error)
+            raise
+        entry.update(kind=type(clip).__name__, clip={k: _range(v) if isinstance(v, range) else v for k, v in
+                                                     asdict(clip).items()})
+        return clip
+
+    def save(self) -> None:
+        """Keeps what was found out; a cache folder that cannot be written to costs time only."""
+        if not self.new:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.file.parent, prefix=".index-", delete=False) as partial:
+                json.dump({"format": INDEX_FORMAT, "files": self.entries}, partial)
+            os.replace(partial.name, self.file)
+        except OSError:
+            pass
+
+
+def _range(steps: range) -> dict[str, list[int]]:
+    return {"range": [steps.start, steps.stop, steps.step]}
+
+
+def describe(skipped: dict[str, str], looked_at: int) -> str:
+    """One line on the clips that were left out: how many, and the first of each reason by name."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        reasons.setdefault(reason, []).append(name)
+    told = [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+            for reason, names in list(reasons.items())[:8]]
+    more = [f"and {len(reasons) - 8} other reasons"] if len(reasons) > 8 else []
+    return f"{len(skipped)} of {looked_at} clips are left out ({'; '.join([*told, *more])})"
+
+
+def _unknown(name: str) -> str:
+    there = list_datasets()
+    near = difflib.get_close_matches(name, [*there, "balls"], 1, 0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return (f"there is no folder, file or Minari data set {name!r}{hint}. Clips are made by `dforce data video`; "
+            "'balls' needs no files")
+
+
+def mixed_sizes(clips: Sequence[Clip]) -> str | None:
+    """What to say where clips have several resolutions, None where they have one."""
+    sizes: dict[tuple[Any, ...], list[str]] = {}
+    for clip in clips:
+        sizes.setdefault((clip.height, clip.width, clip.channels), []).append(clip.name)
+    if len(sizes) < 2:
+        return None
+    told = ", ".join(f"{h}x{w}x{c} ({len(names)}, {names[0]})" for (h, w, c), names in sizes.items())
+    return f"the clips have several resolutions (height x width x channels): {told}"

@@ -1,0 +1,140 @@
+"""Chooses the clips of one split out of those that were found, and checks that they go together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dforce.data.generate.balls import balls
+from dforce.data.pixels import to_uint8
+from dforce.data.video.actions import led_to, one_hot, read_actions
+from dforce.data.video.clip import ArrayClip, BadClip, Clip
+from dforce.data.video.index import Found, describe, find_clips, mixed_sizes
+from dforce.data.windows import split_episodes
+
+BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
+
+
+class Selection(NamedTuple):
+    """clips of the split; actions [T, A] of each or None; width A; size (H, W) that they are shown at.
+
+    skipped: name -> reason, of all splits; looked_at: how many files there were; notes: what a user should know.
+    """
+
+    clips: list[Clip]
+    actions: list[np.ndarray | None]
+    width: int
+    size: tuple[int, int]
+    skipped: dict[str, str]
+    looked_at: int
+    notes: list[str]
+    offset: int
+    title: str
+
+
+def select(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None, split: str,
+           held_out: float, seed: int, offset: int | None, classes: int | None, fps: float | None,
+           cache: bool | str | os.PathLike) -> Selection:
+    """See `VideoClips` for the arguments; span: stored frames that a window takes. ValueError for what does not fit."""
+    found = _found(data, fps)
+    offset = found.offset if offset is None else offset
+    skipped, raw = dict(found.skipped), {}
+    for clip in found.clips:
+        try:
+            raw[clip.name] = read_actions(clip, offset)
+            if clip.frames < span:
+                raise BadClip(f"{clip.frames} frames, a window takes {span}")
+        except BadClip as error:
+            skipped[clip.name] = str(error)
+    usable = [clip for clip in found.clips if clip.name not in skipped]
+    if not usable:
+        raise ValueError(f"no clip can be used: {describe(skipped, len(found.names))}")
+    given = [raw[clip.name] for clip in usable]
+    tables, width = one_hot(given, [clip.name for clip in usable], classes)
+    without = [clip.name for clip, action in zip(usable, given, strict=True) if action is None]
+    notes = found.notes + ([f"{len(without)} of {len(usable)} clips have no actions, theirs are zero; the first is "
+                            f"{without[0]}"] if width and without else [])
+    shown = _one_size(usable, size)
+    names = _of_split(found, split, held_out, seed)
+    pairs = [(clip, table) for clip, table in zip(usable, tables, strict=True) if clip.name in names]
+    if not pairs:
+        left = f"; {describe(skipped, len(found.names))}" if skipped else ""
+        raise ValueError(f"no {split} clip among the {len(usable)} that can be used (held_out={held_out}; to hold one "
+                         f"out, two are needed){left}")
+    actions = [None if table is None else led_to(table, clip.frames, offset) for clip, table in pairs]
+    clips = [clip for clip, _ in pairs]
+    if cache:
+        from dforce.data.video.cache import cached
+
+        clips, bad = cached(clips, shown, None if cache is True else cache)
+        kept = [i for i, clip in enumerate(clips) if clip.name not in bad]
+        clips, actions, skipped = [clips[i] for i in kept], [actions[i] for i in kept], skipped | bad
+        if not clips:
+            raise ValueError(f"no {split} clip can be decoded: {describe(skipped, len(found.names))}")
+    return Selection(clips, actions, width, shown, skipped, len(found.names), notes, offset, found.title)
+
+
+def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) -> list[Clip]:
+    """The data set "balls": one bouncing ball, white on black, as clips in memory; poses are (x, y, vx, vy)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(2 * seed + (split == "val"))
+    made = balls(BALLS[split], frames, size, generator=generator)
+    video = to_uint8(made.frames)
+    state = torch.cat([made.positions, made.velocities], -1).flatten(2).numpy()
+    return [ArrayClip.of(v, pose=s, name=f"{split}/{i:04}") for i, (v, s) in enumerate(zip(video, state, strict=True))]
+
+
+def _found(data: str | os.PathLike | Sequence[Clip], fps: float | None) -> Found:
+    if data == "balls":
+        clips, splits = [], []
+        for split in ("train", "val"):
+            clips += balls_clips(split)
+            splits += [split] * BALLS[split]
+        return Found(clips, splits, {}, [clip.name for clip in clips], [], title="balls")
+    if isinstance(data, (str, os.PathLike)):
+        return find_clips(data, fps=fps)
+    names = [clip.name for clip in data]
+    if len(set(names)) < len(names):
+        raise ValueError("clips need names of their own: ArrayClip.of(video, name=...)")
+    return Found(list(data), [None] * len(data), {}, names, [])
+
+
+def _of_split(found: Found, split: str, held_out: float, seed: int) -> set[str]:
+    """Names of the clips of a split: by the folders they are in, else drawn. Bad files are counted in, so that what is
+    wrong with one moves no other one between the splits."""
+    named = {clip.name: where for clip, where in zip(found.clips, found.split, strict=True)}
+    if "val" in named.values():
+        return {name for name, where in named.items() if (where or "train") == split}
+    train, val = split_episodes(len(found.names), held_out, seed)
+    return {found.names[i] for i in (train if split == "train" else val)}
+
+
+def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """The size of all frames; ValueError where the clips have several and none is asked for."""
+    mixed = mixed_sizes(clips)
+    channels = {clip.channels for clip in clips}
+    if len(channels) > 1 or (mixed and size is None):
+        raise ValueError(f"{mixed}: " + ("give size= to have them all alike" if len(channels) == 1 else
+                                         "grey and colour do not go together, convert one of them"))
+    if size is None:
+        return clips[0].height, clips[0].width
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"size is a height and a width of at least one pixel, got {size}")
+    return int(height), int(width)
+
+
+def check_window(frames: int, stack: int, stride: int, batch: int, shards: int, split: str) -> None:
+    """ValueError where the arguments of `VideoClips` do not go together."""
+    if split not in ("train", "val"):
+        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    if min(frames, stack, stride, batch, shards) < 1:
+        raise ValueError(f"frames, stack, stride, batch and virtual_shards must be positive, got {frames}, {stack}, "
+                         f"{stride}, {batch}, {shards}")
+    if frames % stack:
+        near = max(stack, round(frames / stack) * stack)
+        raise ValueError(f"{frames} frames are not divisible by stack {stack}: the nearest number is {near}")

@@ -1,0 +1,86 @@
+"""Guidance: functions from denoisers to denoisers. Samplers never hear of it.
+
+An energy is a log-potential, larger is better: sampling is tilted towards p(x0) exp(scale * energy(x0)).
+Wrappers are small classes written in lower case, for they are used as functions: `guided(denoiser, schedule, energy)`.
+Monte Carlo Tree Guidance has a module of its own, `dforce.monte_carlo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.schedule import Schedule
+from dforce.core.tree import State
+
+Energy = Callable[[Tensor], Tensor]  # x0 [B, T, *E] -> log-potential [B]
+
+
+def tilt(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, gradient: Tensor) -> Tensor:
+    """x0_hat after adding `gradient` (of a log-potential, with respect to x_level) to the score: Tweedie's formula.
+
+    The shift is sigma^2 / alpha times the gradient; at alpha = 0, the pure noise of a flow path, there is no score in
+    x to speak of and x0_hat stays.
+    """
+    alpha, sigma = schedule(level, x)
+    factor = torch.where(alpha > 0, sigma**2 / alpha.where(alpha > 0, 1.0), 0.0)
+    return x0 + factor.to(x0.dtype) * gradient.to(x0.dtype)
+
+
+def whole(past: Tensor | None, x0: Tensor) -> Tensor:
+    """The sequence that an energy sees: finished tokens [B, P, *E], once for each draw, before x0 [n B, T, *E]."""
+    if past is None:
+        return x0
+    return torch.cat([past.repeat(len(x0) // len(past), *(1,) * (past.ndim - 1)), x0], 1)
+
+
+def energies(energy: Energy, x0: Tensor) -> Tensor:
+    """energy(x0), its shape checked."""
+    values = energy(x0)
+    if values.shape != x0.shape[:1]:
+        raise ValueError(f"an energy maps sequences {[*x0.shape]} to one number each, [{len(x0)}], "
+                         f"got {[*values.shape]}")
+    return values
+
+
+class WithEnergy:
+    """Carries the finished tokens beside the inner state, for energies judge whole sequences."""
+
+    recurrent = False
+    global_x0 = True
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy, scale: float):
+        self.denoiser, self.schedule, self.energy, self.scale = denoiser, schedule, energy, scale
+        self.causal = denoiser.causal
+
+    def init_state(self, batch: int, cond: Cond | None = None) -> State:
+        return {"inner": self.denoiser.init_state(batch, cond), "past": None}
+
+    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        return {"inner": self.denoiser.absorb(x, level, state["inner"], cond), "past": whole(state["past"], x)}
+
+
+class guided(WithEnergy):
+    """Plain guidance (Dhariwal & Nichol 2021; Chung et al. 2023): the gradient of energy(x0_hat(x)) in the noisy x.
+
+    energy: [B, T, *E] -> [B], on whole sequences, finished tokens included. Because it ignores that x0_hat is
+    uncertain it is the exact tilt for linear energies only, and pulls too hard on early tokens otherwise, at every
+    scale; `monte_carlo` accounts for it. `differentiable` keeps the graph, for learning through guidance.
+    """
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy, scale: float = 1.0, *,
+                 differentiable: bool = False):
+        super().__init__(denoiser, schedule, energy, scale)
+        self.differentiable = differentiable
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        with torch.enable_grad():
+            leaf = x if self.differentiable and x.requires_grad else x.detach().requires_grad_()
+            x0, inner = self.denoiser(leaf, level, state["inner"], cond)
+            energy = energies(self.energy, whole(state["past"], x0))
+            gradient, = torch.autograd.grad(energy.sum(), leaf, create_graph=self.differentiable)
+        x0 = tilt(self.schedule, x, x0, level, self.scale * gradient)
+        return (x0 if self.differentiable else x0.detach()), {**state, "inner": inner}

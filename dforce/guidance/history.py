@@ -1,0 +1,106 @@
+"""History guidance (Song et al. 2025, 'History-Guided Video Diffusion'): a past that is shown at several noise levels.
+
+A causal denoiser is told the past through its state, and every absorbed token has a noise level of its own. So the past
+can be shown as it is, noised in part, or as pure noise (which tells nothing), and the answers be combined, as
+classifier-free guidance combines those with and without a prompt. Nothing has to be trained for it: a model trained at
+independent levels has seen them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dforce.core.denoiser import Cond, Denoiser, fork_cond
+from dforce.core.noise import Noise
+from dforce.core.schedule import Schedule
+from dforce.core.transition import renoise
+from dforce.core.tree import State, map_state
+
+SALT = 11  # of the noise that pasts are given: a stream of its own
+SUM = 1e-6  # weights sum to one up to this
+
+
+class Past(NamedTuple):
+    """One showing of the past. weight: of the answer that it gives. std: of its noise, in units of the data; 0 shows
+    it as it was given, math.inf as pure noise."""
+
+    weight: float
+    std: float
+
+
+def vanilla(weight: float) -> tuple[Past, ...]:
+    """x0(past) + (weight - 1) (x0(past) - x0(no past)): 1 is no guidance; larger ones follow the past more closely.
+
+    Consistency for motion: large weights freeze the video (section 4 of the paper; 1.5 to 3 was good there).
+    """
+    return Past(weight, 0.0), Past(1 - weight, math.inf)
+
+
+def fractional(weight: float, std: float) -> tuple[Past, ...]:
+    """x0(past) + (weight - 1) (x0(noised past) - x0(no past)): guided by the coarse past only, which keeps motion.
+
+    std: of the noise on the past that guides: noise hides its high frequencies.
+    """
+    return Past(1.0, 0.0), Past(weight - 1, std), Past(1 - weight, math.inf)
+
+
+class history_guided:
+    """A denoiser that answers sum_i weight_i x0_hat(past shown with std_i), for weights that sum to one.
+
+    A token is absorbed at the level at which it is given or at that of std_i, whichever is noisier, and really noised
+    to it: counter-based `noise`, the same for all pasts, so that their differences tell of the level alone. Tokens of
+    one call (a chunk) are shown alike to all, so `generate` absorbs none of them before the chunk is done. One past
+    costs one state and one more row of the batch for each row.
+    State: {"past": a tuple of states, "token": [B] int64, tokens so far}.
+
+    Pasts of weight 0 are left out, so weight 1 of `vanilla` and `fractional` is the denoiser itself, bit for bit.
+    ValueError for a denoiser that is not causal, weights that do not sum to one, and a negative std.
+    """
+
+    causal = True
+    keeps_chunk = True
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, pasts: Sequence[Past], *, noise: Noise | None = None):
+        if not denoiser.causal:
+            raise ValueError("history guidance shows the past through the state, which takes a causal denoiser")
+        total = sum(weight for weight, _ in pasts)
+        if abs(total - 1) > SUM:
+            raise ValueError(f"the weights of the pasts must sum to 1, or x0_hat loses its size; they sum to {total:g}")
+        weights: dict[int, float] = {}
+        for weight, std in pasts:
+            level = schedule.levels if std == math.inf else schedule.nearest(std)
+            weights[level] = weights.get(level, 0.0) + weight
+        self.weights = {level: weight for level, weight in weights.items() if weight != 0}
+        self.denoiser, self.schedule, self.noise = denoiser, schedule, noise or Noise()
+        self.recurrent, self.global_x0 = denoiser.recurrent, denoiser.global_x0
+
+    def init_state(self, batch: int, cond: Cond | None = None) -> State:
+        state = self.denoiser.init_state(batch, cond)
+        return {"past": (state,) * len(self.weights), "token": torch.zeros(batch, dtype=torch.long,
+                                                                          device=self.schedule.alpha.device)}
+
+    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        number = state["token"][:, None] + torch.arange(x.shape[1], device=x.device)
+        noise = self.noise(0, number, x, salt=SALT)
+        after = []
+        for least, past in zip(self.weights, state["past"], strict=True):
+            shown = level.clamp(min=least)
+            after.append(self.denoiser.absorb(renoise(self.schedule, x, level, shown, noise), shown, past, cond))
+        return {"past": tuple(after), "token": state["token"] + x.shape[1]}
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        count, size = len(self.weights), len(x)
+        if count == 1:
+            x0, after = self.denoiser(x, level, state["past"][0], cond)
+            return x0, {"past": (after,), "token": state["token"] + x.shape[1]}
+        together = map_state(lambda *leaves: torch.cat(leaves), *state["past"])
+        x0, after = self.denoiser(x.repeat(count, *(1,) * (x.ndim - 1)), level.repeat(count, 1), together,
+                                  fork_cond(cond, count))
+        x0 = sum(weight * part for weight, part in zip(self.weights.values(), x0.split(size), strict=True))
+        pasts = tuple(map_state(lambda leaf, i=i: leaf[i * size:(i + 1) * size], after) for i in range(count))
+        return x0, {"past": pasts, "token": state["token"] + x.shape[1]}

@@ -1,0 +1,126 @@
+"""Guidance that the core has not: classifiers of noisy tokens, and what universal guidance adds to the plug-in.
+
+Plug-in guidance itself, the gradient of an energy at x0_hat, is `dforce.guided`: DPS, FreeDoM and the forward half of
+universal guidance are it. It ignores that x0_hat is uncertain and pulls too hard, at every number of steps: for
+x0 ~ N(0, 1) and y = x0 + N(0, 1/2) observed at 1.3 it gives a mean of 1.13 (eta 1) or 1.39 (eta 0) where the posterior
+has 0.87 (tests/test_align_search.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.noise import Noise
+from dforce.core.schedule import Schedule
+from dforce.core.step import Std, Step
+from dforce.core.transition import renoise, transition
+from dforce.core.tree import State
+from dforce.guidance.energy import Energy, energies, tilt
+
+NoisyLikelihood = Callable[[Tensor, Tensor], Tensor]  # (x [B, T, *E] at level [B, T], level) -> log p(y | x) [B]
+
+TRAVEL_SALT = 5  # stream of the noise of time travel, beside the sampler's own
+
+
+class classifier_guided:
+    """Classifier guidance (Dhariwal & Nichol 2021, section 4): a classifier that was trained on noisy tokens.
+
+    x0_hat moves by scale sigma^2 / alpha times the gradient of log_likelihood(x, level) [B] in the noisy x; no gradient
+    goes through the denoiser. With the exact log p(y | x_level) and scale 1 samples are from the posterior.
+    """
+
+    global_x0 = True
+    recurrent = False
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, log_likelihood: NoisyLikelihood, scale: float = 1.0):
+        self.denoiser, self.schedule, self.log_likelihood, self.scale = denoiser, schedule, log_likelihood, scale
+        self.causal = False  # the classifier sees all tokens at once
+        self.init_state = denoiser.init_state
+
+    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        raise ValueError("classifier_guided() shows its classifier whole sequences and cannot absorb finished tokens")
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        x0, state = self.denoiser(x, level, state, cond)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            value = self.log_likelihood(leaf, level)
+            if value.shape != x.shape[:1]:
+                raise ValueError(f"a log-likelihood maps sequences {[*x.shape]} to one number each, [{len(x)}], got "
+                                 f"{[*value.shape]}")
+            gradient, = torch.autograd.grad(value.sum(), leaf)
+        return tilt(self.schedule, x, x0, level, self.scale * gradient), state
+
+
+class backward_guided:
+    """The backward half of universal guidance (Bansal et al. 2023, section 3.2): x0_hat + the change that helps most.
+
+    `updates` steps of gradient ascent of `energy` [B] in x0_hat itself, each of length `rate` times the gradient, none
+    of them through the denoiser. Finished tokens, at level 0, stay.
+    """
+
+    recurrent = False
+    global_x0 = True
+
+    def __init__(self, denoiser: Denoiser, energy: Energy, *, updates: int = 5, rate: float = 0.1):
+        if updates < 1 or rate <= 0:
+            raise ValueError(f"updates must be >= 1 and rate positive, got {updates} and {rate}")
+        self.denoiser, self.energy, self.updates, self.rate = denoiser, energy, updates, rate
+        self.causal = False  # the energy sees all tokens at once
+        self.init_state = denoiser.init_state
+
+    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        raise ValueError("backward_guided() shows its energy whole sequences and cannot absorb finished tokens")
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        x0, state = self.denoiser(x, level, state, cond)
+        free = (level > 0).view(*level.shape, *(1,) * (x.ndim - 2))
+        moved = x0.detach()
+        for _ in range(self.updates):
+            with torch.enable_grad():
+                leaf = moved.requires_grad_()
+                gradient, = torch.autograd.grad(energies(self.energy, leaf).sum(), leaf)
+            moved = torch.where(free, leaf.detach() + self.rate * gradient, leaf.detach())
+        return moved, state
+
+
+class time_travel:
+    """Self-recurrence (Lugmayr et al. 2022; universal guidance; FreeDoM, Yu et al. 2023), a `draw` for `dforce.sample`.
+
+    A step is taken, noised back to where it began, and denoised anew, `repeats` times, before it counts: a guided
+    denoiser gets that many more looks at a level. It changes no law where the denoiser is exact. first, last: only
+    tokens that leave a level in first..last travel (FreeDoM: the middle, where content is decided). denoiser, eta, std,
+    state, cond: as given to `sample`, which runs at order 1, for a token's memory is void after travelling.
+    """
+
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, repeats: int, *, eta: float = 1.0,
+                 std: Std | None = None, min_std: float = 0.0, first: int = 1, last: int | None = None,
+                 state: State = None, cond: Cond | None = None, noise: Noise | None = None):
+        last = schedule.levels if last is None else last
+        if repeats < 0 or not 1 <= first <= last <= schedule.levels:
+            raise ValueError(f"repeats must be >= 0 and 1 <= first <= last <= {schedule.levels}, got {repeats}, "
+                             f"{first}, {last}")
+        self.denoiser, self.schedule, self.repeats, self.noise = denoiser, schedule, repeats, noise or Noise()
+        self.eta, self.std, self.min_std, self.first, self.last = eta, std, min_std, first, last
+        self.state, self.cond = state, cond
+
+    def __call__(self, step: Step, noise: Tensor) -> tuple[Tensor, None]:
+        level, kernel, x = step.level, step.kernel, step.x
+        to = torch.where((level >= self.first) & (level <= self.last), step.to, level)  # the others stay where they are
+        if self.repeats == 0 or not bool((to < level).any()):
+            return kernel.sample(noise), None
+        state = self.denoiser.init_state(len(x), self.cond) if self.state is None else self.state
+        std = self.std(level, step.to) if callable(self.std) else self.std
+        row, token = level.sum(1, keepdim=True), torch.arange(x.shape[1], device=x.device)
+        travels = (to < level).view(*level.shape, *(1,) * (x.ndim - 2))
+        for turn in range(self.repeats):
+            down, up = (self.noise(row, token, x, salt=TRAVEL_SALT + 2 * turn + i) for i in (0, 1))
+            below = torch.where(travels, kernel.sample(down), x)
+            x = renoise(self.schedule, below, to, level, up)
+            x0, _ = self.denoiser(x, level, state, self.cond)
+            kernel = transition(self.schedule, x, x0, level, step.to, eta=self.eta, std=std, min_std=self.min_std)
+        return kernel.sample(noise), None

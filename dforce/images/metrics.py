@@ -1,0 +1,88 @@
+"""What is measured on samples: are they of their class, do they differ, how far are they from the data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dforce.images.classifier import Classifier
+from dforce.report.statistics import Z95, Interval
+
+CHUNK = 512  # images judged at once
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, x: Tensor, labels: Tensor) -> Tensor:
+    """[B] bool: does the classifier see in x [B, 1, C, H, W], clamped to [-1, 1] as files are, its class `labels`?"""
+    if len(labels) != len(x):
+        raise ValueError(f"{len(x)} images need as many labels, got {len(labels)}")
+    return torch.cat([classifier(part).argmax(1) for part in x.clamp(-1, 1).split(CHUNK)]) == labels
+
+
+def diversity(x: Tensor, labels: Tensor | None = None) -> float:
+    """Mean squared distance of two different samples x [B, 1, C, H, W], summed over the pixels.
+
+    labels [B]: the distance within classes, averaged over the classes that have two samples or more: what a model
+    that collapses within its classes loses. By the variance, mean |a - b|^2 = 2 sum_d var_d, so no pair is formed.
+    Raises ValueError without two samples (of one class).
+    """
+    return float(torch.stack([_spread(group) for group in _groups(x, labels)]).mean())
+
+
+def diversity_interval(x: Tensor, labels: Tensor | None = None) -> Interval:
+    """`diversity` with the 95% interval of the jackknife (a bootstrap draws samples twice, at distance 0).
+
+    Leaving sample i out of n takes n / (n - 1) |x_i - mean|^2 from the sum of squares, so no pair is formed here.
+    Two samples have no jackknife: with a group of two, low and high are nan.
+    """
+    groups = _groups(x, labels)
+    variance = 0.0 if min(map(len, groups)) > 2 else math.nan
+    for group in groups:
+        n = len(group)
+        if n < 3:
+            continue
+        flat = group.double().flatten(1)
+        away = (flat - flat.mean(0)).square().sum(1)
+        without = 2 * (away.sum() - n / (n - 1) * away) / (n - 2)
+        variance += float((n - 1) / n * (without - without.mean()).square().sum()) / len(groups) ** 2
+    value, half = diversity(x, labels), Z95 * variance**0.5
+    low = math.nan if math.isnan(half) else max(0.0, value - half)
+    return Interval(value, low, value + half, sum(map(len, groups)))
+
+
+def _groups(x: Tensor, labels: Tensor | None) -> list[Tensor]:
+    groups = [x] if labels is None else [x[labels == label] for label in labels.unique()]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise ValueError("diversity is a distance between samples: at least two are needed, of one class if by class")
+    return groups
+
+
+def _spread(group: Tensor) -> Tensor:
+    """Mean squared distance of two different rows."""
+    return 2 * group.double().flatten(1).var(0, correction=1).sum()
+
+
+@torch.no_grad()
+def features(classifier: Classifier, x: Tensor) -> Tensor:
+    """[B, F] float64 of x clamped to [-1, 1]."""
+    return torch.cat([classifier.features(part) for part in x.clamp(-1, 1).split(CHUNK)]).double()
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of two sets of features [N, F], [M, F] by their Gaussian fits (Heusel et al. 2017).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2). The features are our classifier's, so it compares models of one
+    data set, and is no FID; it falls with N, so compare equal N, beside the distance of real to real.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a covariance needs two samples or more, got {len(a)} and {len(b)}")
+    one, other = torch.cov(a.T), torch.cov(b.T)
+    # tr (A B)^1/2 = sum of the square roots of the eigenvalues of A^1/2 B A^1/2, which is symmetric.
+    value, vector = torch.linalg.eigh(one)
+    root = (vector * value.clamp(min=0).sqrt()) @ vector.T
+    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    distance = (a.mean(0) - b.mean(0)).square().sum() + one.trace() + other.trace() - 2 * cross
+    return max(0.0, float(distance))

@@ -1,0 +1,157 @@
+"""The diffusion planner: from where the robot is and a goal to a plan, by sampling under guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.matrix import pyramid
+from dforce.core.noise import Noise, seed_of
+from dforce.core.sample import generate, sample
+from dforce.core.schedule import Schedule
+from dforce.core.step import Step
+from dforce.data.normalize import Affine
+from dforce.guidance.energy import Energy, guided
+from dforce.guidance.inpaint import padded
+from dforce.guidance.monte_carlo import monte_carlo
+from dforce.planning.control import Plan
+from dforce.planning.energy import Physical, SumOfDistances
+
+
+@dataclass(frozen=True)
+class DiffusionPlanner:
+    """planner(obs [N, O], goal [N, 2], remaining, rng) -> Plan, for `run_episodes`.
+
+    denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`). steps: denoising steps a token;
+    delay: rows by which a token runs behind the one before it (0 full sequence; steps / 4 is right for a causal
+    denoiser); order, eta: as in `generate`. energy: goal [N, 2] -> Energy of physical plans. scale 0: no guidance.
+    draws, lookahead: Monte Carlo Tree Guidance, 1 is plain guidance. options: further ones of `monte_carlo`.
+    horizon: environment steps of a plan, None for as many as it is asked for; any number of them, not only what the
+    network was trained on. pad_to: environment steps that a network which is not causal is shown at least: those
+    behind the plan are pure noise and stay so, for a plan shorter than the windows of training (causal networks need
+    none). episodes: how many are planned in one batch (bounds memory). bf16: autocast of the network.
+    ValueError for a horizon below 1 and a negative pad_to.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+    normalizer: Affine
+    layout: dict[str, Any]
+    steps: int = 20
+    delay: int = 1
+    order: int = 2
+    eta: float = 0.0
+    spacing: str = "log_snr"
+    energy: Callable[[Tensor], Energy] = SumOfDistances
+    scale: float = 0.3
+    draws: int = 1
+    lookahead: int = 2
+    options: tuple[tuple[str, Any], ...] = ()
+    horizon: int | None = None
+    pad_to: int = 0
+    episodes: int = 256
+    bf16: bool = False
+    progress: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"horizon={self.horizon}: give environment steps >= 1, or None for those asked for")
+        if self.pad_to < 0:
+            raise ValueError(f"pad_to={self.pad_to}: give environment steps >= 0; 0 pads nothing")
+
+    def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
+        seed = int(rng.integers(2**62))
+        parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, Noise(seed_of(seed, i)))
+                 for i in range(0, len(obs), self.episodes)]
+        return self._plan(torch.cat(parts))
+
+    def decoded(self, x0: Tensor) -> Plan:
+        """Clean tokens [N, T, stack * D], as the network has them, as a plan."""
+        return self._plan(torch.as_tensor(self._physical(x0)))
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What names this planner in a row of results."""
+        named = {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale,
+                 "draws": self.draws}
+        named |= {"horizon": self.horizon} if self.horizon else {}
+        return named | ({"pad_to": self.pad_to} if self.pad_to else {})
+
+    def tokens(self, remaining: int) -> int:
+        """How many tokens a plan has: they cover `horizon`, or `remaining` environment steps where it is None."""
+        return max(1, -(-(self.horizon or remaining) // self.layout["stack"]))
+
+    def matrix(self, tokens: int) -> Tensor:
+        return pyramid(self.schedule.grid(self.steps, self.spacing), tokens, self.delay)  # type: ignore[arg-type]
+
+    def guide(self, goal: Tensor, noise: Noise, tokens: int) -> Denoiser:
+        """The denoiser that makes plans of so many tokens towards `goal` [N, 2]."""
+        denoiser, padding = self.denoiser, -(-self.pad_to // self.layout["stack"]) - tokens
+        if padding > 0 and not denoiser.causal:
+            behind = torch.arange(tokens, tokens + padding, device=goal.device)
+            like = torch.empty(len(goal), padding, self._width, device=goal.device)
+            denoiser = padded(denoiser, self.schedule, noise(-1, behind, like))
+        if not self.scale:
+            return denoiser
+        energy = Physical(self.energy(goal), self.normalizer, self.layout["stack"])
+        if self.draws == 1:
+            return guided(denoiser, self.schedule, energy, self.scale)
+        return monte_carlo(denoiser, self.schedule, energy, self.draws, lookahead=self.lookahead,
+                           scale=self.scale, noise=noise, **dict(self.options))
+
+    def denoising(self, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
+                  ) -> Iterator[tuple[Step, np.ndarray]]:
+        """Every step of one planning, with the plan it would end in now: x0_hat as physical plans [N, H, D]."""
+        noise = Noise(seed)
+        x, cond, goal_ = self.start(obs, goal, remaining, noise)
+        with self._cast():
+            for step in sample(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
+                               cond=cond, eta=self.eta, order=self.order, noise=noise):
+                yield step, self._physical(step.x0)
+
+    def start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> tuple[Tensor, Cond, Tensor]:
+        """What sampling begins with: pure noise x [N, T, D], the condition (where each starts), goals [N, 2]."""
+        device = self.schedule.alpha.device
+        time, (c, d) = self.tokens(remaining), self.layout["observation"]
+        start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))
+        like = torch.empty(len(obs), time, self._width, device=device)
+        x = noise(-1, torch.arange(time, device=device), like)
+        return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
+
+    def with_(self, **changes: Any) -> DiffusionPlanner:
+        """The same planner with other settings."""
+        return replace(self, **changes)
+
+    @property
+    def _width(self) -> int:
+        """Numbers in a token."""
+        return self.layout["stack"] * (self.layout["action"][1] + self.layout["observation"][1]
+                                       - self.layout["observation"][0])
+
+    def _cast(self) -> AbstractContextManager:
+        device = self.schedule.alpha.device.type
+        return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+        x, cond, goal_ = self.start(obs, goal, remaining, noise)
+        with self._cast():
+            x0 = generate(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
+                          cond=cond, eta=self.eta, order=self.order, noise=noise)
+        if self.progress:
+            self.progress(len(obs))
+        return torch.as_tensor(self._physical(x0))
+
+    def _plan(self, plans: Tensor) -> Plan:
+        numbers = plans.double().numpy()
+        (a, b), (c, d) = self.layout["action"], self.layout["observation"]
+        return Plan(numbers[..., a:b], numbers[..., c:d])
+
+    def _physical(self, x0: Tensor) -> np.ndarray:
+        return Physical(lambda plan: plan, self.normalizer, self.layout["stack"]).plan(x0.float()).cpu().numpy()

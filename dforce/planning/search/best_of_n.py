@@ -1,0 +1,68 @@
+"""Best of n: sample n plans from a start, keep the one that an energy likes best. The simple rival of tree search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.core.noise import Noise
+from dforce.guidance.energy import Energy, energies
+from dforce.planning.planner import DiffusionPlanner
+
+
+@dataclass(frozen=True)
+class BestOfN(DiffusionPlanner):
+    """`DiffusionPlanner` n times from every start, in one batch, keeping the plan of the highest `selector` energy.
+
+    n: plans a start; n = 1 is `DiffusionPlanner`, exactly. selector: goal [N, 2] -> energy of physical plans
+    [B, H, D] -> [B]; None takes the guiding `energy`. It judges finished plans, so it needs no gradient. All other
+    settings are those of `DiffusionPlanner`; the network's batch is n times `episodes`.
+    ValueError for n below 1, and for what `DiffusionPlanner` refuses.
+    """
+
+    method = "best of n"  # in rows of `dforce plan`
+    n: int = 8
+    selector: Callable[[Tensor], Energy] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n < 1:
+            raise ValueError(f"n={self.n}: give the number of plans to choose from, >= 1")
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """What names this planner in a row of results."""
+        chosen = {} if self.selector is None else {"selector": name_of(self.selector)}
+        return {**super().variant, "n": self.n, **chosen}
+
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+        # The plan is the slow dimension: the first len(obs) rows see the noise that they see when n = 1.
+        plans = DiffusionPlanner._part(replace(self, progress=None), np.tile(obs, (self.n, 1)),
+                                       np.tile(goal, (self.n, 1)), remaining, noise)
+        if self.progress:
+            self.progress(len(obs))
+        judge = (self.selector or self.energy)(torch.tensor(goal, dtype=plans.dtype, device=plans.device))
+        best = energies(judge, plans).view(self.n, -1).argmax(0)
+        return plans.unflatten(0, (self.n, -1))[best, torch.arange(len(obs))]
+
+
+def name_of(made: Callable[..., Any]) -> str:
+    """What a row of results calls an energy: its class, and the arguments that a configuration gave it."""
+    inner, given = getattr(made, "func", made), getattr(made, "keywords", {})
+    return inner.__name__ + "".join(f" {key}={value}" for key, value in given.items())
+
+
+def tokens_per_plan(planner: DiffusionPlanner, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
+                    ) -> float:
+    """Tokens that the network evaluates for a plan, on average over obs [N, 4] and goal [N, 2]: what to hold equal when
+    planners are compared. Finished tokens that are absorbed into a state without the head are not counted."""
+    from dforce.benchmarks.speed.sampling import Counted
+
+    counted = Counted(planner.denoiser)
+    planner.with_(denoiser=counted)(obs, goal, remaining, np.random.default_rng(seed))
+    return counted.tokens / len(obs)

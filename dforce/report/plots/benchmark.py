@@ -1,0 +1,128 @@
+"""Pictures of a benchmark: scores over a setting, and all methods on the same starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from dforce.report.plots import style
+from dforce.report.plots.maze_axes import check_walls, draw_fan, draw_markers, draw_maze, draw_path, view
+
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+BLOCK = 8  # methods under one another before a second block begins at their right
+
+
+class Point(NamedTuple):
+    """One number of a curve: value at x, with its interval (None where there is none)."""
+
+    x: float
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Seen(NamedTuple):
+    """What a method did from a few starts. path: [E, H + 1, 2]; plan: [E, P, 2] or None; notes: one an episode."""
+
+    path: np.ndarray
+    plan: np.ndarray | None
+    notes: Sequence[str]
+
+
+def sweep_panels(panels: Mapping[str, Mapping[str, Sequence[Point]]], *, xlabel: str, ylabel: str, title: str = "",
+                 log_x: bool = False, references: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
+    """Curves over a setting, a panel a quantity, one legend for all at the right.
+
+    panels: title -> series -> points, in any order; a series of one point is a point. references: panel -> name ->
+    value, dashed lines across. Any number of series: colours come again with another marker.
+    """
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    if not names:
+        raise ValueError("nothing to draw: no series in any of the panels")
+    figure = style.new_figure(3.9 * len(panels) + 2.6, max(4.0, 1.4 + 0.24 * len(names)))
+    axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    for number, (ax, (panel, series)) in enumerate(zip(axes, panels.items(), strict=True)):
+        style.plain_axes(ax, title=panel, xlabel=xlabel, ylabel="" if number else ylabel, grid="y")
+        for name, points in series.items():
+            _curve(ax, sorted(points), name, names.index(name))
+        for place, (name, level) in enumerate((references or {}).get(panel, {}).items()):
+            ax.axhline(level, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
+            side: Any = ("left", "right")[place % 2]  # near ones stay legible
+            ax.annotate(name, (0.01 if side == "left" else 0.99, level), xycoords=("axes fraction", "data"),
+                        xytext=(0, 3), textcoords="offset points", ha=side, color=style.MUTED, fontsize=style.TICK)
+        if log_x:
+            _log_ticks(ax, [p.x for each in panels.values() for points in each.values() for p in points])
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend([handles[name] for name in names], names, loc="outside right center", frameon=False,
+                  fontsize=style.TICK, labelcolor=style.INK)
+    if title:
+        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    return figure
+
+
+def _curve(ax: Axes, points: Sequence[Point], name: str, number: int) -> None:
+    color = style.PALETTE[number % len(style.PALETTE)]
+    marker = MARKERS[number // len(style.PALETTE) % len(MARKERS)]
+    ax.plot([p.x for p in points], [p.value for p in points], color=color, linewidth=2.0, marker=marker, markersize=6.5,
+            markeredgecolor="white", label=name, zorder=4)
+    for p in points:
+        if p.low is not None and p.high is not None:
+            ax.plot([p.x, p.x], [p.low, p.high], color=color, linewidth=1.4, alpha=0.55, zorder=3)
+
+
+def _log_ticks(ax: Axes, values: Sequence[float]) -> None:
+    """Logarithmic, with ticks at the settings themselves where they are few, a few a decade elsewhere."""
+    ax.set_xscale("log")
+    few = sorted(set(values))
+    if len(few) > 5:
+        low, high = np.log10(few[0]), np.log10(few[-1])
+        steps = (1, 2, 5) if high - low < 1.2 else (1, 3) if high - low < 2.4 else (1,)
+        grid = [m * 10.0**e for e in range(int(np.floor(low)), int(np.ceil(high)) + 1) for m in steps]
+        few = [tick for tick in grid if few[0] / 1.5 <= tick <= few[-1] * 1.5]
+    ax.set_xticks(few)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", which="minor", length=0)
+
+
+def same_starts(walls: np.ndarray, seen: Mapping[str, Seen], starts: np.ndarray, goals: np.ndarray, *,
+                title: str = "", reach: float = 0.5) -> Figure:
+    """Every method on the same starts: a line a method, a column a start; plans coloured by time, paths dark.
+
+    walls: bool [R, C]; starts, goals: [E, 2]; reach: radius of the disc around a goal in which the reward is 1.
+    """
+    count, top = len(starts), view(check_walls(walls))
+    if not seen or not count:
+        raise ValueError(f"nothing to draw: {len(seen)} methods on {count} starts")
+    blocks = -(-len(seen) // BLOCK)
+    down = -(-len(seen) // blocks)
+    ratio = (top[1] - top[0]) / (top[3] - top[2])
+    figure = style.new_figure(1.45 * count * blocks + 0.4, (1.3 * ratio + 0.34) * down + 0.5)
+    figure.set_layout_engine("constrained", h_pad=0.14)
+    grid = figure.add_gridspec(down, blocks, wspace=0.06)
+    for number, (name, one) in enumerate(seen.items()):
+        axes = grid[number % down, number // down].subgridspec(1, count, wspace=0.03).subplots(squeeze=False)[0]
+        # A title counts as part of its panel, and a long one would push the panels of its line apart.
+        axes[0].annotate(name, (0, 1), xycoords="axes fraction", xytext=(0, 4), textcoords="offset points",
+                         fontsize=style.TICK, color=style.INK, fontweight="bold").set_in_layout(False)
+        for e, ax in enumerate(axes):
+            _episode(ax, walls, one, e, starts[e], goals[e], reach)
+    if title:
+        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    return figure
+
+
+def _episode(ax: Axes, walls: np.ndarray, seen: Seen, e: int, start: np.ndarray, goal: np.ndarray,
+             reach: float) -> None:
+    look: dict[str, Any] = {"size": 0.45}
+    draw_maze(ax, walls)
+    if seen.plan is not None:
+        draw_fan(ax, seen.plan[e:e + 1], **look)
+    draw_path(ax, seen.path[e], **look)
+    draw_markers(ax, start, goal, reach=reach, **look)
+    ax.set_xlabel(seen.notes[e], fontsize=style.TICK - 2, color=style.MUTED, labelpad=2)

@@ -1,0 +1,144 @@
+"""Episodes of several runs put together: reports over seeds, aggregates, and differences start by start.
+
+An episode's line holds task, method, the flat variant, seed, episode, blocked and its metrics: what
+`ScoreReport.episodes` writes. Everything here is made from such lines alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dforce.planning.scores import METRICS, Interval, Row, ScoreReport, paired_difference
+
+NAMES = {"seed", "episode", "blocked", "task", "method", *METRICS}
+Key = tuple[str, str, str]  # task, method, variant as JSON
+
+
+def pooled(lines: Iterable[Mapping[str, Any]]) -> dict[Key, ScoreReport]:
+    """The episodes of each task, method and variant as one report, in the order of appearance, seeds side by side."""
+    groups: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        variant = json.dumps({key: value for key, value in line.items() if key not in NAMES})
+        groups[line["task"], line["method"], variant].append(line)
+    found = {}
+    for key, episodes in groups.items():
+        episodes = sorted(episodes, key=lambda line: (line["seed"], line["episode"]))
+        values = {m: np.array([e[m] for e in episodes], float) for m in METRICS if m in episodes[0]}
+        found[key] = ScoreReport(values, np.array([e["seed"] for e in episodes]),
+                                 np.array([e["blocked"] for e in episodes], bool))
+    return found
+
+
+def common(a: ScoreReport, b: ScoreReport) -> tuple[ScoreReport, ScoreReport]:
+    """The episodes that both played, by seed and number within the seed; ValueError if there are none.
+
+    A method that played fewer episodes of a seed played the first of them.
+    """
+    where: tuple[list[int], list[int]] = [], []
+    for seed in np.intersect1d(a.seed, b.seed):
+        rows = [np.flatnonzero(report.seed == seed) for report in (a, b)]
+        count = min(map(len, rows))
+        for chosen, row in zip(where, rows, strict=True):
+            chosen.extend(row[:count])
+    if not where[0]:
+        raise ValueError(f"nothing to compare: seeds {np.unique(a.seed)} and {np.unique(b.seed)} have none in common")
+    cut = [ScoreReport({name: values[at] for name, values in report.values.items()}, report.seed[at],
+                       report.blocked[at]) for report, at in zip((a, b), where, strict=True)]
+    if (cut[0].blocked != cut[1].blocked).any():
+        raise ValueError("the two methods did not start from the same places: other starts are blocked")
+    return cut[0], cut[1]
+
+
+def paired_rows(task: str, name: str, a: ScoreReport, b: ScoreReport) -> list[Row]:
+    """a - b on the same starts with its interval, over all of them and over the blocked ones; also P(a > b).
+
+    Of the score; where a maze has no reference scores, of the return and of the success rate, which OGBench reports.
+    """
+    a, b = common(a, b)
+    metric = headline(a)
+    rows = []
+    for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)):
+        if not mask.any():
+            continue
+        seed, about = a.seed[mask], {"task": f"{task}, paired differences", "method": name,
+                                     "variant": {"starts": starts}, "seeds": len(np.unique(a.seed[mask])),
+                                     "higher_is_better": True}
+        for each in (metric,) if metric == "score" else (metric, "success"):
+            found = paired_difference(a.values[each][mask], b.values[each][mask], seed)
+            rows.append({**about, "metric": f"{each}_difference", **found._asdict(),
+                         "unit": f"{METRICS[each][0]}, paired"})
+        better = probability_of_improvement(a.values[metric][mask], b.values[metric][mask], seed)
+        rows.append({**about, "metric": "probability_of_improvement", **better._asdict(),
+                     "unit": "from the same start, ties half"})
+    return rows
+
+
+def headline(report: ScoreReport) -> str:
+    """The metric that methods are compared by: score, or return where there are no reference scores."""
+    return "score" if "score" in report.values else "return"
+
+
+def headline_of(rows: Iterable[Row]) -> str:
+    """The same of a task's rows of results."""
+    return "score" if any(row["metric"] == "score" for row in rows) else "return"
+
+
+def aggregate_rows(task: str, method: str, variant: Mapping[str, Any], report: ScoreReport) -> list[Row]:
+    """The mean of the middle half of the episodes' scores, over all starts and the blocked ones.
+
+    rliable (Agarwal et al. 2021) takes it over runs and tasks; over episodes it does not see fewer than a quarter fail.
+    """
+    metric = headline(report)
+    rows = []
+    for starts, mask in (("all", np.ones_like(report.blocked)), ("blocked", report.blocked)):
+        if mask.any():
+            found = resampled(interquartile_mean, report.values[metric][mask], report.seed[mask])
+            rows.append({"task": task, "method": method, "variant": {"starts": starts, **variant},
+                         "metric": f"{metric}_iqm", **found._asdict(), "seeds": len(np.unique(report.seed[mask])),
+                         "unit": f"{METRICS[metric][0]}, middle half of the episodes", "higher_is_better": True})
+    return rows
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half, [..., E] -> [...]: a quarter is dropped at either end, the last of it in part."""
+    ordered = np.sort(values, axis=-1)
+    rank, count = np.arange(values.shape[-1]), values.shape[-1]
+    weight = np.clip(np.minimum(rank + 1, 0.75 * count) - np.maximum(rank, 0.25 * count), 0, 1)
+    return (weight * ordered).sum(axis=-1) / weight.sum()
+
+
+def probability_of_improvement(a: np.ndarray, b: np.ndarray, seed: np.ndarray) -> Interval:
+    """How often an episode of a is better than that of b from the same start, ties half, and its interval. a, b: [E]
+
+    Paired, unlike that of Agarwal et al. 2021: episodes from different starts say little of their methods.
+    """
+    return resampled(lambda samples: samples.mean(axis=-1), (a > b) + 0.5 * (a == b), seed)
+
+
+def resampled(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, seed: np.ndarray, *,
+              draws: int = 2000, rng_seed: int = 0) -> Interval:
+    """Any statistic of episodes [E] with its 95% percentile bootstrap: seeds are drawn, then episodes within.
+
+    statistic: [D, E] samples -> [D]. Memory: draws * E numbers.
+    """
+    rng = np.random.default_rng(rng_seed)
+    groups = [np.flatnonzero(seed == s) for s in np.unique(seed)]
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()), dtype=int)
+    for row, group in zip(padded, groups, strict=True):
+        row[:len(group)] = group
+    picked = rng.integers(len(groups), size=(draws, len(groups)))
+    within = (rng.random((*picked.shape, sizes.max())) * sizes[picked][..., None]).astype(int)
+    chosen = padded[picked[..., None], within]  # [D, S, largest size]
+    used = np.arange(sizes.max()) < sizes[picked][..., None]
+    found = np.empty(draws)
+    for total in np.unique(used.sum((1, 2))):  # seeds with fewer episodes make smaller samples
+        same = used.sum((1, 2)) == total
+        found[same] = statistic(values[chosen[same][used[same]]].reshape(-1, total))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Interval(float(statistic(values[None])[0]), float(low), float(high), len(values))

@@ -1,0 +1,228 @@
+"""The run folder: what a run was asked, where it ran, what it measured, how it ended.
+
+    runs/<verb>/<time>/  config.yaml env.json metrics.jsonl results.json episodes.jsonl checkpoints/ media/ STATUS
+
+Under torchrun only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dforce.runs.progress import Ticker, progress
+from dforce.report.rows import append_episodes, write_results
+
+__all__ = ["RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
+
+PACKAGES = ("dforce", "torch", "numpy", "einops", "hydra-core", "gymnasium", "mujoco", "minari", "diffusers", "av")
+
+
+class RunFolder:
+    """Folder of one run, used as a context manager: STATUS says `running`, then `done` or `failed: message`.
+
+    verb: first part of the default place, runs/<verb>/<time>. config: written to config.yaml, resolved.
+    out: another place. resume: go on in a folder that has content; without it such a folder is refused.
+    command: what to put on record as the command, sys.argv if None.
+    Raises FileExistsError, and ValueError under torchrun without `out` (ranks would disagree on the time).
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        config: Any = None,
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+        command: str | None = None,
+    ) -> None:
+        self.writes = int(os.environ.get("RANK", "0")) == 0
+        if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("several processes need one folder: give out=runs/<name>")
+        self.path = Path(out) if out is not None else _timed(Path("runs") / verb)
+        self.media = self.path / "media"
+        self.checkpoints = self.path / "checkpoints"
+        self._begin = time.monotonic()
+        self._env = environment(command)
+        if not self.writes:
+            return
+        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise FileExistsError(f"{self.path} has content; choose another out=, or resume that run")
+        self.media.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        self.status("running")
+        if config is not None:
+            write_atomic(self.path / "config.yaml", _yaml(config))
+        write_atomic(self.path / "env.json", json.dumps({**self._env, "before": self._before()}, indent=2) + "\n")
+
+    def _before(self) -> list[dict[str, Any]]:
+        """Command, commit and time of what ran in this folder earlier, oldest first."""
+        try:
+            old = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+            return [*old.get("before", []), {key: old[key] for key in ("command", "commit", "time")}]
+        except (OSError, ValueError, KeyError):
+            return []
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.status("done" if kind is None else f"failed: {str(error) or kind.__name__}")
+
+    def log(self, step: int, **scalars: Any) -> None:
+        """Appends one line to metrics.jsonl. Numbers that are not finite are written as null."""
+        if self.writes:
+            row = {"step": step, "seconds": self.seconds(), **scalars}
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(_json(row)) + "\n")
+
+    def episodes(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends to episodes.jsonl, one flat object an episode or sample."""
+        if self.writes:
+            append_episodes(self.path / "episodes.jsonl", rows)
+
+    def results(self, rows: Iterable[Mapping[str, Any]], **more: Any) -> None:
+        """Writes results.json, header (with `more` in it) and rows as `dforce.report.rows` has them, anew."""
+        header = {key: self._env[key] for key in ("command", "commit", "versions", "machine")}
+        header |= {"seconds": self.seconds(), "peak_memory_mb": peak_memory_mb(), **more}
+        if self.writes:
+            write_results(self.path / "results.json", header, rows)
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return round(time.monotonic() - self._begin, 3)
+
+    def status(self, text: str) -> None:
+        """Replaces STATUS: one line, `running`, `done` or `failed: message`."""
+        if self.writes:
+            write_atomic(self.path / "STATUS", " ".join(text.split()) + "\n")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, finds the old text or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def environment(command: str | None = None) -> dict[str, Any]:
+    """Command, commit, versions and machine of this process. Imports nothing heavy."""
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": command or shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": _machine(),
+    }
+
+
+def _program(file: Path) -> list[str]:
+    """What a reader types for it: a script as it lies in a repository, never where that lies on this machine."""
+    if file.suffix != ".py":
+        return [file.name]
+    parts = file.absolute().parts
+    at = max((i for i, part in enumerate(parts) if part == "scripts"), default=len(parts) - 1)
+    return ["python", "/".join(parts[at:])]
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far [MB = 2^20 bytes]."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def _timed(parent: Path) -> Path:
+    """parent/<time>; a second run within the second gets `-2`, and so on."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for i in range(1, 1000):
+        path = parent / (stamp if i == 1 else f"{stamp}-{i}")
+        try:
+            path.mkdir(parents=True)  # mkdir, not a look: two runs that start together must not share one
+            return path
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{parent / stamp} and 999 more exist; give out=")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that dforce runs from (`+` if changed since); for an installed wheel or a copy without its
+    history what the environment variable DFORCE_COMMIT says, else None."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return os.environ.get("DFORCE_COMMIT") or None
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def _machine() -> dict[str, Any]:
+    system = f"{platform.system()} {platform.machine()}"
+    info: dict[str, Any] = {"system": system, "processor": _processor(), "cores": os.cpu_count()}
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        info["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    torch = sys.modules.get("torch")  # ask only where it is loaded: writing a folder must not load it
+    if torch is not None and torch.cuda.is_available():
+        info["gpu"] = torch.cuda.get_device_name()
+    return info
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _yaml(config: Any) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(config), resolve=True)
+
+
+def _json(value: Any) -> Any:
+    """Tensors, arrays and numbers that are not finite, as strict JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

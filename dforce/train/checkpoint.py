@@ -1,0 +1,249 @@
+"""Checkpoints are folders, sealed against damage, and loading one runs no code from it.
+
+    model.safetensors   weights of the objective by its own names, their average under "ema.", "normalizer." statistics
+    optim.safetensors   the optimiser's moments (not in a checkpoint made for others to use)
+    carried.safetensors the states that the next windows begin in, where training carries them from window to window
+    state.json          step, what going on exactly takes, what the caller added
+    config.yaml         the resolved configuration: `net`, `schedule`, `predict` are what the model is built from
+    layout.json         what the numbers of a token mean: event shape, slices, frame stack, time step, environment
+    README.md           a model card
+    MANIFEST.json       format version, sizes, sha256, versions of the libraries
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import dforce
+from dforce.config import build
+from dforce.core.denoiser import Precond
+from dforce.core.schedule import Schedule
+from dforce.data.normalize import Affine
+from dforce.train.atomic_folder import CheckpointError, check, recover, sealed, write_tensors
+from dforce.train.state import TrainingState, load_weights
+
+__all__ = ["Bundle", "CheckpointError", "build_denoiser", "find", "keep_last", "latest", "load", "load_state", "save",
+           "step_folder", "verify"]
+
+FORMAT = 1
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+class Parts(NamedTuple):
+    """What the files of a checkpoint hold, unbuilt: all that a migration may change."""
+
+    tensors: dict[str, Tensor]
+    optim: dict[str, Tensor]
+    state: dict[str, Any]
+    config: dict[str, Any]
+    layout: dict[str, Any]
+    carried: dict[str, Tensor] = {}
+
+
+# format n -> what turns the parts of format n into those of n + 1. Every format ever released has to stay here.
+MIGRATIONS: dict[int, Callable[[Parts], Parts]] = {}
+
+
+class Bundle(NamedTuple):
+    """A checkpoint ready to use. normalizer: over the last dimension of an unstacked token, None if none was saved."""
+
+    denoiser: Precond
+    schedule: Schedule
+    normalizer: Affine | None
+    layout: dict[str, Any]
+    config: dict[str, Any]
+    step: int
+
+
+def build_denoiser(config: Mapping[str, Any], layout: Mapping[str, Any], *,
+                   trust: Iterable[str] | str | None = None) -> Precond:
+    """The denoiser that a configuration means for data of this layout, with fresh weights.
+
+    config: nodes `net` and `schedule`, and `predict`. layout: `event_shape` of a token, and `static` and `token`,
+    names and sizes of the conditioning, where there is one. Raises ValueError if they do not go together.
+    """
+    shapes = {name: dict(layout[name]) for name in ("static", "token") if layout.get(name)}
+    net = build(config["net"], trust=trust, event_shape=tuple(layout["event_shape"]), **shapes)
+    return Precond(net, build(config["schedule"], trust=trust), config["predict"], data_std=config.get("data_std"))
+
+
+def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any], layout: Mapping[str, Any],
+         normalizer: nn.Module | None = None, extra: Mapping[str, Any] | None = None) -> Path:
+    """Writes a checkpoint, replacing one of the same name; killed or out of space, it leaves the old one whole.
+
+    state: `log.training.state()` of an objective that calls its denoiser `denoiser`; its `optim` may be empty.
+    config, layout, extra: plain and JSON-able. Raises CheckpointError if the disk refuses, ValueError for the rest.
+    """
+    statistics = normalizer.state_dict() if normalizer is not None else {}
+    tensors = {**state.model, **_prefixed("ema.", state.ema), **_prefixed("normalizer.", statistics)}
+    if len(tensors) != len(state.model) + len(state.ema) + len(statistics):
+        raise ValueError("the objective has weights named 'ema.…' or 'normalizer.…', names a checkpoint needs")
+    files = {
+        "state.json": _json({"step": state.step, "record": state.record, "extra": dict(extra or {})}, "state"),
+        "config.yaml": yaml.safe_dump(json.loads(_json(config, "config")), sort_keys=False),
+        "layout.json": _json(layout, "layout"),
+        "README.md": _card(Path(folder).name, state, layout),
+    }
+    written = {"model": tensors, "optim": state.optim, "carried": state.carried}
+    size = sum(t.nbytes for group in written.values() for t in group.values()) + sum(map(len, files.values()))
+    versions = {"dforce": dforce.__version__, "python": platform.python_version(), "torch": torch.__version__,
+                "safetensors": safetensors.__version__}
+    about = {"format": FORMAT, "step": state.step, "versions": versions}
+    with sealed(Path(folder), about=about, needed=size) as inside:
+        for name, text in files.items():
+            (inside / name).write_text(text, encoding="utf-8")
+        for name, group in written.items():
+            if group:
+                write_tensors(inside / f"{name}.safetensors", group)
+    return Path(folder)
+
+
+def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,
+         trust: Iterable[str] | str | None = None) -> Bundle:
+    """A denoiser that samples, and all that tells what its numbers mean.
+
+    where: a run folder (its newest whole checkpoint), a checkpoint (such as <run folder>/checkpoints/best, that of the
+    lowest validation loss), or the name of a model that ships with dforce.
+    The weights are the averaged ones where there are such, unless `raw`. trust: packages beside dforce whose names
+    its configuration may use. Raises CheckpointError.
+    """
+    folder = find(where)
+    parts = _read(folder)
+    try:
+        denoiser = build_denoiser(parts.config, parts.layout, trust=trust)
+        load_weights(denoiser, _stripped("denoiser.", parts.tensors), origin=f"the weights in {folder}")
+    except (ValueError, KeyError) as error:
+        reason = f"no {error} in its configuration or layout" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"cannot use the checkpoint {folder}: {reason}") from error
+    if not raw:  # on top of the raw ones: frozen weights have no average, tied ones only under their first name
+        own = denoiser.state_dict()
+        for name, value in _stripped("ema.denoiser.", parts.tensors).items():
+            own[name].copy_(value)
+    statistics = _stripped("normalizer.", parts.tensors)
+    normalizer = Affine(**statistics).to(device) if statistics else None
+    denoiser = denoiser.to(device).eval()
+    return Bundle(denoiser, denoiser.schedule, normalizer, parts.layout, parts.config, parts.state["step"])
+
+
+def load_state(where: str | Path) -> TrainingState:
+    """What `fit(resume=...)` takes, from a checkpoint or a run folder. Raises CheckpointError."""
+    parts = _read(find(where))
+    model = {name: value for name, value in parts.tensors.items() if not name.startswith(("ema.", "normalizer."))}
+    average = _stripped("ema.", parts.tensors)
+    return TrainingState(parts.state["step"], model, average, parts.optim, parts.state["record"], parts.carried)
+
+
+def verify(folder: str | Path) -> dict[str, Any]:
+    """The manifest, if every byte is as it was written and this version can read it; else CheckpointError says what."""
+    manifest = check(Path(folder))
+    if manifest.get("format") not in {*MIGRATIONS, FORMAT}:
+        newer = "install a newer dforce" if manifest.get("format", 0) > FORMAT else "no dforce ever wrote it"
+        raise CheckpointError(f"{folder} has checkpoint format {manifest.get('format')}, this is dforce "
+                              f"{dforce.__version__} with format {FORMAT}: {newer}")
+    return manifest
+
+
+def find(where: str | Path) -> Path:
+    """The checkpoint that a path (checkpoint or run folder) or the name of a shipped model means."""
+    folder = Path(where)
+    recover(folder)
+    if (folder / "checkpoints").is_dir():
+        return latest(folder / "checkpoints")
+    if folder.is_dir():
+        return folder
+    if (PRETRAINED / str(where)).is_dir() and folder.name == str(where):
+        return PRETRAINED / folder
+    shipped = sorted(each.name for each in PRETRAINED.iterdir() if each.is_dir()) if PRETRAINED.is_dir() else []
+    raise CheckpointError(f"{str(where)!r} is neither a checkpoint, nor a run folder, nor a model that ships with "
+                          f"dforce ({', '.join(shipped) or 'none do'})")
+
+
+def step_folder(checkpoints: str | Path, step: int) -> Path:
+    """checkpoints/step_00001000: where `latest` and `keep_last` look."""
+    return Path(checkpoints) / f"step_{step:08d}"
+
+
+def latest(checkpoints: str | Path) -> Path:
+    """The newest step_* folder that verifies; damaged ones are passed over with a warning. CheckpointError if none."""
+    for folder in reversed(_steps(Path(checkpoints))):
+        try:
+            verify(folder)
+            return folder
+        except CheckpointError as error:
+            warnings.warn(f"passed over a checkpoint: {error}", stacklevel=2)
+    raise CheckpointError(f"{checkpoints} holds no checkpoint that is whole")
+
+
+def keep_last(checkpoints: str | Path, count: int = 3) -> None:
+    """Deletes all step_* folders but the newest `count` >= 1 of them; others (`best`) stay."""
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    for folder in _steps(Path(checkpoints))[:-count]:
+        shutil.rmtree(folder)
+
+
+def _steps(checkpoints: Path) -> list[Path]:
+    found = [folder for folder in checkpoints.glob("step_*") if folder.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step_")))
+
+
+def _read(folder: Path) -> Parts:
+    """The verified content, brought to the present format."""
+    manifest = verify(folder)
+    try:
+        model, optim, carried = (load_file(folder / f"{name}.safetensors")
+                                 if f"{name}.safetensors" in manifest["files"] else {}
+                                 for name in ("model", "optim", "carried"))
+        parts = Parts(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
+                      yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+                      json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
+    except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+    for version in range(manifest["format"], FORMAT):
+        parts = MIGRATIONS[version](parts)
+    return parts
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def _stripped(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _json(value: Any, what: str) -> str:
+    try:
+        return json.dumps(value, indent=1) + "\n"
+    except TypeError as error:
+        raise ValueError(f"{what} must be plain (dicts, lists, strings, numbers): {error}") from None
+
+
+def _card(name: str, state: TrainingState, layout: Mapping[str, Any]) -> str:
+    weights = sum(value.numel() for value in state.model.values())
+    data = layout.get("dataset") or layout.get("env") or "data described in layout.json"
+    return f"""# {name}
+
+A Diffusion Forcing model of {weights:,} weights after {state.step} training steps on {data}.
+Written by dforce {dforce.__version__}.
+
+```python
+import dforce
+model = dforce.load("path/to/{name}")   # model.denoiser, .schedule, .normalizer, .layout
+```
+
+`config.yaml` says how it was made, `layout.json` what the numbers of its tokens mean. `MANIFEST.json` holds the sha256
+of every file; a checkpoint that differs from it does not load.
+"""

@@ -1,0 +1,100 @@
+"""Processes that train together: torch.distributed called where it is needed, and nothing of our own beyond that."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dforce.train.precision import device_of
+
+
+class Ranks(NamedTuple):
+    """This process is number `rank` of `world`, and computes on `device`."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module whose gradients are averaged over all processes; alone, the module itself."""
+        if self.world == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes, the same on each."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def deal(self, count: int, what: str) -> tuple[int, int]:
+        """The contiguous part [lo, hi) of `count` things that is this process's. ValueError if they do not go round."""
+        if count % self.world:
+            raise ValueError(f"{what} must be a multiple of the {self.world} processes, got {count}")
+        share = count // self.world
+        return self.rank * share, (self.rank + 1) * share
+
+
+def join(device: torch.device | str | None = None) -> Ranks:
+    """Joins the processes that torchrun started (it sets RANK and WORLD_SIZE); without it a world of one.
+
+    device: None takes the accelerator that this process's LOCAL_RANK names, or the CPU where there is none. ValueError
+    for one that is not there.
+    """
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = device_of(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    if not dist.is_available():
+        return Ranks(0, 1, device)
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    if not dist.is_initialized():
+        return Ranks(0, 1, device)
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+@contextmanager
+def stop_requested(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM, SIGINT and SIGUSR1 only raise a flag, so that training stops between steps; a second one kills.
+
+    Yields `stop() -> bool`. Over several processes it is true on all of them as soon as one was signalled, so each
+    must ask after every step. Outside the main thread, where Python allows no handlers, it is never true by itself.
+    """
+    signals = signals or (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    flag, owner = threading.Event(), os.getpid()
+
+    def handle(number: int, _: Any) -> None:
+        if flag.is_set() or os.getpid() != owner:  # a data worker forked inside inherits this handler: it just ends
+            signal.signal(number, signal.SIG_DFL)  # the default action of all of these is to end the process
+            os.kill(os.getpid(), number)
+        flag.set()
+
+    def stop() -> bool:
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return flag.is_set()
+        raised = torch.tensor(float(flag.is_set()), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(raised)
+        return bool(raised > 0)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in signals} if main else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

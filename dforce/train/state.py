@@ -1,0 +1,205 @@
+"""What training holds between steps (weights, their average, the optimiser's moments), live and as plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dforce.train.precision import Precision
+
+
+class TrainingState(NamedTuple):
+    """Everything that going on exactly takes, as values: nothing in it changes when training does.
+
+    step: steps done. model, ema: weights of the objective by its own names. optim: "<parameter>.<moment>".
+    record: what has to be the same again (seed, parts, precision), and how many steps were skipped; JSON-able.
+    carried: states that the next windows begin in, [B, ...] each, in the order of the whole batch's rows, so that
+    the number of processes may change; {} where the objective carries none.
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optim: dict[str, Tensor]
+    record: dict[str, Any]
+    carried: dict[str, Tensor] = {}
+
+
+@dataclass
+class Training:
+    """The live state of a run; `fit` changes it in place.
+
+    parameters: those that learn, by their names in the objective; ema: their averages, {} where decay is None.
+    skipped, failing: non-finite steps in all, and in a row up to now. carried: what an objective that carries states
+    gave back for this process's rows, None before the first step.
+    """
+
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    decay: float | None
+    record: dict[str, Any]
+    parameters: dict[str, nn.Parameter]
+    ema: dict[str, Tensor]
+    skipped: Tensor
+    failing: Tensor
+    step: int = 0
+    carried: list[Tensor] | None = None
+
+    def state(self) -> TrainingState:
+        """A copy of all that `fit(resume=...)` needs, and that `dforce.train.checkpoint.save` writes.
+
+        Where states are carried over several processes, all of them must call this together.
+        """
+        moments = {f"{name}.{moment}": value.clone() for name, parameter in self.parameters.items()
+                   for moment, value in self.optimizer.state[parameter].items()}
+        model = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
+        ema = {name: value.clone() for name, value in self.ema.items()}
+        carried = {str(i): _all_rows(leaf) for i, leaf in enumerate(self.carried or [])}
+        return TrainingState(self.step, model, ema, moments, {**self.record, "skipped": int(self.skipped)}, carried)
+
+    def update_average(self) -> None:
+        """ema <- d ema + (1 - d) weights with d = min(decay, (1 + s) / (10 + s)) after s steps.
+
+        The warm-up keeps the random initial weights out of the average of a short run.
+        """
+        if self.decay is not None:
+            decay = min(self.decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Inside, the objective has the averaged weights and is in evaluation mode.
+
+        They are copied in place: `torch.func.functional_call` would swap them past `nn.GRU`, which keeps a list of
+        its own weights.
+        """
+        weights = [self.parameters[name].detach() for name in self.ema]
+        kept = [weight.clone() for weight in weights]
+        modes = {module: module.training for module in self.objective.modules()}
+        if weights:
+            torch._foreach_copy_(weights, list(self.ema.values()))
+        self.objective.eval()
+        try:
+            yield self.objective
+        finally:
+            if weights:
+                torch._foreach_copy_(weights, kept)
+            for module, mode in modes.items():
+                module.training = mode
+
+
+class Log:
+    """What one step measured. step: how many steps are done, of `steps`. training: the weights and how to save them.
+
+    metrics: name -> float, fetched from the device when first asked for: loss, grad_norm (before clipping), whatever
+    else the objective logs, skipped (non-finite steps so far), lr, seconds (of this step), and val_* of a validation.
+    """
+
+    def __init__(self, step: int, steps: int, training: Training, measured: dict[str, Tensor], known: dict[str, float]):
+        self.step, self.steps, self.training = step, steps, training
+        self._names, self._known = list(measured), known
+        self._values = torch.stack([value.float() for value in measured.values()])
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        return dict(zip(self._names, self._values.tolist(), strict=True)) | self._known
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """The val_* of this step, {} where it had no validation. Waits for no device."""
+        return {name: value for name, value in self._known.items() if name.startswith("val_")}
+
+
+def start(objective: nn.Module, *, weight_decay: float, betas: tuple[float, float], ema: float | None,
+          precision: Precision, record: dict[str, Any], device: torch.device) -> Training:
+    """Step 0. AdamW (Loshchilov & Hutter 2019) decays matrices only: to decay a bias or a gain is to prefer silence."""
+    objective.to(device)
+    learning = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    if not learning:
+        raise ValueError("the objective has no parameter that requires a gradient: nothing to train")
+    groups = [{"params": [p for p in learning.values() if p.ndim >= 2], "weight_decay": weight_decay},
+              {"params": [p for p in learning.values() if p.ndim < 2], "weight_decay": 0.0}]
+    # Fused: 4.7x faster than foreach on a CPU (a million weights), and the kernel can skip a step without our asking.
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=betas, fused=True)
+    average = {} if ema is None else {name: value.detach().clone() for name, value in learning.items()}
+    return Training(objective, optimizer, precision, ema, record, learning, average,
+                    torch.zeros((), device=device), torch.zeros((), device=device))
+
+
+def restore(training: Training, state: TrainingState) -> None:
+    """Puts `state` into a fresh `training`. ValueError if it belongs to another model or another optimiser."""
+    own = training.parameters
+    load_weights(training.objective, state.model, origin="the state to resume from")
+    if training.decay is not None:
+        compare(own, state.ema, "the average to resume from")
+        for name, value in state.ema.items():
+            training.ema[name].copy_(value)
+    if state.step and not state.optim:
+        raise ValueError(f"the state of step {state.step} has no optimiser moments, so it cannot be resumed; "
+                         "to fine-tune it, load its weights into the objective and train without resume")
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.optim.items():
+        name, _, moment = key.rpartition(".")
+        moments.setdefault(name, {})[moment] = value
+    if moments:
+        compare(own, {name: value["exp_avg"] for name, value in moments.items()}, "the optimiser to resume from")
+        for name, parameter in own.items():
+            training.optimizer.state[parameter] = {key: value.to(parameter.device, copy=True)
+                                                   for key, value in moments[name].items()}
+    training.carried = [state.carried[str(i)].clone() for i in range(len(state.carried))] or None
+    training.step = state.step
+    training.skipped += float(state.record.get("skipped", 0))
+
+
+def call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
+         carried: list[Tensor] | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    """Loss, logs, and the states to carry on: none, where `objective` (that `forward` may wrap) carries none."""
+    if getattr(objective, "carry", False):
+        return forward(batch, draw, carried)
+    loss, logs = forward(batch, draw)
+    return loss, logs, []
+
+
+def cut(carried: list[Tensor] | None, parts: int) -> list[Any]:
+    """The carried states of each part of a batch, None for each where there are none."""
+    return list(zip(*(leaf.chunk(parts) for leaf in carried), strict=True)) if carried else [None] * parts
+
+
+def _all_rows(leaf: Tensor) -> Tensor:
+    """The rows of all processes, in their order: a copy."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return leaf.clone()
+    rows = [torch.empty_like(leaf) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, leaf.contiguous())
+    return torch.cat(rows)
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copies `tensors` into the module's parameters and saved buffers. ValueError unless names and shapes agree."""
+    own = module.state_dict()
+    compare(own, tensors, origin)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(tensors[name])
+
+
+def compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: str) -> None:
+    """ValueError that names what `found`, which comes from `origin`, lacks, has too much, or has in another shape."""
+    groups = {
+        "lacks": [name for name in wanted if name not in found],
+        "has, unknown here,": [name for name in found if name not in wanted],
+        "differs in": [f"{name} {[*found[name].shape]} instead of {[*value.shape]}"
+                       for name, value in wanted.items() if name in found and found[name].shape != value.shape],
+    }
+    told = [f"{verb} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+            for verb, names in groups.items() if names]
+    if told:
+        raise ValueError(f"{origin} belongs to another model: it {'; '.join(told)}")

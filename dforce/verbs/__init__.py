@@ -1,1 +1,0 @@
-"""One module a verb of the command line: `run(cfg, folder)`, called by `dforce.cli`."""

@@ -1,0 +1,181 @@
+"""Drift: how far a long rollout gets from real video, window by window, and when it stops being video at all.
+
+Everything is held against real clips: the Frechet distance of a window of generated frames against that of as many
+real ones (the floor), brightness, contrast, detail and change against their spread over real windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dforce.data.pixels import from_uint8
+from dforce.video.metrics.features import PairEncoder, clip_features
+from dforce.video.metrics.frechet import frechet
+
+STATISTICS = ("brightness", "contrast", "detail", "change", "saturated")
+BREAK = 4.0        # standard deviations of real windows: beyond, a window is no longer like any real one
+PATIENCE = 2       # windows in a row
+FROZEN = 0.2       # of the change of real video: below, the picture stands still
+LEAST = 0.1        # of its mean: the least that counts as a standard deviation, for a statistic that hardly varies
+Z95 = 1.959963984540054
+
+_LAPLACE = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+
+
+def statistics(frames: Tensor) -> dict[str, Tensor]:
+    """What can be said of each frame of clips [B, T, C, H, W] in -1..1; name -> [B, T].
+
+    brightness: mean in 0..1. contrast: standard deviation over the pixels. detail: mean |Laplacian|, the energy of high
+    frequencies. change: mean |difference from the frame before| (NaN at the first). saturated: part of the pixels
+    within 1% of black or white.
+    """
+    size, time, channels = frames.shape[:3]
+    flat = frames.flatten(0, 1).float()
+    kernel = _LAPLACE.to(flat).expand(channels, 1, 3, 3)
+    detail = F.conv2d(flat, kernel, groups=channels).abs().flatten(1).mean(1)
+    change = (frames[:, 1:] - frames[:, :-1]).abs().flatten(2).mean(2)
+    found = {"brightness": (flat.flatten(1).mean(1) + 1) / 2, "contrast": flat.flatten(1).std(1), "detail": detail,
+             "saturated": (flat.abs() > 0.98).float().flatten(1).mean(1)}
+    return {**{name: value.view(size, time) for name, value in found.items()},
+            "change": torch.cat([change.new_full((size, 1), torch.nan), change], 1)}
+
+
+def windows_of(values: Tensor, window: int) -> Tensor:
+    """Means over windows of `window` frames that do not overlap: [B, T] -> [B, T // window]; NaN entries left out."""
+    count = values.shape[1] // window
+    return values[:, :count * window].unflatten(1, (count, window)).nanmean(2)
+
+
+class Reference(NamedTuple):
+    """Real video, as far as drift is measured against it.
+
+    features: [M, F] of real pairs; groups: [N, T - 1, F] those of other real clips, for the floor; mean, std: of the
+    window means of each statistic over real windows of `window` frames, std at least a tenth of the mean; band: what
+    95% of these means lie in.
+    """
+
+    encoder: PairEncoder
+    features: Tensor
+    groups: Tensor
+    mean: dict[str, float]
+    std: dict[str, float]
+    band: dict[str, tuple[float, float]]
+    window: int
+
+
+def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int) -> Reference:
+    """real: clips [N, T, C, H, W] that distances are measured to; others: [M, T, C, H, W] clips, none of them in
+    `real`, whose distance is the floor. ValueError for clips shorter than a window."""
+    if min(real.shape[1], others.shape[1]) < max(window, 2):
+        raise ValueError(f"real clips of {min(real.shape[1], others.shape[1])} frames are shorter than a window of "
+                         f"{window}; choose a smaller window")
+    found = statistics(torch.cat([real[:, :others.shape[1]], others[:, :real.shape[1]]]))
+    means = {name: windows_of(value, window).flatten() for name, value in found.items()}
+    mean = {name: float(value.mean()) for name, value in means.items()}
+    std = {name: max(float(value.std()), LEAST * abs(mean[name]), 1e-4) for name, value in means.items()}
+    band = {name: (float(value.quantile(0.025)), float(value.quantile(0.975))) for name, value in means.items()}
+    return Reference(encoder, clip_features(encoder, real).flatten(0, 1), clip_features(encoder, others), mean, std,
+                     band, window)
+
+
+class Drift(NamedTuple):
+    """values: statistic -> [B, n] means of windows; z: [B, n], the largest |z| of any
+    (of `saturated` only where there is too much); broken: [B], the frame at which
+    a rollout broke off from real video, -1 where it did not; frozen: [B, n] bool, windows that stand still."""
+
+    window: int
+    values: dict[str, Tensor]
+    z: Tensor
+    broken: Tensor
+    frozen: Tensor
+
+
+def drift(frames: np.ndarray, of: Reference) -> Drift:
+    """frames: uint8 [T, B, H, W, C] (a `Record`'s, read window by window), T at least one window."""
+    size = of.window
+    if len(frames) < size:
+        raise ValueError(f"a rollout of {len(frames)} frames is shorter than one window of {size}")
+    parts = []
+    for start in range(0, len(frames) - size + 1, size):
+        begin = max(start - 1, 0)  # the change at the first frame of a window is from the frame before it
+        clip = from_uint8(frames[begin:start + size]).transpose(0, 1)
+        parts.append({name: value[:, start - begin:] for name, value in statistics(clip).items()})
+    values = {name: torch.cat([windows_of(part[name], size) for part in parts], 1) for name in STATISTICS}
+    off = {name: (values[name] - of.mean[name]) / of.std[name] for name in STATISTICS}
+    off["saturated"] = off["saturated"].clamp(min=0)  # a black that is not quite black is no sign of breaking off
+    z = torch.stack([each.abs() for each in off.values()]).amax(0)
+    return Drift(size, values, z, broken_at(z, size), values["change"] < FROZEN * of.mean["change"])
+
+
+def broken_at(z: Tensor, window: int) -> Tensor:
+    """First frame of the first PATIENCE windows in a row with |z| > BREAK (not finite counts), -1 where there are none;
+    z [B, n] -> [B]. A rollout that ends before they are complete has not broken."""
+    beyond = ~(z.abs() <= BREAK)
+    run = beyond.unfold(1, PATIENCE, 1).all(2) if z.shape[1] >= PATIENCE else beyond[:, :0]
+    first = run.long().argmax(1) if run.shape[1] else torch.zeros(len(z), dtype=torch.long)
+    return torch.where(run.any(1), first * window, -1)
+
+
+class Distance(NamedTuple):
+    """A Frechet distance and its 95% interval over n clips (jackknife; none for fewer than 3)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def distance(features: Tensor, to: Tensor) -> Distance:
+    """Of clips' features [B, n, F] from `to` [M, F], with the spread that leaving one clip out shows (Quenouille).
+
+    The jackknife and not the bootstrap: a clip that is drawn twice would narrow the covariance.
+    """
+    value, size = frechet(features.flatten(0, 1), to), len(features)
+    if size < 3:
+        return Distance(value, None, None, size)
+    without = [frechet(torch.cat([features[:b], features[b + 1:]]).flatten(0, 1), to) for b in range(size)]
+    error = ((size - 1) / size * np.square(np.array(without) - np.mean(without)).sum()) ** 0.5
+    return Distance(value, max(0.0, value - Z95 * error), value + Z95 * error, size)
+
+
+def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int = 0) -> Distance:
+    """The distance of real clips from real clips: the mean over `repeats` draws of `clips` clips, from each a stretch
+    of `frames` frames (or as many as there are), with the interval of a single draw. n: draws."""
+    generator = torch.Generator().manual_seed(seed)
+    total, time = of.groups.shape[:2]
+    length, size = min(frames - 1, time), min(clips, total)
+    found = []
+    for _ in range(repeats):
+        chosen = torch.randperm(total, generator=generator)[:size]
+        start = torch.randint(time - length + 1, (size,), generator=generator)
+        stretch = torch.stack([of.groups[c, s:s + length] for c, s in zip(chosen, start, strict=True)])
+        found.append(frechet(stretch.flatten(0, 1), of.features))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Distance(float(np.mean(found)), float(low), float(high), repeats)
+
+
+def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]]) -> list[Distance]:
+    """The distance of each span of frames (begin, end) of a rollout uint8 [T, B, H, W, C] from real video."""
+    found = []
+    for begin, end in spans:
+        if not 0 <= begin < end <= len(frames) or end - begin < 2:
+            raise ValueError(f"frames {begin}..{end} are no span of a rollout of {len(frames)} frames")
+        clip = from_uint8(frames[begin:end]).transpose(0, 1)
+        found.append(distance(clip_features(of.encoder, clip), of.features))
+    return found
+
+
+def spans_of(frames: int, length: int = 100) -> list[tuple[int, int]]:
+    """The first, the middle and the last `length` frames: 0-100, 400-500, 900-1000 of a thousand; fewer where these
+    would overlap."""
+    length = min(length, frames)
+    middle = (frames // 2 - length // 2) // length * length
+    starts = [0, middle, frames - length]
+    return [(start, start + length) for i, start in enumerate(starts)
+            if i == 0 or start >= starts[0] + length and (i == 1 and start + length <= starts[2] or i == 2)]

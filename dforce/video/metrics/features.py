@@ -1,0 +1,113 @@
+"""Features to measure video in, without a download: a small network that has learnt to look at the data themselves.
+
+The published metrics (FID, FVD) stand on networks whose weights are downloads. This one is an autoencoder of pairs of
+neighbouring frames, trained for a minute on real clips; what it says is comparable within one data set only, and every
+number is held against the distance of real clips from real clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dforce.video.auxiliary_nets import begun, descend, load_net, save_net
+
+Clips = Callable[[int], Tensor]  # step -> real frames [B, T, C, H, W] in -1..1, T >= 2
+
+
+class PairEncoder(nn.Module):
+    """An autoencoder of frame pairs: forward(pairs [N, 2 C, H, W]) -> features [N, width], unit variance on its data.
+
+    What it has to give back is the first frame and the change to the second, each divided by its standard deviation
+    in the data, so that motion weighs as much as looks although it is far fewer pixels.
+    shape: (C, H, W) of a frame, H and W multiples of 4; `width` of the features, `channels` of the first layer.
+    """
+
+    scale: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], *, width: int = 32, channels: int = 24):
+        super().__init__()
+        c, h, w = shape
+        if h % 4 or w % 4:
+            raise ValueError(f"the encoder halves frames twice: height and width must be multiples of 4, got {h} x {w}")
+        self.shape, self.width, self.channels = (c, h, w), width, channels
+        self.encoder = nn.Sequential(
+            nn.Conv2d(2 * c, channels, 4, 2, 1), nn.SiLU(), nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.SiLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, 1, 1), nn.SiLU(), nn.Flatten(),
+            nn.Linear(2 * channels * (h // 4) * (w // 4), width))
+        self.decoder = nn.Sequential(
+            nn.Linear(width, 2 * channels * (h // 4) * (w // 4)), nn.Unflatten(1, (2 * channels, h // 4, w // 4)),
+            nn.SiLU(), nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1), nn.SiLU(),
+            nn.ConvTranspose2d(channels, 2 * c, 4, 2, 1))
+        self.register_buffer("scale", torch.ones(2))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def target(self, pairs: Tensor) -> Tensor:
+        """First frame and change, each at unit scale: [N, 2 C, H, W]."""
+        first, second = pairs.chunk(2, 1)
+        return torch.cat([first / self.scale[0], (second - first) / self.scale[1]], 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return (self.encoder(self.target(pairs)) - self.mean) / self.std
+
+    def loss(self, pairs: Tensor) -> Tensor:
+        """Mean squared error of what comes back."""
+        wanted = self.target(pairs)
+        return (self.decoder(self.encoder(wanted)) - wanted).square().mean()
+
+
+def pairs_of(frames: Tensor) -> Tensor:
+    """Neighbouring frames of clips [B, T, C, H, W] -> [B * (T - 1), 2 C, H, W]."""
+    if frames.ndim != 5 or frames.shape[1] < 2:
+        raise ValueError(f"clips of at least two frames [B, T, C, H, W] are wanted, got {[*frames.shape]}")
+    return torch.cat([frames[:, :-1], frames[:, 1:]], 2).flatten(0, 1)
+
+
+def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: int = 32, lr: float = 2e-3,
+                   seed: int = 0, device: torch.device | str = "cpu") -> PairEncoder:
+    """An encoder trained on real clips: the same for the same clips, seed and machine.
+
+    clips(step) gives the frames of a step, of which `pairs` neighbouring pairs are drawn. device: where it is trained
+    and stays; the clips may lie anywhere.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first = clips(0)
+    shape = tuple(first.shape[2:])
+    encoder = begun(lambda: PairEncoder(shape, width=width), seed).to(device)  # type: ignore[arg-type]
+    a, b = pairs_of(first).chunk(2, 1)
+    encoder.scale.copy_(torch.stack([a.std(), (b - a).std()]).clamp(min=1e-3))
+
+    def loss(step: int) -> Tensor:
+        every = pairs_of(clips(step))
+        return encoder.loss(every[torch.randint(len(every), (pairs,), generator=generator)].to(device))
+
+    descend(encoder, loss, steps=steps, lr=lr, weight_decay=1e-4)
+    whole = torch.cat([encoder(pairs_of(clips(step)).to(device)) for step in range(max(2, min(steps, 8)))])
+    encoder.mean.copy_(whole.mean(0))
+    encoder.std.copy_(whole.std(0).clamp(min=1e-6))
+    return encoder
+
+
+@torch.no_grad()
+def clip_features(encoder: PairEncoder, frames: Tensor, *, at_once: int = 1024) -> Tensor:
+    """Features [B, T - 1, width], on the CPU, of clips [B, T, C, H, W]; computed where the encoder is."""
+    found = [encoder(part.to(encoder.mean.device)).cpu() for part in pairs_of(frames).split(at_once)]
+    return torch.cat(found).view(len(frames), frames.shape[1] - 1, -1)
+
+
+def save_features(encoder: PairEncoder, file: str | Path) -> Path:
+    """One safetensors file that holds the weights and the sizes."""
+    return save_net(encoder, file, key="pair_encoder", about={"shape": encoder.shape, "width": encoder.width,
+                                                              "channels": encoder.channels})
+
+
+def load_features(file: str | Path) -> PairEncoder:
+    """What `save_features` wrote. Raises FileNotFoundError, or ValueError for another file."""
+    return load_net(file, PairEncoder, key="pair_encoder", what="features",
+                    missing="there is no file of features {file}")

@@ -1,0 +1,36 @@
+"""Rollouts of bouncing balls in physical units, against the dynamics that made the data and are known exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dforce.data.generate.balls import RADIUS, SPEED, locate, render
+
+BAD_RESIDUAL, BAD_MASS = 0.03, 0.5  # mean squared pixel distance from any frame with balls; part of the light
+
+
+def physics(frames: Tensor, positions: Tensor | None = None, *, balls: int = 1, radius: float = RADIUS,
+            speed: float = SPEED) -> dict[str, Tensor]:
+    """What the balls of clips [B, T, C, H, W] in -1..1 do; name -> [B, T], NaN where nothing can be said.
+
+    mass: light in the picture as a part of that of the same balls drawn whole, 1 if right. residual: mean squared
+    distance of the picture from the nearest one with all balls in it (drawn at the located centres). speed: way of the
+    centres since the frame before, as a part of `speed` (below 1 at a bounce, in real video too); energy: its square
+    averaged over the balls. error: distance of the centres from the true `positions` [B, T, balls, 2], in pixels, if
+    given. bad: 1 where the residual exceeds .03 or the mass is off by more than half.
+    """
+    size = frames.shape[-1]
+    centres = locate(frames)[:, :, :balls]
+    seen = centres.nan_to_num(0.5)
+    wanted = render(seen, size, radius=radius)
+    light, due = ((x + 1).sum((2, 3, 4)) for x in (frames, wanted))
+    residual = (frames - wanted).square().flatten(2).mean(2)
+    moved = (centres[:, 1:] - centres[:, :-1]).norm(dim=-1) / speed
+    lost = moved.new_full((len(frames), 1), torch.nan)
+    found = {"mass": light / due, "residual": residual, "speed": torch.cat([lost, moved.mean(2)], 1),
+             "energy": torch.cat([lost, moved.square().mean(2)], 1)}
+    if positions is not None:
+        found["error"] = (centres - positions).norm(dim=-1).mean(2) * size
+    bad = (residual > BAD_RESIDUAL) | ((found["mass"] - 1).abs() > BAD_MASS) | centres.isnan().flatten(2).any(2)
+    return {name: value.double() for name, value in {**found, "bad": bad}.items()}

@@ -1,0 +1,97 @@
+"""Does a generated video do what it was told? An inverse-dynamics probe: two neighbouring frames -> the action.
+
+Trained on real frames alone, it is asked about generated ones: where it names the actions that were fed as often as in
+real video, the world model obeys them, however far the pictures have come from any that it could be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dforce.video.auxiliary_nets import begun, descend
+
+Labelled = Callable[[int], tuple[Tensor, Tensor]]  # step -> frames [B, T, C, H, W], actions [B, T] or [B, T, A]
+
+
+class InverseDynamics(nn.Module):
+    """forward(frames t and t + 1, [N, 2 C, H, W]) -> logits [N, actions] of the action that led from one to the other.
+
+    shape: (C, H, W), H and W multiples of 4.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], actions: int, *, channels: int = 32):
+        super().__init__()
+        c, h, w = shape
+        if h % 4 or w % 4:
+            raise ValueError(f"the probe halves frames twice: height and width must be multiples of 4, got {h} x {w}")
+        if actions < 2:
+            raise ValueError(f"a probe tells at least two actions apart, got {actions}")
+        self.shape, self.actions = shape, actions
+        # both frames and their difference: small motions are where a plain convolution of two frames starts too slowly
+        self.net = nn.Sequential(
+            nn.Conv2d(3 * c, channels, 5, 1, 2), nn.SiLU(), nn.Conv2d(channels, channels, 4, 2, 1), nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.SiLU(), nn.Flatten(),
+            nn.Linear(2 * channels * (h // 4) * (w // 4), 64), nn.SiLU(), nn.Linear(64, actions))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        first, second = pairs.chunk(2, 1)
+        return self.net(torch.cat([first, second, 4 * (second - first)], 1))
+
+
+def transitions(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs [N, 2 C, H, W] and the number of the action between them [N].
+
+    frames [B, T, C, H, W]; actions [B, T] numbers or [B, T, A] one-hot, the one at t having led to frame t. Pairs
+    whose action is the null one (all zeros, or below 0) are left out.
+    """
+    if actions.shape[:2] != frames.shape[:2]:
+        raise ValueError(f"actions must be one a frame, {[*frames.shape[:2]]}, got {[*actions.shape]}")
+    if actions.ndim == 3:
+        actions = torch.where(actions.abs().sum(-1) > 0, actions.argmax(-1), -1)
+    pairs = torch.cat([frames[:, :-1], frames[:, 1:]], 2).flatten(0, 1)
+    label = actions[:, 1:].long().flatten()
+    return pairs[label >= 0], label[label >= 0]
+
+
+def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int = 64, lr: float = 2e-3,
+                seed: int = 0, device: torch.device | str = "cpu") -> InverseDynamics:
+    """A probe trained on real clips: the same for the same clips, seed and machine. clips(step) gives a step's, on any
+    device; `device` is where the probe is trained and stays."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = tuple(clips(0)[0].shape[2:])
+    probe = begun(lambda: InverseDynamics(shape, actions), seed).to(device)  # type: ignore[arg-type]
+
+    def loss(step: int) -> Tensor:
+        shown, label = transitions(*clips(step))
+        chosen = torch.randint(len(label), (pairs,), generator=generator)
+        return F.cross_entropy(probe(shown[chosen].to(device)), label[chosen].to(device))
+
+    return descend(probe, loss, steps=steps, lr=lr, weight_decay=1e-3)
+
+
+@torch.no_grad()
+def told_and_seen(probe: InverseDynamics, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """(action fed, action that the probe sees), [N] each, on the CPU, over all pairs of clips [B, T, C, H, W]."""
+    pairs, label = transitions(frames.cpu(), actions.cpu())
+    device = next(probe.parameters()).device
+    seen = [probe(part.to(device)).argmax(-1).cpu() for part in pairs.split(1024)]
+    return label, torch.cat(seen) if seen else label
+
+
+def kappa(told: Tensor, seen: Tensor, actions: int) -> float:
+    """Agreement beyond chance (Cohen 1960): (p - p_e) / (1 - p_e), 1 if always right, 0 if unrelated.
+
+    p_e is what two independent raters with these two distributions of answers would agree in. NaN without a pair, or
+    where only one action occurs in both.
+    """
+    if len(told) == 0:
+        return float("nan")
+    joint = torch.zeros(actions, actions, dtype=torch.float64)
+    joint.index_put_((told, seen), torch.ones(len(told), dtype=torch.float64), accumulate=True)
+    joint = joint / joint.sum()
+    chance = float((joint.sum(0) * joint.sum(1)).sum())
+    return float("nan") if chance == 1 else (float(joint.trace()) - chance) / (1 - chance)

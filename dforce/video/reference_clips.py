@@ -1,0 +1,202 @@
+"""Real video beside a model: what a rollout begins with, what it is told to do, and what it is measured against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.core.noise import mix
+from dforce.data.video.dataset import VideoClips
+from dforce.video.model import VideoModel
+from dforce.video.stream import Actions
+from dforce.video.walker import FILE, MEMORY, Walker, load_walker, save_walker, train_walker
+
+HOLD = 8        # frames that a random action lasts
+READ_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the model's training read its clips
+BATCH = 8       # windows of a step of training features and probe
+
+
+class Clip(NamedTuple):
+    """Whole clips: frames [N, T, C, H, W] in -1..1, actions [N, T, A] or None, numbers: which clips of the split."""
+
+    frames: Tensor
+    actions: Tensor | None
+    numbers: list[int]
+
+
+class RealVideo:
+    """Clips of a data set as a model sees them. split "val" shows files that training did not.
+
+    data: as `dforce train video` takes it. window: frames of the windows that `windows(step)` draws, whole tokens; None
+    for those of training.
+    seed: of the order in which `clips` are taken.
+    Raises ValueError for data of another size or with other actions than the model's.
+    """
+
+    def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int | None = None, seed: int = 0):
+        self.model, self.data, self.split = model, data, split
+        # the seed of training, for it may have decided which files were held out
+        given = {key: model.config[key] for key in READ_KEYS if model.config.get(key) is not None}
+        wanted = max(model.window, 2 * model.stack) if window is None else window
+        window = max(model.stack, wanted // model.stack * model.stack)
+        self.set = VideoClips(data, frames=window, size=model.shape[1:], stack=model.stack, batch=BATCH,
+                              seed=int(model.config.get("seed") or 0), split=split, **given)  # type: ignore[arg-type]
+        channels, width = self.set.event_shape[0] // model.stack, self.set.action_width // model.stack
+        if channels != model.shape[0]:
+            raise ValueError(f"the clips of {data} have {channels} channels, the model {model.shape[0]}")
+        if model.actions and width != model.actions:
+            raise ValueError(f"the clips of {data} have actions of {width} numbers a frame, the model {model.actions}; "
+                             "take the data that it was trained on, or others recorded alike")
+        self.seed = seed
+
+    @property
+    def width(self) -> int:
+        """Numbers of an action of one frame, 0 where the clips have none."""
+        return self.set.action_width // self.model.stack
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest clip, as the model counts them."""
+        frames = min((clip.frames - 1) // self.set.stride + 1 for clip in self.set.clips)
+        return frames // self.model.stack * self.model.stack
+
+    def windows(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Frames [B, T, C, H, W] and actions [B, T, A] of a step: a function of (seed, step)."""
+        return self._unstacked(self.set.batch_at(step))
+
+    def clips(self, count: int, frames: int | None = None, *, skip: int = 0) -> Clip:
+        """`count` whole clips of at least `frames` frames (the longest stretch that all of them have if None), in an
+        order drawn from the seed; a clip comes again only where there are too few. ValueError where none is that long.
+        """
+        long = [i for i, clip in enumerate(self.set.clips) if clip.frames >= (frames or 2) * self.set.stride]
+        if not long:
+            raise ValueError(f"no {self.split} clip of {self.data} has {frames} frames")
+        key = mix(self.seed, 1, torch.arange(len(long)))
+        order = [long[i] for i in key.argsort().tolist()]
+        chosen = [order[(skip + i) % len(order)] for i in range(count)]
+        if frames is not None:
+            frames = -(-frames // self.model.stack) * self.model.stack
+        found, actions = self._unstacked(self.set.sequence(chosen, frames=frames))
+        return Clip(found, actions, chosen)
+
+    def __len__(self) -> int:
+        """How many clips the split has."""
+        return len(self.set.clips)
+
+    def whole(self, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Frames [N, T, C, H, W] and actions [N, T, A] of clips by number, as long as the shortest of them."""
+        return self._unstacked(self.set.sequence(numbers))
+
+    def _unstacked(self, batch: object) -> tuple[Tensor, Tensor | None]:
+        frames = batch.x.unflatten(2, (self.model.stack, -1)).flatten(1, 2)  # type: ignore[attr-defined]
+        told = batch.cond.get("token", {}).get("action")  # type: ignore[attr-defined]
+        return frames, None if told is None else told.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
+
+
+def fed(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: Clip | None, frames: int,
+        seed: int, file: Path | None = None, steps: int = 600) -> Actions | None:
+    """The actions of a rollout of `frames` frames after its context, by name: data, random, walker, or a file.
+
+    "data": those of the clips that it began with to their end, then those of further clips. "random": one-hot, each
+    held for some frames. "walker": a `Walker` that wants to be shown the frames; its policy is the one in `file`, or
+    the one that came with the model, or learnt in `steps` steps from clips that the model has seen; it is left in
+    `file`. A file: npy, or npz with `actions`, [frames] numbers or [frames, A], the same for every rollout. None for a
+    model without actions. ValueError for what is missing.
+    """
+    if kind == "walker":
+        return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps)
+    if not model.actions:
+        return None
+    before = 0 if context is None else context.frames.shape[1]
+    known = None if context is None else context.actions
+    if kind == "data":
+        if real is None or not real.width:
+            raise ValueError("actions=data needs clips with actions; give data=, or actions=random")
+        return _table(_from_clips(real, context, batch, before + frames))
+    if known is None:
+        known = torch.zeros(batch, before, model.actions)
+    if kind == "random":
+        return _random(known, model.actions, seed)
+    return _table(torch.cat([known, _from_file(kind, model.actions, frames).expand(batch, -1, -1)], 1))
+
+
+def _from_clips(real: RealVideo, context: Clip | None, batch: int, frames: int) -> Tensor:
+    """Actions [B, frames, A] of clip after clip; the first frame of a later clip, to which nothing led, is left out."""
+    start = real.clips(batch) if context is None else context
+    rows = []
+    for number in start.numbers:
+        parts, length, turn = [], 0, 0
+        while length < frames:
+            i = (number + turn) % len(real)
+            _, actions = real.whole([i])
+            assert actions is not None
+            parts.append(actions[0] if turn == 0 else actions[0, 1:])
+            length += len(parts[-1])
+            turn += 1
+        rows.append(torch.cat(parts)[:frames])
+    return torch.stack(rows)
+
+
+def _walker(model: VideoModel, real: RealVideo | None, context: Clip | None, *, batch: int, seed: int,
+            file: Path | None, steps: int) -> Walker:
+    """Somebody who walks as those in the clips do and has seen the context: of the run, or shipped with the model."""
+    if not model.actions:
+        raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
+    there = [one for one in (file, model.checkpoint / FILE) if one is not None and one.is_file()]
+    if not there and (real is None or not real.width):
+        raise ValueError("actions=walker learns from clips with actions; give data=, or actions=random")
+    if there:
+        policy = load_walker(there[0], device=model.device)
+    else:
+        known = RealVideo(model, real.data, split="train")
+        learnt = RealVideo(model, real.data, split="train", window=min(2 * MEMORY, known.shortest))
+        policy = train_walker(learnt.windows, model.actions, steps=steps, seed=seed, device=model.device)
+    if file is not None and not file.is_file():
+        save_walker(policy, file)
+    frames, actions = (torch.zeros(batch, 0, *model.shape), None) if context is None else context[:2]
+    return Walker(policy, frames, torch.zeros(batch, 0, model.actions) if actions is None else actions, seed=seed)
+
+
+def _random(known: Tensor, actions: int, seed: int) -> Actions:
+    """After the known ones, an action drawn anew every HOLD frames: a function of (seed, rollout, time)."""
+    batch, before = known.shape[:2]
+
+    def told(frame: int, count: int) -> Tensor:
+        at = torch.arange(frame, frame + count)
+        drawn = mix(seed, 2, torch.arange(batch)[:, None], at[None] // HOLD) % actions
+        out = torch.nn.functional.one_hot(drawn, actions).float()
+        if frame == 0 and before == 0:
+            out[:, 0] = 0  # nothing led to the first frame
+        old = min(max(before - frame, 0), count)
+        return torch.cat([known[:, frame:frame + old], out[:, old:]], 1)
+    return told
+
+
+def _from_file(name: str, actions: int, frames: int) -> Tensor:
+    """[1, frames, A]."""
+    file = Path(name)
+    if not file.is_file():
+        raise ValueError(f"actions must be data, random, walker, or a file (npy, npz), got {name!r}")
+    with open(file, "rb") as content:
+        loaded = np.load(content, allow_pickle=False)
+        values = torch.from_numpy(np.array(loaded["actions"] if hasattr(loaded, "files") else loaded))
+    if values.ndim == 1 and not values.is_floating_point():
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < actions:
+            raise ValueError(f"{file}: actions must lie in 0..{actions - 1}, got {int(values.min())}.."
+                             f"{int(values.max())}")
+        values = torch.nn.functional.one_hot(values.long(), actions)
+    if values.ndim != 2 or values.shape[1] != actions or len(values) < frames:
+        raise ValueError(f"{file} must hold [{frames}] whole numbers or [{frames}, {actions}], one action a frame, got "
+                         f"{[*values.shape]}")
+    return values[None, :frames].float()
+
+
+def _table(values: Tensor) -> Actions:
+    """The actions of a table [B, T, A]; past its end the last one is repeated, for the rest of a chunk."""
+    def told(frame: int, count: int) -> Tensor:
+        return values[:, torch.arange(frame, frame + count).clamp(max=values.shape[1] - 1)]
+    return told

@@ -1,0 +1,165 @@
+"""A world model to walk around in: a local page whose arrow keys are the actions, frames coming as they are made.
+
+The page and its websocket share one port of this machine. Needs the package websockets (`pip install 'dforce[video]'`).
+The browser says which key is held, {"held": action or null}, or {"again": true} to begin in another place; it is sent
+PNG pictures. A model with actions goes on while a key is held; one without plays by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dforce.core.noise import Noise
+from dforce.data.pixels import to_uint8
+from dforce.video.film import enlarge
+from dforce.video.model import VideoModel
+from dforce.video.reference_clips import RealVideo
+from dforce.video.stream import Recipe, begin, stream
+
+HOST = "127.0.0.1"  # nobody but this machine
+KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
+WORDS = {"left": "ArrowLeft", "right": "ArrowRight", "forward": "ArrowUp", "up": "ArrowUp", "back": "ArrowDown",
+         "down": "ArrowDown"}
+SIDE = 512           # pixels of the picture
+LONGEST = 0.5        # seconds between looks at whether the server has been asked to end
+
+
+def keys_of(model: VideoModel) -> dict[str, int]:
+    """Key -> number of the action: by the names of the actions where the checkpoint has them, else in turn."""
+    names = [str(name).lower() for name in model.layout.get("action_names") or []]
+    named = {key: i for i, name in enumerate(names) for word, key in WORDS.items() if word in name}
+    rest = [key for key in (*KEYS, *map(str, range(1, 10))) if key not in named]
+    free = [i for i in range(model.actions) if i not in named.values()]
+    return {**named, **dict(zip(rest, free, strict=False))}
+
+
+class World:
+    """One visitor's rollout. held: the action whose key is down, None for none."""
+
+    def __init__(self, model: VideoModel, recipe: Recipe, real: RealVideo | None, *, context: int, seed: int):
+        self.model, self.recipe, self.real = model, recipe.checked(model.stack), real
+        self.context, self.seed = context, seed
+        self.held: int | None = None
+        self.visits = -1
+        self.first = self.again()
+
+    def again(self) -> Tensor:
+        """Begins at the next clip; returns its last frame [C, H, W], mid grey where there is no context."""
+        self.visits += 1
+        if self.real is None or not self.context:
+            frames, told = torch.zeros(1, 0, *self.model.shape), None
+        else:
+            clip = self.real.clips(1, self.context, skip=self.visits)
+            frames, told = clip.frames, clip.actions
+        before = frames.shape[1]
+
+        def actions(frame: int, count: int) -> Tensor:
+            now = torch.zeros(1, count, self.model.actions)
+            if self.held is not None:
+                now[..., self.held] = 1
+            old = min(max(before - frame, 0), count)
+            return now if told is None else torch.cat([told[:, frame:frame + old], now[:, old:]], 1)
+
+        state = begin(self.model, self.recipe, frames, actions)
+        self._frames = stream(self.model, self.recipe, state, batch=1, actions=actions, context=before,
+                              noise=Noise(self.seed + self.visits))
+        return frames[0, -1] if before else torch.zeros(self.model.shape)
+
+    def step(self) -> Tensor:
+        """The next frames [chunk, C, H, W], made with the action that is held now."""
+        return next(self._frames)[0][0]
+
+
+def png(frame: Tensor) -> bytes:
+    """A frame [C, H, W] in -1..1, enlarged."""
+    out = io.BytesIO()
+    Image.fromarray(enlarge(to_uint8(frame), SIDE)).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: int, context: int = 0, seed: int = 0,
+          fps: float = 15, ready: Callable[[Any], None] | None = None) -> None:
+    """Serves until interrupted. port 0 takes a free one; ready: is given the server, whose `shutdown()` ends it.
+
+    Raises OSError where the port is taken.
+    """
+    from websockets.sync.server import serve as listen
+
+    page = files("dforce.video").joinpath("world.html").read_text("utf-8")
+    page = page.replace("KEYS_OF_ACTIONS", json.dumps(keys_of(model)))
+    ending = threading.Event()
+
+    def handler(connection: Any) -> None:
+        _visit(connection, World(model, recipe, real, context=context, seed=seed), fps, ending)
+
+    def request(connection: Any, asked: Any) -> Any:
+        origin = asked.headers.get("Origin")
+        if origin and urlsplit(origin).netloc != asked.headers.get("Host"):
+            return connection.respond(403, "other pages may not steer\n")
+        if asked.headers.get("Upgrade", "").lower() == "websocket":
+            return None
+        answer = connection.respond(200 if asked.path == "/" else 404, page if asked.path == "/" else "no such page\n")
+        if asked.path == "/":
+            del answer.headers["Content-Type"]
+            answer.headers["Content-Type"] = "text/html; charset=utf-8"
+        return answer
+
+    with listen(handler, HOST, port, process_request=request) as server:
+        print(f"open http://{HOST}:{server.socket.getsockname()[1]}/ and hold an arrow key; Ctrl-C ends", flush=True)
+        if ready is not None:
+            ready(server)
+        try:
+            server.serve_forever()
+        finally:
+            ending.set()
+
+
+def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -> None:
+    """Listens and draws until the visitor leaves."""
+    from websockets.exceptions import ConnectionClosed
+
+    alone = not world.model.actions  # nobody to wait for
+    try:
+        connection.send(png(world.first))
+        while not ending.is_set():
+            moving = alone or world.held is not None
+            try:
+                _hear(connection, world, connection.recv(timeout=0 if moving else LONGEST))
+                continue  # whatever else has been said comes first
+            except TimeoutError:
+                pass
+            if moving:
+                for frame in world.step():
+                    due = time.monotonic() + 1 / fps
+                    connection.send(png(frame))
+                    time.sleep(max(0.0, due - time.monotonic()))
+    except ConnectionClosed:
+        pass
+
+
+def _hear(connection: Any, world: World, message: Any) -> None:
+    """One message of the visitor's; what is not understood is answered, not obeyed."""
+    try:
+        said = json.loads(message)
+        held = said.get("held")
+        known = held is None or isinstance(held, int) and not isinstance(held, bool) and 0 <= held < world.model.actions
+    except (ValueError, AttributeError):
+        known = False
+    if not known:
+        connection.send(json.dumps({"error": f"say {{\"held\": 0..{world.model.actions - 1} or null}} or "
+                                             f"{{\"again\": true}}, got {str(message)[:80]}"}))
+    elif said.get("again"):
+        connection.send(png(world.again()))
+    else:
+        world.held = held

@@ -1,0 +1,116 @@
+"""Is a known process learnt, and kept? AR(1), rho .9: rollouts 20 times beyond training, and the planner's matrices.
+
+python scripts/studies/laws/ar1.py [rollout|matrices|non-causal] [--seeds 3] [--steps 20000] [--runs runs/laws] [--out
+FILE]
+
+rollout: trains a GRU of width 64 on 32 tokens, one a seed, and rolls out 640. matrices: 16 tokens sampled down pyramids
+of several delays by these GRUs, by a transformer without its mask, and by the exact denoisers of both kinds.
+non-causal: the same by a temporal U-Net that was shown the planner's own rows in half of its training. Resumable:
+training goes on from its last checkpoint in --runs, and what is rolled out stays there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from figures import TRUE, figures, interval, joint, moments, rolled
+from learn import even, learn, planned
+
+from dforce.core.denoiser import Precond
+from dforce.report.rows import write_results
+from dforce.runs.folder import environment, peak_memory_mb
+from tests.gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
+
+NETS: dict[str, dict[str, Any]] = {
+    "GRU": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 64},
+    "transformer": {"_target_": "dforce.nets.transformer.TransformerNet", "causal": False, "width": 64, "depth": 2},
+    "U-Net": {"_target_": "dforce.nets.temporal.TemporalUNet", "width": 32, "multipliers": [1, 2]},
+}
+TOKENS, SEQUENCES, COUNTED = 640, 256, 320  # rolled out, how many, and the last ones that are judged
+VARIANTS = [*itertools.product((20, 10), (2, 1), (0.0, 1.0)), (100, 1, 0.0)]  # steps, order, eta
+STEPS, DELAYS, DRAWS = 20, (0, 1, 5, 10, 20), 2048  # of pyramids
+
+
+def row(method: str, variant: dict[str, Any], metric: str, value: float, **about: Any) -> dict[str, Any]:
+    return {"task": "AR(1)", "method": method, "variant": variant, "metric": metric, "value": value, **about,
+            "unit": "", "higher_is_better": None}
+
+
+def network(asked: argparse.Namespace, name: str, seed: int, **options: Any) -> Precond:
+    return learn(asked.runs / f"{name}-{seed}", NETS[name], seed=seed, **{"steps": asked.steps, **options})
+
+
+def rolled_moments(asked: argparse.Namespace, seed: int, variant: tuple[int, int, float]) -> np.ndarray:
+    """moments [SEQUENCES, 6] of one seed's rollout, from its file where there is one."""
+    file = asked.runs / f"GRU-{seed}" / "rollouts" / f"{asked.steps}-{'-'.join(map(str, variant))}.npy"
+    if not file.is_file():
+        denoiser, (steps, order, eta) = network(asked, "GRU", seed), variant
+        x = rolled(denoiser, denoiser.schedule, steps=steps, order=order, eta=eta, tokens=TOKENS, batch=SEQUENCES,
+                   seed=seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, moments(x[:, -COUNTED:]))
+    return np.load(file)
+
+
+def rollout_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for variant in VARIANTS:
+        runs = [rolled_moments(asked, seed, variant) for seed in range(asked.seeds)]
+        for seed, chosen in [("all", runs), *((seed, [run]) for seed, run in enumerate(runs))]:
+            label = dict(zip(("steps", "order", "eta"), variant, strict=True)) | {"seed": seed}
+            means = np.mean([figures(run) for run in chosen], axis=0)
+            for metric, value, low, high in zip(TRUE, means, *interval(chosen), strict=True):
+                yield row("GRU, rollout", label, metric, float(value), low=float(low), high=float(high),
+                          n=len(chosen) * SEQUENCES, seeds=len(chosen))
+
+
+def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if asked.mode == "non-causal":
+        nets = [network(asked, "U-Net", 0, horizon=16, steps=asked.steps * 3 // 10, lr=2e-3, levels=planned)]
+        return joint_rows({"exact, non-causal": [NonCausal(nets[0].schedule, 16)], "temporal U-Net": nets})
+    grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
+    schedule = grus[0].schedule
+    methods = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
+               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
+                                                levels=even)]}
+    return joint_rows(methods)
+
+
+def joint_rows(methods: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """The law of 16 tokens down every pyramid, by networks of several seeds each."""
+    schedule = next(iter(methods.values()))[0].schedule
+    for (method, denoisers), delay in itertools.product(methods.items(), DELAYS):
+        laws = [joint(denoiser, schedule, steps=STEPS, delay=delay, batch=DRAWS) for denoiser in denoisers]
+        for metric in laws[0]:
+            values = [law[metric] for law in laws]
+            yield row(method, {"steps": STEPS, "delay": delay, "delay / steps": delay / STEPS}, metric,
+                      float(np.mean(values)), low=min(values), high=max(values), n=DRAWS, seeds=len(laws))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", nargs="?", choices=("rollout", "matrices", "non-causal"), default="rollout")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20_000, help="of training")
+    parser.add_argument("--runs", type=Path, default=Path("runs/laws"))
+    parser.add_argument("--out", type=Path, help="default docs/results/ar1_<mode>.json")
+    asked, begin, about, rows = parser.parse_args(), time.monotonic(), environment(), []
+    torch.set_num_threads(1)  # of so small a network, more of them only wait for each other
+    for each in rollout_rows(asked) if asked.mode == "rollout" else matrix_rows(asked):
+        rows.append(each)
+        named = ", ".join(f"{name} {value}" for name, value in each["variant"].items())
+        print(f"{each['method']:20} {named}: {each['metric']} {each['value']:.3f} [{each['low']:.3f}, "
+              f"{each['high']:.3f}]", flush=True)
+    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
+    header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
+    write_results(asked.out or Path(f"docs/results/ar1_{asked.mode}.json"), header, rows)
+
+
+if __name__ == "__main__":
+    main()

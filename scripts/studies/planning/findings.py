@@ -1,0 +1,44 @@
+"""What the studies beside this one leave: results.json with its header, and a line a row on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dforce.planning.scores import METRICS, Row, success_interval
+from dforce.report.rows import write_results
+from dforce.runs.folder import environment, peak_memory_mb
+
+HIDDEN = METRICS.keys() - {"score", "success", "plan_in_wall"}  # of a score report, only in the file
+
+
+def write(out: Path, rows: Sequence[Row], begin: float) -> None:
+    """results.json at `out`. begin: time.monotonic() of the start."""
+    about = environment()
+    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
+    write_results(out, header | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()},
+                  rows)
+
+
+def tell(rows: Iterable[Row]) -> None:
+    """A line for each row that a reader looks for first."""
+    for row in rows:
+        if row["metric"] not in HIDDEN:
+            named = ", ".join(f"{key} {value}" for key, value in row["variant"].items())
+            print(f"{row['method']:45} {row['metric']:13}{row['value']:9.3f} [{row['low']:.3f}, {row['high']:.3f}]  "
+                  f"{named}", flush=True)
+
+
+def shares(task: str, method: str, variant: Mapping[str, Any], kinds: Iterable[str],
+           found: Sequence[Sequence[str]]) -> Iterator[Row]:
+    """The share of each kind among what was found, a row each. found: one list a training seed."""
+    seed = np.repeat(np.arange(len(found)), [len(run) for run in found])
+    for kind in kinds:
+        are = np.array([float(one == kind) for run in found for one in run])
+        yield {"task": task, "method": method, "variant": dict(variant), "metric": kind,
+               **success_interval(are, seed, rng=np.random.default_rng(0))._asdict(), "seeds": len(found),
+               "unit": "fraction", "higher_is_better": None}

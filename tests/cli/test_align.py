@@ -1,0 +1,188 @@
+"""`dforce align image`: what it leaves in its folder, that it goes on exactly, and what bad input is answered by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+
+from dforce.align import load_adapters, merge
+from dforce.cli.main import main
+from dforce.images import class_cond, draw, load_model
+from dforce.report.rows import read_results, select
+from dforce.train.checkpoint import find, load, verify
+
+SMALL = ["epochs=2", "samples=20", "updates=2", "steps=4", "evaluate=20", "best_of=2", "watch=20", "watch_every=1",
+         "device=cpu"]
+METRICS = {"reward", "held_out_reward", "class_accuracy", "diversity", "diversity_overall"}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+def align(*words: str, small: bool = True) -> int:
+    return main(["align", *words, *(SMALL if small else [])])
+
+
+def weights(where: str | Path) -> dict[str, torch.Tensor]:
+    return dict(load(where).denoiser.state_dict())
+
+
+def looks(folder: str) -> list[dict]:
+    lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "watch_kl" in line]
+
+
+def test_what_a_run_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert align("algorithm=dpok", "kl=0.2", "out=a") == 0
+    text = capsys.readouterr().out
+    assert "dforce sample image checkpoint=a" in text and "best of 2" in text
+    for file in ("index.html", "media/watch.png", "media/before_after.png", "episodes.jsonl"):
+        assert Path("a", file).stat().st_size > 0
+    rows = read_results("a/results.json").rows
+    for method in ("base", "tuned", "best of 2"):
+        assert {row["metric"] for row in select(rows, method=method)} >= METRICS
+    best, base = (select(rows, method=method, metric="reward")[0] for method in ("best of 2", "base"))
+    assert best["value"] > base["value"] and best["n"] == 20                       # candidate 0 is the base's own image
+    (gap,) = select(rows, method="tuned - base", metric="reward_difference")
+    (tuned,) = select(rows, method="tuned", metric="reward")
+    assert gap["value"] == pytest.approx(tuned["value"] - base["value"])
+    (nats,) = select(rows, method="tuned", metric="kl")
+    assert nats["value"] > 0
+    seen = looks("a")
+    assert [look["queries"] for look in seen] == [0, 20, 40] and seen[0]["watch_kl"] == 0 < seen[1]["watch_kl"]
+    record = json.loads((find("a") / "state.json").read_text())["extra"]["aligned"]
+    assert record["algorithm"] == "dpok" and record["base"] == "digits" and record["queries"] == 40
+
+
+@pytest.mark.slow
+def test_the_tuned_model_is_one_like_any_other() -> None:
+    assert align("target=image", "algorithm=rwr", "out=a") == 0
+    model, base = load_model("a"), load_model("digits")
+    assert (model.shape, model.classes, model.data) == (base.shape, base.classes, base.data)
+    labels = torch.arange(4)
+    assert not torch.equal(draw(model, labels, steps=4), draw(base, labels, steps=4))
+    assert main(["sample", "image", "checkpoint=a", "per_class=1", "steps=4", "out=s"]) == 0
+    assert align("checkpoint=a", "algorithm=filtered", "out=b") == 0              # and it can be tuned again
+    assert set(weights("b")) == set(weights("digits"))
+
+
+def test_low_rank_adapters_are_in_the_weights_and_beside_them() -> None:
+    assert align("lowrank=2", "out=a") == 0
+    (folder,) = Path("a/checkpoints").glob("adapters_*")
+    base = load_model("digits").denoiser
+    names = load_adapters(folder, base)
+    merge(base)
+    merged = weights("a")
+    own = dict(base.named_parameters())
+    assert names and set(merged) == set(weights("digits"))
+    for name, value in merged.items():
+        torch.testing.assert_close(value, own[name].detach() if name in own else value, rtol=0, atol=1e-6)
+    assert not torch.equal(merged[f"{names[0]}.weight"], weights("digits")[f"{names[0]}.weight"])
+
+
+@pytest.mark.parametrize("more", [["kl=0.1", "kl_target=1.0"], pytest.param(["lowrank=2"], marks=pytest.mark.slow)])
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(more: list[str]) -> None:
+    quick = ["samples=20", "updates=2", "steps=4", "evaluate=0", "watch=0", "device=cpu", *more]
+    assert align("epochs=3", "out=whole", *quick, small=False) == 0
+    assert align("epochs=1", "out=part", *quick, small=False) == 0
+    assert align("resume=part", "epochs=3", small=False) == 0
+    for (name, one), other in zip(weights("whole").items(), weights("part").values(), strict=True):
+        assert torch.equal(one, other), name
+    lines = [[json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+             for out in ("whole", "part")]
+    assert [line["reward"] for line in lines[0]] == [line["reward"] for line in lines[1]]
+
+
+@pytest.mark.slow
+def test_classes_never_tuned_on_are_judged_too() -> None:
+    assert align("classes=[3,7]", "out=a") == 0
+    rows = read_results("a/results.json").rows
+    for classes in ("tuned on", "never tuned on"):
+        found = select(rows, metric="reward", variant={"classes": classes})
+        assert {row["method"] for row in found} >= {"base", "tuned"}
+    drawn = [json.loads(line) for line in Path("a/episodes.jsonl").read_text().splitlines()]
+    assert {line["class"] for line in drawn} == set("0123456789")
+    assert Path("a/media/other_classes.png").is_file()
+
+
+@pytest.mark.slow
+def test_several_rewards_at_once_are_each_measured() -> None:
+    assert main(["align", "rewards={jpeg: 1, class: 0.5}", "fast_dev_run=true", "steps=4", "out=a"]) == 0
+    rows = read_results("a/results.json").rows
+    assert {row["method"] for row in rows} >= {"base", "tuned", "best of 2 by jpeg", "tuned - best of 2 by jpeg"}
+    both = {row["metric"]: row["value"] for row in select(rows, method="base")}
+    assert both["jpeg"] < -1 and both["class"] <= 0 and set(both) >= {"reward", "jpeg", "class", "class_accuracy"}
+    assert {"watch_jpeg", "watch_class", "watch_reward"} <= set(looks("a")[0])
+    for words in (["rewards={}"], ["rewards={jpg: 1}"]):
+        assert main(["align", *words, "out=b"]) == 2
+
+
+def test_it_stops_at_the_largest_kl(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["align", "kl_max=1e-6", "out=b", *SMALL, "epochs=9"]) == 0
+    assert "stopped after epoch" in capsys.readouterr().out
+    assert looks("b")[-1]["epoch"] < 9 and find("b").name != "step_00000018"
+
+
+BAD = """
+import math
+asked = []
+def reward(samples, prompts, metadata):
+    asked.append(1)
+    if len(asked) > 4:          # one look of the watch and an epoch, each with one question, and then one more of both
+        {what}
+    return samples.mean((1, 2, 3, 4))
+"""
+
+
+@pytest.mark.parametrize("name, what, message", [
+    ("nan", "return [math.nan] * len(samples)", "not finite"),
+    pytest.param("shape", "return samples.mean()", "one number for each", marks=pytest.mark.slow),
+    ("raises", "raise OSError('the scorer is down')", "the scorer is down")])
+def test_a_reward_that_fails_in_mid_run(name: str, what: str, message: str, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"bad_{name}.py").write_text(BAD.format(what=what))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [f"reward=bad_{name}.reward", f"trust=bad_{name}", "out=a", "save_every=100"]
+    assert main(["align", *words, *SMALL, "epochs=9"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "epoch 2" in error and "step_00000004" in error and "Traceback" not in error
+    verify(find("a"))                                                                # the weights before it were kept
+    assert Path("a/STATUS").read_text().startswith("failed") and Path("a/index.html").is_file()
+
+
+def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("empty.npz", win=np.zeros((0, 1, 1, 8, 8)), lose=np.zeros((0, 1, 1, 8, 8)))
+    np.savez("wide.npz", win=np.zeros((2, 1, 1, 9, 9)), lose=np.ones((2, 1, 1, 9, 9)))
+    for words, message in (
+            (["algorithm=rwr", "kl=0.1"], "kl does nothing under rwr"),
+            (["algorithm=dpokk"], "did you mean 'dpok'"), (["reward=jpg"], "did you mean 'jpeg'"),
+            (["classes=[ten]"], "no class 'ten'"), (["sde=flwo"], "did you mean 'flow'"),
+            (["checkpoint=nosuch"], "neither a checkpoint"), (["checkpoint=maze2d-umaze"], "no image model"),
+            (["kl_max=3", "watch=0"], "kl_max takes a watch"), (["reward=os.system"], "outside"),
+            (["algorithm=diffusion_dpo", "preferences=empty.npz"], "no preference pairs"),
+            (["algorithm=diffusion_dpo", "preferences=none.npz"], "none.npz"),
+            (["algorithm=diffusion_dpo", "preferences=wide.npz"], "another model")):
+        assert align(*words, "out=a", small=False) == 2, words
+        assert message in capsys.readouterr().err, words
+        assert not Path("a").exists(), words
+    assert main(["align", "vidoe", "checkpoint=digits"]) == 2
+    assert "image" in capsys.readouterr().err
+
+
+def test_prompts_of_a_batch_are_its_classes() -> None:
+    from dforce.cli.commands.align_image import ask_for
+
+    query = ask_for([2, 5])(6, torch.Generator().manual_seed(0))
+    assert sorted(query.prompts) == [2, 2, 2, 5, 5, 5]
+    assert query.cond == {"static": {"class": query.cond["static"]["class"]}}
+    assert query.cond["static"]["class"].tolist() == list(query.prompts) == class_cond(
+        torch.tensor(query.prompts))["static"]["class"].tolist()

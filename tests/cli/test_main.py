@@ -1,0 +1,241 @@
+"""The command line and the package's front door: quick help, one message for a mistake, lazy imports."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dforce
+from dforce.cli import main as cli
+from dforce.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = sorted(file.stem for file in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.delenv("DFORCE_TRACEBACK", raising=False)
+
+
+def fresh(code: str) -> str:
+    """What a new interpreter prints; `conftest` there finds the checkout."""
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", "from tests import conftest\nimport sys\n" + code]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# the package
+
+
+def test_import_loads_no_torch() -> None:
+    assert fresh("import dforce\nprint('torch' in sys.modules, dforce.__version__)") == f"False {dforce.__version__}\n"
+
+
+def test_every_public_name_is_there_and_agrees_with_what_type_checkers_are_told() -> None:
+    for name in dforce.__all__:
+        assert callable(getattr(dforce, name)) and name in dir(dforce)
+    assert dforce.__all__ == [name for names in dforce._PUBLIC.values() for name in names]
+    tree = ast.parse(Path(dforce.__file__).read_text())
+    typed = {node.module: {alias.name for alias in node.names} for node in ast.walk(tree)
+             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dforce.")}  # fmt: skip
+    assert typed == {f"dforce.{module}": set(names) for module, names in dforce._PUBLIC.items()}
+    with pytest.raises(AttributeError, match="smaple"):
+        _ = dforce.smaple
+
+
+FIRST = ["import dforce", "import dforce.{0}", "import dforce; dforce.{0}; import dforce.{0}"]
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_a_function_named_as_its_module_is_the_function_whatever_came_first(first: str) -> None:
+    names = [name for name in dforce.__all__ if dforce._HOME[name] == name]
+    assert {"sample", "transition", "rollout", "fit"} <= set(names)
+    begin = "\n".join(first.format(name) for name in names)
+    check = "\n".join(f"from dforce import {n}\nassert {n} is dforce.{n} and {n}.__name__ == '{n}'" for n in names)
+    assert fresh(f"{begin}\n{check}\nprint('fine')") == "fine\n"
+
+
+def test_the_version_is_the_project_s() -> None:
+    assert re.search(rf'^version = "{re.escape(dforce.__version__)}"$', (ROOT / "pyproject.toml").read_text(), re.M)
+
+
+# help
+
+
+def test_help_lists_every_verb_and_loads_neither_torch_nor_hydra() -> None:
+    asked = [["--help"], *([verb, "--help"] for verb in VERBS)]
+    code = f"from dforce.cli.main import main\nfor a in {asked}: assert main(a) == 0\n"
+    text = fresh(code + "print('loaded', {'torch', 'hydra'} & set(sys.modules))")
+    assert text.endswith("loaded set()\n")
+    for verb in VERBS:
+        assert re.search(rf"^  {verb} +\w.{{20,}}", text, re.M), verb
+
+
+def test_help_of_a_verb_shows_groups_defaults_and_comments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for part in ("schedule=cosine|flow|linear|sigmoid   (default linear)", "width: ", "horizon: 300", "# "):
+        assert part in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_module_and_a_configuration_that_passes_the_check(verb: str) -> None:
+    from hydra import compose, initialize_config_module
+
+    from dforce.config import check
+
+    assert callable(importlib.import_module(f"dforce.cli.commands.{verb}").run)
+    with initialize_config_module("dforce.configs", version_base="1.3"):
+        check(compose(verb))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_every_group_file_passes_the_check(file: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from dforce.cli.commands.benchmark_planning import with_base
+    from dforce.config import check
+
+    check(with_base(file) if file.parent.name == "planning" else OmegaConf.load(file), files=[file])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "net").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from dforce.train.checkpoint import build_denoiser
+
+    layouts = {"image": {"event_shape": [1, 8, 8], "static": {"class": 10}},
+               "video": {"event_shape": [3, 16, 16], "token": {"action": 2}}}
+    config = {"net": OmegaConf.load(file), "schedule": {"_target_": "dforce.core.schedule.linear"}, "predict": "x0"}
+    layout = layouts.get(file.stem.partition("_")[0], {"event_shape": [6], "static": {"start": 4}})
+    denoiser = build_denoiser(config, layout)
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) > 0
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["trian"], ["no verb 'trian'", "did you mean 'train'", "doctor"]),
+        (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train.yaml"]),
+        (["train", "net.widht=3"], ["no key 'net.widht'", "did you mean 'width'", "net/recurrent.yaml"]),
+        (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
+        (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
+        (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
+        (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be int, got 'x'", "train.yaml, line"]),
+        (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
+        (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
+        (["train", "net.width=wide"], ["net.width must be int, got 'wide'"]),
+        (["train", "net._target_=os.system"], ["'os.system'", "outside dforce"]),
+        (["train", "net=nosuch"], ["net/nosuch", "recurrent"]),
+        (["train", "steps"], ["key=value", "'steps'"]),
+        (["train", "steps=["], ["["]),
+        (["data", "robot"], ["'robot'", "maze"]),
+        (["data", "maze", "maze=nosuch", "steps=100"], ["'nosuch'", "umaze"]),
+        (["data", "maze", "maze=nosuch", "-m", "seed=0,1"], ["'nosuch'", "umaze"]),
+    ],
+)
+def test_a_mistake_is_answered_by_one_message(
+    arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in parts), error
+    assert "Traceback" not in error and error.count("dforce: ") == 1
+
+
+def test_the_traceback_is_there_for_those_who_ask(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DFORCE_TRACEBACK", "1")
+    assert main(["data", "robot"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_shows_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr(cli, "_run_verb", broken)
+    assert main(["doctor"]) == 1
+    assert "in broken" in capsys.readouterr().err
+
+
+def test_the_process_is_left_as_it_was() -> None:
+    before = list(sys.argv), dict(os.environ)
+    main(["data", "robot"])
+    assert (sys.argv, dict(os.environ)) == before
+
+
+# running
+
+
+def test_data_maze_writes_a_data_set_and_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dforce.data import load_episodes
+
+    name = "dforce/tiny-v0"
+    assert main(["data", "maze", "steps=2000", f"name={name}", "out=here"]) == 0
+    assert f"dataset {name}" in capsys.readouterr().out
+    assert len(load_episodes(name).actions) == 2000
+    assert (tmp_path / "here" / "STATUS").read_text() == "done\n"
+    assert "steps: 2000" in (tmp_path / "here" / "config.yaml").read_text()
+    env = json.loads((tmp_path / "here" / "env.json").read_text())
+    assert env["versions"]["mujoco"] and env["command"] == f"dforce data maze steps=2000 name={name} out=here"
+    assert {p.name for p in tmp_path.iterdir()} == {"here", "minari"}  # Hydra leaves nothing of its own
+    assert main(["data", "maze", "steps=2000", f"name={name}", "out=here"]) == 2
+
+
+def test_a_failed_run_says_so(tmp_path: Path) -> None:
+    assert main(["data", "robot", "out=here"]) == 2
+    assert (tmp_path / "here" / "STATUS").read_text().startswith("failed: data of kind 'robot'")
+
+
+def test_sigterm_is_on_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dforce.cli.commands.data.run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["data", "maze", "out=here"]) == 130
+    assert (tmp_path / "here" / "STATUS").read_text() == "failed: stopped by SIGTERM\n"
+    assert "stopped by SIGTERM" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sweep_makes_one_folder_a_job(tmp_path: Path) -> None:
+    names = "name=dforce/a-v0,dforce/b-v0"
+    assert main(["data", "maze", "-m", names, "steps=1000", "hydra.sweep.dir=sweep"]) == 0
+    assert [(tmp_path / "sweep" / job / "STATUS").read_text() for job in "01"] == ["done\n"] * 2
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for part in ("python", "torch", "mujoco", "minari", "precision", "disk", "write"):
+        assert re.search(rf"^ +ok  {part} ", text, re.M), text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_gives_a_fix_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dforce.cli.commands import doctor
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    finding = doctor._module("av")
+    assert finding.state == "warn" and "dforce[video]" in finding.fix
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert doctor._module("numpy").state == "fail"

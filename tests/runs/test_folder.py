@@ -1,0 +1,142 @@
+"""Run folders: nothing is lost, nothing is overwritten, and STATUS tells the truth."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dforce.report.rows import read_results
+from dforce.runs.folder import RunFolder, Ticker, environment, peak_memory_mb, progress, write_atomic
+
+ROW = {
+    "task": "t", "method": "m", "variant": {"order": 2}, "metric": "score", "value": 1.0, "low": 0.5, "high": 1.5,
+    "n": 3, "seeds": 1, "unit": "", "higher_is_better": True,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_contract() -> None:
+    with RunFolder("train", {"steps": 3, "net": {"width": 8}}) as folder:
+        assert (folder.path / "STATUS").read_text() == "running\n"
+        folder.log(1, loss=torch.tensor(0.5), rate=np.float32(0.25), bad=math.nan)
+        folder.log(2, loss=0.25)
+        folder.episodes([{"episode": 0, "score": 1.0}])
+        folder.episodes([{"episode": 1, "score": 2.0}])
+        folder.results([ROW])
+    assert folder.path.parent == Path("runs/train")
+    names = {"STATUS", "config.yaml", "env.json", "metrics.jsonl", "episodes.jsonl", "results.json"}
+    assert {p.name for p in folder.path.iterdir()} == names | {"media", "checkpoints"}
+    assert (folder.path / "STATUS").read_text() == "done\n"
+    first, second = lines(folder.path / "metrics.jsonl")
+    assert (first["step"], first["loss"], first["rate"], first["bad"], second["loss"]) == (1, 0.5, 0.25, None, 0.25)
+    assert [row["score"] for row in lines(folder.path / "episodes.jsonl")] == [1.0, 2.0]
+    header, rows = read_results(folder.path / "results.json")
+    assert rows == [ROW] and header["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert header["peak_memory_mb"] > 50 and header["seconds"] >= 0
+    assert json.loads((folder.path / "env.json").read_text())["machine"]["cores"] == os.cpu_count()
+
+
+def test_config_is_written_resolved() -> None:
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create({"a": 1, "b": "${a}"})
+    with RunFolder("x", cfg, out="here") as folder:
+        pass
+    assert OmegaConf.load(folder.path / "config.yaml") == {"a": 1, "b": 1}
+
+
+def test_failure_is_on_record_and_raised() -> None:
+    with pytest.raises(KeyError), RunFolder("x", out="here"):
+        raise KeyError("two\nlines")
+    assert Path("here/STATUS").read_text().startswith("failed: ")
+    assert Path("here/STATUS").read_text().count("\n") == 1
+
+
+def test_never_overwrites() -> None:
+    with RunFolder("x", out="here") as folder:
+        folder.log(1, a=1)
+    with pytest.raises(FileExistsError, match="resume"):
+        RunFolder("x", out="here")
+    with RunFolder("x", out="here", resume=True) as folder:
+        folder.log(2, a=2)
+    assert [row["step"] for row in lines(Path("here/metrics.jsonl"))] == [1, 2]
+    Path("empty").mkdir()
+    RunFolder("x", out="empty")
+
+
+def test_runs_of_one_second_do_not_share_a_folder() -> None:
+    assert len({RunFolder("x").path for _ in range(3)}) == 3
+
+
+def test_only_rank_zero_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match="out="):
+        RunFolder("x")
+    with RunFolder("x", {}, out="here") as folder:
+        folder.log(1, a=1)
+        folder.results([ROW])
+        folder.episodes([{"a": 1}])
+    assert not Path("here").exists()
+
+
+def test_write_atomic_keeps_the_old_text_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path("file")
+    write_atomic(file, "old")
+
+    def full(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(file, "new")
+    assert file.read_text() == "old" and [p.name for p in Path().iterdir()] == ["file"]
+
+
+def test_peak_memory_follows_allocation() -> None:
+    before = peak_memory_mb()
+    block = np.ones(int((before + 64) * 2**20) // 8)  # larger than all that was ever resident
+    assert peak_memory_mb() >= before + 60
+    del block
+
+
+def test_progress_yields_everything_in_silence_when_short(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress(iter(range(5)), "count", total=5)) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_prints_plain_lines_with_an_eta(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 12))  # every look at the clock is 12 s after the one before
+    monkeypatch.setattr("dforce.runs.progress.time.monotonic", lambda: next(clock))
+    with Ticker(4, "train") as ticker:
+        ticker.advance(note="loss 0.5")
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "train: 1/4, 0:24 elapsed, 1:12 to go, loss 0.5"
+
+
+@pytest.mark.parametrize(("program", "told"), [
+    ("/home/me/dforce/scripts/studies/planning/delay.py", "python scripts/studies/planning/delay.py --steps 20"),
+    ("/home/me/mine.py", "python mine.py --steps 20"), ("/usr/bin/dforce", "dforce --steps 20")])
+def test_the_command_on_record_names_a_script_as_the_repository_does(program: str, told: str,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "--steps", "20"])
+    assert environment()["command"] == told

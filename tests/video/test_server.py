@@ -1,0 +1,165 @@
+"""Steering a world model over a real websocket, and by a real browser where one is installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dforce.data.pixels import to_uint8
+from dforce.video.model import load_video
+from dforce.video.server import World, keys_of, serve
+from dforce.video.stream import Recipe
+from tests.small_video import save_model
+
+client = pytest.importorskip("websockets.sync.client")
+RECIPE = Recipe(steps=2, refresh=(4, 4))
+
+
+@contextmanager
+def served(model):
+    """The port of a server that is running, and has ended afterwards."""
+    there, servers = threading.Event(), []
+    thread = threading.Thread(target=serve, args=(model, RECIPE, None), daemon=True, kwargs={
+        "port": 0, "fps": 1000, "ready": lambda server: (servers.append(server), there.set())})
+    thread.start()
+    assert there.wait(20)
+    try:
+        yield servers[0].socket.getsockname()[1]
+    finally:
+        servers[0].shutdown()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "checkpoint"
+    return load_video(save_model(folder, shape=(3, 8, 8), actions=3, data=""))
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)))[32::64, 32::64]
+
+
+def test_a_visitor_sees_the_frames_that_its_keys_make(model):
+    world = World(model, RECIPE, None, context=0, seed=0)
+    wanted = []
+    for action in (0, 0, 2):
+        world.held = action
+        wanted.append(to_uint8(world.step()[0]))
+    with served(model) as port, client.connect(f"ws://127.0.0.1:{port}/steer", proxy=None) as socket:
+        assert (pixels(socket.recv(timeout=20)) == 128).all()                  # nothing yet, and it waits
+        with pytest.raises(TimeoutError):
+            socket.recv(timeout=0.3)
+        socket.send(json.dumps({"held": 0}))
+        assert np.array_equal(pixels(socket.recv(timeout=20)), wanted[0])
+        assert np.array_equal(pixels(socket.recv(timeout=20)), wanted[1])
+        for nonsense in ("{", "[1]", '{"held": 3}', '{"held": true}', '{"held": "left"}'):
+            socket.send(nonsense)
+        errors = 0
+        while errors < 5:
+            message = socket.recv(timeout=20)
+            errors += isinstance(message, str) and "say" in json.loads(message)["error"]
+        socket.send(json.dumps({"again": True}))
+        while not isinstance(message := socket.recv(timeout=20), bytes) or not (pixels(message) == 128).all():
+            pass
+        socket.send(json.dumps({"held": None}))
+
+
+def test_an_action_changes_the_next_frame_and_visitors_do_not_share_a_world(model):
+    first, other = (World(model, RECIPE, None, context=0, seed=0) for _ in range(2))
+    first.held, other.held = 0, 1
+    assert not torch.equal(first.step(), other.step())
+    again = World(model, RECIPE, None, context=0, seed=0)
+    again.held = 0
+    first.again()
+    assert not torch.equal(first.step(), again.step())                          # a new place, new noise
+
+
+def test_the_page_and_who_may_ask(model):
+    with served(model) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            text = page.read().decode()
+            assert page.headers["Content-Type"].startswith("text/html") and '"ArrowLeft": 0' in text
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
+        with pytest.raises(Exception, match="403"):
+            client.connect(f"ws://127.0.0.1:{port}/", origin="http://elsewhere.example", proxy=None)
+
+
+def test_keys_follow_the_names_of_actions(model):
+    assert keys_of(model) == {"ArrowLeft": 0, "ArrowRight": 1, "ArrowUp": 2}
+    named = model._replace(layout={"action_names": ["move_forward", "turn_right", "turn_left"]})
+    assert keys_of(named) == {"ArrowUp": 0, "ArrowRight": 1, "ArrowLeft": 2}
+    assert keys_of(model._replace(layout={"action_names": ["fire", "turn_left", "jump"]})) == {
+        "ArrowLeft": 1, "ArrowRight": 0, "ArrowUp": 2}
+
+
+# The page's own script, with as much of a browser around it as it asks for
+DRIVER = """
+const port = process.argv[2], wait = (ms) => new Promise((done) => setTimeout(done, ms));
+const html = await (await fetch(`http://127.0.0.1:${port}/`)).text();
+const script = html.split("<script>")[1].split("</script>")[0];
+const heard = {}, parts = {};
+const part = () => ({ dataset: {}, classList: { toggle() {} }, append() {}, textContent: "" });
+const document = { getElementById: (id) => parts[id] ??= part(), createElement: part, querySelectorAll: () => [] };
+const url = { createObjectURL: (blob) => { parts.view.size = blob.size; return "x"; }, revokeObjectURL() {} };
+new Function("document", "location", "addEventListener", "URL", script)(
+  document, { host: `127.0.0.1:${port}` }, (name, then) => { heard[name] = then; }, url);
+const frames = () => parts.view.dataset.frames || 0;
+const until = async (yes) => { for (let i = 0; i < 400 && !yes(); i++) await wait(50); };
+await until(() => frames() === 1);
+const before = frames();
+heard.keydown({ key: "ArrowUp", preventDefault() {} });
+await until(() => frames() > 5);
+heard.keyup({ key: "ArrowUp" });
+await wait(1500);
+const held = frames();
+await wait(500);
+heard.keydown({ key: " ", preventDefault() {} });
+await until(() => frames() > held);
+console.log(JSON.stringify({ before, held, after: frames(), size: parts.view.size, said: parts.said.textContent }));
+process.exit(0);
+"""
+
+
+def test_the_script_of_the_page_steers(model, tmp_path):
+    node = shutil.which("node")
+    sockets = "process.exit(typeof WebSocket === 'undefined' ? 1 : 0)"
+    flag = "--experimental-websocket"
+    if not node or subprocess.run([node, flag, "-e", sockets], capture_output=True).returncode:
+        pytest.skip("no node with websockets is installed")
+    (tmp_path / "driver.mjs").write_text(DRIVER)
+    with served(model) as port:
+        command = [node, flag, tmp_path / "driver.mjs", str(port)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    assert seen["before"] == 1 and seen["held"] > 5                            # it waits, then goes while a key is held
+    assert seen["after"] == seen["held"] + 1 and seen["size"] > 100             # stands still, then begins elsewhere
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no browser is installed")
+def test_a_browser_steers(model):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with served(model) as port, sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"))
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("img[data-frames='1']")
+        page.keyboard.down("ArrowUp")
+        page.wait_for_function("document.getElementById('view').dataset.frames > 5")
+        page.keyboard.up("ArrowUp")
+        browser.close()
