@@ -83,7 +83,17 @@ def _packages(trust: Iterable[str] | str | None) -> tuple[str, ...]:
 
 
 def _resolve(path: Any, packages: tuple[str, ...]) -> Callable[..., Any]:
-    parts = moved(path).split(".") if isinstance(path, str) else []
+    """What `path` names; an old name that leads nowhere now is looked up where its part has moved to."""
+    try:
+        return _named(path, packages)
+    except ValueError:
+        if not isinstance(path, str) or moved(path) == path:
+            raise
+        return _named(moved(path), packages)
+
+
+def _named(path: Any, packages: tuple[str, ...]) -> Callable[..., Any]:
+    parts = path.split(".") if isinstance(path, str) else []
     if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("_") for part in parts):
         raise ValueError(f"_target_ must be a public dotted name such as dforce.core.schedule.linear, got {path!r}")
     if parts[0] not in packages:

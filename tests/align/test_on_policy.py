@@ -28,6 +28,7 @@ from dforce.align import (
     direct_reward,
     flow_sde,
     policy_gradient,
+    preference,
     read_pairs,
     regression,
     standardised,
@@ -35,7 +36,6 @@ from dforce.align import (
     through,
     write_pairs,
 )
-from dforce.align import preferences as preference
 from dforce.core.denoiser import Precond
 from dforce.core.matrix import pyramid
 from dforce.core.sample import generate

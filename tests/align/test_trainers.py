@@ -23,12 +23,12 @@ from dforce.align import (
     flow_sde,
     nft,
     policy_gradient,
+    preference,
     regression,
     standardised,
     starts,
     stepwise_preference,
 )
-from dforce.align import preferences as preference
 from dforce.core.loss import min_snr
 from dforce.core.schedule import flow, linear
 from tests.align_bed import Gaussian

@@ -129,7 +129,7 @@ sys.exit(len(outcome.left))
 
 
 def worker(folder: Path, seconds: float) -> subprocess.Popen:
-    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(seconds)],
                             env={**os.environ, "PYTHONPATH": path})
 

@@ -193,7 +193,8 @@ def test_carried_states_go_through_a_stop(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 RANKED = """
-from tests import conftest\nimport sys
+from tests import conftest  # noqa: F401
+import sys
 from dforce.cli.main import main
 raise SystemExit(main(sys.argv[1:]))
 """

@@ -28,6 +28,7 @@ from dforce.align import (
     exponential_weight,
     filtered_weight,
     policy_gradient,
+    preference,
     record,
     regression,
     replay,
@@ -35,7 +36,6 @@ from dforce.align import (
     starts,
     steer,
 )
-from dforce.align import preferences as preference
 from dforce.core.loss import min_snr
 from dforce.core.matrix import full_sequence
 from dforce.core.noise import Noise
