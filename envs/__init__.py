@@ -1,4 +1,4 @@
-"""Maze environments: grids as data, a MuJoCo environment, a batched numpy stepper, a scripted driver, a generator.
+"""Environments: `protocol.Env` is what the package asks of a world; mazes, and first-person walks (`envs.doom`).
 
 Importing this module registers "dforce/maze2d-<maze>-v1" (sparse reward) and "dforce/maze2d-<maze>-dense-v1" with
 Gymnasium for every maze of `MAZES`; MuJoCo itself is only imported when such an environment (or `MazeEnv`) is used.
@@ -6,27 +6,27 @@ Gymnasium for every maze of `MAZES`; MuJoCo itself is only imported when such an
 """
 import gymnasium
 
-from .batched import BatchedMaze, dynamics
-from .controller import WaypointController
-from .draw import draw_maze
-from .generate import generate
-from .maze import MAZES, Maze, get_maze, maze_from_text, maze_reward, normalized_score, sample_goals, sample_starts
-from .world import World, as_world
+from .maze.batched import BatchedMaze, dynamics
+from .maze.controller import WaypointController
+from .maze.draw import draw_maze
+from .maze.generate import generate
+from .maze.grid import MAZES, Maze, get_maze, maze_from_text, maze_reward, normalized_score, sample_goals, sample_starts
+from .maze.world import World, as_world
+from .protocol import Copies, Env
 
-__all__ = ["MAZES", "BatchedMaze", "Maze", "MazeEnv", "WaypointController", "World", "as_world", "draw_maze",
-           "dynamics", "generate", "get_maze", "maze_from_text", "maze_reward", "normalized_score", "sample_goals",
-           "sample_starts"]
+__all__ = ["MAZES", "BatchedMaze", "Copies", "Env", "Maze", "MazeEnv", "WaypointController", "World", "as_world",
+           "draw_maze", "dynamics", "generate", "get_maze", "maze_from_text", "maze_reward", "normalized_score",
+           "sample_goals", "sample_starts"]
 
 for _name in MAZES:
     for _suffix, _dense in (("", False), ("-dense", True)):
         _id = f"dforce/maze2d-{_name}{_suffix}-v1"
         if _id not in gymnasium.registry:          # a second import of the module would warn of overriding
-            gymnasium.register(_id, entry_point=f"{__name__}.mujoco_maze:MazeEnv",
-                               kwargs={"maze": _name, "dense": _dense})
+            gymnasium.register(_id, entry_point=f"{__name__}:MazeEnv", kwargs={"maze": _name, "dense": _dense})
 
 
 def __getattr__(name: str) -> object:
     if name == "MazeEnv":
-        from .mujoco_maze import MazeEnv
+        from .maze.mujoco_maze import MazeEnv
         return MazeEnv
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dforce.envs import Maze, World, as_world
-from dforce.envs.controller import D_GAIN, P_GAIN, steer
-from dforce.envs.maze import GOAL_RADIUS
+from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
+from dforce.envs.maze.grid import GOAL_RADIUS
 
 
 class Plan(NamedTuple):
@@ -170,15 +170,15 @@ def play(place: Maze | World, act: Act, starts: np.ndarray, goals: np.ndarray, *
     """
     world = as_world(place)
     starts, goals = episode_arrays(world, starts, goals)
-    steps = world.maze.max_steps if steps is None else steps
+    steps = world.max_steps if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     count = len(starts)
     env = world.copies(count)
-    env.state, env.goal = starts.copy(), goals.copy()
-    trajectory, actions = np.empty((count, steps + 1, world.width)), np.empty((count, steps, 2))
+    trajectory = np.empty((count, steps + 1, world.observation_width))
+    actions = np.empty((count, steps, world.action_width))
     rewards = np.empty((count, steps))
-    trajectory[:, 0] = starts
+    trajectory[:, 0] = env.begin(starts, goals)
     for t in range(steps):
         actions[:, t] = act(t, trajectory[:, t], goals)
         trajectory[:, t + 1], rewards[:, t] = env.step(actions[:, t])
@@ -199,7 +199,7 @@ def run_episodes(
     if replan_every is not None and replan_every < 1:
         raise ValueError(f"replan_every={replan_every}: give a number of steps >= 1, or None to plan once")
     world, executor = as_world(place), suited(executor, place)
-    steps = world.maze.max_steps if steps is None else steps
+    steps = world.max_steps if steps is None else steps
     every = steps if replan_every is None else replan_every
     plans: dict[str, Plan] = {}
 
@@ -237,7 +237,7 @@ def checked_plan(plan: Plan, count: int, width: int = 4) -> Plan:
 def episode_arrays(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Starts [N, O] and goals [N, 2] in float64, one goal [2] repeated for all; ValueError where they cannot be."""
     world = as_world(place)
-    maze, width = world.maze, world.width
+    width = world.observation_width
     starts, goals = np.asarray(starts, dtype=np.float64), np.asarray(goals, dtype=np.float64)
     if starts.ndim != 2 or starts.shape[1] != width or len(starts) == 0:
         columns = "(x, y, vx, vy)" if width == 4 else "(x, y)"
@@ -245,9 +245,5 @@ def episode_arrays(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -
     if goals.shape not in ((2,), (len(starts), 2)):
         raise ValueError(f"goals must be [{len(starts)}, 2], or [2] for one goal shared by all, got {goals.shape}")
     goals = np.broadcast_to(goals, (len(starts), 2))
-    for name, places in (("start", starts[:, :2]), ("goal", goals)):
-        free = maze.is_free(places)
-        if not free.all():
-            raise ValueError(f"{name} {places[~free][0].tolist()} is not in a free cell of maze {maze.name!r}; free "
-                             f"cells (row, column): {maze.free_cells.tolist()}")
+    world.check(starts, goals)
     return starts, goals

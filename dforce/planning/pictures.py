@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dforce.envs import Maze
-from dforce.envs.frame import D4RL
+from dforce.envs.maze.frame import D4RL
 from dforce.planning.control import Executed
 from dforce.planning.planner import DiffusionPlanner
 from dforce.report.plots.curves import schedule_heatmap

@@ -17,8 +17,8 @@ import numpy as np
 from dforce.config import nearest
 from dforce.data.generate.maze import RELEASED_STEPS, make_maze_dataset, make_ogbench_dataset, make_pointmaze_dataset
 from dforce.envs import MAZES, Maze, World, as_world, get_maze, sample_goals
-from dforce.envs.ogbench import RECIPE, ogbench, ogbench_starts
-from dforce.envs.pointmaze import IDS, pointmaze, pointmaze_starts
+from dforce.envs.maze.ogbench import RECIPE, ogbench, ogbench_starts
+from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_starts
 from dforce.planning.scores import fresh_starts
 
 Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]

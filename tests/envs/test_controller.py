@@ -15,8 +15,8 @@ from dforce.envs import (
     maze_reward,
     normalized_score,
 )
-from dforce.envs.controller import next_cells
-from dforce.envs.maze import MOVES
+from dforce.envs.maze.controller import next_cells
+from dforce.envs.maze.grid import MOVES
 
 D4RL_NAMES = ["umaze", "medium", "large"]
 

@@ -14,8 +14,8 @@ import pytest
 
 from dforce.data import VideoClips
 from dforce.data.generate.video import bouncing_balls, doom
-from dforce.envs.doom import FORWARD, LEFT, RIGHT, TURN, DoomWalker, explore, walk
-from dforce.envs.doom_map import CELL, FLOORS, WALLS, random_maze, udmf, wad
+from dforce.envs.doom.map import CELL, FLOORS, WALLS, random_maze, udmf, wad
+from dforce.envs.doom.walker import FORWARD, LEFT, RIGHT, TURN, DoomWalker, explore, walk
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +229,7 @@ def test_the_verb_makes_clips_a_page_and_results(tmp_path, monkeypatch, capsys):
 def test_all_textures_and_flats_exist():
     """Names of the patches in Freedoom's own tables; a missing one would be drawn as a checkerboard."""
     vizdoom = pytest.importorskip("vizdoom")
-    from dforce.envs.doom_map import CEILINGS
+    from dforce.envs.doom.map import CEILINGS
 
     data = (Path(vizdoom.__file__).parent / "freedoom2.wad").read_bytes()
     _, count, place = struct.unpack_from("<4sii", data)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dforce.data import load_episodes
-from dforce.envs.ogbench import (
+from dforce.envs.maze.ogbench import (
     DISPLACEMENT,
     GOAL_RADIUS,
     RECIPE,

@@ -9,8 +9,8 @@ import pytest
 
 from dforce.data import load_episodes
 from dforce.envs import dynamics, get_maze
-from dforce.envs.frame import Frame
-from dforce.envs.pointmaze import IDS, pointmaze, pointmaze_demonstrations, pointmaze_starts, real_pointmaze
+from dforce.envs.maze.frame import Frame
+from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_demonstrations, pointmaze_starts, real_pointmaze
 from dforce.planning.baselines.drivers import controller_driver, run_driver, straight_in
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.planning.tasks import get_task

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dforce.envs import World, get_maze
+from dforce.envs.maze.batched import Balls
 from dforce.planning.baselines.cloning import Cloned, behaviour_cloning, hindsight, inverse_dynamics
 from dforce.planning.baselines.drivers import random_driver, run_driver
 from dforce.planning.control import Plan, run_episodes, tracking
@@ -32,7 +33,7 @@ def chains(count=40, steps=100, seed=0, law=None):
     return np.stack(states, 1), np.stack(actions, 1)
 
 
-class Free:
+class Free(Balls):
     """Copies of the linear system without walls, as `play` wants them."""
 
     def __init__(self, n):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from dforce.envs import MAZES, dynamics, get_maze, maze_from_text
-from dforce.envs.batched import DAMPING, DT, MASS
+from dforce.envs.maze.batched import DAMPING, DT, MASS
 from dforce.planning.baselines.drivers import run_driver, straight_driver
 from dforce.planning.control import Executed, Plan
 from dforce.planning.scores import (

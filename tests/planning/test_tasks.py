@@ -70,7 +70,7 @@ def test_an_unobstructed_start_is_solved_by_straight_driving(name: str) -> None:
         pytest.importorskip("gymnasium_robotics" if name.startswith("pointmaze") else "ogbench")
     task = get_task(name)
     frame, cells = task.maze.frame, task.maze.free_cells[:6]
-    starts = np.zeros((6, task.world.width))
+    starts = np.zeros((6, task.world.observation_width))
     starts[:, :2] = frame.position(cells - np.array([0.25, 0.0]))
     goals = frame.position(cells + np.array([0.25, 0.1]))
     done = run_driver(task.world, straight_driver, starts, goals, steps=100)

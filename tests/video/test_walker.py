@@ -264,8 +264,8 @@ def test_a_walker_that_cannot_be_is_answered_in_one_message(data, tmp_path, caps
 @pytest.mark.slow
 def test_the_engine_does_what_the_blind_tell_it():
     pytest.importorskip("vizdoom")
-    from dforce.envs.doom import DoomWalker
-    from dforce.envs.doom_map import random_maze
+    from dforce.envs.doom.map import random_maze
+    from dforce.envs.doom.walker import DoomWalker
 
     engine = runpy.run_path(str(ENGINE))
     about = {"seed": 3, "size": 16, "rooms": 2, "zones": 2, "textures": 4, "floors": 1}

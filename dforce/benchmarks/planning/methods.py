@@ -92,7 +92,7 @@ class Source:
     def chains(self) -> tuple[np.ndarray, np.ndarray]:
         episodes = load_episodes(self.data)
         count = len(episodes)
-        return (episodes.observations.reshape(count, -1, self.task.world.width),
+        return (episodes.observations.reshape(count, -1, self.task.world.observation_width),
                 episodes.actions.reshape(count, -1, 2))
 
     def _count(self, module: Any, inputs: tuple, output: Any) -> None:

@@ -54,7 +54,7 @@ def make_pointmaze_dataset(
 
     rewards: 1 within .45 of the target driven to. Needs the package gymnasium-robotics.
     """
-    from dforce.envs.pointmaze import IDS, pointmaze, pointmaze_demonstrations
+    from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_demonstrations
 
     settings = {"steps": steps, "noise": 0.5, "seed": seed, "chains": _chains(steps)}
     about = {"maze": size, "rows": list(pointmaze(size).maze.rows), "env": f"pointmaze-{size}", "dt": DT, **settings,
@@ -74,7 +74,7 @@ def make_ogbench_dataset(
     Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the target driven to; rewards:
     1 within 1 m of it. Needs the package ogbench.
     """
-    from dforce.envs.ogbench import ACTION_NOISE, DT, ogbench, ogbench_demonstrations
+    from dforce.envs.maze.ogbench import ACTION_NOISE, DT, ogbench, ogbench_demonstrations
 
     about = {"maze": size, "rows": list(ogbench(size).maze.rows), "env": f"ogbench-{size}", "dt": DT,
              "steps": episodes * length, "noise": ACTION_NOISE, "seed": seed, "chains": episodes,

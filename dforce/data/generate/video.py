@@ -58,8 +58,8 @@ def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips
     The last `test_mazes` of the mazes are the test split. rooms, zones, textures, floors: see `random_maze`. Yields
     frames made, clip by clip.
     """
-    from dforce.envs.doom import ACTIONS, TICS, TURN, DoomWalker, walk
-    from dforce.envs.doom_map import random_maze
+    from dforce.envs.doom.map import random_maze
+    from dforce.envs.doom.walker import ACTIONS, TICS, TURN, DoomWalker, walk
 
     if min(mazes, clips, frames, size) < 1 or not 0 <= test_mazes < mazes:
         raise ValueError(f"mazes, clips, frames and size are at least 1 and test_mazes less than mazes, got {mazes}, "

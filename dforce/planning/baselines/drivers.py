@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dforce.envs import Maze, WaypointController, World, as_world
-from dforce.envs.controller import D_GAIN, P_GAIN, steer
+from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
 from dforce.planning.control import Executed, Plan, Planner, play
 
 Driver = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dforce.envs import Maze, World, as_world
+from dforce.envs import Env, Maze, World, as_world
 from dforce.planning.baselines.drivers import Driver
 
 Dynamics = Callable[[np.ndarray, np.ndarray], np.ndarray]  # states [M, O], actions [M, 2] -> states [M, O]
@@ -71,12 +71,12 @@ def mppi(place: Maze | World, *, horizon: int = 50, samples: int = 64, temperatu
     return drive
 
 
-def stepper(world: World, count: int) -> Dynamics:
+def stepper(world: Env, count: int) -> Dynamics:
     """The true dynamics of a world, for so many balls at once."""
     copies = world.copies(count)
 
     def dynamics(state: np.ndarray, action: np.ndarray) -> np.ndarray:
-        copies.state = state
+        copies.begin(state, np.zeros((count, world.goal_width)))
         return copies.step(action)[0]
 
     return dynamics

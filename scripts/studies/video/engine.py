@@ -19,8 +19,8 @@ import torch
 from omegaconf import OmegaConf
 
 from dforce.data.pixels import from_uint8
-from dforce.envs.doom import DoomWalker
-from dforce.envs.doom_map import random_maze
+from dforce.envs.doom.map import random_maze
+from dforce.envs.doom.walker import DoomWalker
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.train.precision import device_of

@@ -58,9 +58,9 @@ def random_maze(rng: np.random.Generator, *, rooms: int = 4, zones: int = 4, tex
     centres = rng.uniform(0, size, (zones, 2))
     zone = np.argmin((row[..., None] - centres[:, 0]) ** 2 + (column[..., None] - centres[:, 1]) ** 2, -1)
     walls = tuple(str(name) for name in rng.permutation(WALLS[:textures])[:zones])
-    start = tuple(int(i) for i in 1 + 2 * rng.integers(rooms, size=2))
-    return DoomMaze(open_cells, zone, walls, FLOORS[rng.integers(floors)], CEILINGS[rng.integers(floors)], start,
-                    float(90 * rng.integers(4)))
+    i, j = (int(cell) for cell in 1 + 2 * rng.integers(rooms, size=2))
+    return DoomMaze(open_cells, zone, walls, FLOORS[rng.integers(floors)], CEILINGS[rng.integers(floors)],
+                    (i, j), float(90 * rng.integers(4)))
 
 
 def _carve(open_cells: np.ndarray, rng: np.random.Generator) -> None:
@@ -91,7 +91,8 @@ def wad(maze: DoomMaze) -> bytes:
 def udmf(maze: DoomMaze) -> str:
     """The map as UDMF text: one sector, a one-sided wall wherever an open cell meets a closed one."""
     vertices: dict[tuple[float, float], int] = {}
-    lines, sides = [], []
+    lines: list[str] = []
+    sides: list[str] = []
     for r, c in np.argwhere(maze.open_cells):
         west, east, south, north = CELL * c, CELL * (c + 1), CELL * r, CELL * (r + 1)
         # the open side of a wall is to its right

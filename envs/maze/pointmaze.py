@@ -15,11 +15,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from .batched import MARGIN, MAX_SPEED, RADIUS
+from .batched import MARGIN, MAX_SPEED, RADIUS, Balls
 from .controller import WaypointController
 from .frame import Frame
 from .generate import drive
-from .maze import MAZES
+from .grid import MAZES
 from .physics import Physics
 from .world import World
 
@@ -65,7 +65,7 @@ def pointmaze_starts(size: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarr
     return np.stack([one["observation"] for one in seen]), np.stack([one["desired_goal"] for one in seen])
 
 
-class PointMazes:
+class PointMazes(Balls):
     """n balls in the environment's own MuJoCo model, stepped as `PointEnv.step` does: clip action and velocity, step.
 
     The physics depends on position, velocity and action alone, so all are stepped in one call of MuJoCo's rollout.

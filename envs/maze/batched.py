@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
+from ..protocol import Copies
 from .frame import CELL_OFFSET, D4RL
-from .maze import Maze, get_maze, maze_reward, sample_starts
+from .grid import Maze, get_maze, maze_reward, sample_starts
 
 DT = 0.01                                   # s
 RADIUS = 0.1                                # m
@@ -145,8 +147,23 @@ def _accelerate(weight: np.ndarray, target: np.ndarray, direction: np.ndarray, f
     return np.stack([scale * (h11 * g0 - h01 * g1), scale * (h00 * g1 - h01 * g0)])
 
 
-class BatchedMaze:
-    """n balls in n copies of a maze. `state` [n, 4] = (x, y, vx, vy) and `goal` [n, 2] are plain, settable arrays.
+class Balls(Copies, Protocol):
+    """n balls in n copies of a maze. Both arrays are plain and settable; a start is an observation.
+
+    state: [n, O], what is observed, position (x, y) first, then velocity where there is one; goal: [n, 2].
+    """
+
+    state: np.ndarray
+    goal: np.ndarray
+
+    def begin(self, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """Puts the balls at `start` [n, O], sets `goal` [n, 2]; returns the observations, the starts themselves."""
+        self.state, self.goal = start.copy(), goal.copy()
+        return start.copy()
+
+
+class BatchedMaze(Balls):
+    """n of D4RL's balls in n copies of a maze. `state` [n, 4] = (x, y, vx, vy).
 
     An episode never ends by itself: the caller counts `maze.max_steps`. `dense` chooses exp(-distance) as the reward.
     """

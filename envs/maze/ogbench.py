@@ -14,9 +14,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from .batched import Balls
 from .controller import next_cells
 from .frame import Frame
-from .maze import MAZES, Maze, maze_from_text
+from .grid import MAZES, Maze, maze_from_text
 from .physics import Physics
 from .world import World
 
@@ -46,7 +47,7 @@ def ogbench(size: str) -> World:
     known = replace(MAZES[size], ref_min=None, ref_max=None, dense_ref_min=None, dense_ref_max=None) \
         if size in MAZES else maze_from_text(GIANT)
     maze = replace(known, name=f"ogbench-{size}", max_steps=EPISODE, frame=frame)
-    return World(maze, partial(OGBenchMazes, size), width=2, gains=(1 / DISPLACEMENT, 0.0))
+    return World(maze, partial(OGBenchMazes, size), observation_width=2, gains=(1 / DISPLACEMENT, 0.0))
 
 
 def real_ogbench(size: str) -> Any:
@@ -79,7 +80,7 @@ def ogbench_starts(size: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray
     return np.stack(starts), np.stack(goals)
 
 
-class OGBenchMazes:
+class OGBenchMazes(Balls):
     """n balls in the environment's own MuJoCo model, stepped as `PointEnv.step` does: displaced, then let go of.
 
     A ball that touches no wall where it was put stays there, exactly; MuJoCo is asked about the others.

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from .batched import RADIUS
 from .frame import CELL_OFFSET
-from .maze import GOAL_RADIUS, Maze
+from .grid import GOAL_RADIUS, Maze
 
 WALL, FLOOR, GOAL, HALO, BALL = (55, 60, 70), (244, 244, 240), (214, 60, 60), (250, 214, 208), (40, 90, 200)
 

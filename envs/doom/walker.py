@@ -7,13 +7,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .doom_map import CELL, DoomMaze, wad
+from .map import CELL, DoomMaze, wad
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
 ACTIONS = ("turn left", "turn right", "forward")
@@ -110,7 +110,7 @@ def walk(walker: DoomWalker, *, clips: int, frames: int, rng: np.random.Generato
         yield Walk(np.stack(video), np.array(actions, np.int64), np.stack(poses))
 
 
-def explore(maze: DoomMaze, rng: np.random.Generator) -> Iterator[Any]:
+def explore(maze: DoomMaze, rng: np.random.Generator) -> Generator[int, Any, None]:
     """A policy as a generator: send a pose, get an action.
 
     Forward for a while, a turn of up to 90 degrees, forward again; close to a wall, or where it got stuck, it turns

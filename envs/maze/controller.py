@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from .frame import D4RL
-from .maze import MOVES, Maze, get_maze
+from .grid import MOVES, Maze, get_maze
 
 P_GAIN, D_GAIN = 10.0, -1.0        # action = 10 (waypoint - position) - velocity, D4RL's gains
 REACHED = 0.1                      # m, a waypoint is reached within this distance

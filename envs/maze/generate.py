@@ -6,10 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from .batched import BatchedMaze
+from .batched import Balls, BatchedMaze
 from .controller import REACHED, WaypointController
-from .maze import Maze, get_maze
-from .world import Copies
+from .grid import Maze, get_maze
 
 
 def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 1000,
@@ -42,7 +41,7 @@ def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 
                  patience=maze.max_steps)
 
 
-def drive(env: Copies, driver: WaypointController, target: np.ndarray, draw: Callable[[int], np.ndarray],
+def drive(env: Balls, driver: WaypointController, target: np.ndarray, draw: Callable[[int], np.ndarray],
           rng: np.random.Generator, *, steps: int, noise: float, patience: int,
           reward_target: bool = False) -> dict[str, np.ndarray]:
     """The balls of `env` driven for `steps` steps at `target` [C, 2], then at others that draw(n) -> [n, 2] gives.

@@ -1,0 +1,1 @@
+"""First-person walks through random mazes, drawn by the Doom engine."""
