@@ -1,84 +1,89 @@
-"""The manual of the command line, made of the YAML files: `dforce --help` and `dforce <verb> --help`."""
+"""The manual of the command line, made of the YAML files: `dforce --help` and `dforce <verb> <kind> --help`.
+
+`dforce <verb> <kind>` is configs/verbs/<verb>/<kind>.yaml; what `dforce <verb>` alone does is the kind of the verb's
+own name. A name here is "train/image", or "train" for the kind of the verb's own name.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.resources import files
 
-USAGE = "usage: dforce <verb> [key=value ...]      dforce <verb> --help      dforce --version"
+USAGE = "usage: dforce <verb> [kind] [key=value ...]      dforce <verb> [kind] --help      dforce --version"
 ENDING = """\
 Overrides are Hydra's: `dforce train fit.lr=1e-3 net.width=9`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
 the configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>)."""
-FOLDERS = {"data": "datasets"}  # of a verb's kinds: a folder configs/data would be a group, and data=... choose in it
+GLOBAL = "# @package _global_\n"  # Hydra's, first in every file
 
 
-def file_of(verb: str) -> str:
-    """The YAML of a verb or of its kind, below configs and without its ending: data/video -> datasets/video."""
-    verb, _, kind = verb.partition("/")
-    return f"{FOLDERS.get(verb, verb)}/{kind}" if kind else verb
+@cache
+def kinds() -> dict[str, list[str]]:
+    """Verb -> its kinds, the one of its own name first."""
+    verbs = {folder.name: sorted((file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml")),
+                                 key=lambda kind: (kind != folder.name, kind))
+             for folder in (files("dforce.configs") / "verbs").iterdir() if folder.is_dir()}
+    return {verb: found for verb, found in sorted(verbs.items()) if found}
 
 
-def verbs() -> dict[str, str]:
-    """Verb -> text of its YAML."""
-    found = {f.name[:-5]: f.read_text("utf-8") for f in files("dforce.configs").iterdir() if f.name.endswith(".yaml")}
-    return dict(sorted(found.items()))
+def named(words: list[str]) -> tuple[str, list[str]]:
+    """The name of what the words ask for, and the words that are left: [train, image, seed=1] -> train/image, [seed=1].
 
-
-def kinds(verb: str) -> list[str]:
-    """Kinds of a verb that have a configuration of their own: configs/<verb>/<kind>.yaml, of data configs/datasets/."""
-    folder = files("dforce.configs") / FOLDERS.get(verb, verb)
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")) if folder.is_dir() else []
-
-
-def with_kind(verb: str, words: list[str]) -> tuple[str, list[str]]:
-    """benchmark, [planning, ...] -> benchmark/planning, [...] if that kind has a configuration of its own.
-
-    A verb whose YAML has a key `target` is always of the kind that `target=` or a bare first word names, by default
-    that of the YAML. Of a target that does not exist nothing else is looked at: the verb says which there are.
+    The first word is a verb that exists. Raises ValueError for a kind that does not, or where one is missing.
     """
-    if words and words[0] in kinds(verb):
-        return f"{verb}/{words[0]}", words[1:]
-    usual = re.search(r"^target: (\w+)", text_of(verb), re.MULTILINE)
-    if usual is None:
-        return verb, words
-    if words and re.fullmatch(r"\w[\w-]*", words[0]):
-        words = [f"target={words[0]}", *words[1:]]
-    named = [word for word in words if word.startswith("target=")]
-    if not named and any(word in ("-h", "--help") for word in words):
-        return verb, words
-    target = named[-1].partition("=")[2] if named else usual[1]
-    if target not in kinds(verb):
-        return verb, [f"target={target}"]
-    return f"{verb}/{target}", [word for word in words if word not in named]
+    from dforce.config import nearest
+
+    verb, *rest = words
+    there = kinds()[verb]
+    if rest and re.fullmatch(r"[A-Za-z][\w-]*", rest[0]):
+        if rest[0] not in there or rest[0] == verb:
+            others = [kind for kind in there if kind != verb]
+            if not others:
+                raise ValueError(f"dforce {verb} takes key=value, got the bare word {rest[0]!r}")
+            raise ValueError(f"dforce {verb} has no kind {rest[0]!r}{nearest(rest[0], others)}")
+        return f"{verb}/{rest[0]}", rest[1:]
+    if verb in there or any(word in ("-h", "--help") for word in rest):
+        return verb, rest
+    raise ValueError(f"{verb} what? {', '.join(f'dforce {verb} {kind}' for kind in there)}")
 
 
-def text_of(verb: str) -> str:
-    """Text of the YAML of a verb, or of its kind: `benchmark/planning`. "" where there is none."""
-    file = files("dforce.configs") / f"{file_of(verb)}.yaml"
-    return file.read_text("utf-8").removeprefix("# @package _global_\n") if file.is_file() else ""  # Hydra's, first
+def file_of(name: str) -> str:
+    """The YAML of a verb's kind, below configs and without its ending: train -> verbs/train/train."""
+    verb, _, kind = name.partition("/")
+    return f"verbs/{verb}/{kind or verb}"
+
+
+def text_of(name: str) -> str:
+    """Text of the YAML of a verb's kind; "" where there is none."""
+    file = files("dforce.configs") / f"{file_of(name)}.yaml"
+    return file.read_text("utf-8").removeprefix(GLOBAL) if file.is_file() else ""
 
 
 def overview() -> str:
-    lines = [f"  {verb:<9} {_comment(text)[0]}" for verb, text in verbs().items()]
-    lines += [f"  {verb} {kind}: {_comment(text_of(f'{verb}/{kind}'))[0]}" for verb in verbs() for kind in kinds(verb)]
-    return "\n".join(["dforce: Diffusion Forcing", "", USAGE, "", "verbs:", *lines, "", ENDING])
+    """All verbs and kinds, a line each."""
+    names = [verb if kind == verb else f"{verb}/{kind}" for verb, there in kinds().items() for kind in there]
+    lines = [f"  {name.replace('/', ' '):<18} {_comment(text_of(name))[0]}" for name in names]
+    return "\n".join(["dforce: Diffusion Forcing", "", USAGE, "", *lines, "", ENDING])
 
 
-def verb_help(verb: str) -> str:
-    """What the verb does, the options of the config groups it uses, then its own YAML, comments and all."""
-    text = text_of(verb)
+def help_of(name: str) -> str:
+    """What a verb's kind does, the options of the config groups it uses, then its own YAML, comments and all."""
+    verb, text = name.partition("/")[0], text_of(name)
     about = _comment(text)
-    body = text.splitlines()[len(about) :]
-    lines = ["\n".join(about), "", f"usage: dforce {verb.replace('/', ' ')} [key=value ...]"]
-    lines += [f"see also: dforce {verb} {kind} --help" for kind in kinds(verb)]
+    others = [f"see also: dforce {verb} {kind} --help" for kind in kinds()[verb]
+              if kind != verb and f"{verb}/{kind}" != name]
+    if not text:
+        return "\n".join([f"dforce {verb} <kind>", *others, "", ENDING])
+    lines = ["\n".join(about), "", f"usage: dforce {name.replace('/', ' ')} [key=value ...]", *others]
     for folder in sorted((f for f in files("dforce.configs").iterdir() if f.is_dir()), key=lambda f: f.name):
         options = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-        default = re.search(rf"^\s*- /?{folder.name}:\s*(\S+)", text, re.MULTILINE)
+        default = re.search(rf"^\s*- (?:override )?/?{folder.name}:\s*(\S+)", text, re.MULTILINE)
         if options and default:
             lines.append(f"  {folder.name}={'|'.join(options)}   (default {default[1]})")
             lines += [f"      {line}" for line in (folder / f"{default[1]}.yaml").read_text("utf-8").splitlines()]
-    for other, key in re.findall(r"^\s*- (\w+)@(\w+)\s*$", text, re.MULTILINE):
+    for other, key in re.findall(r"^\s*- /verbs/\w+/(\w+)@(\w+)\s*$", text, re.MULTILINE):
         lines.append(f"  {key}.*   (the keys of `dforce {other} --help`)")
+    body = text.splitlines()[len(about):]
     return "\n".join([*lines, "", "keys and defaults:", *(f"  {line}" for line in body), "", ENDING])
 
 

@@ -12,6 +12,11 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State
 
+BUILDABLE = (  # by name, in a configuration
+    "independent", "shared", "rising", "pyramids", "teacher_forcing", "snr", "min_snr", "v_weight", "uniform",
+    "fused_snr",
+)
+
 Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
 Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
 

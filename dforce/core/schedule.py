@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+BUILDABLE = ("linear", "cosine", "sigmoid", "flow")  # by name, in a configuration
+
 NOISE_END = -12.0   # nats of log-SNR: even spacing starts here where level K is noisier (below it nothing happens)
 LABEL_RANGE = 20.0  # nats of log-SNR: beyond e^20 a token is clean, below e^-20 it is noise, to any float32 network
 

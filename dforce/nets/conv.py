@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
 
+BUILDABLE = ("ConvGRUNet",)  # by name, in a configuration
+
 State = dict[str, Tensor]
 
 NOTHING = -20.0  # log-SNR in nats that is told of the frame before the first one: there is none

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
 from dforce.nets.transformer import AGES, AttentionBlock, angles
 
+BUILDABLE = ("FrameTransformerNet",)  # by name, in a configuration
+
 State = dict[str, Tensor]
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dforce.nets import branches, gru
 from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
 
+BUILDABLE = ("RecurrentNet",)  # by name, in a configuration
+
 State = dict[str, Tensor]
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
 
+BUILDABLE = ("TemporalUNet",)  # by name, in a configuration
+
 State = dict[str, Tensor]
 
 GROUPS = 8  # of every group norm, as in Diffuser

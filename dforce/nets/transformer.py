@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
 
+BUILDABLE = ("TransformerNet",)  # by name, in a configuration
+
 State = dict[str, Tensor]
 
 ROTARY_BASE = 10_000.0         # Su et al. (2021), section 3.2.2

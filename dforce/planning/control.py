@@ -19,6 +19,8 @@ from dforce.envs import Maze, World, as_world
 from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
 from dforce.envs.maze.grid import GOAL_RADIUS
 
+BUILDABLE = ("tracking", "diffused_action")  # by name, in a configuration
+
 
 class Plan(NamedTuple):
     """What is meant to happen. actions: [N, H, 2]; states: [N, H, O], state h is where the plan is AFTER step h."""

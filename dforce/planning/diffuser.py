@@ -24,6 +24,8 @@ from dforce.planning.control import Plan
 from dforce.planning.energy import SumOfDistances
 from dforce.planning.planner import DiffusionPlanner
 
+BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
+
 
 @dataclass(frozen=True)
 class DiffuserPlanner:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dforce.data.batch import unstack
 
+BUILDABLE = ("SumOfDistances", "Reach", "Terminal", "Reward")  # by name, in a configuration
+
 
 class Denormalizer(Protocol):
     """The part of `dforce.data.normalize.Affine` that is needed here."""

@@ -24,6 +24,8 @@ from dforce.guidance.monte_carlo import monte_carlo
 from dforce.planning.control import Plan
 from dforce.planning.energy import Physical, SumOfDistances
 
+BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
+
 
 @dataclass(frozen=True)
 class DiffusionPlanner:

@@ -12,12 +12,62 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
+
+import numpy as np
+
+from dforce.report.statistics import Interval, paired_difference
 
 ROW_KEYS = ("task", "method", "variant", "metric", "value", "low", "high", "n", "seeds", "unit", "higher_is_better")
 HEADER_KEYS = ("command", "commit", "versions", "machine", "seconds", "peak_memory_mb")
 
-Row = dict[str, Any]
+
+
+class Row(TypedDict):
+    """One number of results.json. `make_row` builds it.
+
+    task, method, metric: what was measured, of what. variant: what differs inside a method, a flat object.
+    value, low, high: the number and its 95% interval; None where there is none.
+    n: episodes or samples. seeds: training seeds. unit: of the value.
+    higher_is_better: None where neither is.
+    """
+
+    task: str
+    method: str
+    variant: dict[str, Any]
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    seeds: int
+    unit: str
+    higher_is_better: bool | None
+
+
+def make_row(task: str, method: str, metric: str, estimate: Interval | float | None, *, n: int | None = None,
+             variant: Mapping[str, Any] | None = None, seeds: int = 1, unit: str = "",
+             higher: bool | None = None) -> Row:
+    """A row of results.json.
+
+    estimate: an interval, or a number (None: not defined) without one; n: how many it is of, needed beside a number.
+    """
+    value, low, high, count = estimate if isinstance(estimate, Interval) else (estimate, None, None, n)
+    if count is None:
+        raise ValueError(f"{method}, {metric}: give n beside a number that has no interval")
+    return Row(task=task, method=method, variant=dict(variant or {}), metric=metric, value=value, low=low, high=high,
+               n=count if n is None else n, seeds=seeds, unit=unit, higher_is_better=higher)
+
+
+def difference_row(task: str, method: str, metric: str, a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = None, *,
+                   variant: Mapping[str, Any] | None = None, unit: str = "", higher: bool | None = True) -> Row:
+    """The mean of a - b over the same episodes [E], with its interval: `<metric>_difference` of "a - b".
+
+    seed: training seed of each episode [E]; None for one seed.
+    """
+    seeds = 1 if seed is None else len(np.unique(seed))
+    return make_row(task, method, f"{metric}_difference", paired_difference(a, b, seed), variant=variant, seeds=seeds,
+                    unit=unit, higher=higher)
 
 
 class Results(NamedTuple):
@@ -51,7 +101,7 @@ def check_row(row: Mapping[str, Any], *, where: str = "row") -> Row:
     low, high = plain["low"], plain["high"]
     if (low is None) != (high is None) or (low is not None and low > high):
         raise ValueError(f"{where}: low and high must both be None or low <= high, got low={low!r}, high={high!r}")
-    return plain
+    return cast(Row, plain)
 
 
 def write_results(file: str | Path, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -1,36 +1,32 @@
-"""What all kinds of `dforce train` share: resuming, following a training loop, its checkpoints, its loss curve."""
+"""A training as a run: going on where it stopped, its log, its checkpoints, its loss curve, its page."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-
-from dforce.train.checkpoint import CheckpointError, find, keep_last, save, step_folder, verify
-from dforce.train.fit import Log, stop_requested
 from dforce.report.plots.curves import loss_curve
 from dforce.report.plots.denoising import denoising_curves
-from dforce.report.html import write_index
-from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
+from dforce.train.checkpoint import CheckpointError, find, keep_last, save, step_folder, verify
+from dforce.train.fit import Log, stop_requested
 
-FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # fast_dev_run
+FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # of `fit`, under fast_dev_run
 LINE = 25  # steps a line of metrics.jsonl
 ERROR = "val_error_"
 
 
 class Prepared(NamedTuple):
-    """All that can be refused before a run begins. about: config, layout and normalizer, for its checkpoints.
+    """All that can be refused before a run begins.
 
-    begin: steps done already, of `steps`; a run that was killed after its last step has all, and only ends well now.
-    data: whatever a kind's `work` wants of what was prepared.
+    logs: what `fit` yields, step by step.
+    about: layout and normalizer, for the checkpoints.
+    begin: steps done already, of `steps`; a run that was killed after its last step has all of them.
+    data: whatever `finish` wants of what was prepared.
     """
 
     logs: Iterator[Log]
@@ -40,70 +36,52 @@ class Prepared(NamedTuple):
     data: Any = None
 
 
-class Kind(NamedTuple):
-    """One kind of training, as the command line has it.
+class Training(Protocol):
+    """One kind of training, with all its settings. resume: run folder or checkpoint to go on from."""
 
-    verb: "train", or "train/image" for a kind. keys: what the configuration of its runs has, and others' have not.
-    prepare: cfg -> what is trained, or ValueError. work: (prepared, cfg, folder) -> None trains it, and makes what
-    belongs in the folder beside the checkpoints. ending: folder -> the last line printed. longer: the key to raise for
-    a longer run. within: the key that holds the run's own configuration in that of its checkpoints, "" for none.
+    resume: str | None
+    save_every: int
+    keep: int
+
+    def prepare(self) -> Prepared:
+        """Data, model and training loop; ValueError for what does not go together."""
+
+    def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
+        """Whatever belongs in the folder beside the checkpoints, of which `newest` is the last."""
+
+
+def run_training(training: Training, call: Invocation, *, longer: str = "fit.steps") -> Path | None:
+    """Trains; checkpoints, metrics and the page go into the run folder, the old one of a resumed run.
+
+    longer: the key to raise for a longer run.
+    Returns the run folder; None where nothing was left to do, and on processes that write nothing.
     """
-
-    verb: str
-    keys: frozenset[str]
-    prepare: Callable[[Any], Prepared]
-    work: Callable[[Prepared, Any, RunFolder], Any]
-    ending: Callable[[Path], str]
-    longer: str = "fit.steps"
-    within: str = ""
-
-
-def run_kind(kind: Kind, cfg: Any) -> None:
-    """Trains as cfg says; checkpoints, metrics and the page go into the run folder, the old one of a resumed run."""
-    job = HydraConfig.get()
-    out = cfg.out
-    if cfg.resume:
-        cfg = _as_before(kind, cfg, job.overrides.task)
-        out = cfg.out
-    elif job.mode == RunMode.MULTIRUN:
-        out = job.runtime.output_dir
-    command = shlex.join(["dforce", *kind.verb.split("/"), *job.overrides.task])
-    prepared = kind.prepare(cfg)
-    status = Path(out or "") / "STATUS"
+    prepared = training.prepare()
+    status = Path(call.out or "") / "STATUS"
     if prepared.begin >= prepared.steps and status.is_file() and status.read_text(encoding="utf-8").strip() == "done":
-        print(f"the run in {cfg.resume} has all its {prepared.steps} steps; raise {kind.longer} to go on")
-        return
+        print(f"the run in {training.resume} has all its {prepared.steps} steps; raise {longer} to go on")
+        return None
     # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
-    folder = RunFolder(kind.verb, cfg, out=out, resume=bool(cfg.resume), command=command)
-    try:
-        with folder:
-            kind.work(prepared, cfg, folder)
-    finally:
-        if folder.writes:  # after STATUS is written; a run that failed has a page too
-            write_index(folder.path)
-    if folder.writes:
-        print(kind.ending(folder.path))
+    with call.folder(resume=bool(training.resume)) as folder:
+        newest = follow(training, prepared, folder, call.config)
+        if folder.writes:
+            training.finish(prepared, folder, newest)
+    return folder.path if folder.writes else None
 
 
-def _as_before(kind: Kind, cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration of the run or checkpoint cfg.resume, but for what was given on the command line now.
+def follow(training: Training, prepared: Prepared, folder: RunFolder, config: dict[str, Any],
+           late: Callable[[], bool] = lambda: False) -> Path:
+    """Trains to the end, or until Ctrl-C, SIGTERM or late(). Returns the newest checkpoint.
 
-    ValueError where there is none.
+    config: what checkpoints say of the run that made them.
+    late: asked after every step; once true, the run writes a checkpoint and ends in KeyboardInterrupt, as on Ctrl-C.
     """
-    where = Path(cfg.resume)
-    file = (find(where) if has_checkpoint(where) else where) / "config.yaml"  # what trained, not what was tried since
-    before = OmegaConf.load(file) if file.is_file() else {}
-    before = before.get(kind.within, before) if kind.within else before
-    if not kind.keys <= set(before):
-        raise ValueError(f"resume={cfg.resume} is no run folder (nor a checkpoint) of dforce "
-                         f"{kind.verb.replace('/', ' ')}: "
-                         f"{file} {'describes something else' if before else 'does not exist'}")
-    merged = OmegaConf.create({**cfg, **before})  # keys that are newer than the run have their defaults
-    for key in (override.partition("=")[0].lstrip("+~").partition("@")[0] for override in overrides):
-        OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
-    checkpoint = (where / "MANIFEST.json").is_file()
-    merged.resume, merged.out = cfg.resume, cfg.out or (None if checkpoint else cfg.resume)
-    return merged
+    keeper = Keeper(folder, training.keep, {"config": config, **prepared.about})
+    with stop_requested() as stop:
+        _follow(prepared, training.save_every, folder, keeper.write, lambda: stop() or late())
+    if folder.writes:
+        _curve(folder)
+    return keeper.newest or find(training.resume or folder.path)
 
 
 def has_checkpoint(where: Path) -> bool:
@@ -111,21 +89,12 @@ def has_checkpoint(where: Path) -> bool:
     return (where / "MANIFEST.json").is_file() or any((where / "checkpoints").glob("step_*"))
 
 
-def carry_out(prepared: Prepared, cfg: Any, folder: RunFolder, late: Callable[[], bool] = lambda: False) -> Path:
-    """Trains to the end, or until Ctrl-C, SIGTERM or late(); the newest checkpoint."""
-    keeper = Keeper(folder, cfg.keep, prepared.about)
-    with stop_requested() as stop:
-        _follow(prepared.logs, cfg, folder, keeper.write, lambda: stop() or late(), begin=prepared.begin)
-    if folder.writes:
-        _curve(folder)
-    return keeper.newest or find(cfg.resume)
-
-
 @dataclass
 class Keeper:
     """Writes the checkpoints of a run: step_*, of which the newest `keep` stay, and best, of the lowest val_loss.
 
-    about: config, layout and normalizer, as `dforce.train.checkpoint.save` takes them. newest: the last one written.
+    about: config, layout and normalizer, as `dforce.train.checkpoint.save` takes them.
+    newest: the last one written.
     """
 
     folder: RunFolder
@@ -162,12 +131,12 @@ def _lowest(best: Path) -> float:
         return float("inf")
 
 
-def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[..., None], stop: Callable[[], bool], *,
-            begin: int) -> None:
-    """Log, show and save what training yields after step `begin`, until it ends or is asked to stop."""
-    log, note = None, ""
+def _follow(prepared: Prepared, save_every: int, folder: RunFolder, write: Callable[..., None],
+            stop: Callable[[], bool]) -> None:
+    """Log, show and save what training yields, until it ends or is asked to stop."""
+    log, note, begin = None, "", prepared.begin
     with Ticker(None, "train") as ticker:
-        for log in logs:
+        for log in prepared.logs:
             if log.step == begin + 1 and folder.writes:  # by now every process has read what it goes on from
                 rewind(folder, begin)
             ticker.total = log.steps - begin
@@ -176,7 +145,7 @@ def _follow(logs: Any, cfg: Any, folder: RunFolder, write: Callable[..., None], 
                 folder.log(log.step, **log.metrics)
                 note = f"loss {log.metrics['loss']:.4f}"
             ticker.advance(note=note)
-            write(log, due=log.step % cfg.save_every == 0 or last or asked)
+            write(log, due=log.step % save_every == 0 or last or asked)
             if asked and not last:
                 raise KeyboardInterrupt(f"stopped at step {log.step}; go on with resume={folder.path}")
 

@@ -27,17 +27,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dforce
-from dforce.config import build
+from dforce.config import CHECKPOINT_ROOMS, build, present
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
 from dforce.train.atomic_folder import CheckpointError, check, recover, sealed, write_tensors
 from dforce.train.state import TrainingState, load_weights
 
-__all__ = ["Bundle", "CheckpointError", "build_denoiser", "find", "keep_last", "latest", "load", "load_state", "save",
-           "step_folder", "verify"]
+__all__ = ["Bundle", "CheckpointError", "build_denoiser", "find", "keep_last", "latest", "load", "load_state",
+           "model_of", "save", "step_folder", "verify"]
 
 FORMAT = 1
+MODEL = ("net", "schedule", "predict", "data_std")  # what a configuration says of the denoiser
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -67,6 +68,11 @@ class Bundle(NamedTuple):
     step: int
 
 
+def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of the denoiser, as `build_denoiser` takes it."""
+    return {key: config[key] for key in MODEL if key in config}
+
+
 def build_denoiser(config: Mapping[str, Any], layout: Mapping[str, Any], *,
                    trust: Iterable[str] | str | None = None) -> Precond:
     """The denoiser that a configuration means for data of this layout, with fresh weights.
@@ -75,8 +81,9 @@ def build_denoiser(config: Mapping[str, Any], layout: Mapping[str, Any], *,
     names and sizes of the conditioning, where there is one. Raises ValueError if they do not go together.
     """
     shapes = {name: dict(layout[name]) for name in ("static", "token") if layout.get(name)}
-    net = build(config["net"], trust=trust, event_shape=tuple(layout["event_shape"]), **shapes)
-    return Precond(net, build(config["schedule"], trust=trust), config["predict"], data_std=config.get("data_std"))
+    net = build(config["net"], trust=trust, rooms=CHECKPOINT_ROOMS, event_shape=tuple(layout["event_shape"]), **shapes)
+    schedule = build(config["schedule"], trust=trust, rooms=CHECKPOINT_ROOMS)
+    return Precond(net, schedule, config["predict"], data_std=config.get("data_std"))
 
 
 def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any], layout: Mapping[str, Any],
@@ -207,7 +214,7 @@ def _read(folder: Path) -> Parts:
                                  if f"{name}.safetensors" in manifest["files"] else {}
                                  for name in ("model", "optim", "carried"))
         parts = Parts(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
-                      yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+                      present(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
                       json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
     except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error

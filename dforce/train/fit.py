@@ -22,6 +22,8 @@ from dforce.train.distributed import Ranks, join, stop_requested
 from dforce.train.precision import choose
 from dforce.train.state import Log, Training, TrainingState, call, cut, restore, start
 
+BUILDABLE = ("fit",)  # by name, in a configuration
+
 __all__ = ["Log", "Training", "TrainingState", "fit", "learning_rate", "stop_requested"]
 
 TRAIN, VALIDATE = 0, 1  # streams of randomness

@@ -17,6 +17,8 @@ from dforce.core.tree import State, leaves, map_state, reset
 from dforce.guidance.inpaint import inpaint
 from dforce.train.validation import held_out_error
 
+BUILDABLE = ("ForcingObjective", "InpaintingObjective", "final")  # by name, in a configuration
+
 BOUND_ROWS, BOUND_LEVELS = 16, 4  # of validation: one row in 16, 4 levels beside the first
 ERROR_ROWS = 4                    # and one row in 4
 Shown = Callable[[Tensor], Tensor]  # x0 [B, T, *E] -> bool of the same shape, true where an entry is known

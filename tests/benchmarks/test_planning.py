@@ -29,11 +29,12 @@ from dforce.cli.main import main
 from dforce.data import make_maze_dataset
 from dforce.envs import MAZES
 from dforce.planning.baselines.drivers import run_driver, straight_driver
+from dforce.planning.pooled import aggregate_rows, common, paired_rows, pooled
 from dforce.planning.scores import ScoreReport, blocked_mask, bootstrap_interval, paired_difference, score_report
 from dforce.planning.tasks import Task, get_task
-from dforce.report.pooled import aggregate_rows, common, interquartile_mean, paired_rows, pooled, resampled
-from dforce.report.pooled import probability_of_improvement as above
 from dforce.report.rows import read_results
+from dforce.report.statistics import interquartile_mean, resampled
+from dforce.report.statistics import probability_of_improvement as above
 from dforce.report.table import csv_table
 from dforce.runs.jobs import Stopped, Unit, claim, run_units, slug
 from dforce.runs.shards import read_shard, write_shard

@@ -20,6 +20,10 @@ from dforce.align.rewards.network import evaluating
 from dforce.align.rewards.protocol import Reward
 from dforce.data.pixels import to_uint8
 
+BUILDABLE = (  # by name, in a configuration
+    "Jpeg", "Brightness", "Spread", "jpeg_compressibility", "jpeg_incompressibility",
+)
+
 KILOBYTE = 1000  # bytes, as in Black et al. 2023
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from dforce.benchmarks.planning.methods import Source, play_method
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label
 from dforce.planning.control import Executed
+from dforce.planning.pooled import headline
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task
-from dforce.report.pooled import headline
 from dforce.runs.jobs import Unit, slug
 from dforce.runs.shards import Shard, read_shard, write_shard
 

@@ -12,8 +12,8 @@ import yaml
 from dforce.benchmarks.planning.benchmark import Bench, evaluation_identity
 from dforce.benchmarks.planning.methods import play_method
 from dforce.benchmarks.planning.suite import MethodNode, label
+from dforce.planning.pooled import headline, pooled
 from dforce.planning.scores import Row, blocked_mask, score_report
-from dforce.report.pooled import headline, pooled
 from dforce.runs.jobs import Unit, slug
 from dforce.runs.shards import Shard, read_shard, write_shard
 from dforce.train.checkpoint import step_folder

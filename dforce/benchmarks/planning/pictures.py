@@ -10,13 +10,13 @@ import numpy as np
 from dforce.benchmarks.planning.benchmark import Bench
 from dforce.benchmarks.planning.suite import MethodNode, labelled
 from dforce.planning.pictures import on_paper, reach
+from dforce.planning.pooled import headline_of
 from dforce.planning.scores import Row
 from dforce.report.plots import style
 from dforce.report.plots.benchmark import Point, Seen, same_starts, sweep_panels
 from dforce.report.plots.curves import bars_with_intervals
 from dforce.report.plots.forest import forest
 from dforce.report.plots.studies import Estimate
-from dforce.report.pooled import headline_of
 from dforce.report.rows import select
 
 STARTS = 3  # shown of each method

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from dforce.benchmarks.planning.benchmark import Bench, read_evaluation, read_tuning
 from dforce.benchmarks.planning.learning import learning_rows
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label, side
+from dforce.planning.pooled import Key, aggregate_rows, headline, paired_rows, pooled
 from dforce.planning.scores import Row, ScoreReport
-from dforce.report.pooled import Key, aggregate_rows, headline, paired_rows, pooled
 from dforce.runs.shards import Shard
 
 

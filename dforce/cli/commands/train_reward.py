@@ -20,7 +20,7 @@ from dforce.images import load_classifier
 from dforce.planning.scores import wilson_interval
 from dforce.report.plots.curves import loss_curve
 from dforce.report.plots.rewards import margins_plot, ratings_plot
-from dforce.report.pooled import resampled
+from dforce.report.statistics import resampled
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker
 

@@ -25,6 +25,8 @@ from dforce.planning.baselines.drivers import Driver, checked_demonstrations
 from dforce.planning.control import Plan, tracking
 from dforce.train.fit import fit
 
+BUILDABLE = ("behaviour_cloning", "inverse_dynamics")  # by name, in a configuration
+
 Pairs = tuple[np.ndarray, np.ndarray]  # what is known [B, I], the action that was taken [B, 2]
 
 

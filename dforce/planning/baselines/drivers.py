@@ -16,6 +16,10 @@ from dforce.envs import Maze, WaypointController, World, as_world
 from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
 from dforce.planning.control import Executed, Plan, Planner, play
 
+BUILDABLE = (  # by name, in a configuration
+    "random_driver", "straight_driver", "straight_in", "controller_driver", "retrieval_planner",
+)
+
 Driver = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from dforce.envs import Env, Maze, World, as_world
 from dforce.planning.baselines.drivers import Driver
 
+BUILDABLE = ("mppi",)  # by name, in a configuration
+
 Dynamics = Callable[[np.ndarray, np.ndarray], np.ndarray]  # states [M, O], actions [M, 2] -> states [M, O]
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]      # states [M, O], goals [M, 2] -> cost of a step [M]
 

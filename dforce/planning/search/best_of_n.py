@@ -14,6 +14,8 @@ from dforce.core.noise import Noise
 from dforce.guidance.energy import Energy, energies
 from dforce.planning.planner import DiffusionPlanner
 
+BUILDABLE = ("BestOfN",)  # by name, in a configuration
+
 
 @dataclass(frozen=True)
 class BestOfN(DiffusionPlanner):

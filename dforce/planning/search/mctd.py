@@ -25,6 +25,8 @@ from dforce.planning.search.best_of_n import name_of
 from dforce.planning.search.sub_plans import Grower, Partial, child
 from dforce.planning.search.uct import Node, Search
 
+BUILDABLE = ("TreeDiffusionPlanner", "Arrival")  # by name, in a configuration
+
 
 class Arrival:
     """What a plan is worth: (H - t) / H, the share of its time that is left when it first comes within `radius` metres.

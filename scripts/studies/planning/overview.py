@@ -19,9 +19,9 @@ from typing import NamedTuple
 from findings import write
 
 from dforce.benchmarks.planning.suite import label, labelled
+from dforce.planning.pooled import headline_of
 from dforce.report.plots.forest import forest
 from dforce.report.plots.studies import Estimate
-from dforce.report.pooled import headline_of
 from dforce.report.rows import Row, read_results, select
 
 COMPARED = ("MCTG n=4 - Diffuser", "MCTG n=4 - guided", "MCTG n=4 - full sequence matrix", "MCTD - MCTG n=4",

@@ -1,0 +1,43 @@
+"""Going on with a run: its configuration as it was, but for what the command line gives now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dforce.config import present
+from dforce.runs.folder import Invocation
+from dforce.runs.training_run import has_checkpoint
+from dforce.train.checkpoint import find
+
+
+def resumed(cfg: Mapping[str, Any], call: Invocation, keys: frozenset[str], *,
+            within: str = "") -> tuple[dict[str, Any], Invocation]:
+    """The configuration of the run or checkpoint cfg["resume"], but for what the command line names; else cfg itself.
+
+    keys: what the configuration of such a run has. within: the key under which its checkpoints hold it, "" for none.
+    `trust` is never taken from the run: it is the command line's alone.
+    Raises ValueError where there is no such run.
+    """
+    resume = cfg.get("resume")
+    if not resume:
+        return dict(cfg), call
+    where = Path(resume)
+    file = (find(where) if has_checkpoint(where) else where) / "config.yaml"  # what trained, not what was tried since
+    before = present(OmegaConf.to_container(OmegaConf.load(file))) if file.is_file() else {}
+    before = before.get(within, before) if within else before
+    if not keys <= set(before):
+        raise ValueError(f"resume={resume} is no run folder (nor a checkpoint) of dforce "
+                         f"{call.verb.replace('/', ' ')}: {file} "
+                         f"{'describes something else' if before else 'does not exist'}")
+    merged = OmegaConf.create({**cfg, **before})  # keys that are newer than the run have their defaults
+    for key in sorted(call.given):
+        OmegaConf.update(merged, key, OmegaConf.select(OmegaConf.create(dict(cfg)), key), merge=False, force_add=True)
+    checkpoint = (where / "MANIFEST.json").is_file()
+    merged.resume, merged.out = resume, cfg.get("out") or (None if checkpoint else resume)
+    merged.trust = cfg.get("trust")
+    plain: Any = OmegaConf.to_container(merged, resolve=True)
+    return plain, call._replace(config=plain, out=plain["out"])

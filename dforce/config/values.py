@@ -1,0 +1,115 @@
+"""Values of a configuration: which fit an annotation, and what a message says of those that do not."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def check_like(cfg: Mapping[str, Any], text: str) -> None:
+    """Checks the plain keys of a verb's configuration against the defaults in its YAML `text`.
+
+    Raises ValueError where a number, a switch or a word has become something else. Null defaults take anything; other
+    keys take null where the comment beside them says what that means.
+    """
+    optional = set(re.findall(r"^(\w+):.*#.*\bnull\b", text, re.MULTILINE))
+    for key, default in (yaml.safe_load(text) or {}).items():
+        value = cfg.get(key)
+        if value is None and key in optional:
+            continue
+        hint = {bool: bool, int: int, float: float, str: str}.get(type(default))
+        if hint is not None and not fits(value, hint):
+            raise ValueError(f"{key} must be {described(hint)}, as its default {default!r}, got {value!r}")
+
+
+def nearest(key: str, names: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
+    """`; did you mean 'x'? valid: a, b, x`: the tail of every message about an unknown name.
+
+    elsewhere: last part -> full name of keys in other places, asked only where none of `names` is near.
+    """
+    names = sorted(names)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    if not near and elsewhere:
+        near = [elsewhere[name] for name in difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.5)]
+    return (f"; did you mean {near[0]!r}?" if near else ";") + f" valid: {', '.join(names) or 'none'}"
+
+
+def line_of(files: Sequence[Path], key: str, value: Any = None) -> str:
+    """` (file.yaml, line n)` of the first file that has the key, or nothing."""
+    pattern = re.compile(rf"\b{re.escape(key)}\s*:" + (rf"\s*['\"]?{re.escape(str(value))}" if value else ""))
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line.split("#")[0]):
+                return f" ({file}, line {number})"
+    return ""
+
+
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # an annotation known to type checkers only: its types go unchecked, its keys do not
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Does a YAML value fit an annotation? Only int, float, bool, str, tuple, Literal and their unions are judged."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint is tuple or origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if not inner or inner[-1] is Ellipsis:
+            return not inner or all(fits(each, inner[0]) for each in value)
+        return len(value) == len(inner) and all(map(fits, value, inner))
+    return True
+
+
+def fitted(value: Any, hint: Any) -> Any:
+    """A YAML list as the tuple that the annotation asks for; anything else as it is."""
+    inner = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if isinstance(value, list) and any(tuple in (each, typing.get_origin(each)) for each in inner):
+        return tuple(value)
+    return value
+
+
+def described(hint: Any) -> str:
+    """An annotation in words: "a whole number or null"."""
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null",
+             None: "null"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(described, typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if hint in names:
+        return names[hint]
+    if tuple in (hint, typing.get_origin(hint)):
+        return f"a list of {', '.join(described(each) for each in typing.get_args(hint) if each is not ...)}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def plain(cfg: Any) -> Any:
+    """OmegaConf containers as plain ones, without importing OmegaConf for those who use plain dicts."""
+    if type(cfg).__module__.startswith("omegaconf"):
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(cfg, Mapping):
+        return {key: plain(value) for key, value in cfg.items()}
+    return [plain(value) for value in cfg] if isinstance(cfg, list) else cfg
