@@ -21,7 +21,7 @@ from dforce.report.plots.tuning import tuning_curves
 from dforce.report.rows import write_episodes
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, write_atomic
-from dforce.runs.jobs import claim
+from dforce.runs.claims import locked
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def report(cfg: Any, folder: RunFolder, algorithms: list[str]) -> None:
     played = read_played(folder.path / "played")
     if not played:
         return
-    with claim(folder.path / "locks" / "report.lock", wait=True):
+    with locked(folder.path / "locks" / "report.lock", wait=True):
         reports = joined(played)
         task = next(iter(played.values()))["task"]
         rows = [row for (name, _), (one, variant) in reports.items()

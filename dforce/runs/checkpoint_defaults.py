@@ -1,25 +1,29 @@
-"""Settings that travel with a checkpoint: what a verb takes with this model unless it is told others."""
+"""Settings that come with a checkpoint: those a command takes for this model unless it is given others."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import copy
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
 
+def defaults(cfg: Mapping[str, Any], settings: Mapping[str, Any], *, given: Collection[str],
+             unless: Collection[str] = ()) -> dict[str, Any]:
+    """A copy of a configuration with the settings of a checkpoint, but for those that the command line names.
 
-def suited(cfg: Any, settings: Mapping[str, Any], *, given: Sequence[str], unless: Collection[str] = ()) -> Any:
-    """cfg with `settings` (dotted key -> value), but for those that the command line, `given`, names.
-
+    cfg: plain nested dictionaries. settings: dotted key -> value. given: dotted keys that the command line names.
     unless: keys by which the command line asks for something that has settings of its own; nothing is changed then.
     What is taken over is printed.
     """
-    named = {word.lstrip("+~").partition("=")[0] for word in given}
-    chosen = {key: value for key, value in settings.items() if key not in named}
-    if not chosen or named & set(unless):
-        return cfg
+    chosen = {key: value for key, value in settings.items() if key not in given}
+    changed = copy.deepcopy(dict(cfg))
+    if not chosen or set(given) & set(unless):
+        return changed
     print("settings that come with the checkpoint: " + " ".join(f"{key}={value}" for key, value in chosen.items()))
-    merged = OmegaConf.create(OmegaConf.to_container(cfg))
     for key, value in chosen.items():
-        OmegaConf.update(merged, key, value, merge=False)
-    return merged
+        *parents, last = key.split(".")
+        node = changed
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return changed

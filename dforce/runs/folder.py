@@ -71,6 +71,7 @@ class RunFolder:
     verb: first part of the default place, runs/<verb>/<time>. config: written to config.yaml, resolved.
     out: another place. resume: go on in a folder that has content; without it such a folder is refused.
     command: what to put on record as the command, sys.argv if None.
+    ending: what STATUS says of a run that raised nothing.
     Raises FileExistsError, and ValueError under torchrun without `out` (ranks would disagree on the time).
     """
 
@@ -84,6 +85,7 @@ class RunFolder:
         command: str | None = None,
     ) -> None:
         self.writes = int(os.environ.get("RANK", "0")) == 0
+        self.ending = "done"
         if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes need one folder: give out=runs/<name>")
         self.path = Path(out) if out is not None else _timed(Path("runs") / verb)
@@ -116,7 +118,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.status("done" if kind is None else f"failed: {str(error) or kind.__name__}")
+        self.status(self.ending if kind is None else f"failed: {str(error) or kind.__name__}")
 
     def log(self, step: int, **scalars: Any) -> None:
         """Appends one line to metrics.jsonl. Numbers that are not finite are written as null."""

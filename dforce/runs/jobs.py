@@ -1,25 +1,28 @@
-"""Work in units that each end in a file: several processes share it, and any of them may be killed at any time."""
+"""A graph of jobs. A job is a function of files: it reads those that its needs made, and ends in files of its own.
+
+The graph is a sequence of `Job`; nothing in it says where or by whom it is run. `run_jobs` runs it in this process, and
+shares it with others by the `claim` that it is given: `dforce.runs.claims` has one for the processes of one machine. An
+engine for clusters would submit each job after those it needs: a job can be pickled if its `done` and `work` can.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-WAIT = 2.0  # seconds between looks at what other processes are doing
+WAIT = 2.0  # seconds between looks at jobs that other processes have claimed
 
 
-class Unit(NamedTuple):
-    """One piece of work. name: unlike all others; needs: names of units whose results it reads.
+class Job(NamedTuple):
+    """One piece of work.
 
-    done() tells whether its result is there, whole, and made as it is wanted now (and says why where it is not);
-    work() makes it, and leaves nothing half written. `done` is asked only once all of `needs` are done.
+    name: unlike all others.
+    needs: names of the jobs whose results it reads.
+    done: is the result there, whole, and made with the present settings? Asked only once all of `needs` are done.
+    work: makes the result, and leaves nothing half written.
     """
 
     name: str
@@ -29,92 +32,82 @@ class Unit(NamedTuple):
 
 
 class Stopped(Exception):
-    """Raised by work that kept what it has and is to be gone on with later."""
+    """Raised by work that kept its progress and can be continued later."""
 
 
 class Outcome(NamedTuple):
-    """Names of units: those left of all, and with their errors those that failed, or were `Stopped`, here."""
+    """left: names of the jobs that are not done. failed: error of each job that failed, or was `Stopped`, here."""
 
     left: list[str]
     failed: dict[str, Exception]
 
 
-def run_units(units: Sequence[Unit], locks: Path, *, late: Callable[[], bool] = lambda: False,
-              tell: Callable[[str, int], None] = lambda name, left: None) -> Outcome:
-    """Do all units, each once over all processes that share `locks`, in their order as far as `needs` allow.
+Claim = Callable[[str], AbstractContextManager[bool]]
+"""with claim(name) as mine: True while this process alone may do the job of that name, False if another one does it."""
 
-    late: asked before each unit; once true no other begins. tell(name, left): before each unit done here. A unit
-    that fails is left, with those that need it; the others go on. Where all that is left is in other processes'
-    hands this one waits, and takes over what they drop. ValueError where units need each other in a circle.
+
+def unshared(name: str) -> AbstractContextManager[bool]:
+    """The claim of a graph that only this process runs: always granted."""
+    return nullcontext(True)
+
+
+def run_jobs(jobs: Sequence[Job], claim: Claim = unshared, *, late: Callable[[], bool] = lambda: False,
+             tell: Callable[[str, int], None] = lambda name, left: None) -> Outcome:
+    """Does every job that is not done, in the given order as far as their needs allow.
+
+    claim: shares the jobs with other processes. Where they hold all that can be done, this one waits, and takes over
+        what they drop.
+    late: asked before each job; once true, no other begins.
+    tell(name, number of jobs left): called before each job that is done here.
+    A job that fails is left, with those that need it; the others go on.
+    Raises ValueError for a graph that `check_jobs` refuses.
     """
-    check_units(units)
+    check_jobs(jobs)
     finished: set[str] = set()
     failed: dict[str, Exception] = {}
     while True:
         left = []
-        for unit in units:
-            if unit.name not in finished and set(unit.needs) <= finished and unit.done():
-                finished.add(unit.name)
-            elif unit.name not in finished:
-                left.append(unit)
-        doable = [unit for unit in left if set(unit.needs) <= finished and unit.name not in failed]
-        if not doable or late():
-            return Outcome([unit.name for unit in left], failed)
-        if not any(_attempt(unit, locks, failed, partial(tell, unit.name, len(left))) for unit in doable):
+        for job in jobs:
+            if job.name not in finished and set(job.needs) <= finished and job.done():
+                finished.add(job.name)
+            elif job.name not in finished:
+                left.append(job)
+        ready = [job for job in left if set(job.needs) <= finished and job.name not in failed]
+        if not ready or late():
+            return Outcome([job.name for job in left], failed)
+        if not any(_attempt(job, claim, failed, tell, len(left)) for job in ready):
             time.sleep(WAIT)
 
 
-def _attempt(unit: Unit, locks: Path, failed: dict[str, Exception], tell: Callable[[], None]) -> bool:
-    """Do a unit unless another process is at it; False if one is."""
-    with claim(locks / (slug(unit.name) + ".lock")) as mine:
-        if mine and not unit.done():  # it may have been done while we looked
-            tell()
+def _attempt(job: Job, claim: Claim, failed: dict[str, Exception], tell: Callable[[str, int], None], left: int) -> bool:
+    """Does a job unless another process is at it; False if one is."""
+    with claim(job.name) as mine:
+        if mine and not job.done():  # another process may have finished it in the meantime
+            tell(job.name, left)
             try:
-                unit.work()
-                if not unit.done():
-                    raise RuntimeError(f"{unit.name} ended without the result that it was to make")
-            except Stopped as stop:
-                failed[unit.name] = stop
-            except Exception as error:  # noqa: BLE001  (told by the caller, once the others are done)
-                failed[unit.name] = error
+                job.work()
+                if not job.done():
+                    raise RuntimeError(f"{job.name} ended without the result that it was to make")
+            except Exception as error:  # the caller raises it, once the others are done
+                failed[job.name] = error
         return mine
 
 
-@contextmanager
-def claim(lock: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file, or get False at once where another process holds it; with `wait` hold it once that is free.
-
-    It is the kernel's lock, which ends with its process however that ends, so none is ever left over. The file says
-    who holds it, for people to read.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
-        yield True
-
-
-def check_units(units: Sequence[Unit]) -> None:
-    """ValueError for names that are not different on disk, needs that nobody meets, and circles."""
-    names = [unit.name for unit in units]
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Raises ValueError for names that are equal as file names, needs that no job meets, and circles."""
+    names = [job.name for job in jobs]
     for name in names:
         same = [other for other in names if slug(other) == slug(name)]
         if len(same) > 1:
-            raise ValueError(f"units {same} would share the file name {slug(name)!r}; give them names that differ in "
+            raise ValueError(f"jobs {same} would share the file name {slug(name)!r}; give them names that differ in "
                              "letters or digits")
     before: set[str] = set()
-    while len(before) < len(units):
-        ready = {unit.name for unit in units if set(unit.needs) <= before}
+    while len(before) < len(jobs):
+        ready = {job.name for job in jobs if set(job.needs) <= before}
         if ready == before:
-            stuck = {unit.name: [need for need in unit.needs if need not in before] for unit in units
-                     if unit.name not in before}
-            raise ValueError(f"these units wait for others that never come: {stuck}")
+            stuck = {job.name: [need for need in job.needs if need not in before] for job in jobs
+                     if job.name not in before}
+            raise ValueError(f"these jobs wait for others that never come: {stuck}")
         before = ready
 
 

@@ -16,10 +16,10 @@ from dforce.align.rewards.builtin import Jpeg
 from dforce.benchmarks.align.methods import Bed, draw, make_bed, searched, tuned
 from dforce.benchmarks.align.runs import BASE, Bench, Part
 from dforce.benchmarks.align.tables import collect, draw_all, marks_of
-from dforce.cli.commands.benchmark_align import units
+from dforce.cli.commands.benchmark_align import jobs
 from dforce.cli.main import main
 from dforce.images import load_classifier, load_model
-from dforce.runs.jobs import check_units
+from dforce.runs.jobs import check_jobs
 from dforce.runs.shards import Shard, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,18 +156,18 @@ def test_the_trial_chosen_has_the_highest_reward_of_those_that_do_no_damage(tmp_
 
 def test_units_need_what_they_read_and_methods_fit_their_task(tmp_path: Path) -> None:
     bench = Bench(asked(), tmp_path)
-    found = list(units(bench))
-    check_units(found)
-    names = [unit.name for unit in found]
+    found = list(jobs(bench))
+    check_jobs(found)
+    names = [job.name for job in found]
     assert "class, DOODL, seed 0" in names
     assert "jpeg, DOODL, seed 0" not in names and "jpeg, guidance, seed 0" not in names
-    needs = {unit.name: unit.needs for unit in found}
+    needs = {job.name: job.needs for job in found}
     assert {f"jpeg, DPOK, trial {i}" for i in range(3)} <= set(needs["jpeg, DPOK, on 1, seed 1"])
     assert "jpeg, base, seed 100" in needs["jpeg, DPOK, trial 0"]
     with_trials = {name: len(bench.trials(name)) for name in bench.methods("class") if len(bench.trials(name)) > 1}
     assert set(with_trials.values()) == {3}                          # as many for every method
     with pytest.raises(ValueError, match="did you mean 'DPOK'"):
-        list(units(Bench(asked(only=["DPOC"]), tmp_path)))
+        list(jobs(Bench(asked(only=["DPOC"]), tmp_path)))
 
 
 def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_verb_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Captur
     ask = ["benchmark", "align", "fast_dev_run=true", "tasks=[jpeg]", "only=[DPOK,'best of 4']",
            "spread_methods=[DPOK]", f"out={out}"]
     assert main([*ask, "limit=0.001"]) == 0
-    assert "units are left" in (out / "STATUS").read_text("utf-8")
+    assert "jobs are left" in (out / "STATUS").read_text("utf-8")
     assert main(ask) == 0
     assert (out / "STATUS").read_text("utf-8").strip() == "done"
     results = json.loads((out / "results.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The planning benchmark: units over processes and kills, tuning apart from what is reported, rows as by hand."""
+"""The planning benchmark: jobs over processes and kills, tuning apart from what is reported, rows as by hand."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from dforce.benchmarks.planning.benchmark import Bench, criterion, tuning_identity, units
+from dforce.benchmarks.planning.benchmark import Bench, criterion, jobs, tuning_identity
 from dforce.benchmarks.planning.suite import label, labelled, read_suite
 from dforce.benchmarks.planning.tables import collect
 from dforce.cli.commands import train
@@ -36,8 +32,8 @@ from dforce.report.rows import read_results
 from dforce.report.statistics import interquartile_mean, resampled
 from dforce.report.statistics import probability_of_improvement as above
 from dforce.report.table import csv_table
-from dforce.runs.jobs import Stopped, Unit, claim, run_units, slug
-from dforce.runs.shards import read_shard, write_shard
+from dforce.runs.claims import claims_in
+from dforce.runs.jobs import Job, run_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 SPENT = ("plan_seconds", "episode_seconds")
@@ -55,126 +51,6 @@ def _elsewhere(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
     monkeypatch.setattr("dforce.runs.jobs.WAIT", 0.05)
-
-
-# units
-
-
-def file_unit(folder: Path, name: str, *needs: str, work: Callable[[], None] | None = None) -> Unit:
-    """Makes the file `name`, in which every doing of the work leaves a letter."""
-    def note() -> None:
-        if work is not None:
-            work()
-        with (folder / name).open("a") as file:
-            file.write("x")
-
-    return Unit(name, needs, (folder / name).is_file, note)
-
-
-def test_units_are_done_in_the_order_of_their_needs_and_only_once(tmp_path: Path) -> None:
-    told: list[tuple[str, int]] = []
-    chain = [file_unit(tmp_path, "c", "b"), file_unit(tmp_path, "b", "a"), file_unit(tmp_path, "a")]
-    for _ in range(2):
-        outcome = run_units(chain, tmp_path / "locks", tell=lambda *what: told.append(what))
-        assert outcome.left == [] and outcome.failed == {}
-    assert told == [("a", 3), ("b", 2), ("c", 1)]
-    assert [(tmp_path / name).read_text() for name in "abc"] == ["x"] * 3
-
-
-def test_a_unit_that_fails_leaves_those_that_need_it_and_no_others(tmp_path: Path) -> None:
-    def broken() -> None:
-        raise OSError("no space")
-
-    def stopped() -> None:
-        raise Stopped("later")
-
-    chain = [file_unit(tmp_path, "a", work=broken), file_unit(tmp_path, "b", "a"), file_unit(tmp_path, "c"),
-             file_unit(tmp_path, "d", work=stopped), Unit("e", (), lambda: False, lambda: None)]
-    outcome = run_units(chain, tmp_path / "locks")
-    assert outcome.left == ["a", "b", "d", "e"] and (tmp_path / "c").is_file()
-    assert {name: type(error) for name, error in outcome.failed.items()} == {"a": OSError, "d": Stopped,
-                                                                             "e": RuntimeError}
-
-
-def test_nothing_begins_once_it_is_late(tmp_path: Path) -> None:
-    chain = [file_unit(tmp_path, name) for name in "abc"]
-    outcome = run_units(chain, tmp_path / "locks", late=lambda: (tmp_path / "a").is_file())
-    assert outcome.left == ["b", "c"] and not (tmp_path / "b").exists()
-
-
-def test_units_that_cannot_go_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="never come"):
-        run_units([file_unit(tmp_path, "a", "b"), file_unit(tmp_path, "b", "a")], tmp_path / "locks")
-    with pytest.raises(ValueError, match="share the file name 'n-4'"):
-        run_units([file_unit(tmp_path, "n=4"), file_unit(tmp_path, "N 4")], tmp_path / "locks")
-
-
-WORKER = """
-import sys, time
-from pathlib import Path
-from tests import conftest
-from dforce.runs import jobs as units
-units.WAIT = 0.05
-folder = Path(sys.argv[1])
-def unit(number):
-    file = folder / f"unit-{number}"
-    def work():
-        (folder / f"begun-{number}").touch()
-        time.sleep(float(sys.argv[2]))
-        with file.open("a") as stream:
-            stream.write("x")
-    return units.Unit(file.name, (f"unit-{number - 3}",) if number >= 3 else (), file.is_file, work)
-outcome = units.run_units([unit(n) for n in range(9)], folder / "locks")
-sys.exit(len(outcome.left))
-"""
-
-
-def worker(folder: Path, seconds: float) -> subprocess.Popen:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(seconds)],
-                            env={**os.environ, "PYTHONPATH": path})
-
-
-def test_two_processes_do_every_unit_once_and_one_takes_over_from_the_other_when_it_is_killed(tmp_path: Path) -> None:
-    killed = worker(tmp_path, 60.0)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "begun-0").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    both = [worker(tmp_path, 0.1) for _ in range(2)]
-    while not (tmp_path / "unit-8").exists() and len(list(tmp_path.glob("unit-*"))) < 6 and (
-            time.monotonic() < deadline):
-        time.sleep(0.02)  # all that does not need unit 0
-    assert not (tmp_path / "unit-0").exists()
-    killed.kill()
-    assert [process.wait(60) for process in both] == [0, 0] and killed.wait() == -signal.SIGKILL
-    assert [(tmp_path / f"unit-{n}").read_text() for n in range(9)] == ["x"] * 9
-
-
-def test_a_claim_is_one_s_own_until_it_is_given_up(tmp_path: Path) -> None:
-    with claim(tmp_path / "a.lock") as first, claim(tmp_path / "a.lock") as second:
-        assert first and not second and f"process {os.getpid()} " in (tmp_path / "a.lock").read_text()
-    with claim(tmp_path / "a.lock") as again:
-        assert again
-    assert slug("MCTG n=4, mean/x") == "mctg-n-4-mean-x"
-
-
-# shards
-
-
-def test_a_shard_comes_back_as_it_was_unless_it_is_damaged_or_meant_otherwise(tmp_path: Path) -> None:
-    file, identity = tmp_path / "deep" / "a.jsonl", {"node": {"scale": 0.5}, "seeds": (1, 2)}
-    lines = [{"score": 1.5, "name": "é"}, {"score": None}]
-    assert read_shard(file, identity) == ""
-    write_shard(file, identity, {"chosen": {"scale": 1}}, lines)
-    found = read_shard(file, identity)
-    assert not isinstance(found, str) and found.lines == lines and found.header["chosen"] == {"scale": 1}
-    assert "other settings (node.scale: 0.5, now 0.7)" in read_shard(file, {**identity, "node": {"scale": 0.7}})
-    content = file.read_bytes()
-    for place in (3, 80, len(content) - 4):
-        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
-        assert "is damaged" in read_shard(file, identity)
-    file.write_bytes(content[:-20])
-    assert "is damaged" in read_shard(file, identity)
 
 
 # suites
@@ -394,7 +270,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Ben
         patch.setenv("MINARI_DATASETS_PATH", str(store))
         asked: list[tuple[int, int]] = []
         whole = bench(tmp_path_factory.mktemp("whole"), asked)
-        outcome = run_units(units(whole, {}), whole.out / "locks")
+        outcome = run_jobs(jobs(whole, {}), claims_in(whole.out / "locks"))
         assert outcome.left == [] and outcome.failed == {}
     return whole, asked
 
@@ -427,9 +303,9 @@ def test_a_method_is_tuned_on_the_networks_of_all_its_seeds(tmp_path: Path) -> N
     seen = {name: tuning_identity(whole, whole.suite.methods[name])["network"]
             for name in ("guided", "lonely", "retrieval")}
     assert seen == {"guided": [{"forcing": 0}, {"forcing": 1}], "lonely": [{"single": 0}], "retrieval": None}
-    trainings = {(model, seed): Unit(f"train {model}-{seed}", (), lambda: True, lambda: None)
+    trainings = {(model, seed): Job(f"train {model}-{seed}", (), lambda: True, lambda: None)
                  for model, seed in (("forcing", 0), ("forcing", 1), ("single", 0))}
-    needs = {unit.name: unit.needs for unit in units(whole, trainings)}
+    needs = {job.name: job.needs for job in jobs(whole, trainings)}
     assert needs["tune guided"] == ("train forcing-0", "train forcing-1") and needs["tune retrieval"] == ()
 
 
@@ -456,12 +332,12 @@ def test_a_benchmark_that_was_stopped_often_ends_as_one_that_was_not(
     counts = iter(range(100))
     while True:
         piece = bench(tmp_path)
-        done = iter([False, False, True])  # two looks, so two units a run
-        outcome = run_units(units(piece, {}), tmp_path / "locks", late=lambda: next(done, True))  # noqa: B023
+        done = iter([False, False, True])  # two looks, so two jobs a run
+        outcome = run_jobs(jobs(piece, {}), claims_in(tmp_path / "locks"), late=lambda: next(done, True))  # noqa: B023
         if not outcome.left:
             break
         assert next(counts) < 20
-    assert next(counts) == 4  # ten units in five runs
+    assert next(counts) == 4  # ten jobs in five runs
     assert files_of(tmp_path) == files_of(whole.out) and rows_of(piece) == rows_of(whole)
 
 
@@ -477,7 +353,7 @@ def test_what_is_damaged_or_meant_otherwise_is_made_again_and_nothing_else(
     done: list[str] = []
     text = with_method("cloning", tune=None)
     again = bench(tmp_path, text=text)
-    run_units(units(again, {}), tmp_path / "locks", tell=lambda name, left: done.append(name))
+    run_jobs(jobs(again, {}), claims_in(tmp_path / "locks"), tell=lambda name, left: done.append(name))
     assert done == ["play cloning-0", "play straight-1", "play cloning-1"]
     assert any("straight-1.jsonl is damaged" in line for line in said)
     assert any("cloning-0.jsonl was made with other settings (settings.reach" in line for line in said)
@@ -572,7 +448,7 @@ def test_the_verb_goes_on_after_a_kill_within_training(monkeypatch: pytest.Monke
 def test_the_verb_stops_at_its_limit_and_trains_anew_what_is_meant_otherwise(
         capsys: pytest.CaptureFixture[str]) -> None:
     out = ran("late", "limit=0.001", "methods=[guided]")
-    assert (out / "STATUS").read_text().startswith("stopped: ") and "units left" in capsys.readouterr().out
+    assert (out / "STATUS").read_text().startswith("stopped: ") and "jobs left" in capsys.readouterr().out
     ran("late", "methods=[guided]")
     assert (out / "STATUS").read_text() == "done\n"
     other = {**TINY, "models": {"forcing": {"net": "recurrent", "net.width": 12}}}

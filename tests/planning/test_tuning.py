@@ -238,6 +238,6 @@ def test_units_of_two_seeds_and_what_they_wait_for(base: Path, tmp_path: Path) -
     cfg = OmegaConf.merge(OmegaConf.load(Path(align_planner.__file__).parents[2] / "configs/align/planner.yaml"),
                           {"checkpoint": str(base), "seeds": [3, 4]})
     folder = type("Folder", (), {"path": tmp_path})()
-    names = {unit.name: unit.needs for unit in align_planner.units(cfg, ["grpo"], folder)}
+    names = {job.name: job.needs for job in align_planner.jobs(cfg, ["grpo"], folder)}
     assert names == {"play base 3": (), "tune grpo 3": (), "play grpo 3": ("tune grpo 3",),
                      "play base 4": (), "tune grpo 4": (), "play grpo 4": ("tune grpo 4",)}

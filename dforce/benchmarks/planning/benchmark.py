@@ -1,10 +1,10 @@
-"""The units of a planning benchmark, tunings and evaluations, and the rows that come out of their files.
+"""The jobs of a planning benchmark, tunings and evaluations, and the rows that come out of their files.
 
     tuning/<method>.jsonl          every trial, from starts that are never reported
     shards/<method>-<seed>.jsonl   the episodes of one method and seed under all its executors
     shards/<method>-<seed>.npz     the first of them, for pictures
 
-Networks are trained by units that the caller makes (`dforce.cli.commands.benchmark_planning`), for this needs only
+Networks are trained by jobs that the caller makes (`dforce.cli.commands.benchmark_planning`), for this needs only
 their run folders and what they were trained with.
 """
 
@@ -24,7 +24,7 @@ from dforce.planning.control import Executed
 from dforce.planning.pooled import headline
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task
-from dforce.runs.jobs import Unit, slug
+from dforce.runs.jobs import Job, slug
 from dforce.runs.shards import Shard, read_shard, write_shard
 
 DRAWN = 6   # episodes of each method that are kept for pictures: blocked ones first,
@@ -202,20 +202,20 @@ def read_evaluation(bench: Bench, method: MethodNode, seed: int) -> Shard | str:
     return read_shard(bench.shard_file(method.name, seed), identity)
 
 
-# Units
+# Jobs
 
 
-def units(bench: Bench, models: Mapping[tuple[str, int], Unit]) -> list[Unit]:
-    """All units in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed.
+def jobs(bench: Bench, models: Mapping[tuple[str, int], Job]) -> list[Job]:
+    """All jobs in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed.
 
-    models: the units that train, by network and seed.
+    models: the jobs that train, by network and seed.
     """
     methods = bench.suite.methods.values()
     found = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
     for method in methods:
         if isinstance(method.tune, dict):
             needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
-            found.append(Unit(f"tune {method.name}", needs, partial(_tuned, bench, method),
+            found.append(Job(f"tune {method.name}", needs, partial(_tuned, bench, method),
                               partial(tune, bench, method)))
     for seed in range(bench.suite.seeds):
         for method in methods:
@@ -223,12 +223,12 @@ def units(bench: Bench, models: Mapping[tuple[str, int], Unit]) -> list[Unit]:
                 continue
             tuned = method.tune if isinstance(method.tune, str) else method.name
             needs = _network(models, method, seed) + ((f"tune {tuned}",) if method.tune else ())
-            found.append(Unit(f"play {method.name}-{seed}", needs,
+            found.append(Job(f"play {method.name}-{seed}", needs,
                               partial(_evaluated, bench, method, seed), partial(evaluate, bench, method, seed)))
     return found
 
 
-def _network(models: Mapping[tuple[str, int], Unit], method: MethodNode, seed: int) -> tuple[str, ...]:
+def _network(models: Mapping[tuple[str, int], Job], method: MethodNode, seed: int) -> tuple[str, ...]:
     return (models[method.model, seed].name,) if method.model else ()
 
 

@@ -14,19 +14,19 @@ from dforce.benchmarks.planning.methods import play_method
 from dforce.benchmarks.planning.suite import MethodNode, label
 from dforce.planning.pooled import headline, pooled
 from dforce.planning.scores import Row, blocked_mask, score_report
-from dforce.runs.jobs import Unit, slug
+from dforce.runs.jobs import Job, slug
 from dforce.runs.shards import Shard, read_shard, write_shard
 from dforce.train.checkpoint import step_folder
 
 LEAST = 3  # checkpoints that make a curve
 
 
-def learning_units(bench: Bench, needs: dict[str, tuple[str, ...]]) -> list[Unit]:
-    """One for each method of the suite's `learning`. needs: by the names of the benchmark's units, what they need.
+def learning_jobs(bench: Bench, needs: dict[str, tuple[str, ...]]) -> list[Job]:
+    """One for each method of the suite's `learning`. needs: by the names of the benchmark's jobs, what they need.
 
     Where the training kept fewer than LEAST checkpoints there is nothing to do.
     """
-    return [Unit(f"learning {name}", needs[f"play {name}-0"], partial(_done, bench, bench.suite.methods[name]),
+    return [Job(f"learning {name}", needs[f"play {name}-0"], partial(_done, bench, bench.suite.methods[name]),
                  partial(learn, bench, bench.suite.methods[name])) for name in bench.suite.learning["methods"]]
 
 

@@ -1,4 +1,4 @@
-"""The rows of a planning benchmark, from the files of its units and from nothing else."""
+"""The rows of a planning benchmark, from the files of its jobs and from nothing else."""
 
 from __future__ import annotations
 

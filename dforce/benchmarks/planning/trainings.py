@@ -1,4 +1,4 @@
-"""Trainings as units of a benchmark: ordinary run folders of `dforce train`, gone on with where they were stopped."""
+"""Trainings as jobs of a benchmark: ordinary run folders of `dforce train`, gone on with where they were stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dforce.benchmarks.planning.suite import ModelNode
 from dforce.cli.commands.train import train
 from dforce.report.html import write_index
 from dforce.runs.folder import RunFolder
-from dforce.runs.jobs import Stopped, Unit, slug
+from dforce.runs.jobs import Job, Stopped, slug
 from dforce.runs.shards import differing
 from dforce.train.checkpoint import CheckpointError, find
 
@@ -64,8 +64,8 @@ class Training(NamedTuple):
         finished = status.is_file() and status.read_text(encoding="utf-8").strip() == "done"
         return ("done" if finished else "begun"), ""
 
-    def unit(self, *, late: Callable[[], bool], tell: Callable[[str], None] = print) -> Unit:
-        return Unit(f"train {self.name}", (), partial(self._done, tell), partial(self._work, late))
+    def unit(self, *, late: Callable[[], bool], tell: Callable[[str], None] = print) -> Job:
+        return Job(f"train {self.name}", (), partial(self._done, tell), partial(self._work, late))
 
     def _done(self, tell: Callable[[str], None]) -> bool:
         state, why = self.found()

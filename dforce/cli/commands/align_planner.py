@@ -18,7 +18,7 @@ from dforce.planning.tuning import FEW, Policy, Watch, chosen, policy, tuned
 from dforce.planning.tuning_report import BASE, GUIDED, SAMPLED, place, report
 from dforce.report.html import write_index
 from dforce.runs.folder import RunFolder, write_atomic
-from dforce.runs.jobs import Unit, run_units
+from dforce.runs.jobs import Job, run_jobs
 from dforce.runs.resumable import asked_out, open_folder, until
 
 FOLDER = False  # a run goes on in the folder that it has
@@ -26,7 +26,7 @@ FREE = {"seeds", "beside", "limit_seconds", "out", "pictures"}  # may change fro
 
 
 def run(cfg: Any, _: None = None) -> None:
-    """Does what is left: tunings and evaluations are units of their own, then tables and pictures of all there is."""
+    """Does what is left: tunings and evaluations are jobs of their own, then tables and pictures of all there is."""
     late = until(cfg.limit_seconds)
     algorithms = list(dict.fromkeys([cfg.algorithm, *cfg.beside]))
     check(cfg, algorithms)
@@ -36,13 +36,13 @@ def run(cfg: Any, _: None = None) -> None:
     folder = open_folder("align/planner", cfg, out, resume=bool(out))
     try:
         with folder:
-            outcome = run_units(units(cfg, algorithms, folder), folder.path / "locks", late=late,
+            outcome = run_jobs(jobs(cfg, algorithms, folder), folder.path / "locks", late=late,
                                 tell=lambda name, left: print(f"{name} ({left} left)", flush=True))
             report(cfg, folder, algorithms)
             for error in outcome.failed.values():
                 raise error
         if outcome.left:
-            folder.status(f"stopped: {len(outcome.left)} units are left")
+            folder.status(f"stopped: {len(outcome.left)} jobs are left")
     finally:
         write_index(folder.path)
     print(f"open {folder.path / 'index.html'}")
@@ -69,7 +69,7 @@ def check(cfg: Any, algorithms: list[str]) -> None:
 
 
 def _as_before(out: Path, cfg: Any) -> None:
-    """ValueError where `out` holds a run of other settings: its units would not be comparable with those to come."""
+    """ValueError where `out` holds a run of other settings: its jobs would not be comparable with those to come."""
     file = out / "config.yaml"
     if not file.is_file():
         if out.is_dir() and any(out.iterdir()):
@@ -82,21 +82,21 @@ def _as_before(out: Path, cfg: Any) -> None:
                          "or another out=")
 
 
-# ---------------------------------------------------------------------------------------------------------- units
+# ---------------------------------------------------------------------------------------------------------- jobs
 
-def units(cfg: Any, algorithms: list[str], folder: RunFolder) -> list[Unit]:
+def jobs(cfg: Any, algorithms: list[str], folder: RunFolder) -> list[Job]:
     """Every tuning, and the episodes of the base and of what was tuned, from the same starts."""
     executor, work = build(cfg.executor, trust=cfg.trust), []
     for seed in cfg.seeds:
         file = folder.path / "played" / f"{BASE}-{seed}.json"
-        work.append(Unit(f"play {BASE} {seed}", (), file.is_file, partial(_play, cfg, BASE, seed, executor, file,
+        work.append(Job(f"play {BASE} {seed}", (), file.is_file, partial(_play, cfg, BASE, seed, executor, file,
                                                                           cfg.checkpoint)))
         for name in algorithms:
             where = place(folder.path, name, seed)
             file = folder.path / "played" / f"{name}-{seed}.json"
-            work.append(Unit(f"tune {name} {seed}", (), (where / "done").is_file,
+            work.append(Job(f"tune {name} {seed}", (), (where / "done").is_file,
                              partial(_tune, cfg, name, seed, executor, where)))
-            work.append(Unit(f"play {name} {seed}", (f"tune {name} {seed}",), file.is_file,
+            work.append(Job(f"play {name} {seed}", (f"tune {name} {seed}",), file.is_file,
                              partial(_play, cfg, name, seed, executor, file, where)))
     return work
 

@@ -12,39 +12,38 @@ import torch
 from dforce.benchmarks.align import tables as align_tables
 from dforce.benchmarks.align.methods import TASKS, Made, draw, make_judge, make_weak, searched, tuned
 from dforce.benchmarks.align.runs import BASE, Bench, Part
-from dforce.benchmarks.planning.trainings import plain
 from dforce.config import nearest
 from dforce.report.table import markdown_table
-from dforce.runs.folder import RunFolder
-from dforce.runs.jobs import Unit
-from dforce.runs.resumable import asked_out, do_units, go_on, open_folder, publish, until
+from dforce.runs.folder import Invocation, RunFolder
+from dforce.runs.job_run import Deadline, do_jobs, publish, run_graph
+from dforce.runs.jobs import Job, Outcome
 from dforce.runs.shards import Shard, write_shard
 
-FOLDER = False  # a benchmark goes on in the folder that it has
 FEW = {"epochs": 2, "samples": 32, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3, "weak_steps": 3,
        "judge_steps": 3, "spread": [1]}  # fast_dev_run
 
 
-def run(cfg: Any, _: None = None) -> None:
+def run(cfg: Any, call: Invocation) -> None:
     """Does what is left of the benchmark, in this process; others may work in the same folder. See the YAML."""
-    late = until(cfg.limit)
-    torch.set_num_threads(cfg.threads)
-    asked = {**plain(cfg), **(FEW if cfg.fast_dev_run else {})}
+    late = Deadline(cfg["limit"])
+    torch.set_num_threads(cfg["threads"])
+    asked = {**cfg, **(FEW if cfg["fast_dev_run"] else {})}
     for task in asked["tasks"]:
         if task not in TASKS:
             raise ValueError(f"no task {task!r}{nearest(task, TASKS)}")
-    folder = open_folder("benchmark/align", asked, asked_out(cfg.out))
-    bench = Bench(asked, folder.path)
-    go_on(folder, lambda: do_units(units(bench), folder, late=late, report=lambda: report(bench, folder),
-                                   clock=time.process_time), named=3)
+    run_graph(call._replace(config=asked), lambda folder: _work(Bench(asked, folder.path), folder, late), names=3)
 
 
-def units(bench: Bench) -> Iterator[Unit]:
+def _work(bench: Bench, folder: RunFolder, late: Deadline) -> Outcome:
+    return do_jobs(jobs(bench), folder, late=late, report=lambda: report(bench, folder), clock=time.process_time)
+
+
+def jobs(bench: Bench) -> Iterator[Job]:
     """The judge and the weak model; of each task the model before, all trials, then seed after seed."""
-    yield Unit("judge", (), (bench.judge / "classifier.json").is_file,
+    yield Job("judge", (), (bench.judge / "classifier.json").is_file,
                partial(make_judge, bench.judge, bench.asked["judge_steps"]))
     if "class" in bench.asked["tasks"]:
-        yield Unit("weak model", (), (bench.weak / "layout.json").is_file,
+        yield Job("weak model", (), (bench.weak / "layout.json").is_file,
                    partial(make_weak, bench.weak, bench.asked["weak_steps"]))
     for task in bench.asked["tasks"]:
         first = ("judge", *(["weak model"] if task == "class" else []))
@@ -57,7 +56,7 @@ def units(bench: Bench) -> Iterator[Unit]:
             trials = tuple(_name(task, method, other) for other in bench.parts(method) if other.trial is not None)
             needs = first if method == BASE else (*first, *bases) if part.trial is not None else (
                 *first, *bases, *trials)
-            yield Unit(_name(task, method, part), needs, partial(_there, bench, task, method, part),
+            yield Job(_name(task, method, part), needs, partial(_there, bench, task, method, part),
                        partial(make, bench, task, method, part))
 
 

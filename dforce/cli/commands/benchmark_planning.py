@@ -13,8 +13,8 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from dforce.benchmarks.planning.benchmark import Bench, units
-from dforce.benchmarks.planning.learning import learning_units
+from dforce.benchmarks.planning.benchmark import Bench, jobs
+from dforce.benchmarks.planning.learning import learning_jobs
 from dforce.benchmarks.planning.pictures import draw_benchmark
 from dforce.benchmarks.planning.suite import Suite, read_suite
 from dforce.benchmarks.planning.tables import collect
@@ -24,7 +24,7 @@ from dforce.planning.tasks import Task, get_task
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.runs.jobs import Outcome, claim
-from dforce.runs.resumable import asked_out, do_units, go_on, open_folder, publish, until
+from dforce.runs.resumable import asked_out, do_jobs, go_on, open_folder, publish, until
 from dforce.train.precision import device_of
 
 FOLDER = False  # a benchmark goes on in the folder that it has
@@ -81,8 +81,8 @@ def shipped(task: Task, size: str) -> Path:
 
 
 def _work(cfg: Any, suite: Suite, whole: Suite, task: Task, folder: RunFolder, late: Callable[[], bool]) -> Outcome:
-    """Does the units of `suite`; the tables are of all that is there of the `whole`, whoever made it."""
-    with claim(folder.path / "locks" / "data.lock", wait=True):  # two processes must not write the same data
+    """Does the jobs of `suite`; the tables are of all that is there of the `whole`, whoever made it."""
+    with locked(folder.path / "locks" / "data.lock", wait=True):  # two processes must not write the same data
         data = task.make_data(steps=FEW if cfg.fast_dev_run else None)
     networks = Path(cfg.networks) if cfg.networks else folder.path / "models"
     followed = {whole.methods[name].model for name in whole.learning["methods"]}
@@ -92,10 +92,10 @@ def _work(cfg: Any, suite: Suite, whole: Suite, task: Task, folder: RunFolder, l
     options = {"device": device_of(cfg.device), "precision": cfg.precision, "trust": cfg.trust}
     bench = Bench(suite, task, data, folder.path, networks, lambda model, seed: models[model, seed].settings, options,
                   _once())
-    work = units(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()
+    work = jobs(bench, {key: one.unit(late=late, tell=bench.tell) for key, one in models.items()
                          if key[0] in suite.models})
-    work += learning_units(bench, {unit.name: unit.needs for unit in work})
-    return do_units(work, folder, late=late, report=lambda: report(replace(bench, suite=whole), folder))
+    work += learning_jobs(bench, {job.name: job.needs for job in work})
+    return do_jobs(work, folder, late=late, report=lambda: report(replace(bench, suite=whole), folder))
 
 
 def _once() -> Callable[[str], None]:

@@ -1,0 +1,91 @@
+"""A graph of jobs as a run: its folder, its time limit, what each job took, and what is published of all results."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dforce.report.rows import Row, write_episodes
+from dforce.report.table import csv_table
+from dforce.runs.claims import claims_in, locked
+from dforce.runs.folder import Invocation, RunFolder, write_atomic
+from dforce.runs.jobs import Job, Outcome, Stopped, run_jobs
+
+
+class Deadline:
+    """late(): are `seconds` over since this was made? Never, where they are None or 0."""
+
+    def __init__(self, seconds: float | None):
+        self.end = time.monotonic() + seconds if seconds else float("inf")
+
+    def __call__(self) -> bool:
+        return time.monotonic() > self.end
+
+
+def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: int = 4) -> Outcome:
+    """Does `work` in the run folder of `call`, new or old, and says in its STATUS how many jobs are left.
+
+    work: most of it by `do_jobs`. names: number of the jobs left that are named on the terminal.
+    Raises the first failure of a job; one that `Stopped` is merely left.
+    """
+    with call.folder(resume=True) as folder:
+        outcome = work(folder)
+        for name, error in outcome.failed.items():
+            if not isinstance(error, Stopped):
+                print(f"{name} failed: {error}")
+                raise error
+        if outcome.left:
+            folder.ending = f"stopped: {len(outcome.left)} jobs are left"
+            print(f"stopped with {len(outcome.left)} jobs left ({', '.join(outcome.left[:names])}...); the same "
+                  f"command with out={folder.path} goes on")
+    return outcome
+
+
+def do_jobs(jobs: Iterable[Job], folder: RunFolder, *, late: Callable[[], bool], report: Callable[[], None],
+            clock: Callable[[], float] = time.monotonic) -> Outcome:
+    """Does the jobs, with other processes in the same folder, and then `report`, however they end.
+
+    clock: the seconds of each job go to metrics.jsonl.
+    """
+    timed = [job._replace(work=partial(_timed, folder, job, number, clock)) for number, job in enumerate(jobs, 1)]
+
+    def tell(name: str, left: int) -> None:
+        print(f"{name} ({left} of {len(timed)} left)", flush=True)
+
+    try:
+        return run_jobs(timed, claims_in(folder.path / "locks"), late=late, tell=tell)
+    finally:
+        report()
+
+
+def _timed(folder: RunFolder, job: Job, number: int, clock: Callable[[], float]) -> None:
+    begin = clock()
+    job.work()
+    folder.log(number, job=job.name, job_seconds=round(clock() - begin, 3))
+
+
+def publish(folder: RunFolder, rows: list[Row], lines: list[dict[str, Any]], text: Callable[[], str],
+            draw: Callable[[Path], Mapping[str, str]]) -> bool:
+    """Writes results.json, episodes.jsonl, tables.md of text(), tables.csv, and the pictures that draw(media) captions.
+
+    False, and nothing is written, where another process is publishing: it sees the same files.
+    """
+    with locked(folder.path / "locks" / "report.lock") as mine:
+        if not mine:
+            return False
+        folder.results(rows, work_seconds=_work_seconds(folder.path / "metrics.jsonl"))
+        write_episodes(folder.path / "episodes.jsonl", lines)
+        write_atomic(folder.path / "tables.md", text())
+        write_atomic(folder.path / "tables.csv", csv_table(rows))
+        write_atomic(folder.media / "captions.json", json.dumps(draw(folder.media), indent=1) + "\n")
+        return True
+
+
+def _work_seconds(log: Path) -> float:
+    """Seconds of all jobs that were ever done in the folder; runs of 0.1 called a job a unit."""
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+    return round(sum(line.get("job_seconds", line.get("unit_seconds", 0.0)) for line in lines), 1)
