@@ -7,15 +7,9 @@ Under torchrun only rank 0 writes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import resource
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from dforce.runs.environment import environment, peak_memory_mb
-from dforce.runs.progress import Ticker, progress
 from dforce.report.html import write_index
 from dforce.report.rows import append_episodes, write_results
+from dforce.runs.environment import environment, peak_memory_mb
+from dforce.runs.progress import Ticker, progress
 
 __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
 
