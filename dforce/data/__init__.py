@@ -1,34 +1,16 @@
 """Trajectories and clips on disk, windows of tokens in memory. torch and numpy; imports nothing of the core."""
 
-from dforce.data.batch import Batch, Cond, check, cond_rows, cond_tokens, stack, unstack
+from dforce.data.batch import Batch, Cond, checked_batch, cond_rows, stack, unstack
 from dforce.data.d4rl import read_d4rl, write_d4rl
+from dforce.data.draws import split_episodes
 from dforce.data.episodes import Episodes, pack
 from dforce.data.generate.maze import make_maze_dataset
 from dforce.data.minari import load_episodes, save_episodes
 from dforce.data.normalize import Affine, require_finite
 from dforce.data.store import list_datasets
 from dforce.data.video.dataset import VideoClips
-from dforce.data.windows import Windows, split_episodes
+from dforce.data.windows import Windows
 
-__all__ = [
-    "Affine",
-    "Batch",
-    "Cond",
-    "Episodes",
-    "VideoClips",
-    "Windows",
-    "check",
-    "cond_rows",
-    "cond_tokens",
-    "list_datasets",
-    "load_episodes",
-    "make_maze_dataset",
-    "pack",
-    "read_d4rl",
-    "require_finite",
-    "save_episodes",
-    "split_episodes",
-    "stack",
-    "unstack",
-    "write_d4rl",
-]
+__all__ = ["Affine", "Batch", "Cond", "Episodes", "VideoClips", "Windows", "checked_batch", "cond_rows",
+           "list_datasets", "load_episodes", "make_maze_dataset", "pack", "read_d4rl", "require_finite",
+           "save_episodes", "split_episodes", "stack", "unstack", "write_d4rl"]

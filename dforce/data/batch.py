@@ -1,4 +1,4 @@
-"""What a training step is handed: tokens, what is known about them, and where a sequence begins."""
+"""The batch of a training step: tokens, their conditions, and where a sequence begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     """Tokens of B sequences.
 
     x: [B, T, *E] float32. mask: [B, T] bool, True where the token is data and not padding.
-    cond: what is known beside the tokens; its "token" half can be cut along T, its "static" half cannot.
+    cond: conditions, those of each token ("token", [B, T, ...]) and those of the whole sequence ("static", [B, ...]).
     first: [B] bool, True where the sequence begins anew, False where it continues row b of the batch before.
     """
 
@@ -26,29 +26,25 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            self.x.to(device), self.mask.to(device), _map(self.cond, lambda v: v.to(device)), self.first.to(device)
-        )
+        return Batch(self.x.to(device), self.mask.to(device), _map(self.cond, lambda v: v.to(device)),
+                     self.first.to(device))
 
     def rows(self, index: Tensor | slice) -> Batch:
         """Some sequences of the batch. index: [N] integers, [B] bool, or a slice -> a batch of N."""
         return Batch(self.x[index], self.mask[index], cond_rows(self.cond, index), self.first[index])
 
 
-def check(batch: Batch) -> Batch:
-    """The batch itself, if its shapes agree; ValueError says which one does not."""
+def checked_batch(batch: Batch) -> Batch:
+    """The batch itself, if its shapes agree; else a ValueError, which names the array whose shape does not."""
     size, tokens = batch.x.shape[:2]
-    found: list[tuple[str, Any, tuple[int, ...]]] = [
-        ("mask", batch.mask, (size, tokens)),
-        ("first", batch.first, (size,)),
+    parts: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("mask", batch.mask, (size, tokens)), ("first", batch.first, (size,)),
         *((f"cond['token']['{name}']", value, (size, tokens)) for name, value in batch.cond.get("token", {}).items()),
-        *((f"cond['static']['{name}']", value, (size,)) for name, value in batch.cond.get("static", {}).items()),
-    ]
-    for name, value, wanted in found:
-        if tuple(value.shape[: len(wanted)]) != wanted:
-            raise ValueError(
-                f"{name} must begin with shape {wanted} as x is {tuple(batch.x.shape)}, got {tuple(value.shape)}"
-            )
+        *((f"cond['static']['{name}']", value, (size,)) for name, value in batch.cond.get("static", {}).items())]
+    for name, value, shape in parts:
+        if tuple(value.shape[: len(shape)]) != shape:
+            raise ValueError(f"{name} must begin with shape {shape} as x is {tuple(batch.x.shape)}, got "
+                             f"{tuple(value.shape)}")
     unknown = set(batch.cond) - {"token", "static"}
     if unknown:
         raise ValueError(f"cond has the parts 'token' and 'static', got also {sorted(unknown)}")
@@ -58,12 +54,6 @@ def check(batch: Batch) -> Batch:
 def cond_rows(cond: Cond, index: Tensor | slice) -> Cond:
     """The conditions of some rows. index: [N] integers, [B] bool, or a slice."""
     return _map(cond, lambda value: value[index])
-
-
-def cond_tokens(cond: Cond, start: int, stop: int) -> Cond:
-    """The conditions of tokens start..stop-1; what is static belongs to all of them."""
-    tokens = {name: value[:, start:stop] for name, value in cond.get("token", {}).items()}
-    return {**cond, "token": tokens} if "token" in cond else dict(cond)
 
 
 def stack(x: Tensor, size: int) -> Tensor:

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.episodes import Episodes
+from dforce.data.episodes import Episodes, joined_ranges
 
 KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
-EPISODE = "infos/episode"  # ours: which rows belong together, where a file holds more than one trajectory
+EPISODE = "infos/episode"  # an addition to D4RL: number of each row's episode, where a file holds several
 
 
-def read_d4rl(
-    path: str | os.PathLike, *, cut_at: Sequence[str] = ("terminals",), max_length: int | None = None
-) -> Episodes:
+def read_d4rl(path: str | os.PathLike, *, cut_at: Sequence[str] = ("terminals",),
+              max_length: int | None = None) -> Episodes:
     """Read a D4RL file: row t is (o_t, a_t, r_t); o_{t+1} is the next row's, so an episode's last action is dropped.
 
     cut_at: flags that end an episode. In maze2d `timeouts` mark a target reached in one continuous trajectory, not an
@@ -32,25 +31,14 @@ def read_d4rl(
     bounds = np.union1d(np.flatnonzero(ends) + 1, [count])
     first, stop = _pieces(np.append(0, bounds[:-1]), bounds, max_length)
     if not len(first):
-        raise ValueError(
-            f"{path} has no two consecutive rows that belong together: {count} rows, {int(ends.sum())} ends"
-        )
-    steps = _join(first, stop - 1)
+        raise ValueError(f"{path} has no two consecutive rows of one episode: {count} rows, {int(ends.sum())} ends")
+    steps = joined_ranges(first, stop - 1)
     kept = {key: rows[key][steps] for key in KEYS[1:]}
-    return Episodes(
-        rows["observations"][_join(first, stop)],
-        kept["actions"],
-        kept["rewards"].reshape(-1),
-        kept["terminals"].astype(bool).reshape(-1),
-        kept["timeouts"].astype(bool).reshape(-1),
-        stop - 1 - first,
-        {
-            key: value[steps]
-            for key, value in infos.items()
-            if np.ndim(value) and len(value) == count and key not in ("qpos", "qvel")
-        },
-        {"dataset": Path(path).stem},
-    )
+    facts = {key: value[steps] for key, value in infos.items()
+             if np.ndim(value) and len(value) == count and key not in ("qpos", "qvel")}
+    return Episodes(rows["observations"][joined_ranges(first, stop)], kept["actions"], kept["rewards"].reshape(-1),
+                    kept["terminals"].astype(bool).reshape(-1), kept["timeouts"].astype(bool).reshape(-1),
+                    stop - 1 - first, facts, {"dataset": Path(path).stem})
 
 
 def _read_rows(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -61,9 +49,8 @@ def _read_rows(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str
         with h5py.File(path, "r") as file:
             missing = [key for key in KEYS if key not in file and key != "timeouts"]
             if missing:
-                raise ValueError(
-                    f"{path} lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, this one {sorted(file)}"
-                )
+                raise ValueError(f"{path} lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, this one "
+                                 f"{sorted(file)}")
             rows = {key: file[key][()] for key in KEYS if key in file}
             infos = {key: value[()] for key, value in file.get("infos", {}).items() if isinstance(value, h5py.Dataset)}
     except (OSError, RuntimeError) as error:
@@ -89,14 +76,10 @@ def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
         wide[last] = wide[last - 1] if fill is None else fill
         return wide
 
-    data = {
-        "observations": episodes.observations,
-        "actions": widen(episodes.actions, 0),
-        "rewards": widen(episodes.rewards, 0),
-        "terminals": widen(episodes.terminations, False),
-        "timeouts": widen(episodes.truncations, many),
-        **{f"infos/{key}": widen(value) for key, value in episodes.infos.items()},
-    }
+    data = {"observations": episodes.observations, "actions": widen(episodes.actions, 0),
+            "rewards": widen(episodes.rewards, 0), "terminals": widen(episodes.terminations, False),
+            "timeouts": widen(episodes.truncations, many),
+            **{f"infos/{key}": widen(value) for key, value in episodes.infos.items()}}
     if episodes.observations.shape[1] == 4:
         data |= {"infos/qpos": episodes.observations[:, :2], "infos/qvel": episodes.observations[:, 2:]}
     if many:
@@ -142,9 +125,3 @@ def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None) -> tupl
         first = np.concatenate(cuts)
     keep = stop - first > 1
     return first[keep], stop[keep]
-
-
-def _join(first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """The numbers first[e]..stop[e]-1 of all e, one after another."""
-    lengths = stop - first
-    return np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

@@ -1,4 +1,4 @@
-"""Ragged episodes in packed arrays: what every source of trajectories is turned into, and what windows are cut from."""
+"""Episodes of different lengths in packed arrays: every source of trajectories is read into them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Episodes:
 
     observations: [N + E, O], S_e + 1 rows an episode (the last is what the last action led to).
     actions: [N, A]. rewards: [N]. terminations, truncations: [N] bool. lengths: [E], the S_e.
-    infos: {name: [N, ...]}, further facts of a step, as they were when its action was taken.
-    about: JSON-able facts of the whole: dataset, env, dt, observation_names, action_names, ...
+    infos: {name: [N, ...]}, further values of a step, at the time when its action was taken.
+    about: JSON-able facts about all of them: dataset, env, dt, observation_names, action_names, ...
     """
 
     observations: np.ndarray
@@ -34,17 +34,14 @@ class Episodes:
             raise ValueError(f"episodes must have at least one step each, got lengths {list(self.lengths[:8])}")
         if self.observations.ndim != 2 or self.actions.ndim != 2:
             shapes = (self.observations.shape, self.actions.shape)
-            raise ValueError(
-                f"observations and actions must be packed as [rows, width], got {shapes[0]} and {shapes[1]}"
-            )
+            raise ValueError(f"observations and actions must be packed as [rows, width], got {shapes[0]} and "
+                             f"{shapes[1]}")
         arrays = {k: getattr(self, k) for k in ("observations", "actions", "rewards", "terminations", "truncations")}
         for name, array in {**arrays, **self.infos}.items():
             wanted = steps + count if name == "observations" else steps
             if len(array) != wanted:
-                raise ValueError(
-                    f"{name} has {len(array)} rows, but {count} episodes of {steps} steps in all need {wanted}"
-                    " (observations have one row more than steps in each episode)"
-                )
+                raise ValueError(f"{name} has {len(array)} rows, but {count} episodes of {steps} steps in all need "
+                                 f"{wanted} (observations have one row more than steps in each episode)")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -67,11 +64,8 @@ class Episodes:
     def episode(self, e: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Observations [S+1, O], actions [S, A] and rewards [S] of episode e, as views."""
         step, row, length = int(self.first_step[e]), int(self.first_observation[e]), int(self.lengths[e])
-        return (
-            self.observations[row : row + length + 1],
-            self.actions[step : step + length],
-            self.rewards[step : step + length],
-        )
+        return (self.observations[row : row + length + 1], self.actions[step : step + length],
+                self.rewards[step : step + length])
 
     def names(self) -> tuple[list[str], list[str]]:
         """Column names of observations and actions; numbered where the source named none."""
@@ -81,20 +75,13 @@ class Episodes:
         return list(observation), list(action)
 
 
-def pack(
-    observations: Sequence,
-    actions: Sequence,
-    rewards: Sequence,
-    *,
-    terminations: Sequence | None = None,
-    truncations: Sequence | None = None,
-    infos: Mapping[str, Sequence] | None = None,
-    about: dict | None = None,
-) -> Episodes:
-    """Episodes out of one array per episode: observations [S+1, O], actions [S, A], rewards [S], infos [S, ...].
+def pack(observations: Sequence, actions: Sequence, rewards: Sequence, *, terminations: Sequence | None = None,
+         truncations: Sequence | None = None, infos: Mapping[str, Sequence] | None = None,
+         about: dict | None = None) -> Episodes:
+    """Episodes from one array per episode: observations [S+1, O], actions [S, A], rewards [S], infos [S, ...].
 
-    Arrays with a leading episode dimension ([C, S+1, O], ...) do as well as lists of ragged ones.
-    Without flags nothing terminates, and every last step is truncated.
+    Each may be a list of arrays of different lengths, or one array with a leading episode dimension ([C, S+1, O], ...).
+    Without flags no step terminates, and every last step is truncated.
     """
     lengths = np.array([len(a) for a in actions], dtype=np.int64)
     if len(observations) != len(actions) or len(rewards) != len(actions):
@@ -110,3 +97,9 @@ def pack(
     packed = {name: np.concatenate(list(values)) for name, values in (infos or {}).items()}
     o, a, r, ends, cuts = (np.concatenate(list(v)) for v in (observations, actions, rewards, terminations, truncations))
     return Episodes(o, a, r, ends, cuts, lengths, packed, dict(about or {}))
+
+
+def joined_ranges(first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """The numbers first[e]..stop[e]-1 of all e, one range after another. first, stop: [E] integers."""
+    lengths = stop - first
+    return np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dforce.data.batch import Batch
+from dforce.data.draws import philox_uniform
 from dforce.data.pixels import from_uint8
-from dforce.data.windows import uniform
 
 HELD_OUT = 0.2             # part of digits, and of each class of a folder, that is "test"
 STRIP = 0.25               # part of each natural image, at its right, that the test patches are cut from
@@ -82,12 +82,12 @@ class ImageBatches:
         """x [B, 1, C, H, W], cond["static"]["class"] [B] long."""
         epoch, part = divmod(step, len(self.images.x) // self.batch)
         if epoch != self._epoch:
-            draws = uniform(len(self.images.x), seed=self.seed, stream=ORDER, step=epoch)
+            draws = philox_uniform(len(self.images.x), seed=self.seed, stream=ORDER, step=epoch)
             self._epoch, self._order = epoch, np.argsort(draws, kind="stable")
         index = torch.from_numpy(self._order[part * self.batch:(part + 1) * self.batch])
         label = self.images.label[index]
         if self.drop:
-            dropped = uniform(self.batch, seed=self.seed, stream=DROP, step=step) < self.drop
+            dropped = philox_uniform(self.batch, seed=self.seed, stream=DROP, step=step) < self.drop
             label = label.masked_fill(torch.from_numpy(dropped), len(self.images.classes))
         whole = torch.ones(self.batch, 1, dtype=torch.bool)
         return Batch(self.images.x[index], whole, {"static": {"class": label}}, whole[:, 0])
@@ -107,7 +107,7 @@ def _digits(split: Split, seed: int) -> Images:
 
 def _chosen(count: int, split: Split, seed: int, step: int = 0) -> np.ndarray:
     """Numbers of the images of a split, in a random order. step: another draw under the same seed."""
-    order = np.argsort(uniform(count, seed=seed, stream=SPLIT, step=step), kind="stable")
+    order = np.argsort(philox_uniform(count, seed=seed, stream=SPLIT, step=step), kind="stable")
     test = min(max(1, round(HELD_OUT * count)), count - 1)
     return order if split == "all" else order[:test] if split == "test" else order[test:]
 
@@ -142,7 +142,7 @@ def _cut(image: np.ndarray, number: int, split: Split, seed: int) -> np.ndarray:
     border = width - max(PATCH, round(STRIP * width))
     left, right = (0, border) if split == "train" else (border, width)
     count, stream = (PATCHES[0], TRAIN) if split == "train" else (PATCHES[1], TEST)
-    y, x = (uniform(2 * count, seed=seed, stream=stream, step=number).reshape(2, count)
+    y, x = (philox_uniform(2 * count, seed=seed, stream=stream, step=number).reshape(2, count)
             * np.array([[height - PATCH + 1], [right - left - PATCH + 1]])).astype(int)
     return np.stack([image[i:i + PATCH, left + j:left + j + PATCH] for i, j in zip(y, x, strict=True)])
 

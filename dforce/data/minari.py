@@ -14,23 +14,15 @@ import numpy as np
 
 from dforce.data.d4rl import read_d4rl
 from dforce.data.episodes import Episodes, pack
-from dforce.data.flatten import flatten_rows, width_names
-from dforce.data.store import datasets_root, list_datasets, restore, staged, verify_checksums
+from dforce.data.spaces import column_names, flatten_rows, stored_spaces
+from dforce.data.store import datasets_root, list_datasets, recovered, staged, verify_checksums
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
 D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a part of it can be held out
 
 
-def save_episodes(
-    name: str,
-    episodes: Episodes,
-    *,
-    env: Any = None,
-    about: dict | None = None,
-    overwrite: bool = False,
-    root: str | os.PathLike | None = None,
-    **minari_fields: Any,
-) -> Path:
+def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict | None = None, overwrite: bool = False,
+                  root: str | os.PathLike | None = None, **minari_fields: Any) -> Path:
     """Write episodes as the Minari dataset `name` ("namespace/name-v1") and return its folder.
 
     env: Gymnasium id or spec, so that Minari can recover the environment. about: JSON-able facts, joined with
@@ -51,16 +43,14 @@ def save_episodes(
             spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape[1:], kind.type)
     with staged(name, root=root, overwrite=overwrite), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Minari asks for author, e-mail, permalink, one warning each
-        dataset = minari.create_dataset_from_buffers(
-            name, list(_buffers(episodes)), env=env, data_format="hdf5", jpeg_encoding=False, **spaces, **minari_fields
-        )
+        dataset = minari.create_dataset_from_buffers(name, list(_buffers(episodes)), env=env, data_format="hdf5",
+                                                     jpeg_encoding=False, **spaces, **minari_fields)
         dataset.storage.update_metadata({ABOUT: facts})
     return datasets_root(root) / name
 
 
-def load_episodes(
-    name_or_path: str | os.PathLike, *, infos: Sequence[str] = (), root: str | os.PathLike | None = None
-) -> Episodes:
+def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
+                  root: str | os.PathLike | None = None) -> Episodes:
     """Read a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
 
     Dict observations are joined to one vector, discrete actions become one-hot. infos: names of the numeric infos to
@@ -70,16 +60,15 @@ def load_episodes(
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return read_d4rl(path, max_length=D4RL_PIECE)
-    folder = path if (path / "data" / "metadata.json").exists() else restore(datasets_root(root) / name_or_path)
+    folder = path if (path / "data" / "metadata.json").exists() else recovered(datasets_root(root) / name_or_path)
     if not (folder / "data" / "metadata.json").exists():
         raise ValueError(_unknown(str(name_or_path), root))
     verify_checksums(folder)
     metadata = read_metadata(folder)
     spaces = _spaces(folder / "data", metadata)
-    names = width_names(spaces[0], "observation"), width_names(spaces[1], "action")
-    columns: dict[str, list] = {
-        key: [] for key in ("observations", "actions", "rewards", "terminations", "truncations")
-    }
+    names = column_names(spaces[0], "observation"), column_names(spaces[1], "action")
+    columns: dict[str, list] = {key: [] for key in ("observations", "actions", "rewards", "terminations",
+                                                    "truncations")}
     extra: dict[str, list] = {key: [] for key in infos}
     for number, raw in enumerate(_raw_episodes(folder / "data", metadata)):
         _collect(number, raw, spaces, columns, extra, folder)
@@ -103,10 +92,7 @@ def read_metadata(folder: Path) -> dict:
 def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, extra: dict, folder: Path) -> None:
     """Add one stored episode, flattened. Infos stand beside observations, so their last row has no action."""
     try:
-        observations, actions = (
-            flatten_rows(spaces[0], raw["observations"]),
-            flatten_rows(spaces[1], raw["actions"]),
-        )
+        observations, actions = (flatten_rows(spaces[0], raw["observations"]), flatten_rows(spaces[1], raw["actions"]))
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"episode {number} of {folder} does not fit the dataset's spaces: {error}") from error
     if len(observations) != len(actions) + 1:
@@ -143,11 +129,8 @@ def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
         with h5py.File(path, "r") as file:
             for number in range(metadata["total_episodes"]):
                 group = file[f"episode_{number}"]
-                yield {
-                    **{k: group[k] for k in ("observations", "actions")},
-                    "infos": group.get("infos"),
-                    **{k: group[k][()] for k in ("rewards", "terminations", "truncations")},
-                }
+                yield {**{k: group[k] for k in ("observations", "actions")}, "infos": group.get("infos"),
+                       **{k: group[k][()] for k in ("rewards", "terminations", "truncations")}}
     except (OSError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"{path} is damaged or incomplete ({error}); restore it or generate the dataset again"
@@ -160,10 +143,7 @@ def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
 
     if metadata.get("observation_space") and metadata.get("action_space"):
         return deserialize_space(metadata["observation_space"]), deserialize_space(metadata["action_space"])
-    from minari.dataset.minari_storage import MinariStorage
-
-    storage = MinariStorage.read(data)
-    return storage.observation_space, storage.action_space
+    return stored_spaces(data)
 
 
 def _buffers(episodes: Episodes) -> Iterator[Any]:
@@ -174,15 +154,8 @@ def _buffers(episodes: Episodes) -> Iterator[Any]:
         observations, actions, rewards = episodes.episode(e)
         steps = slice(int(first), int(first + length))
         infos = {k: np.concatenate([v[steps], v[steps][-1:]]) for k, v in episodes.infos.items()}
-        yield EpisodeBuffer(
-            id=e,
-            observations=observations,
-            actions=actions,
-            rewards=rewards,
-            infos=infos or None,
-            terminations=episodes.terminations[steps],
-            truncations=episodes.truncations[steps],
-        )
+        yield EpisodeBuffer(id=e, observations=observations, actions=actions, rewards=rewards, infos=infos or None,
+                            terminations=episodes.terminations[steps], truncations=episodes.truncations[steps])
 
 
 def _check_name(name: str) -> None:

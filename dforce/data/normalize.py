@@ -1,4 +1,4 @@
-"""Affine normalisation whose statistics are buffers, so that they live in the checkpoint beside the weights."""
+"""Affine normalisation whose statistics are buffers, so that a checkpoint keeps them beside the weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Affine(nn.Module):
         if mean.dim() != 1 or mean.shape != std.shape:
             raise ValueError(f"mean and std must both be [D], got {tuple(mean.shape)} and {tuple(std.shape)}")
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-            raise ValueError(
-                f"mean must be finite, std finite and positive, got mean {mean.tolist()}, std {std.tolist()}"
-            )
+            raise ValueError(f"mean must be finite, std finite and positive, got mean {mean.tolist()}, std "
+                             f"{std.tolist()}")
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
@@ -34,8 +33,8 @@ class Affine(nn.Module):
     def fit(cls, data: Any, *, lengths: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Affine:
         """Statistics of data [N, D], accumulated in float64; a constant column gets std 1 (it becomes 0, not NaN).
 
-        lengths (rows per episode) and names (of columns) only serve the message of the ValueError that
-        non-finite data raise.
+        lengths (rows per episode) and names (of columns) only serve the message of the ValueError
+        that non-finite data raise.
         """
         data = np.asarray(data)
         if data.ndim != 2 or not len(data):
@@ -48,7 +47,7 @@ class Affine(nn.Module):
 
     @classmethod
     def identity(cls, width: int) -> Affine:
-        """The normaliser that changes nothing; also the empty vessel that a checkpoint is loaded into."""
+        """The normaliser that changes nothing; a checkpoint's statistics are loaded into one."""
         return cls(torch.zeros(width), torch.ones(width))
 
     @property
@@ -75,14 +74,13 @@ class Affine(nn.Module):
         return x
 
 
-def require_finite(
-    data: np.ndarray, *, lengths: Any = None, names: Sequence[str] | None = None, kind: str = "data"
-) -> None:
+def require_finite(data: np.ndarray, *, lengths: Any = None, names: Sequence[str] | None = None,
+                   kind: str = "data") -> None:
     """ValueError at the first NaN or infinity in data [N, D]: which episode, step and column, and how many in all.
 
     lengths: rows of each episode, summing to N; without it the row is named.
     """
-    # a sum is finite almost only where all is: one pass without a temporary for the common case
+    # a finite sum has finite terms: one pass without a temporary in the usual case
     with np.errstate(all="ignore"):
         if np.isfinite(np.sum(data, dtype=np.float64)):
             return
@@ -96,7 +94,5 @@ def require_finite(
         episode = int(np.searchsorted(ends, row, side="right"))
         where = f"episode {episode}, step {row - int(ends[episode]) + int(lengths[episode])}"
     name = names[column] if names is not None else str(column)
-    raise ValueError(
-        f"{kind} holds {len(bad)} non-finite value(s), the first ({data[row, column]}) in {where}, column {name}; "
-        "repair or drop those episodes"
-    )
+    raise ValueError(f"{kind} holds {len(bad)} non-finite value(s), the first ({data[row, column]}) in {where}, column "
+                     f"{name}; repair or drop those episodes")

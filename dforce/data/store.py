@@ -1,4 +1,4 @@
-"""Where Minari datasets lie, how a folder is replaced in one go, and how a changed byte is noticed."""
+"""Where Minari datasets are kept, how one is replaced in a single step, and checksums against changed bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-CHECKSUMS = "checksums.json"  # beside Minari's own "data" folder, so that Minari does not mind it
+CHECKSUMS = "checksums.json"  # beside Minari's own "data" folder, which Minari alone reads
 MINARI_ROOT = "MINARI_DATASETS_PATH"
 
 
@@ -29,18 +29,18 @@ def list_datasets(root: str | os.PathLike | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def staged(name: str, *, root: str | os.PathLike | None, overwrite: bool) -> Iterator[Path]:
-    """A folder to write dataset `name` under, which takes its place when the block ends well, and vanishes otherwise.
+    """A folder to write dataset `name` in; the dataset takes its place when the block ends without an error.
 
-    Meanwhile Minari is pointed at it. Until the new dataset is complete and on the disk the old one is untouched; it
-    then steps aside under a hidden name, from which `restore` brings it back if the process dies between two renames.
+    Inside the block Minari's root is this folder. The old dataset stays untouched until the new one is complete and on
+    the disk; it is then renamed to a hidden name, from which `recovered` brings it back if the process dies between
+    the two renames.
     ValueError where the dataset exists and `overwrite` is not given.
     """
     top = datasets_root(root)
-    final = restore(top / name)
+    final = recovered(top / name)
     if final.exists() and not overwrite:
-        raise ValueError(
-            f"dataset {name!r} exists at {final}: pass overwrite=True to replace it, or choose another name"
-        )
+        raise ValueError(f"dataset {name!r} exists at {final}: pass overwrite=True to replace it, or choose another "
+                         "name")
     top.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=top))
     before = os.environ.get(MINARI_ROOT)
@@ -66,8 +66,8 @@ def staged(name: str, *, root: str | os.PathLike | None, overwrite: bool) -> Ite
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def restore(folder: Path) -> Path:
-    """`folder`, brought back from where `staged` puts the old dataset if the process died between its two renames."""
+def recovered(folder: Path) -> Path:
+    """`folder`, renamed back from the hidden name of `staged` if a process died between its two renames."""
     if not folder.exists() and _aside(folder).exists():
         os.replace(_aside(folder), folder)
     return folder
@@ -78,10 +78,9 @@ def _aside(folder: Path) -> Path:
 
 
 def write_checksums(folder: Path) -> None:
-    """Note size and sha256 of every file under `folder`, and wait until all of them are on the disk."""
-    files = {
-        p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != CHECKSUMS
-    }
+    """Writes down size and sha256 of every file under `folder`, and waits until all of them are on the disk."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
+             if path.is_file() and path.name != CHECKSUMS}
     noted = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
     (folder / CHECKSUMS).write_text(json.dumps({"format": 1, "files": noted}, indent=1))
     for path in [*files.values(), folder / CHECKSUMS]:
@@ -90,7 +89,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify_checksums(folder: Path) -> None:
-    """ValueError naming the first file that is not as it was saved. Datasets without checksums (not ours) pass."""
+    """ValueError for the first file that is not as it was saved. Datasets without checksums (of others) pass."""
     if not (folder / CHECKSUMS).exists():
         return
     try:
@@ -99,9 +98,8 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"its format is {noted['format']!r}, this dforce writes 1")
         items = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in noted["files"].items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{folder / CHECKSUMS} is damaged ({error}); restore the dataset or generate it again"
-        ) from error
+        raise ValueError(f"{folder / CHECKSUMS} is damaged ({error}); restore the dataset or generate it again"
+                         ) from error
     cure = f"restore it or generate the dataset again; if you changed it on purpose, delete {folder / CHECKSUMS}"
     for path, size, digest in items:
         if not path.is_file():

@@ -1,8 +1,8 @@
-"""Fixed windows over ragged episodes, drawn by counters: batch s is a function of (seed, split, s) and of nothing else.
+"""Windows of fixed length over episodes of any length: batch s is a function of (seed, split, s) and of nothing else.
 
-Raw token t is (a_t, o_{t+1}): an action belongs with the observation that it led to, and o_0 stands in
-cond["static"]["start"]. All tokens are normalised and packed once; a window is a row of a strided view of them, so
-that a batch is one `index_select`.
+Raw token t is (a_t, o_{t+1}): an action belongs with the observation that it led to; o_0 is in cond["static"]["start"].
+All tokens are normalised and packed once. A window is a row of a strided view of them, so that a batch is one
+`index_select`.
 """
 
 from __future__ import annotations
@@ -14,63 +14,46 @@ import torch
 from torch import Tensor
 
 from dforce.data.batch import Batch
-from dforce.data.episodes import Episodes
+from dforce.data.draws import SPLIT, TRAIN, VAL, philox_uniform, shard_count, shard_rows, split_episodes
+from dforce.data.episodes import Episodes, joined_ranges
 from dforce.data.normalize import Affine, require_finite
-from dforce.data.virtual_shards import rows_of, shards_of
-
-SPLIT, TRAIN, VAL = 0, 1, 2  # streams of the counter-based generator
 
 
 class Windows:
     """Windows of `horizon` environment steps, `stack` consecutive raw tokens to a token.
 
     event_shape: (stack * (A + O),). layout: what the numbers of a token mean, JSON-able. normalizer: Affine over A + O.
-    len(windows): how many windows there are. virtual_shards: in how many equal parts `batch_at` can be asked for; the
-    largest divisor of `batch` up to the number asked for, so that it depends on no number of processes.
+    len(windows): number of windows. virtual_shards: number of equal parts of a batch, of which `batch_at` can return
+    some; the largest divisor of `batch` up to the argument, so that it does not depend on the number of processes.
 
-    Episodes shorter than the horizon are padded with their last raw token; mask is False on every token that is
-    not data through and through. Episodes shorter than `stack` hold no such token and are passed over.
+    Episodes shorter than the horizon are padded with their last raw token; mask is False on every token that holds
+    padding. Episodes shorter than `stack` have no token without padding and are left out.
 
-    sequential: row b of batch s + 1 goes on where row b of batch s ended, through all episodes in an order drawn
-    from the seed, round and round; `first` is True where an episode begins (and everywhere in batch 0). An
-    episode's last window is then padded, and its steps beyond the last whole token are left out.
+    sequential: row b of batch s + 1 continues row b of batch s, through all episodes in an order drawn from the seed,
+    again and again; `first` is True where an episode begins (and everywhere in batch 0). An episode's last window is
+    then padded, and its steps after the last whole token are left out.
     """
 
-    def __init__(
-        self,
-        episodes: Episodes,
-        *,
-        horizon: int,
-        stack: int = 1,
-        batch: int = 128,
-        seed: int = 0,
-        normalizer: Affine | None = None,
-        held_out: float = 0.02,
-        split: Literal["train", "val"] = "train",
-        virtual_shards: int = 8,
-        sequential: bool = False,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, episodes: Episodes, *, horizon: int, stack: int = 1, batch: int = 128, seed: int = 0,
+                 normalizer: Affine | None = None, held_out: float = 0.02, split: Literal["train", "val"] = "train",
+                 virtual_shards: int = 8, sequential: bool = False, device: torch.device | str = "cpu"):
         """horizon: environment steps, a multiple of stack. batch: windows in a batch.
 
-        normalizer: None fits one to the training episodes (in either split). held_out: part of the episodes, at least
-        one if there are two, that `split="val"` shows and `split="train"` does not.
+        normalizer: None fits one to the training episodes, for both splits. held_out: fraction of the episodes, at
+        least one if there are two, that are in `split="val"` and not in `split="train"`.
         """
         _check_arguments(episodes, horizon, stack, batch, virtual_shards, split)
         self.horizon, self.stack, self.batch, self.seed, self.sequential = horizon, stack, batch, seed, sequential
-        self.virtual_shards = shards_of(batch, virtual_shards)
+        self.virtual_shards = shard_count(batch, virtual_shards)
         self.split = split
         self.train_episodes, self.val_episodes = split_episodes(len(episodes), held_out, seed)
         chosen = self.train_episodes if split == "train" else self.val_episodes
         if not len(chosen):
-            raise ValueError(
-                f"no episode is held out: {len(episodes)} episode(s), held_out={held_out}; two or more are "
-                "needed (a long one can be cut: read_d4rl(path, max_length=10_000))"
-            )
+            raise ValueError(f"no episode is held out: {len(episodes)} episode(s), held_out={held_out}; two or more "
+                             "are needed (a long one can be cut: read_d4rl(path, max_length=10_000))")
         tokens, starts = _tokens(episodes)
-        self.normalizer = normalizer or Affine.fit(
-            tokens[_rows(episodes.lengths, episodes.first_step, self.train_episodes)]
-        )
+        first, lengths = episodes.first_step[self.train_episodes], episodes.lengths[self.train_episodes]
+        self.normalizer = normalizer or Affine.fit(tokens[joined_ranges(first, first + lengths)])
         self._set_layout(episodes)
         self._pack(episodes, chosen, tokens, starts, device)
 
@@ -78,26 +61,26 @@ class Windows:
         return len(self._window)
 
     def batch_at(self, step: int, *, shards: tuple[int, int] | None = None) -> Batch:
-        """Batch number `step`, or the part of it that virtual shards lo..hi-1 hold (`shards=(lo, hi)`).
+        """Batch number `step`, or the rows of it in virtual shards lo..hi-1 (`shards=(lo, hi)`).
 
-        x [B, T, stack * (A + O)] normalised, cond["static"]["start"] [B, O] the normalised observation before it.
+        x: [B, T, stack * (A + O)] normalised. cond["static"]["start"]: [B, O], the normalised observation before x.
         """
-        rows = rows_of(shards, self.virtual_shards, self.batch)
+        rows = shard_rows(shards, self.virtual_shards, self.batch)
         if self.sequential:
             begin = rows * len(self) // self.batch
-            return self.gather(
-                torch.from_numpy((begin + step) % len(self)), first=None if step else torch.ones(len(rows)).bool()
-            )
-        draws = uniform(self.batch, seed=self.seed, stream=TRAIN if self.split == "train" else VAL, step=step)[rows]
+            first = None if step else torch.ones(len(rows)).bool()
+            return self.gather(torch.from_numpy((begin + step) % len(self)), first=first)
+        stream = TRAIN if self.split == "train" else VAL
+        draws = philox_uniform(self.batch, seed=self.seed, stream=stream, step=step)[rows]
         return self.gather(torch.from_numpy((draws * len(self)).astype(np.int64)))
 
     def gather(self, index: Tensor, *, first: Tensor | None = None) -> Batch:
-        """Windows by number. index: [B] in 0..len(self)-1. first: [B] bool, instead of what follows from them."""
+        """Windows by number. index: [B] in 0..len(self)-1. first: [B] bool, of the batch; None for the windows' own."""
         index = index.to(self._window.device)
         rows = self._window.index_select(0, index)
         size, tokens = len(rows), self.horizon // self.stack
         x = self._x.index_select(0, rows).view(size, tokens, -1)
-        # a token is data through and through where the window has as many real steps as end with the token
+        # a token is without padding where the window's real steps reach to its end
         ends = torch.arange(self.stack, self.horizon + 1, self.stack, device=index.device)
         mask = ends <= self._real.index_select(0, index)[:, None]
         start = self._start.index_select(0, rows)
@@ -109,32 +92,24 @@ class Windows:
         observation, action = episodes.names()
         width = len(action) + len(observation)
         if self.normalizer.width != width:
-            raise ValueError(
-                f"the normaliser has {self.normalizer.width} columns, actions and observations have {width}"
-            )
+            raise ValueError(f"the normaliser has {self.normalizer.width} columns, actions and observations have "
+                             f"{width}")
         self.event_shape = (self.stack * width,)
         kept = ("dataset", "env", "dt", "rows")
         about: dict[str, Any] = {key: episodes.about[key] for key in kept if key in episodes.about}
-        self.layout: dict[str, Any] = {
-            "stack": self.stack,
-            "horizon": self.horizon,
-            "action": [0, len(action)],
-            "observation": [len(action), width],
-            "names": [*action, *observation],
-            **about,
-        }
+        self.layout: dict[str, Any] = {"stack": self.stack, "horizon": self.horizon, "action": [0, len(action)],
+                                       "observation": [len(action), width], "names": [*action, *observation], **about}
 
-    def _pack(
-        self, episodes: Episodes, chosen: np.ndarray, tokens: np.ndarray, starts: np.ndarray, device: Any
-    ) -> None:
-        """Normalised tokens of the chosen episodes in one array, padded to whole windows, and where those start."""
+    def _pack(self, episodes: Episodes, chosen: np.ndarray, tokens: np.ndarray, starts: np.ndarray,
+              device: Any) -> None:
+        """Puts normalised tokens of the chosen episodes into one array, padded to whole windows, and numbers those."""
         chosen = chosen[episodes.lengths[chosen] >= self.stack]
         if not len(chosen):
-            raise ValueError(
-                f"no {self.split} episode is as long as one token of {self.stack} steps: use a smaller stack"
-            )
+            raise ValueError(f"no {self.split} episode is as long as one token of {self.stack} steps: use a smaller "
+                             "stack")
         if self.sequential:
-            chosen = chosen[np.argsort(uniform(len(chosen), seed=self.seed, stream=SPLIT, step=1), kind="stable")]
+            draws = philox_uniform(len(chosen), seed=self.seed, stream=SPLIT, step=1)
+            chosen = chosen[np.argsort(draws, kind="stable")]
         lengths, horizon = episodes.lengths[chosen], self.horizon
         count = (lengths - self.stack) // horizon + 1 if self.sequential else np.maximum(lengths - horizon, 0) + 1
         padded = count * horizon if self.sequential else np.maximum(lengths, horizon)
@@ -143,7 +118,7 @@ class Windows:
         last = np.repeat(lengths - 1, padded)
         source = np.repeat(episodes.first_step[chosen], padded) + np.minimum(within, last)
         actions = episodes.actions.shape[1]
-        normalizer = self.normalizer.part(0, tokens.shape[1]).cpu()  # a copy: the caller's own stays where it is
+        normalizer = self.normalizer.part(0, tokens.shape[1]).cpu()  # a copy: the caller's stays on its device
         x = normalizer.normalize(torch.from_numpy(tokens[source])).to(device)
         start = normalizer.part(actions, tokens.shape[1]).normalize(torch.from_numpy(starts[source]))
         views, width = len(x) - horizon + 1, x.shape[1]
@@ -170,41 +145,15 @@ def _check_arguments(episodes: Episodes, horizon: int, stack: int, batch: int, s
         raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps: shorten it")
 
 
-def split_episodes(count: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the training and of the held-out episodes, each ascending; a function of (count, held_out, seed)."""
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is the part of the episodes kept for validation, in [0, 1), got {held_out}")
-    kept = min(max(1, round(held_out * count)), count - 1) if held_out else 0
-    order = np.argsort(uniform(count, seed=seed, stream=SPLIT, step=0), kind="stable")
-    return np.sort(order[kept:]), np.sort(order[:kept])
-
-
-def uniform(size: int, *, seed: int, stream: int, step: int) -> np.ndarray:
-    """[size] float64 in [0, 1), a pure function of its arguments.
-
-    Raw Philox words (Salmon et al. 2011): numpy promises those, not the output of its distributions, to stay the
-    same from version to version.
-    """
-    if seed < 0 or step < 0:
-        raise ValueError(f"seed and step must not be negative, got {seed} and {step}")
-    words = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]).random_raw(size)
-    return (words >> np.uint64(11)) * 2.0**-53
-
-
 def _tokens(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
-    """Raw tokens (a_t, o_{t+1}) [N, A + O] and the observations before them, o_t [N, O], as float32, known finite."""
+    """Raw tokens (a_t, o_{t+1}) [N, A + O] and the observations before them, o_t [N, O], as float32.
+
+    ValueError for numbers that are not finite.
+    """
     observation, action = episodes.names()
     require_finite(episodes.actions, lengths=episodes.lengths, names=action, kind="actions")
     require_finite(episodes.observations, lengths=episodes.lengths + 1, names=observation, kind="observations")
-    before = _rows(episodes.lengths, episodes.first_observation)
-    tokens = np.concatenate(
-        [episodes.actions, episodes.observations[before + 1]], 1, dtype=np.float32, casting="same_kind"
-    )
+    before = joined_ranges(episodes.first_observation, episodes.first_observation + episodes.lengths)
+    tokens = np.concatenate([episodes.actions, episodes.observations[before + 1]], 1, dtype=np.float32,
+                            casting="same_kind")
     return tokens, episodes.observations[before].astype(np.float32)
-
-
-def _rows(lengths: np.ndarray, first: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-    """Rows first[e], first[e] + 1, ..., lengths[e] of them, for each (chosen) episode e, joined."""
-    if chosen is not None:
-        lengths, first = lengths[chosen], first[chosen]
-    return np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dforce.data import VideoClips, check
+from dforce.data import VideoClips, checked_batch
 from dforce.data.video.actions import led_to
-from dforce.data.video.clip import ArrayClip, fit
+from dforce.data.video.clip import ArrayClip, resized
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_windows_are_the_frames_and_actions_of_the_file(tmp_path, compressed, la
     root = teco(tmp_path / "set", compressed=compressed, layout=layout.replace("testing", "test"))
     clips = VideoClips(root, frames=5, batch=8, held_out=0.2)
     assert clips.event_shape == (3, 8, 8) and clips.action_width == 3 and not clips.skipped
-    batch = check(clips.batch_at(3))
+    batch = checked_batch(clips.batch_at(3))
     clip, frame = facts(batch.x)
     assert (clip == clip[:, :1]).all() and (frame == frame[:, :1] + torch.arange(5)).all()
     wanted = torch.nn.functional.one_hot((clip + frame) % 3, 3).float() * (frame > 0)[..., None]
@@ -180,10 +180,10 @@ def test_statistics_are_those_of_the_pixels():
 def test_resizing_keeps_what_is_flat_and_cuts_the_middle():
     frames = np.zeros((2, 12, 24, 3), np.uint8)
     frames[:, :, :6], frames[:, :, 6:18], frames[:, :, 18:] = 10, 100, 200
-    assert (fit(frames, (6, 6)) == 100).all()  # the middle square, one colour
-    assert (fit(frames, (3, 6)).mean((0, 1, 3)) - [10, 55, 100, 100, 150, 200])[[0, 2, 3, 5]].max() < 25
-    assert fit(frames, (12, 24)) is frames
-    assert fit(frames, (24, 48)).shape == (2, 24, 48, 3)
+    assert (resized(frames, (6, 6)) == 100).all()  # the middle square, one colour
+    assert (resized(frames, (3, 6)).mean((0, 1, 3)) - [10, 55, 100, 100, 150, 200])[[0, 2, 3, 5]].max() < 25
+    assert resized(frames, (12, 24)) is frames
+    assert resized(frames, (24, 48)).shape == (2, 24, 48, 3)
 
 
 def test_balls_need_no_files():

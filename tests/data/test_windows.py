@@ -10,7 +10,7 @@ import torch
 
 from dforce import data
 from dforce.data import Affine, Batch, Windows
-from dforce.data.windows import uniform
+from dforce.data.draws import philox_uniform
 from tests.random_episodes import ragged
 
 # batch
@@ -32,18 +32,16 @@ def test_stack_refuses_what_does_not_divide():
         data.unstack(torch.zeros(1, 2, 10), 4)
 
 
-def test_batch_rows_tokens_and_check():
+def test_batch_rows_and_check():
     cond = {"token": {"action": torch.randn(4, 6, 2)}, "static": {"start": torch.randn(4, 3)}}
-    batch = data.check(Batch(torch.randn(4, 6, 5), torch.ones(4, 6).bool(), cond, torch.ones(4).bool()))
+    batch = data.checked_batch(Batch(torch.randn(4, 6, 5), torch.ones(4, 6).bool(), cond, torch.ones(4).bool()))
     picked = batch.rows(torch.tensor([2, 0]))
     assert torch.equal(picked.cond["token"]["action"], cond["token"]["action"][[2, 0]])
     assert torch.equal(picked.x, batch.x[[2, 0]]) and torch.equal(
         picked.cond["static"]["start"], cond["static"]["start"][[2, 0]]
     )
-    cut = data.cond_tokens(cond, 1, 3)
-    assert torch.equal(cut["token"]["action"], cond["token"]["action"][:, 1:3]) and cut["static"] is cond["static"]
     with pytest.raises(ValueError, match=r"mask must begin with shape \(4, 6\)"):
-        data.check(batch._replace(mask=torch.ones(4, 5).bool()))
+        data.checked_batch(batch._replace(mask=torch.ones(4, 5).bool()))
 
 
 # normaliser
@@ -113,7 +111,7 @@ def test_windows_equal_naive_slices(stack):
     start = np.stack([o.astype(np.float32) for _, _, o in naive])
     np.testing.assert_array_equal(batch.cond["static"]["start"].numpy(), (start - mean[2:]) / std[2:])
     assert batch.x.shape[2:] == windows.event_shape and batch.first.all()
-    data.check(batch)
+    data.checked_batch(batch)
 
 
 def test_batch_is_a_function_of_its_number():
@@ -147,9 +145,9 @@ def test_virtual_shards_partition_the_batch(sequential):
 def test_counter_stream_is_fixed_and_uniform():
     # frozen values: a resumed run must draw what it would have drawn, under any version of numpy
     frozen = [0.6646485334270675, 0.14268204167862508, 0.8547230429258507]
-    assert uniform(3, seed=1, stream=1, step=5).tolist() == frozen
-    assert uniform(9, seed=1, stream=1, step=5)[:3].tolist() == frozen
-    u = np.concatenate([uniform(1000, seed=0, stream=1, step=s) for s in range(100)])
+    assert philox_uniform(3, seed=1, stream=1, step=5).tolist() == frozen
+    assert philox_uniform(9, seed=1, stream=1, step=5)[:3].tolist() == frozen
+    u = np.concatenate([philox_uniform(1000, seed=0, stream=1, step=s) for s in range(100)])
     assert abs(u.mean() - 0.5) < 4 / np.sqrt(12 * u.size) and 0 <= u.min() and u.max() < 1
     assert abs(np.corrcoef(u[:-1000], u[1000:])[0, 1]) < 4 / np.sqrt(u.size)  # between steps
 

@@ -77,13 +77,13 @@ def make_dense(sparse: str, name: str, *, overwrite: bool = False) -> str:
 
     from dforce.data import load_episodes, save_episodes
     from dforce.data.minari import ABOUT, read_metadata
-    from dforce.data.store import datasets_root, restore, verify_checksums
+    from dforce.data.store import datasets_root, recovered, verify_checksums
     from dforce.envs import MAZES, maze_from_text, maze_reward
 
     episodes = load_episodes(sparse, infos=["goal"])
     about = {**episodes.about, "dense": True}
     about.pop("dataset")
-    known = restore(datasets_root() / name)
+    known = recovered(datasets_root() / name)
     if not overwrite and (known / "data" / "metadata.json").exists() and read_metadata(known).get(ABOUT) == about:
         verify_checksums(known)
         return name

@@ -8,7 +8,7 @@ from typing import Any
 
 from dforce.data.episodes import pack
 from dforce.data.minari import ABOUT, read_metadata, save_episodes
-from dforce.data.store import datasets_root, restore, verify_checksums
+from dforce.data.store import datasets_root, recovered, verify_checksums
 
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
 
@@ -17,17 +17,9 @@ RELEASED_STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of D4RL's files; 1
 NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy"]}
 
 
-def make_maze_dataset(
-    maze: str = "umaze",
-    *,
-    steps: int = 1_000_000,
-    noise: float = 0.5,
-    seed: int = 0,
-    chains: int | None = None,
-    name: str | None = None,
-    overwrite: bool = False,
-    root: str | os.PathLike | None = None,
-) -> str:
+def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: float = 0.5, seed: int = 0,
+                      chains: int | None = None, name: str | None = None, overwrite: bool = False,
+                      root: str | os.PathLike | None = None) -> str:
     """Generate `steps` transitions of a scripted driver in a maze, save them through Minari, return the dataset's name.
 
     noise: standard deviation of the action noise (.5 is what D4RL's released files were made with). chains: continuous
@@ -47,9 +39,8 @@ def make_maze_dataset(
                  overwrite=overwrite, root=root, **(_minari_facts(grid, noise) if known else {}))
 
 
-def make_pointmaze_dataset(
-    size: str, *, steps: int, name: str, seed: int = 0, overwrite: bool = False, root: str | os.PathLike | None = None
-) -> str:
+def make_pointmaze_dataset(size: str, *, steps: int, name: str, seed: int = 0, overwrite: bool = False,
+                           root: str | os.PathLike | None = None) -> str:
     """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze (umaze, medium, large), in its own frame.
 
     rewards: 1 within .45 of the target driven to. Needs the package gymnasium-robotics.
@@ -65,10 +56,8 @@ def make_pointmaze_dataset(
         size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed), overwrite=overwrite, root=root, **told)
 
 
-def make_ogbench_dataset(
-    size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
-    root: str | os.PathLike | None = None,
-) -> str:
+def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
+                         root: str | os.PathLike | None = None) -> str:
     """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe, `envs.ogbench`.
 
     Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the target driven to; rewards:
@@ -91,14 +80,13 @@ def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bo
 
     ValueError where another one of that name is, unless `overwrite`.
     """
-    folder = restore(datasets_root(root) / name)
+    folder = recovered(datasets_root(root) / name)
     if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
         verify_checksums(folder)
         return name
     if folder.exists() and not overwrite:  # before the work, not after it
-        raise ValueError(
-            f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another name"
-        )
+        raise ValueError(f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another "
+                         "name")
     made = generate()
     episodes = pack(made["observations"], made["actions"], made["rewards"], infos={"goal": made["goals"]}, about=about)
     save_episodes(name, episodes, overwrite=overwrite, root=root, **facts)
@@ -107,14 +95,9 @@ def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bo
 
 def _minari_facts(grid: Any, noise: float) -> dict[str, Any]:
     """What Minari keeps beside the arrays of a maze that is registered with Gymnasium."""
-    return {
-        "env": f"dforce/maze2d-{grid.name}-v1",
-        "ref_min_score": grid.ref_min,
-        "ref_max_score": grid.ref_max,
-        "algorithm_name": f"waypoint controller, action noise {noise:g}",
-        "author": "dforce",
-        "description": f"D4RL's maze2d-{grid.name}, generated anew: one scripted driver, random targets.",
-    }
+    return {"env": f"dforce/maze2d-{grid.name}-v1", "ref_min_score": grid.ref_min, "ref_max_score": grid.ref_max,
+            "algorithm_name": f"waypoint controller, action noise {noise:g}", "author": "dforce",
+            "description": f"D4RL's maze2d-{grid.name}, generated anew: one scripted driver, random targets."}
 
 
 def _chains(steps: int) -> int:

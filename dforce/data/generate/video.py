@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips
                 yield {"video": one.video, "actions": one.actions, "pose": one.pose}
 
     split = ["train"] * (mazes - test_mazes) + ["test"] * test_mazes
-    yield from make_shards(root, about, {f"{where}/maze_{i:04}": lambda i=i: shard(i) for i, where in enumerate(split)})
+    yield from make_shards(root, about, {f"{where}/maze_{i:04}": partial(shard, i) for i, where in enumerate(split)})
 
 
 def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: int = 100, frames: int = 300,
@@ -109,7 +110,7 @@ def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: in
     for stream, (split, total) in enumerate((("train", clips), ("test", test_clips))):
         for first in range(0, total, shard_clips):
             count = min(shard_clips, total - first)
-            shards[f"{split}/shard_{first // shard_clips:04}"] = lambda s=stream, f=first, n=count: shard(s, f, n)
+            shards[f"{split}/shard_{first // shard_clips:04}"] = partial(shard, stream, first, count)
     yield from make_shards(root, about, shards)
 
 

@@ -32,8 +32,8 @@ def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
     return raw
 
 
-def one_hot(actions: Sequence[np.ndarray | None], names: Sequence[str],
-            classes: int | None) -> tuple[list[np.ndarray | None], int]:
+def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
+                  classes: int | None) -> tuple[list[np.ndarray | None], int]:
     """All as [R, A] float32, integers one-hot over `classes` (None: as many as occur); and A, 0 where none has actions.
 
     ValueError naming the clips where kinds or widths of actions differ.
@@ -43,9 +43,9 @@ def one_hot(actions: Sequence[np.ndarray | None], names: Sequence[str],
         if action is not None:
             kinds.setdefault(("integers", 0) if action.ndim == 1 else ("floats", action.shape[1]), name)
     if len(kinds) > 1:
-        told = ", ".join(f"{name} has {kind}" + (f" of width {width}" if width else "")
-                         for (kind, width), name in kinds.items())
-        raise ValueError(f"the clips have different kinds of actions: {told}")
+        several = ", ".join(f"{name} has {kind}" + (f" of width {width}" if width else "")
+                            for (kind, width), name in kinds.items())
+        raise ValueError(f"the clips have different kinds of actions: {several}")
     if not kinds:
         return list(actions), 0
     (_, width), = kinds

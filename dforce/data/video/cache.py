@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dforce.data.video.clip import BadClip, Clip, fit
+from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import cache_root
 
 CHUNK = 256  # frames decoded at a time: the memory that filling the cache takes
@@ -76,7 +76,7 @@ def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
                 try:
                     for start in range(0, clip.frames, CHUNK):
                         index = np.arange(start, min(start + CHUNK, clip.frames))
-                        file.write(np.ascontiguousarray(fit(clip.read(index), size)).data)
+                        file.write(np.ascontiguousarray(resized(clip.read(index), size)).data)
                 except BadClip as error:
                     bad[clip.name] = str(error)
                     file.seek(position)
@@ -97,11 +97,11 @@ def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
 
 def _digest(clips: Sequence[Clip], size: tuple[int, int]) -> str:
     """Changes with anything that the decoded frames depend on. ValueError for clips that lie in memory."""
-    told: list[object] = [FORMAT, size]
+    facts: list[object] = [FORMAT, size]
     for clip in clips:
         if not clip.path or not os.path.exists(clip.path):
             raise ValueError(f"{clip.name} lies in memory and needs no cache: leave cache=False")
-        facts = os.stat(clip.path)
-        told.append([clip.name, clip.path, facts.st_size, facts.st_mtime_ns, clip.frames,
+        status = os.stat(clip.path)
+        facts.append([clip.name, clip.path, status.st_size, status.st_mtime_ns, clip.frames,
                      [str(getattr(clip, f.name)) for f in fields(clip) if f.name in ("shown", "group", "files")]])
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]

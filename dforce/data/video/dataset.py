@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from dforce.data.batch import Batch
+from dforce.data.draws import SPLIT, TRAIN, VAL, philox_uniform, shard_count, shard_rows
 from dforce.data.pixels import from_uint8
-from dforce.data.video.clip import BadClip, Clip, fit
+from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import describe
-from dforce.data.video.select import check_window, select
-from dforce.data.virtual_shards import rows_of, shards_of
-from dforce.data.windows import SPLIT, TRAIN, VAL, uniform
+from dforce.data.video.select import Selection, check_window, clips_of_split
 
 REDRAWS = 20  # windows that are tried before a row is given up: then hardly any clip can be read
 
@@ -41,26 +40,12 @@ class VideoClips:
     mask False. A window that cannot be read has mask False throughout there; otherwise another one takes its place.
     """
 
-    def __init__(
-        self,
-        data: str | os.PathLike | Sequence[Clip],
-        *,
-        frames: int,
-        size: int | tuple[int, int] | None = None,
-        stride: int = 1,
-        stack: int = 1,
-        batch: int = 16,
-        seed: int = 0,
-        split: Literal["train", "val"] = "train",
-        held_out: float = 0.05,
-        action_offset: int | None = None,
-        actions: int | None = None,
-        fps: float | None = None,
-        cache: bool | str | os.PathLike = False,
-        virtual_shards: int = 8,
-        sequential: bool = False,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, data: str | os.PathLike | Sequence[Clip], *, frames: int,
+                 size: int | tuple[int, int] | None = None, stride: int = 1, stack: int = 1, batch: int = 16,
+                 seed: int = 0, split: Literal["train", "val"] = "train", held_out: float = 0.05,
+                 action_offset: int | None = None, actions: int | None = None, fps: float | None = None,
+                 cache: bool | str | os.PathLike = False, virtual_shards: int = 8, sequential: bool = False,
+                 device: torch.device | str = "cpu"):
         """data: folder, film, Minari data set, "balls", or clips. frames: of a window, a multiple of stack.
 
         size: height and width in pixels; None takes the clips' own, which must then be one. held_out: part of the files
@@ -73,22 +58,10 @@ class VideoClips:
         check_window(frames, stack, stride, batch, virtual_shards, split)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
         self.sequential, self.split, self.device = sequential, split, torch.device(device)
-        self.virtual_shards = shards_of(batch, virtual_shards)
-        chosen = select(data, span=(frames - 1) * stride + 1, size=size, split=split, held_out=held_out, seed=seed,
-                        offset=action_offset, classes=actions, fps=fps, cache=cache)
-        self.clips, self.size = chosen.clips, chosen.size
-        self.skipped, self.looked_at = chosen.skipped, chosen.looked_at
-        self._table, width = chosen.actions, chosen.width
-        for note in [*chosen.notes, *([self._report()] if self.skipped else [])]:
-            warnings.warn(note, stacklevel=2)
-        channels = self.clips[0].channels
-        self.event_shape = (stack * channels, *self.size)
-        self.action_width = stack * stride * width
-        self.layout: dict[str, Any] = {
-            "kind": "video", "dataset": chosen.title, "frames": frames, "stack": stack, "stride": stride,
-            "size": list(self.size), "channels": channels, "actions": width, "action_width": self.action_width,
-            "action_offset": chosen.offset, "range": [-1.0, 1.0],
-        }
+        self.virtual_shards = shard_count(batch, virtual_shards)
+        self._set(clips_of_split(
+            data, span=(frames - 1) * stride + 1, size=size, split=split, held_out=held_out, seed=seed,
+            offset=action_offset, classes=actions, fps=fps, cache=cache))
         self._number()
 
     def __len__(self) -> int:
@@ -99,13 +72,13 @@ class VideoClips:
 
         x in [-1, 1], cond["token"]["action"] [B, T, action_width] if there are actions.
         """
-        rows = rows_of(shards, self.virtual_shards, self.batch)
+        rows = shard_rows(shards, self.virtual_shards, self.batch)
         if self.sequential:
             batch = self.gather((rows * len(self) // self.batch + step) % len(self))
             return batch if step else batch._replace(first=torch.ones_like(batch.first))
         stream = TRAIN if self.split == "train" else VAL
-        draws = uniform(self.batch * REDRAWS, seed=self.seed, stream=stream, step=step).reshape(REDRAWS, self.batch)
-        return self.gather((draws[:, rows] * len(self)).astype(np.int64))
+        draws = philox_uniform(REDRAWS * self.batch, seed=self.seed, stream=stream, step=step)
+        return self.gather((draws.reshape(REDRAWS, -1)[:, rows] * len(self)).astype(np.int64))
 
     def gather(self, index: np.ndarray | Tensor | Sequence[int]) -> Batch:
         """Windows by number. index: [B] in 0..len(self)-1, or [R, B]: row r + 1 stands in where row r cannot be read.
@@ -151,7 +124,7 @@ class VideoClips:
     def statistics(self, clips: int = 64) -> dict[str, Any]:
         """Of up to `clips` clips drawn from the seed, pixels in [-1, 1]: mean and std [C] of each channel, brightness
         (mean of all), speed (root mean square of the difference between a frame and the next)."""
-        order = np.argsort(uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=2), kind="stable")[:clips]
+        order = np.argsort(philox_uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=2), kind="stable")[:clips]
         sums, moved, count, steps = np.zeros((2, self.layout["channels"])), 0.0, 0, 0
         for clip in (self.clips[i] for i in order):
             try:
@@ -175,11 +148,25 @@ class VideoClips:
     def _report(self) -> str:
         return describe(self.skipped, self.looked_at)
 
+    def _set(self, chosen: Selection) -> None:
+        """Takes over the clips of the split, and says what the numbers of a token mean."""
+        self.clips, self.size, self._table = chosen.clips, chosen.size, chosen.actions
+        self.skipped, self.looked_at = chosen.skipped, chosen.looked_at
+        for note in [*chosen.notes, *([self._report()] if self.skipped else [])]:
+            warnings.warn(note, stacklevel=3)
+        channels = self.clips[0].channels
+        self.event_shape = (self.stack * channels, *self.size)
+        self.action_width = self.stack * self.stride * chosen.width
+        self.layout: dict[str, Any] = {
+            "kind": "video", "dataset": chosen.title, "frames": self.frames, "stack": self.stack, "stride": self.stride,
+            "size": list(self.size), "channels": channels, "actions": chosen.width, "action_width": self.action_width,
+            "action_offset": chosen.offset, "range": [-1.0, 1.0]}
+
     def _number(self) -> None:
         """Numbers the windows: those of clip i end before number _ends[i], in the order of _order."""
         lengths = np.array([(clip.frames - 1) // self.stride + 1 for clip in self.clips])  # in frames of the stride
         if self.sequential:
-            drawn = uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=1)
+            drawn = philox_uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=1)
             self._order = np.argsort(drawn, kind="stable")
             count = (lengths - self.stack) // self.frames + 1
         else:
@@ -212,7 +199,7 @@ class VideoClips:
         return np.zeros(shape, np.uint8), np.zeros((self.frames, self.action_width // self.stack), np.float32), 0, True
 
     def _read(self, clip: Clip, stored: np.ndarray) -> np.ndarray:
-        return fit(clip.read(stored), self.size)
+        return resized(clip.read(stored), self.size)
 
     def _actions(self, clip: int, stored: np.ndarray) -> np.ndarray:
         """[F, stride * A]: of each frame, the actions since the frame before."""

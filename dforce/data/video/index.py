@@ -12,35 +12,23 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dforce.data.store import datasets_root, list_datasets
-from dforce.data.video.clip import IMAGES, BadClip, Clip, FrameFolder, NpzClip, natural
+from dforce.data.video.clip import ACTIONS, BadClip, Clip, ClipSet, natural
+from dforce.data.video.formats import FORMATS, PARTS, SUFFIXES, format_of
+from dforce.data.video.formats.film import FilmClip
+from dforce.data.video.formats.minari import minari_clips
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
-FILMS = (".mp4", ".gif", ".webm", ".mkv", ".avi", ".mov", ".m4v")
 CACHE_ROOT = "DFORCE_CACHE"
 INDEX_FORMAT = 1
 
 
-class Found(NamedTuple):
-    """clips: those that can be used, by name. split: "train", "val" or None for each. skipped: name -> reason.
-    names: of all files that were looked at, in order: what splits are drawn over, so that a bad file moves none.
-    notes: what a user should know. offset: of actions, see `clips_actions.led_to`. title: what the layout calls it."""
-
-    clips: list[Clip]
-    split: list[str | None]
-    skipped: dict[str, str]
-    names: list[str]
-    notes: list[str]
-    offset: int = 0
-    title: str = "clips"
-
-
-def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> Found:
+def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
     """The clips of a folder, a file or a Minari data set. fps: frames a second of films whose own rate varies.
 
     What is known of a file is kept in the cache folder, so that it is opened once and not every time. ValueError where
@@ -49,8 +37,6 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> Found:
     root = Path(data).expanduser()
     minari = next((f for f in (root, datasets_root() / str(data)) if (f / "data" / "metadata.json").is_file()), None)
     if minari is not None:
-        from dforce.data.video.formats.minari import minari_clips
-
         return minari_clips(minari)
     if not root.exists():
         raise ValueError(_unknown(str(data)))
@@ -58,11 +44,12 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> Found:
         raise ValueError(f"{root} is a TFDS folder, as TECO's pre-encoded (VQ) data are; they hold codes and no "
                          "frames: give the folder of the npz or mp4 files")
     index = _Index(root)
-    found = _search(root, index, fps)
+    clips = _search(root, index, fps)
     index.save()
-    if not found.names:
-        raise ValueError(f"{root} holds no clip: no npz, no film ({', '.join(FILMS)}), no folder of pictures")
-    return found
+    if not clips.names:
+        films = ", ".join(FilmClip.suffixes)
+        raise ValueError(f"{root} holds no clip: no npz, no film ({films}), no folder of pictures")
+    return clips
 
 
 def cache_root() -> Path:
@@ -70,26 +57,25 @@ def cache_root() -> Path:
     return Path(os.environ.get(CACHE_ROOT) or Path.home() / ".cache" / "dforce").expanduser()
 
 
-def _search(root: Path, index: _Index, fps: float | None) -> Found:
-    found = Found([], [], {}, [], [], title=str(root))
+def _search(root: Path, index: _Index, fps: float | None) -> ClipSet:
+    out = ClipSet([], [], {}, [], [], title=str(root))
     paths = [root] if root.is_file() else _candidates(root)
-    films = {p.with_suffix(""): p for p in paths if p.suffix.lower() in FILMS}
+    films = {path.with_suffix("") for path in paths if path.suffix.lower() in FilmClip.suffixes}
     for path in paths:
         if path.suffix == ".npz" and path.with_suffix("") in films:
             continue  # the actions of that film
         name = path.relative_to(root).as_posix() if path != root else path.name
-        found.names.append(name)
+        out.names.append(name)
         try:
-            clip = index.known(path, name, lambda path=path, name=name: _probe(path, name, fps), fps)
+            clip = index.clip(path, name, fps)
         except BadClip as error:
-            found.skipped[name] = str(error)
+            out.skipped[name] = str(error)
             continue
-        beside = path.with_suffix(".npz")
-        if path.suffix.lower() in FILMS and beside.is_file():
+        if isinstance(clip, FilmClip) and (beside := path.with_suffix(".npz")).is_file():
             clip.action_path = str(beside)
-        found.clips.append(clip)
-        found.split.append(next((SPLITS[part.lower()] for part in Path(name).parts if part.lower() in SPLITS), None))
-    return found
+        out.clips.append(clip)
+        out.split.append(next((SPLITS[part.lower()] for part in Path(name).parts if part.lower() in SPLITS), None))
+    return out
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -104,20 +90,10 @@ def _candidates(root: Path) -> list[Path]:
             inner[:], names[:] = [n for n in inner if n in splits], []
         inner[:] = sorted((n for n in inner if not n.startswith(".")), key=natural)
         here = [Path(place) / n for n in sorted(names, key=natural) if not n.startswith(".")]
-        files += [p for p in here if (p.suffix == ".npz" and p.stem != "actions") or p.suffix.lower() in FILMS]
-        if any(p.suffix.lower() in IMAGES for p in here):
+        files += [p for p in here if p.suffix.lower() in SUFFIXES and p.name != f"{ACTIONS}.npz"]
+        if any(p.suffix.lower() in PARTS for p in here):
             folders.append(Path(place))
     return sorted(files + folders, key=lambda p: natural(p.relative_to(root).as_posix()))
-
-
-def _probe(path: Path, name: str, fps: float | None) -> Clip:
-    if path.is_dir():
-        return FrameFolder.probe(path, name)
-    if path.suffix == ".npz":
-        return NpzClip.probe(path, name)
-    from dforce.data.video.formats.film import FilmClip
-
-    return FilmClip.probe(path, name, fps=fps)
 
 
 class _Index:
@@ -126,30 +102,29 @@ class _Index:
     def __init__(self, root: Path) -> None:
         digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self.file = cache_root() / "clips" / f"{digest}.json"
-        self.new, self.entries = False, {}
+        self.new = False
+        self.entries: dict[str, dict[str, Any]] = {}
         try:
             stored = json.loads(self.file.read_text())
             self.entries = stored["files"] if stored["format"] == INDEX_FORMAT else {}
         except (OSError, ValueError, KeyError, TypeError):
             pass  # none yet, or one that was damaged: it is made anew
 
-    def known(self, path: Path, name: str, probe: Callable[[], Clip], fps: float | None) -> Clip:
-        """The clip as it is on record, else as it is probed. BadClip as probe raises it."""
-        from dforce.data.video.formats.film import FilmClip
-
-        kinds: dict[str, type[Clip]] = {kind.__name__: kind for kind in (NpzClip, FrameFolder, FilmClip)}
+    def clip(self, path: Path, name: str, fps: float | None) -> Clip:
+        """The clip as it is on record, else as its format's `probe` reads it. BadClip as `probe` raises it."""
         facts = path.stat()
         stamp = [facts.st_size, facts.st_mtime_ns, fps]
         entry = self.entries.get(str(path))
         if entry and entry["stamp"] == stamp:
             if "bad" in entry:
                 raise BadClip(entry["bad"])
-            fields = {k: range(*v["range"]) if isinstance(v, dict) else v for k, v in entry["clip"].items()}
-            return kinds[entry["kind"]](**{**fields, "name": name})
+            fields: dict[str, Any] = {key: range(*value["range"]) if isinstance(value, dict) else value
+                                      for key, value in entry["clip"].items()}
+            return FORMATS[entry["kind"]](**{**fields, "name": name})
         entry, self.new = {"stamp": stamp}, True
         self.entries[str(path)] = entry
         try:
-            clip = probe()
+            clip = format_of(path).probe(path, name, fps=fps)
         except BadClip as error:
             entry["bad"] = str(error)
             raise

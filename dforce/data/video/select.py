@@ -1,4 +1,4 @@
-"""Chooses the clips of one split out of those that were found, and checks that they go together."""
+"""Chooses the clips of one split out of a data set, and checks that they go together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dforce.data.draws import split_episodes
 from dforce.data.generate.balls import balls
 from dforce.data.pixels import to_uint8
-from dforce.data.video.actions import led_to, one_hot, read_actions
-from dforce.data.video.clip import ArrayClip, BadClip, Clip
-from dforce.data.video.index import Found, describe, find_clips, mixed_sizes
-from dforce.data.windows import split_episodes
+from dforce.data.video.actions import action_tables, led_to, read_actions
+from dforce.data.video.cache import cached
+from dforce.data.video.clip import ArrayClip, BadClip, Clip, ClipSet
+from dforce.data.video.index import describe, find_clips, mixed_sizes
 
 BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
 
@@ -35,46 +36,44 @@ class Selection(NamedTuple):
     title: str
 
 
-def select(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None, split: str,
-           held_out: float, seed: int, offset: int | None, classes: int | None, fps: float | None,
-           cache: bool | str | os.PathLike) -> Selection:
+def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None,
+                   split: str, held_out: float, seed: int, offset: int | None, classes: int | None,
+                   fps: float | None, cache: bool | str | os.PathLike) -> Selection:
     """See `VideoClips` for the arguments; span: stored frames that a window takes. ValueError for what does not fit."""
-    found = _found(data, fps)
-    offset = found.offset if offset is None else offset
-    skipped, raw = dict(found.skipped), {}
-    for clip in found.clips:
+    whole = _clip_set(data, fps)
+    offset = whole.offset if offset is None else offset
+    skipped, raw = dict(whole.skipped), {}
+    for clip in whole.clips:
         try:
             raw[clip.name] = read_actions(clip, offset)
             if clip.frames < span:
                 raise BadClip(f"{clip.frames} frames, a window takes {span}")
         except BadClip as error:
             skipped[clip.name] = str(error)
-    usable = [clip for clip in found.clips if clip.name not in skipped]
+    usable = [clip for clip in whole.clips if clip.name not in skipped]
     if not usable:
-        raise ValueError(f"no clip can be used: {describe(skipped, len(found.names))}")
+        raise ValueError(f"no clip can be used: {describe(skipped, len(whole.names))}")
     given = [raw[clip.name] for clip in usable]
-    tables, width = one_hot(given, [clip.name for clip in usable], classes)
+    tables, width = action_tables(given, [clip.name for clip in usable], classes)
     without = [clip.name for clip, action in zip(usable, given, strict=True) if action is None]
-    notes = found.notes + ([f"{len(without)} of {len(usable)} clips have no actions, theirs are zero; the first is "
+    notes = whole.notes + ([f"{len(without)} of {len(usable)} clips have no actions, theirs are zero; the first is "
                             f"{without[0]}"] if width and without else [])
     shown = _one_size(usable, size)
-    names = _of_split(found, split, held_out, seed)
+    names = _of_split(whole, split, held_out, seed)
     pairs = [(clip, table) for clip, table in zip(usable, tables, strict=True) if clip.name in names]
     if not pairs:
-        left = f"; {describe(skipped, len(found.names))}" if skipped else ""
+        left = f"; {describe(skipped, len(whole.names))}" if skipped else ""
         raise ValueError(f"no {split} clip among the {len(usable)} that can be used (held_out={held_out}; to hold one "
                          f"out, two are needed){left}")
     actions = [None if table is None else led_to(table, clip.frames, offset) for clip, table in pairs]
     clips = [clip for clip, _ in pairs]
     if cache:
-        from dforce.data.video.cache import cached
-
         clips, bad = cached(clips, shown, None if cache is True else cache)
         kept = [i for i, clip in enumerate(clips) if clip.name not in bad]
         clips, actions, skipped = [clips[i] for i in kept], [actions[i] for i in kept], skipped | bad
         if not clips:
-            raise ValueError(f"no {split} clip can be decoded: {describe(skipped, len(found.names))}")
-    return Selection(clips, actions, width, shown, skipped, len(found.names), notes, offset, found.title)
+            raise ValueError(f"no {split} clip can be decoded: {describe(skipped, len(whole.names))}")
+    return Selection(clips, actions, width, shown, skipped, len(whole.names), notes, offset, whole.title)
 
 
 def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) -> list[Clip]:
@@ -88,29 +87,30 @@ def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) 
     return [ArrayClip.of(v, pose=s, name=f"{split}/{i:04}") for i, (v, s) in enumerate(zip(video, state, strict=True))]
 
 
-def _found(data: str | os.PathLike | Sequence[Clip], fps: float | None) -> Found:
+def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None) -> ClipSet:
     if data == "balls":
-        clips, splits = [], []
+        clips: list[Clip] = []
+        splits: list[str | None] = []
         for split in ("train", "val"):
             clips += balls_clips(split)
             splits += [split] * BALLS[split]
-        return Found(clips, splits, {}, [clip.name for clip in clips], [], title="balls")
+        return ClipSet(clips, splits, {}, [clip.name for clip in clips], [], title="balls")
     if isinstance(data, (str, os.PathLike)):
         return find_clips(data, fps=fps)
     names = [clip.name for clip in data]
     if len(set(names)) < len(names):
         raise ValueError("clips need names of their own: ArrayClip.of(video, name=...)")
-    return Found(list(data), [None] * len(data), {}, names, [])
+    return ClipSet(list(data), [None] * len(data), {}, names, [])
 
 
-def _of_split(found: Found, split: str, held_out: float, seed: int) -> set[str]:
+def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str]:
     """Names of the clips of a split: by the folders they are in, else drawn. Bad files are counted in, so that what is
     wrong with one moves no other one between the splits."""
-    named = {clip.name: where for clip, where in zip(found.clips, found.split, strict=True)}
+    named = {clip.name: where for clip, where in zip(whole.clips, whole.split, strict=True)}
     if "val" in named.values():
         return {name for name, where in named.items() if (where or "train") == split}
-    train, val = split_episodes(len(found.names), held_out, seed)
-    return {found.names[i] for i in (train if split == "train" else val)}
+    train, val = split_episodes(len(whole.names), held_out, seed)
+    return {whole.names[i] for i in (train if split == "train" else val)}
 
 
 def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tuple[int, int]:

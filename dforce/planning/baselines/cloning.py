@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dforce.data.draws import philox_uniform
 from dforce.data.normalize import Affine
-from dforce.data.windows import uniform
 from dforce.planning.baselines.drivers import Driver, checked_demonstrations
 from dforce.planning.control import Plan, tracking
 from dforce.train.fit import fit
@@ -147,7 +147,7 @@ def hindsight(shape: tuple[int, int], batch: int, *, reach: int, seed: int, step
 
     shape: (chains, observations of each). A function of (seed, step); `later` stays within the chain.
     """
-    draws = uniform(3 * batch, seed=seed, stream=0, step=step).reshape(3, batch)
+    draws = philox_uniform(3 * batch, seed=seed, stream=0, step=step).reshape(3, batch)
     chain = (draws[0] * shape[0]).astype(int)
     t = (draws[1] * (shape[1] - 1)).astype(int)
     return chain, t, t + 1 + (draws[2] * np.minimum(reach, shape[1] - 1 - t)).astype(int)

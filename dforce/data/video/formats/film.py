@@ -1,4 +1,4 @@
-"""Films (mp4, webm, gif, ...) read at a time and not from their start, through PyAV.
+"""Films (mp4, webm, gif, ...), read through PyAV from any time on and not from their start.
 
 The frames of a clip are those that a player shows at times t0 + i / rate. Where frames are evenly spaced these are the
 stored ones. Where they are not (variable frame rate; a GIF whose equal frames a writer merged into a longer one) a
@@ -22,13 +22,15 @@ EVEN = 1.5  # the longest frame of an evenly spaced film lasts at most so many t
 
 @dataclass(kw_only=True)
 class FilmClip(Clip):
-    """shown: [T] time stamps (pts) of the stored frames that are shown as frames 0..T-1."""
+    """A film. shown: [T] time stamps (pts) of the stored frames that are shown as frames 0..T-1."""
+
+    suffixes = (".mp4", ".gif", ".webm", ".mkv", ".avi", ".mov", ".m4v")
 
     shown: Sequence[int] = ()
 
-    @staticmethod
-    def probe(path: Path, name: str, *, fps: float | None = None) -> FilmClip:
-        """Reads the packets, decodes one frame. fps: frames a second, None for the film's own. BadClip if unusable."""
+    @classmethod
+    def probe(cls, path: Path, name: str, *, fps: float | None = None) -> FilmClip:
+        """Reads the packets and decodes one frame. fps: frames a second, None for the film's own."""
         av = _av()
         try:
             with av.open(str(path)) as container:
@@ -43,7 +45,7 @@ class FilmClip(Clip):
                 width, height = stream.codec_context.width, stream.codec_context.height
         except (av.FFmpegError, OSError, ValueError) as error:
             raise error if isinstance(error, BadClip) else BadClip(f"it cannot be opened ({_short(error)})") from error
-        clip = FilmClip(name=name, path=str(path), frames=len(shown), height=height, width=width, shown=shown)
+        clip = cls(name=name, path=str(path), frames=len(shown), height=height, width=width, shown=shown)
         clip.height, clip.width = clip.read(np.zeros(1, int)).shape[1:3]
         return clip
 
@@ -55,7 +57,7 @@ class FilmClip(Clip):
                 stream.thread_type = "NONE"  # short reads: starting threads costs more than they save
                 found = _decode(container, stream, set(wanted), seek=wanted[0] > self.shown[0])
                 if len(found) < len(set(wanted)) and wanted[0] > self.shown[0]:
-                    container.seek(0, stream=stream)  # a film whose index leads astray is read from its start
+                    container.seek(0, stream=stream)  # the film's index is wrong: it is read from its start
                     found |= _decode(container, stream, set(wanted) - set(found), seek=False)
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             raise BadClip(f"frames {index[0]}..{index[-1]} cannot be decoded ({_short(error)})") from error
@@ -71,7 +73,7 @@ def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dic
     if seek:
         container.seek(min(wanted), stream=stream, backward=True)
     found: dict[int, np.ndarray] = {}
-    convert = _av().video.reformatter.VideoReformatter()  # one for all: a frame's own would be set up anew each time
+    convert = _av().video.reformatter.VideoReformatter()  # one for all frames: each frame would set up its own
     last = max(wanted, default=-1)
     for frame in container.decode(stream):
         if frame.pts in wanted:
@@ -82,9 +84,10 @@ def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dic
 
 
 def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> list[int]:
-    """Time stamps of what is shown at t0, t0 + interval, ... packets: (pts, duration), ascending, in time base units.
+    """Time stamps of the frames shown at t0, t0 + interval, ..., in units of the time base.
 
-    interval None: the film's own, the shortest that occurs; stored frames as they are where they are evenly spaced.
+    packets: (pts, duration), ascending. interval: None for the film's own, the shortest that occurs; evenly spaced
+    frames are then returned as they are stored.
     """
     stamps = [pts for pts, _ in packets]
     if len(stamps) < 2:
@@ -118,5 +121,5 @@ def _av() -> Any:
         import av
     except ImportError as error:
         raise ModuleNotFoundError("reading films needs PyAV: pip install 'dforce[video]'", name="av") from error
-    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is said once, by name
+    av.logging.set_level(av.logging.PANIC)  # this module reports a bad file once, by name
     return av

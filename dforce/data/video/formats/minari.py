@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.flatten import flatten_rows
 from dforce.data.minari import read_metadata
-from dforce.data.store import restore, verify_checksums
-from dforce.data.video.clip import BadClip, Clip
-from dforce.data.video.index import Found
+from dforce.data.spaces import flatten_rows, stored_spaces
+from dforce.data.store import recovered, verify_checksums
+from dforce.data.video.clip import BadClip, Clip, ClipSet
 
-LOSSY = ("{name} keeps its frames as JPEG (jpeg_encoding=True, Minari's default), whose artefacts are learnt; record "
-         "with jpeg_encoding=False to avoid them")
+LOSSY = ("{name} keeps its frames as JPEG (jpeg_encoding=True, Minari's default), whose artefacts a model learns; "
+         "record with jpeg_encoding=False to avoid them")
 
 
 @dataclass(kw_only=True)
 class MinariClip(Clip):
-    """path: the data folder. leaf: keys of the images in the observations. channels_first: stored as [C, H, W].
-    hdf5: frames are then read alone; other formats are read by the episode."""
+    """An episode of a Minari data set.
+
+    path: the data folder. episode: its number. leaf: keys of the images in the observations. channels_first: images
+    are stored as [C, H, W]. jpeg: they are stored as JPEG. hdf5: the data format, of which single frames can be read;
+    of other formats the whole episode is read.
+    """
 
     episode: int = 0
     leaf: tuple[str, ...] = ()
@@ -62,7 +65,7 @@ class MinariClip(Clip):
         """[T, A] float32, or [T] integers where the actions are discrete."""
         try:
             raw = self._raw_actions()
-            space = _spaces(Path(self.path))[1]
+            space = stored_spaces(Path(self.path))[1]
             if type(space).__name__ == "Discrete":
                 return np.asarray(raw).astype(np.int64).reshape(-1) - int(space.start)
             return flatten_rows(space, raw).astype(np.float32)
@@ -81,15 +84,15 @@ class MinariClip(Clip):
             return loaded(file[f"episode_{self.episode}/actions"])
 
 
-def minari_clips(folder: Path) -> Found:
+def minari_clips(folder: Path) -> ClipSet:
     """The episodes of a Minari data set as clips. ValueError where its observations hold no images.
 
     Several image observations: the first one is taken, and a note says so.
     """
-    verify_checksums(restore(folder))
+    verify_checksums(recovered(folder))
     data, metadata = folder / "data", read_metadata(folder)
     name = metadata.get("dataset_id", folder.name)
-    leaves = _images(_spaces(data)[0])
+    leaves = _images(stored_spaces(data)[0])
     if not leaves:
         raise ValueError(f"the observations of {name} hold no images (uint8, height x width x 1 or 3): vectors are for "
                          "`dforce train data=...`")
@@ -102,33 +105,25 @@ def minari_clips(folder: Path) -> Found:
         several = ", ".join("/".join(keys) for keys, _ in leaves)
         notes.append(f"{name} has several images, {several}; the first is taken")
     hdf5 = metadata.get("data_format", "hdf5") == "hdf5"
-    found = Found([], [], {}, [], notes, offset=1, title=name)
+    episodes = ClipSet([], [], {}, [], notes, offset=1, title=name)
     for episode, steps in enumerate(_lengths(data, metadata, hdf5)):
-        told = f"episode_{episode}"
-        found.names.append(told)
-        found.split.append(None)
-        found.clips.append(MinariClip(name=told, path=str(data), frames=steps + 1, height=height, width=width,
-                                      channels=channels, episode=episode, leaf=leaf, channels_first=first, jpeg=jpeg,
-                                      hdf5=hdf5))
-    return found
+        episodes.names.append(f"episode_{episode}")
+        episodes.split.append(None)
+        episodes.clips.append(MinariClip(
+            name=f"episode_{episode}", path=str(data), frames=steps + 1, height=height, width=width, channels=channels,
+            episode=episode, leaf=leaf, channels_first=first, jpeg=jpeg, hdf5=hdf5))
+    return episodes
 
 
 def _images(space: Any, leaf: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], tuple[int, int, int]]]:
     """Where in a space the images are: keys as they are stored, and shape."""
     if type(space).__name__ == "Dict":
-        return [found for key, inner in space.spaces.items() for found in _images(inner, (*leaf, key))]
+        return [image for key, inner in space.spaces.items() for image in _images(inner, (*leaf, key))]
     if type(space).__name__ == "Tuple":
-        return [found for i, inner in enumerate(space.spaces) for found in _images(inner, (*leaf, f"_index_{i}"))]
-    shape = getattr(space, "shape", None) or ()
+        return [image for i, inner in enumerate(space.spaces) for image in _images(inner, (*leaf, f"_index_{i}"))]
+    shape: tuple[int, ...] = getattr(space, "shape", None) or ()
     image = getattr(space, "dtype", None) == np.uint8 and len(shape) == 3 and (shape[2] in (1, 3) or shape[0] in (1, 3))
-    return [(leaf, shape)] if image else []
-
-
-def _spaces(data: Path) -> tuple[Any, Any]:
-    from minari.dataset.minari_storage import MinariStorage
-
-    storage = MinariStorage.read(data)
-    return storage.observation_space, storage.action_space
+    return [(leaf, (shape[0], shape[1], shape[2]))] if image else []
 
 
 def _episode(data: str, number: int) -> dict[str, Any]:
