@@ -1,70 +1,163 @@
-"""Tables of README and docs from docs/results/*.json, in place: python scripts/release/tables.py [--check]
+"""Tables of README, guides and result pages from docs/results/*.json: python scripts/release/tables.py [--check]
 
-A table stands between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`; all between is rewritten.
-METRICS are separated by commas; key=value keeps the rows whose variant says so, or says nothing of the key; task=value
-keeps those of a task, method=value those of a method. `_` may stand for a blank, `|` stands between values that will
-do. Under its first table in docs a file names its command and commit. Bold: the best of a column, or in a column of
-differences those whose interval leaves zero out.
-`--check` changes nothing and fails where a table is not what its file says.
+README and the guides (docs/*.md) hold tables between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`;
+what stands between is rewritten. The result pages (docs/results/pages/*.md) and their index (docs/results/README.md) are
+written whole, from docs/results/pages.yaml: a list of sections, each with its tables, in the words of the marks.
+
+METRICS: separated by commas. key=value: keep the rows whose variant says so, or does not have the key; task=, method=:
+keep those of a task, a method. `_` may stand for a blank, `|` stands between values that will do. A table of more than
+six numbers a line is split. Bold: the best of a column; of differences, those whose interval leaves zero out.
+`--check` changes nothing and fails where a file is not what the results say.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dforce.report.rows import Results, read_results
-from dforce.report.table import markdown_table
+import yaml
+
+from dforce.report.rows import Row, read_results
+from dforce.report.table import ACROSS, markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = re.compile(r"(<!-- table (\S+) (\S+)((?: \S+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+RESULTS = ROOT / "docs" / "results"
+PAGES = RESULTS / "pages"
+WIDEST = 6  # numbers a line: with the method's name a table of GitHub's width
+MARK = re.compile(r"(<!-- table (\S+ [^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+GENERATED = "<!-- written by scripts/release/tables.py from docs/results: edit pages.yaml, not this file -->\n"
 read = cache(read_results)  # a file has many tables
 
 
-def table(match: re.Match[str], results: Results, made: str) -> str:
-    """One table anew. made: a line about where it comes from, for below it."""
-    known = {row["metric"] for row in results.rows}
-    metrics = [name if name in known else name.replace("_", " ") for name in match[3].split(",")]
+def select_rows(spec: str) -> tuple[list[Row], list[str]]:
+    """The rows and the metrics that a table's words ask for: `FILE METRICS [key=value ...]`. FILE: under docs/results."""
+    file, names, *pairs = spec.split()
+    rows = read(RESULTS / file).rows
+    known = {row["metric"] for row in rows}
+    metrics = [name if name in known else name.replace("_", " ") for name in names.split(",")]
+    if unknown := sorted(set(metrics) - known):
+        raise ValueError(f"{file} has no rows of {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     wanted = {key: {form for one in value.split("|") for form in (one, one.replace("_", " "))}
-              for key, value in (pair.split("=", 1) for pair in match[4].split())}
+              for key, value in (pair.split("=", 1) for pair in pairs)}
     tasks, methods = (wanted.pop(key, None) for key in ("task", "method"))
-    rows = [row for row in results.rows if row["metric"] in metrics and (tasks is None or row["task"] in tasks)
-            and (methods is None or row["method"] in methods)
-            and all(str(row["variant"].get(key, next(iter(values)))) in values for key, values in wanted.items())]
-    return f"{match[1]}{markdown_table(rows, metrics=metrics).strip()}\n{made}{match[5]}"
+    chosen = [row for row in rows if row["metric"] in metrics and (tasks is None or row["task"] in tasks)
+              and (methods is None or row["method"] in methods)
+              and all(str(row["variant"].get(key, next(iter(values)))) in values for key, values in wanted.items())]
+    if not chosen:
+        raise ValueError(f"no row of docs/results/{file} fits {spec!r}")
+    return chosen, metrics
 
 
-def tables(page: str, *, origin: bool) -> str:
-    """A page with all its tables anew. origin: whether each file says at its first one how it was made."""
-    told: set[str] = set()
-
-    def anew(match: re.Match[str]) -> str:
-        results, first = read(ROOT / match[2]), origin and match[2] not in told
-        told.add(match[2])
-        return table(match, results, made_by(results.header) if first else "")
-
-    return MARK.sub(anew, page)
+def table(spec: str) -> str:
+    """The table, or several below one another where one would be too wide."""
+    rows, metrics = select_rows(spec)
+    return "\n\n".join(markdown_table(rows, metrics=part).strip() for part in split_metrics(rows, metrics))
 
 
-def made_by(header: dict[str, Any]) -> str:
-    """The line that names the commands and commits in the header of a results file."""
+def split_metrics(rows: list[Row], metrics: list[str]) -> list[list[str]]:
+    """The metrics in parts of about equal width, each of at most WIDEST columns (a metric has one for each start)."""
+    widths = {name: len({tuple(row["variant"].get(key) for key in ACROSS) for row in rows if row["metric"] == name})
+              for name in metrics}
+    total = sum(widths.values())
+    width = math.ceil(total / math.ceil(total / WIDEST))
+    parts: list[list[str]] = [[]]
+    for name in metrics:
+        if parts[-1] and sum(widths[other] for other in parts[-1]) + widths[name] > width:
+            parts.append([])
+        parts[-1].append(name)
+    return parts
+
+
+def origin(file: str) -> str:
+    """The line that names the commands, commits and machine in the header of a results file."""
+    header = read(RESULTS / file).header
     commands, commits = (dict.fromkeys(header[key] if isinstance(header[key], list) else [header[key]])
                          for key in ("command", "commit"))
-    return f"\nMade by {', '.join(f'`{one}`' for one in commands)}, commit {', '.join(one[:9] for one in commits)}.\n"
+    machines = header["machine"] if isinstance(header["machine"], list) else [header["machine"]]
+    shown = [f"[{file}](../{file})", *(f"`{one}`" for one in commands), f"commit {', '.join(one[:9] for one in commits)}",
+             *dict.fromkeys(map(machine_name, machines))]
+    return f"*From {'; '.join(shown)}.*"
+
+
+def machine_name(machine: dict[str, Any]) -> str:
+    """`AMD EPYC, 2 cores, 24 GB`."""
+    gpu = [machine["gpu"]] if machine.get("gpu") else []
+    return ", ".join([machine["processor"], f"{machine['cores']} cores", f"{machine['memory_gb']:.0f} GB", *gpu])
+
+
+def page(name: str, content: dict[str, Any]) -> str:
+    """One result page: a heading, its guide, and its sections."""
+    parts = [GENERATED + f"# {content['title']}",
+             f"{content['about'].strip()} Guide: [docs/{name}.md](../../{name}.md). All results: [index](../README.md)."]
+    parts += ["Sections: " + " · ".join(f"[{one['title']}](#{anchor(one['title'])})" for one in content["sections"])]
+    for one in content["sections"]:
+        parts += list(section(one))
+    return "\n\n".join(parts) + "\n"
+
+
+def section(content: dict[str, Any]) -> Iterator[str]:
+    """A section's parts: heading, what was measured, tables (the first of each file with its origin), pictures."""
+    yield f"## {content['title']}"
+    if content.get("about"):
+        yield content["about"].strip()
+    last = None
+    for spec in content["tables"]:
+        title, words = spec.split(": ", 1) if ": " in spec else ("", spec)
+        file = words.split()[0]
+        if file != last:
+            yield origin(file)
+        last = file
+        if title:
+            yield f"{title}:"
+        yield table(words)
+    for picture, caption in content.get("pictures", {}).items():
+        yield f"![{caption}](../../img/{picture})"
+
+
+def anchor(title: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def index(pages: dict[str, Any]) -> str:
+    """The index: the pages, and each results file with the section that shows it."""
+    parts = [GENERATED + f"# {pages['index']['title']}", pages["index"]["about"].strip()]
+    lines = ["| file | shown in | commit | machine |", "| --- | --- | --- | --- |"]
+    for name, content in pages["pages"].items():
+        for one in content["sections"]:
+            for file in dict.fromkeys(spec.split(": ", 1)[-1].split()[0] for spec in one["tables"]):
+                found = read(RESULTS / file).header
+                commits = found["commit"] if isinstance(found["commit"], list) else [found["commit"]]
+                machines = found["machine"] if isinstance(found["machine"], list) else [found["machine"]]
+                where = f"[{name}, {one['title']}](pages/{name}.md#{anchor(one['title'])})"
+                lines.append(f"| [{file}]({file}) | {where} | {', '.join(commit[:9] for commit in dict.fromkeys(commits))} "
+                             f"| {'; '.join(dict.fromkeys(map(machine_name, machines)))} |")
+    return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def wanted_files() -> dict[Path, str]:
+    """All files that this script writes, with what should stand in them."""
+    pages = yaml.safe_load((RESULTS / "pages.yaml").read_text(encoding="utf-8"))
+    files = {PAGES / f"{name}.md": page(name, content) for name, content in pages["pages"].items()}
+    files[RESULTS / "README.md"] = index(pages)
+    for guide in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        files[guide] = MARK.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[3]}", guide.read_text(encoding="utf-8"))
+    return files
 
 
 def main() -> int:
     stale = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        old = page.read_text(encoding="utf-8")
-        new = tables(old, origin=page.name != "README.md")
-        if new != old:
-            stale.append(page.name)
+    for file, text in wanted_files().items():
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            stale.append(str(file.relative_to(ROOT)))
             if "--check" not in sys.argv:
-                page.write_text(new, encoding="utf-8")
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(text, encoding="utf-8")
     print(f"{'stale' if '--check' in sys.argv else 'rewritten'}: {', '.join(stale) or 'none'}")
     return int(bool(stale) and "--check" in sys.argv)
 
