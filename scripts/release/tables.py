@@ -1,8 +1,8 @@
 """Tables of README, guides and result pages from docs/results/*.json: python scripts/release/tables.py [--check]
 
 README and the guides (docs/*.md) hold tables between `<!-- table FILE METRICS [key=value ...] -->` and `<!-- end -->`;
-what stands between is rewritten. The result pages (docs/results/pages/*.md) and their index (docs/results/README.md) are
-written whole, from docs/results/pages.yaml: a list of sections, each with its tables, in the words of the marks.
+what stands between is rewritten. The result pages (docs/results/pages/*.md) and their index (docs/results/README.md)
+are written whole, from docs/results/pages.yaml: a list of sections, each with its tables, in the words of the marks.
 
 METRICS: separated by commas. key=value: keep the rows whose variant says so, or does not have the key; task=, method=:
 keep those of a task, a method. `_` may stand for a blank, `|` stands between values that will do. A table of more than
@@ -29,13 +29,14 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 PAGES = RESULTS / "pages"
 WIDEST = 6  # numbers a line: with the method's name a table of GitHub's width
+LONG = 200  # characters of commands that are shown unfolded
 MARK = re.compile(r"(<!-- table (\S+ [^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 GENERATED = "<!-- written by scripts/release/tables.py from docs/results: edit pages.yaml, not this file -->\n"
 read = cache(read_results)  # a file has many tables
 
 
 def select_rows(spec: str) -> tuple[list[Row], list[str]]:
-    """The rows and the metrics that a table's words ask for: `FILE METRICS [key=value ...]`. FILE: under docs/results."""
+    """The rows and the metrics that `FILE METRICS [key=value ...]` asks for; FILE is a name in docs/results."""
     file, names, *pairs = spec.split()
     rows = read(RESULTS / file).rows
     known = {row["metric"] for row in rows}
@@ -74,14 +75,28 @@ def split_metrics(rows: list[Row], metrics: list[str]) -> list[list[str]]:
 
 
 def origin(file: str) -> str:
-    """The line that names the commands, commits and machine in the header of a results file."""
+    """The lines that name commit, machine and command in the header of a results file; long commands are folded."""
     header = read(RESULTS / file).header
-    commands, commits = (dict.fromkeys(header[key] if isinstance(header[key], list) else [header[key]])
-                         for key in ("command", "commit"))
-    machines = header["machine"] if isinstance(header["machine"], list) else [header["machine"]]
-    shown = [f"[{file}](../{file})", *(f"`{one}`" for one in commands), f"commit {', '.join(one[:9] for one in commits)}",
-             *dict.fromkeys(map(machine_name, machines))]
-    return f"*From {'; '.join(shown)}.*"
+    shown = ", ".join(f"`{one}`" for one in each(header["command"]))
+    if folded := len(shown) > LONG:
+        shown = f"<details><summary>Command</summary>\n\n{shown}\n\n</details>"
+    about = f"From [{file}](../{file}), commit {commits(header)}, {machines(header)}"
+    return f"{about}:\n\n{shown}" if folded else f"{about}: {shown}"
+
+
+def machines(header: dict[str, Any]) -> str:
+    """`AMD EPYC, 2 cores, 24 GB`, for each machine of a header."""
+    return "; ".join(dict.fromkeys(map(machine_name, each(header["machine"]))))
+
+
+def commits(header: dict[str, Any]) -> str:
+    """The commits of a header, nine digits each."""
+    return ", ".join(dict.fromkeys(one[:9] for one in each(header["commit"])))
+
+
+def each(entry: Any) -> list[Any]:
+    """An entry of a header as a list: pooled results name several commands, commits or machines."""
+    return entry if isinstance(entry, list) else [entry]
 
 
 def machine_name(machine: dict[str, Any]) -> str:
@@ -93,8 +108,8 @@ def machine_name(machine: dict[str, Any]) -> str:
 def page(name: str, content: dict[str, Any]) -> str:
     """One result page: a heading, its guide, and its sections."""
     parts = [GENERATED + f"# {content['title']}",
-             f"{content['about'].strip()} Guide: [docs/{name}.md](../../{name}.md). All results: [index](../README.md)."]
-    parts += ["Sections: " + " · ".join(f"[{one['title']}](#{anchor(one['title'])})" for one in content["sections"])]
+             f"{content['about'].strip()} Guide: [{name}](../../{name}.md). All results: [index](../README.md).",
+             "Sections: " + " · ".join(f"[{one['title']}](#{anchor(one['title'])})" for one in content["sections"])]
     for one in content["sections"]:
         parts += list(section(one))
     return "\n\n".join(parts) + "\n"
@@ -131,12 +146,9 @@ def index(pages: dict[str, Any]) -> str:
     for name, content in pages["pages"].items():
         for one in content["sections"]:
             for file in dict.fromkeys(spec.split(": ", 1)[-1].split()[0] for spec in one["tables"]):
-                found = read(RESULTS / file).header
-                commits = found["commit"] if isinstance(found["commit"], list) else [found["commit"]]
-                machines = found["machine"] if isinstance(found["machine"], list) else [found["machine"]]
+                header = read(RESULTS / file).header
                 where = f"[{name}, {one['title']}](pages/{name}.md#{anchor(one['title'])})"
-                lines.append(f"| [{file}]({file}) | {where} | {', '.join(commit[:9] for commit in dict.fromkeys(commits))} "
-                             f"| {'; '.join(dict.fromkeys(map(machine_name, machines)))} |")
+                lines.append(f"| [{file}]({file}) | {where} | {commits(header)} | {machines(header)} |")
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
 
 
@@ -146,7 +158,8 @@ def wanted_files() -> dict[Path, str]:
     files = {PAGES / f"{name}.md": page(name, content) for name, content in pages["pages"].items()}
     files[RESULTS / "README.md"] = index(pages)
     for guide in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        files[guide] = MARK.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[3]}", guide.read_text(encoding="utf-8"))
+        text = guide.read_text(encoding="utf-8")
+        files[guide] = MARK.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[3]}", text)
     return files
 
 
