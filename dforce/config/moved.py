@@ -40,6 +40,7 @@ MOVED = {  # a name that a configuration may hold, as it was -> as it is
     "dforce.planning.cloning.behaviour_cloning": "dforce.planning.baselines.cloning.behaviour_cloning",
     "dforce.planning.cloning.inverse_dynamics": "dforce.planning.baselines.cloning.inverse_dynamics",
     "dforce.planning.mppi.mppi": "dforce.planning.baselines.mppi.mppi",
+    "dforce.video.baselines.regression": "dforce.video.baselines.next_frame_regression",
     "dforce.align.rewards.Jpeg": "dforce.align.rewards.builtin.Jpeg",
     "dforce.align.rewards.Brightness": "dforce.align.rewards.builtin.Brightness",
     "dforce.align.rewards.Spread": "dforce.align.rewards.builtin.Spread",

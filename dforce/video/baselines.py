@@ -23,6 +23,8 @@ from dforce.core.schedule import Schedule
 from dforce.core.tree import State, map_state
 from dforce.guidance.inpaint import inpaint
 
+BUILDABLE = ("TwoCall", "next_frame_regression")  # by name, in a configuration
+
 
 class TwoCall(nn.Module):
     """Every token predicted from the state after its clean past: two calls of the network a token.
@@ -68,7 +70,7 @@ class TwoCall(nn.Module):
         return loss, {"loss": loss.detach()}
 
 
-def regression(denoiser: nn.Module, schedule: Schedule) -> TwoCall:
+def next_frame_regression(denoiser: nn.Module, schedule: Schedule) -> TwoCall:
     """Next-frame regression: `TwoCall` with levels="last", for configurations."""
     return TwoCall(denoiser, schedule, levels="last")
 
@@ -98,16 +100,16 @@ class Silent(Noise):
         return torch.zeros_like(like)
 
 
-class Seen(NamedTuple):
+class WindowPast(NamedTuple):
     """What a sliding window knows of its past: tokens x [B, n, *E] and their conditioning [B, n, ...]."""
 
     x: Tensor
     token: dict[str, Tensor]
 
 
-def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: Seen, *, new: int, keep: int,
+def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: WindowPast, *, new: int, keep: int,
                    cond: Cond | Callable[[int], Cond | None] | None = None, eta: float = 0.0, order: int = 2,
-                   noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, Seen]]:
+                   noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, WindowPast]]:
     """Full-sequence diffusion for ever: `new` tokens at a time, given the last `keep` of them.
 
     All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the
@@ -120,7 +122,7 @@ def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: S
     if new < 1 or keep < 1:
         raise ValueError(f"a window slides by at least one token and keeps one, got new={new}, keep={keep}")
     noise, chunk = noise or Noise(), first
-    past = Seen(past.x[:, -keep:], {name: value[:, -keep:] for name, value in past.token.items()})
+    past = WindowPast(past.x[:, -keep:], {name: value[:, -keep:] for name, value in past.token.items()})
     while True:
         given = cond(chunk) if callable(cond) else cond
         token = {name: torch.cat([past.token[name], value], 1) if past.x.shape[1] else value
@@ -139,5 +141,6 @@ def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: S
                      order=order, noise=at)
         x = x[:, old:]
         chunk += 1
-        past = Seen(torch.cat([past.x, x], 1)[:, -keep:], {name: value[:, -keep:] for name, value in token.items()})
+        past = WindowPast(torch.cat([past.x, x], 1)[:, -keep:],
+                          {name: value[:, -keep:] for name, value in token.items()})
         yield x, past

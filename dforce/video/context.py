@@ -31,7 +31,7 @@ class AfterContext(Precond):
         return self.remember(known, level, state, told)
 
 
-def asked(model: VideoModel, frames: Tensor, actions: Tensor | None, context: int) -> Cond:
+def continuation_cond(model: VideoModel, frames: Tensor, actions: Tensor | None, context: int) -> Cond:
     """Conditioning to go on from the first `context` frames of clips [B, T, C, H, W], told their actions [B, T, A].
 
     The tokens asked for are those of the frames after. ValueError where frames or actions do not fit the model.

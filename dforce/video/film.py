@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 GAP = 4            # pixels between pictures
 SIDE = 128         # pixels that a picture of a film is enlarged to, or more
 PAPER = 255
+FILMED = 8         # rollouts in a film
+LOOKS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 500, 700, 900, 999, 2000, 5000, 10_000)  # frames of a strip of a rollout
 
 
 def enlarge(pictures: np.ndarray, side: int = SIDE) -> np.ndarray:
@@ -35,6 +37,15 @@ def grid(pictures: np.ndarray) -> np.ndarray:
             y, x = r * (height + GAP), c * (width + GAP)
             sheet[y:y + height, x:x + width] = pictures[r, c]
     return sheet
+
+
+def film_frame(pixels: np.ndarray, real: np.ndarray | None, number: int) -> np.ndarray:
+    """A picture of a film of rollouts: real video above, frame `number` of the rollouts below.
+
+    pixels: of the rollouts, uint8 [B, H, W, C]. real: uint8 [T, B, H, W, C], begun anew at its end; None for none.
+    """
+    rows = [] if real is None else [enlarge(real[number % len(real)])]
+    return grid(np.stack([*rows, enlarge(pixels[:FILMED])]))
 
 
 class Film:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Precond
 from dforce.core.schedule import Schedule
-from dforce.train.checkpoint import CheckpointError, find, load
+from dforce.train.checkpoint import PRETRAINED, CheckpointError, find, load
 from dforce.video.latents import Latents, load_latents
 
 
@@ -47,6 +48,19 @@ class VideoModel(NamedTuple):
             return self.latents.event_shape(self.shape)
         return self.stack * self.shape[0], *self.shape[1:]
 
+    def context_frames(self, frames: int | None) -> int:
+        """The number of real frames to begin with, in whole tokens; None for half a training window.
+
+        ValueError for a number that is below 0, or does not fill tokens.
+        """
+        if frames is None:
+            return max(self.window // 2, self.stack) // self.stack * self.stack
+        if frames < 0:
+            raise ValueError(f"context is a number of frames >= 0, got {frames}")
+        if frames % self.stack:
+            raise ValueError(f"context must fill whole tokens of {self.stack} frames, got {frames}")
+        return frames
+
     def tokens(self, frames: Tensor) -> Tensor:
         """frames [B, T * stack, C, H, W] -> tokens [B, T, *event]. ValueError where these do not fill."""
         if tuple(frames.shape[2:]) != self.shape:
@@ -72,6 +86,14 @@ class VideoModel(NamedTuple):
             got = "none" if actions is None else f"{actions.shape[-1]} numbers"
             raise ValueError(f"the model takes actions of {self.actions} numbers a frame, got {got}")
         return {"token": {"action": actions.unflatten(1, (-1, self.stack)).flatten(2, 3)}}
+
+
+def no_checkpoint() -> ValueError:
+    """What to say where a model of video is needed and none is named: which ones ship."""
+    names = sorted(file.parent.name for file in PRETRAINED.glob("*/layout.json")
+                   if json.loads(file.read_text(encoding="utf-8")).get("kind") == "video")
+    return ValueError("checkpoint is needed: a run folder or a checkpoint of `dforce train video`, or a model that "
+                      f"ships with dforce ({', '.join(names) or 'none does'})")
 
 
 def load_video(checkpoint: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,

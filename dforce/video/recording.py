@@ -20,9 +20,9 @@ from torch import Tensor
 
 from dforce.core.rollout import Recent
 from dforce.core.tree import State
-from dforce.video.baselines import Seen
+from dforce.video.baselines import WindowPast
 
-TUPLES: dict[str, Any] = {"Recent": Recent, "Seen": Seen}
+TUPLES: dict[str, Any] = {"Recent": Recent, "WindowPast": WindowPast, "Seen": WindowPast}  # Seen: its name before
 
 
 def flatten(state: State, tensors: dict[str, Tensor]) -> Any:

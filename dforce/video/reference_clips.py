@@ -20,7 +20,7 @@ READ_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the
 BATCH = 8       # windows of a step of training features and probe
 
 
-class Clip(NamedTuple):
+class ReferenceClips(NamedTuple):
     """Whole clips: frames [N, T, C, H, W] in -1..1, actions [N, T, A] or None, numbers: which clips of the split."""
 
     frames: Tensor
@@ -68,7 +68,7 @@ class RealVideo:
         """Frames [B, T, C, H, W] and actions [B, T, A] of a step: a function of (seed, step)."""
         return self._unstacked(self.set.batch_at(step))
 
-    def clips(self, count: int, frames: int | None = None, *, skip: int = 0) -> Clip:
+    def clips(self, count: int, frames: int | None = None, *, skip: int = 0) -> ReferenceClips:
         """`count` whole clips of at least `frames` frames (the longest stretch that all of them have if None), in an
         order drawn from the seed; a clip comes again only where there are too few. ValueError where none is that long.
         """
@@ -81,7 +81,7 @@ class RealVideo:
         if frames is not None:
             frames = -(-frames // self.model.stack) * self.model.stack
         found, actions = self._unstacked(self.set.sequence(chosen, frames=frames))
-        return Clip(found, actions, chosen)
+        return ReferenceClips(found, actions, chosen)
 
     def __len__(self) -> int:
         """How many clips the split has."""
@@ -97,8 +97,8 @@ class RealVideo:
         return frames, None if told is None else told.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
 
 
-def fed(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: Clip | None, frames: int,
-        seed: int, file: Path | None = None, steps: int = 600) -> Actions | None:
+def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: ReferenceClips | None,
+                    frames: int, seed: int, file: Path | None = None, steps: int = 600) -> Actions | None:
     """The actions of a rollout of `frames` frames after its context, by name: data, random, walker, or a file.
 
     "data": those of the clips that it began with to their end, then those of further clips. "random": one-hot, each
@@ -124,7 +124,7 @@ def fed(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, con
     return _table(torch.cat([known, _from_file(kind, model.actions, frames).expand(batch, -1, -1)], 1))
 
 
-def _from_clips(real: RealVideo, context: Clip | None, batch: int, frames: int) -> Tensor:
+def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, frames: int) -> Tensor:
     """Actions [B, frames, A] of clip after clip; the first frame of a later clip, to which nothing led, is left out."""
     start = real.clips(batch) if context is None else context
     rows = []
@@ -141,7 +141,7 @@ def _from_clips(real: RealVideo, context: Clip | None, batch: int, frames: int) 
     return torch.stack(rows)
 
 
-def _walker(model: VideoModel, real: RealVideo | None, context: Clip | None, *, batch: int, seed: int,
+def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips | None, *, batch: int, seed: int,
             file: Path | None, steps: int) -> Walker:
     """Somebody who walks as those in the clips do and has seen the context: of the run, or shipped with the model."""
     if not model.actions:

@@ -15,7 +15,7 @@ from dforce.core.rollout import Recent, rollout
 from dforce.core.tree import State, map_state
 from dforce.guidance.clipped import clipped
 from dforce.guidance.history import fractional, history_guided, vanilla
-from dforce.video.baselines import Seen, Silent, sliding_window
+from dforce.video.baselines import Silent, WindowPast, sliding_window
 from dforce.video.model import VideoModel
 
 Actions = Callable[[int, int], Tensor]  # (frame, count) -> actions [B, count, A] that lead to frame, frame + 1, ...
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
     stabilise_std: float = 0.04
     mode: Literal["label", "noise"] = "label"
     clamp: float | None = 1.0
-    refresh: tuple[int, int] | None = None
+    refresh: tuple[int, ...] | None = None
     keep: int = 8
     history: float = 1.0
     history_std: float | None = None
@@ -97,7 +97,7 @@ def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions |
     keep, denoiser = recipe.keep // model.stack, denoiser_of(model, recipe)
     if recipe.method == "sliding":
         known = _cond(model, actions, time - min(time, keep), min(time, keep))
-        return Seen(tokens[:, -keep:], (known or {}).get("token") or {} if time else {})
+        return WindowPast(tokens[:, -keep:], (known or {}).get("token") or {} if time else {})
     state = denoiser.init_state(size, None)
     for start in range(0, time, AT_ONCE):
         part = tokens[:, start:start + AT_ONCE]

@@ -24,12 +24,12 @@ from dforce.report.statistics import paired_difference
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, write_atomic
 from dforce.video.context import asked
-from dforce.video.evaluation import Wanted, rows_of, yardstick
+from dforce.video.evaluation import Wanted, rollout_rows, yardstick
 from dforce.video.film import Film, enlarge, grid, strip
 from dforce.video.metrics.drift import statistics
 from dforce.video.metrics.measure import Row, mean_row, picture, row
 from dforce.video.model import VideoModel
-from dforce.video.reference_clips import Clip, RealVideo, fed
+from dforce.video.reference_clips import RealVideo, ReferenceClips, fed
 from dforce.video.stream import Recipe, continued
 
 DRAWS = 2        # videos from each context: how they differ is the diversity
@@ -148,7 +148,7 @@ def long(own: Both, cfg: Any, folder: RunFolder, variant: dict[str, Any]) -> lis
     yard = yardstick(own.base, own.held_out, frames, Wanted(cfg.window, steps=cfg.feature_steps, seed=cfg.eval_seed))
     rows: list[Row] = []
     for name, each in made.items():
-        found, seen = rows_of(yard, each, told, method=name, variant=variant, start=start)
+        found, seen = rollout_rows(yard, each, told, method=name, variant=variant, start=start)
         rows += [one for one in found if one not in rows]  # real video beside both is the same
         picture(seen.drift, yard.of, folder.media / f"drift_{name}.png", f"drift: {name}")
         folder.episodes(seen.samples)
@@ -158,7 +158,7 @@ def long(own: Both, cfg: Any, folder: RunFolder, variant: dict[str, Any]) -> lis
 
 # ---------------------------------------------------------------------------------------------------------- pictures
 
-def _before_after(clip: Clip, made: dict[str, Tensor], context: int, folder: RunFolder) -> None:
+def _before_after(clip: ReferenceClips, made: dict[str, Tensor], context: int, folder: RunFolder) -> None:
     """media/before_after.png: contexts, and what follows: really, by the base, by the tuned model."""
     known = clip.frames[:PICTURED, :context]
     after = {"real": clip.frames[:PICTURED, context:],

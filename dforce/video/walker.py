@@ -198,11 +198,11 @@ class Walker:
         past = F.pad(self.told, (0, 0, max(self.policy.memory - self.told.shape[1], 0), 0))[:, -self.policy.memory:]
         device = next(self.policy.parameters()).device
         part = self.policy(pairs.to(device), past.to(device)).cpu().double().softmax(-1)
-        drawn = (part.cumsum(-1) <= uniform(self.seed, self.rollouts, self.decided)[:, None]).sum(-1)
+        drawn = (part.cumsum(-1) <= uniform_numbers(self.seed, self.rollouts, self.decided)[:, None]).sum(-1)
         return F.one_hot(drawn.clamp(max=self.policy.actions - 1), self.policy.actions).float()
 
 
-def uniform(seed: int, rollouts: Tensor, frame: int) -> Tensor:
+def uniform_numbers(seed: int, rollouts: Tensor, frame: int) -> Tensor:
     """Numbers [B] in 0..1, a function of (seed, rollout, frame)."""
     return (mix(seed, DRAW, rollouts, frame) & (1 << 52) - 1).double() / (1 << 52)
 

@@ -18,7 +18,7 @@ from dforce.core.noise import Noise
 from dforce.core.schedule import cosine
 from dforce.nets.conv import ConvGRUNet
 from dforce.nets.frames import FrameTransformerNet
-from dforce.video.context import AfterContext, asked
+from dforce.video.context import AfterContext, continuation_cond
 from dforce.video.model import load_video
 from dforce.video.stream import Recipe, begin
 from tests.small_video import save_model
@@ -61,7 +61,7 @@ def test_what_is_replayed_after_a_context_is_what_was_recorded(net: str, actions
 def test_a_context_is_absorbed_as_a_rollout_absorbs_it(tmp_path: Path) -> None:
     model = load_video(save_model(tmp_path / "acts", shape=(1, 8, 8), stack=2, actions=3, width=12))
     frames, actions = torch.rand(2, 8, 1, 8, 8) * 2 - 1, torch.rand(2, 8, 3)
-    cond = asked(model, frames, actions, 4)
+    cond = continuation_cond(model, frames, actions, 4)
     assert cond["static"]["context"].shape == (2, 2, 2, 8, 8) and cond["token"]["action"].shape == (2, 2, 6)
     state = AfterContext(model.denoiser).init_state(2, cond)
     wanted = begin(model, Recipe(), frames[:, :4], lambda first, count: actions[:, first:first + count])

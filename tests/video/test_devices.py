@@ -20,7 +20,7 @@ from dforce.nets.conv import ConvGRUNet
 from dforce.nets.frames import FrameTransformerNet
 from dforce.train.objectives import ForcingObjective
 from dforce.train.precision import device_of
-from dforce.video.baselines import TwoCall, regression
+from dforce.video.baselines import TwoCall, next_frame_regression
 
 REAL = torch.cuda.is_available()
 DEVICE = torch.device("cuda:0" if REAL else "meta")
@@ -65,7 +65,7 @@ def test_losses_of_video_and_their_gradients(name, bf16):
         loss.backward()
         assert there(loss, *carried) and loss.dtype == torch.float32
         assert all(leaf.dtype == torch.float32 for leaf in carried if leaf.is_floating_point())
-    for objective in (regression(denoiser, denoiser.schedule), TwoCall(denoiser, denoiser.schedule)):
+    for objective in (next_frame_regression(denoiser, denoiser.schedule), TwoCall(denoiser, denoiser.schedule)):
         with cast(bf16):
             loss, _ = objective(batch, generator)
         loss.backward()

@@ -15,10 +15,10 @@ from dforce.data.pixels import to_uint8
 from dforce.report.rows import check_row
 from dforce.video.metrics.drift import (
     broken_at,
-    distance,
     distances,
     drift,
     floor,
+    frechet_interval,
     reference,
     spans_of,
     statistics,
@@ -27,8 +27,9 @@ from dforce.video.metrics.drift import (
 from dforce.video.metrics.features import PairEncoder
 from dforce.video.metrics.frechet import frechet
 from dforce.video.metrics.fvd_lpips import ALEXNET, I3D, Lpips, clips_of, load_lpips
-from dforce.video.metrics.measure import measure, picture
+from dforce.video.metrics.measure import measure_drift, picture
 from dforce.video.metrics.physics import physics
+from dforce.video.metrics.subject import Subject
 
 
 def clips(count, frames, seed):
@@ -109,19 +110,19 @@ def test_the_jackknife_interval_covers():
         return torch.randn(count, 1, 2, generator=g) + 0.5 + 0.1 * torch.randn(count, 10, 2, generator=g)
 
     truth = frechet(drawn(4000).flatten(0, 1), to)
-    inside = sum(each.low <= truth <= each.high for each in (distance(drawn(20), to) for _ in range(60)))
+    inside = sum(each.low <= truth <= each.high for each in (frechet_interval(drawn(20), to) for _ in range(60)))
     assert inside >= 51                                                        # 95% of 60 is 57
-    assert distance(drawn(2), to).low is None
+    assert math.isnan(frechet_interval(drawn(2), to).low)
 
 
 def test_measured_rows_are_rows_of_results(of, tmp_path):
     made = stored(clips(5, 60, 4))
-    found = measure(made, of, task="balls", method="forcing", variant={"steps": 3})
+    found = measure_drift(made, of, Subject("balls", "forcing", {"steps": 3}))
     rows = [check_row(row) for row in found.rows]
     assert {row["metric"] for row in rows} >= {"frechet", "frechet / floor", "change / real", "broken off"}
     ratio = next(row for row in rows if row["metric"] == "brightness / real")
     assert ratio["n"] == 5 and 0.9 < ratio["value"] < 1.1
-    longer = measure(stored(clips(5, 240, 6)), of, task="balls", method="forcing", variant={}).rows
+    longer = measure_drift(stored(clips(5, 240, 6)), of, Subject("balls", "forcing", {})).rows
     ratios = {row["metric"]: row["value"] for row in longer if row["metric"].endswith("last / first")}
     assert ratios.keys() == {"frechet last / first", "brightness last / first", "change last / first"}
     assert 0.9 < ratios["brightness last / first"] < 1.1 and ratios["frechet last / first"] < 6

@@ -10,7 +10,7 @@ import torch
 
 from dforce.video.metrics.features import clip_features, load_features, pairs_of, save_features, train_features
 from dforce.video.metrics.frechet import frechet, psnr, ssim
-from dforce.video.metrics.probe import kappa, told_and_seen, train_probe, transitions
+from dforce.video.metrics.probe import fed_and_seen, kappa, train_probe, transitions
 
 
 def random(*shape, seed=0, low=-1.0, high=1.0):
@@ -102,10 +102,10 @@ def test_features_tell_motion_apart(tmp_path):
 def test_the_probe_sees_what_was_told_and_chance_is_zero():
     probe = train_probe(clips, 2, steps=80)
     frames, actions = clips(5000, batch=64)
-    told, seen = told_and_seen(probe, frames, actions)
+    told, seen = fed_and_seen(probe, frames, actions)
     assert len(told) == 64 * 7 and kappa(told, seen, 2) > 0.95
     unrelated = clips(6000, batch=64)[1]
-    assert abs(kappa(*told_and_seen(probe, frames, unrelated), 2)) < 0.15
+    assert abs(kappa(*fed_and_seen(probe, frames, unrelated), 2)) < 0.15
 
 
 def test_kappa_against_scikit_learn():

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from dforce.cli.commands.rollout import _real
 from dforce.cli.main import main
 from dforce.core.noise import Noise
 from dforce.report.rows import read_results
+from dforce.video.evaluation import MetricSettings
 from dforce.video.metrics.physics import physics
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
+from dforce.video.rollout_run import RolloutRun
 from dforce.video.server import World
 from dforce.video.stream import Recipe, continued
 
@@ -43,10 +43,13 @@ def test_it_rolls_out_from_the_command_line(tmp_path, monkeypatch, capsys):
 def test_mazes_are_steered_from_nothing():
     """No clips at hand: a visitor begins in a frame of noise's own making, and left is not right."""
     model = load_video("doom16")
-    asked = {"measure": True, "serve": 8765, "context": 0, "actions": "data", "data": None, "seed": 0}
-    assert _real(OmegaConf.create(asked), model) is None
-    with pytest.raises(ValueError, match="does not say what it learnt from"):
-        _real(OmegaConf.create({**asked, "serve": None}), model)
+    settings = {"frames": 1, "samples": 1, "context": None, "data": None, "actions": None, "seed": 0, "measure": None,
+                "film": False, "fps": 15, "save_every": 1}
+    rollout = RolloutRun(model, Recipe(), MetricSettings(), **settings)
+    assert rollout.real_video() is None and rollout.action_source == "walker" and rollout.context_frames == 0
+    for key, value in (("measure", True), ("context", 4), ("actions", "data")):
+        with pytest.raises(ValueError, match="does not say what it learnt from"):
+            RolloutRun(model, Recipe(), MetricSettings(), **{**settings, key: value})
     seen = []
     for held in (0, 1):
         world = World(model, Recipe(**model.config["recipe"]), None, context=0, seed=0)
@@ -54,6 +57,14 @@ def test_mazes_are_steered_from_nothing():
         seen.append(torch.cat([world.step() for _ in range(6)]))
     assert seen[0].shape == (6, 3, 16, 16) and seen[0].std() > 0.05
     assert (seen[0] - seen[1]).abs().mean() > 0.02  # the noise is the same: nothing but the key differs
+
+
+def test_what_ships_needs_no_further_key(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["rollout", "checkpoint=doom16", "fast_dev_run=true", "film=false", "out=run"]) == 0
+    (row,) = read_results("run/results.json").rows
+    assert row["variant"]["actions"] == "walker" and row["variant"]["history"] == 1.5
+    assert main(["rollout"]) == 2 and "ships with dforce (balls, doom16)" in capsys.readouterr().err
 
 
 def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from dforce.core.sample import generate
 from dforce.core.schedule import cosine
 from dforce.data.pixels import to_uint8
 from dforce.nets.recurrent import RecurrentNet
-from dforce.video.baselines import Seen, Silent, TwoCall, sliding_window, states_before
+from dforce.video.baselines import Silent, TwoCall, WindowPast, sliding_window, states_before
 from dforce.video.model import VideoModel
 from dforce.video.recording import Record, flatten, unflatten
 from dforce.video.stream import Recipe, begin, stream
@@ -189,7 +189,7 @@ def test_a_sliding_window_is_full_sequence_diffusion_with_replacement():
             levels.append((x.clone(), level))
             return m.denoiser(x, level, state, cond)
 
-    past = Seen(x, m.cond(told(0, 3))["token"])
+    past = WindowPast(x, m.cond(told(0, 3))["token"])
     grid = S.grid(4)
     run = sliding_window(Spy(), S, grid, past, new=2, keep=3, cond=lambda c: m.cond(told(3 + 2 * c, 2)), noise=noise,
                          order=1)

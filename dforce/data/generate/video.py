@@ -12,9 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,6 +50,44 @@ def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) 
                     raise
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class ClipGeneration:
+    """A data set to be made: settings of `dforce data video`, as `doom` and `bouncing_balls` take them.
+
+    source: "doom" or "balls". size: pixels a side; None: 64 of a maze, 16 of balls.
+    clips: of each maze (None: 16), or of the training split of balls (None: 1000).
+    """
+
+    source: Literal["doom", "balls"]
+    frames: int
+    size: int | None
+    seed: int
+    mazes: int
+    test_mazes: int
+    clips: int | None
+    test_clips: int
+    rooms: int
+    zones: int
+    textures: int
+    floors: int
+    balls: int
+
+    @property
+    def total(self) -> int:
+        """Frames of all clips."""
+        count = (self.clips or 1000) + self.test_clips if self.source == "balls" else self.mazes * (self.clips or 16)
+        return count * self.frames
+
+    def make(self, root: str | os.PathLike) -> Iterator[int]:
+        """Makes the clips that are not there; yields frames made, clip by clip."""
+        if self.source == "balls":
+            return bouncing_balls(root, clips=self.clips or 1000, test_clips=self.test_clips, frames=self.frames,
+                                  size=self.size or 16, balls=self.balls, seed=self.seed)
+        return doom(root, mazes=self.mazes, test_mazes=self.test_mazes, clips=self.clips or 16, frames=self.frames,
+                    size=self.size or 64, seed=self.seed, rooms=self.rooms, zones=self.zones, textures=self.textures,
+                    floors=self.floors)
 
 
 def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips: int = 16, frames: int = 300,

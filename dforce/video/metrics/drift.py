@@ -6,6 +6,7 @@ real ones (the floor), brightness, contrast, detail and change against their spr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dforce.data.pixels import from_uint8
+from dforce.report.statistics import Interval, jackknife_interval, spread_interval
 from dforce.video.metrics.features import PairEncoder, clip_features
 from dforce.video.metrics.frechet import frechet
 
@@ -23,7 +25,6 @@ BREAK = 4.0        # standard deviations of real windows: beyond, a window is no
 PATIENCE = 2       # windows in a row
 FROZEN = 0.2       # of the change of real video: below, the picture stands still
 LEAST = 0.1        # of its mean: the least that counts as a standard deviation, for a statistic that hardly varies
-Z95 = 1.959963984540054
 
 _LAPLACE = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 
@@ -122,52 +123,38 @@ def broken_at(z: Tensor, window: int) -> Tensor:
     return torch.where(run.any(1), first * window, -1)
 
 
-class Distance(NamedTuple):
-    """A Frechet distance and its 95% interval over n clips (jackknife; none for fewer than 3)."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-def distance(features: Tensor, to: Tensor) -> Distance:
-    """Of clips' features [B, n, F] from `to` [M, F], with the spread that leaving one clip out shows (Quenouille).
-
-    The jackknife and not the bootstrap: a clip that is drawn twice would narrow the covariance.
-    """
-    value, size = frechet(features.flatten(0, 1), to), len(features)
-    if size < 3:
-        return Distance(value, None, None, size)
-    without = [frechet(torch.cat([features[:b], features[b + 1:]]).flatten(0, 1), to) for b in range(size)]
-    error = ((size - 1) / size * np.square(np.array(without) - np.mean(without)).sum()) ** 0.5
-    return Distance(value, max(0.0, value - Z95 * error), value + Z95 * error, size)
+def frechet_interval(features: Tensor, to: Tensor) -> Interval:
+    """The Frechet distance of clips' features [B, n, F] from `to` [M, F]; its interval is the jackknife's over clips,
+    with NaN ends for fewer than 3."""
+    size = len(features)
+    without = [frechet(torch.cat([features[:b], features[b + 1:]]).flatten(0, 1), to) for b in range(size)
+               ] if size > 2 else [math.nan] * size
+    return jackknife_interval(frechet(features.flatten(0, 1), to), np.array(without))
 
 
-def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int = 0) -> Distance:
+def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int = 0) -> Interval:
     """The distance of real clips from real clips: the mean over `repeats` draws of `clips` clips, from each a stretch
     of `frames` frames (or as many as there are), with the interval of a single draw. n: draws."""
     generator = torch.Generator().manual_seed(seed)
     total, time = of.groups.shape[:2]
     length, size = min(frames - 1, time), min(clips, total)
-    found = []
+    drawn = []
     for _ in range(repeats):
         chosen = torch.randperm(total, generator=generator)[:size]
         start = torch.randint(time - length + 1, (size,), generator=generator)
         stretch = torch.stack([of.groups[c, s:s + length] for c, s in zip(chosen, start, strict=True)])
-        found.append(frechet(stretch.flatten(0, 1), of.features))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Distance(float(np.mean(found)), float(low), float(high), repeats)
+        drawn.append(frechet(stretch.flatten(0, 1), of.features))
+    return spread_interval(np.array(drawn))
 
 
-def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]]) -> list[Distance]:
+def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]]) -> list[Interval]:
     """The distance of each span of frames (begin, end) of a rollout uint8 [T, B, H, W, C] from real video."""
     found = []
     for begin, end in spans:
         if not 0 <= begin < end <= len(frames) or end - begin < 2:
             raise ValueError(f"frames {begin}..{end} are no span of a rollout of {len(frames)} frames")
         clip = from_uint8(frames[begin:end]).transpose(0, 1)
-        found.append(distance(clip_features(of.encoder, clip), of.features))
+        found.append(frechet_interval(clip_features(of.encoder, clip), of.features))
     return found
 
 

@@ -1,8 +1,7 @@
-"""All that is measured about one rollout, as rows of results.json, lines of episodes.jsonl, and a picture."""
+"""Rows of results.json about the drift of a rollout and its obedience to actions, and a picture of the drift."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,116 +11,87 @@ from torch import Tensor
 
 from dforce.data.pixels import from_uint8
 from dforce.report.plots.video import drift_panels
-from dforce.report.statistics import bootstrap_interval, success_interval
-from dforce.video.metrics import drift as drifting
-from dforce.video.metrics.probe import InverseDynamics, kappa, told_and_seen
+from dforce.report.rows import Row
+from dforce.report.statistics import Interval, bootstrap_of, success_interval
+from dforce.video.metrics.drift import STATISTICS, Drift, Reference, distances, drift, floor, spans_of
+from dforce.video.metrics.probe import ActionProbe, fed_and_seen, kappa
+from dforce.video.metrics.subject import Subject
 
-Row = dict[str, Any]
 
-
-class Measured(NamedTuple):
-    """rows: of results.json; samples: of episodes.jsonl, one a rollout; drift: the curves."""
+class DriftReport(NamedTuple):
+    """rows: of results.json; samples: lines of episodes.jsonl, one a rollout; drift: the curves."""
 
     rows: list[Row]
-    samples: list[Row]
-    drift: drifting.Drift
+    samples: list[dict[str, Any]]
+    drift: Drift
 
 
-def measure(frames: np.ndarray, of: drifting.Reference, *, task: str, method: str, variant: dict[str, Any],
-            seed: int = 0) -> Measured:
-    """frames: uint8 [T, B, H, W, C], generated ones alone. Distances of the first, middle and last 100 frames beside
-    their floor, statistics of the last windows against real video, and when rollouts broke off."""
-    found = drifting.drift(frames, of)
-    about = {"task": task, "method": method}
+def measure_drift(frames: np.ndarray, of: Reference, subject: Subject, *, seed: int = 0) -> DriftReport:
+    """How far generated frames, uint8 [T, B, H, W, C], have come from real video.
+
+    Distances of the first, middle and last 100 frames beside their floor, statistics of these frames over those of
+    real video, and how many rollouts broke off.
+    """
+    curves, spans = drift(frames, of), spans_of(len(frames))
+    far = distances(frames, of, spans)
     rows: list[Row] = []
-    spans = drifting.spans_of(len(frames))
-    far = drifting.distances(frames, of, spans)
-    for (begin, end), each in zip(spans, far, strict=True):
-        where = {**variant, "frames": f"{begin}-{end}"}
-        rows.append(row(about, where, "frechet", each.value, each.low, each.high, each.n, higher=False))
-        least = drifting.floor(of, frames.shape[1], end - begin)
-        rows.append(row({"task": task, "method": "real video"}, where, "frechet", least.value, least.low, least.high,
-                        least.n, higher=False))
-        rows.append(row(about, where, "frechet / floor", each.value / max(least.value, 1e-12), None, None, each.n,
-                        unit="times", higher=False))
+    for (begin, end), distance in zip(spans, far, strict=True):
+        part, least = subject.having(frames=f"{begin}-{end}"), floor(of, frames.shape[1], end - begin)
+        rows += [part.row("frechet", distance, higher=False), part.real().row("frechet", least, higher=False),
+                 part.row("frechet / floor", distance.value / max(least.value, 1e-12), n=distance.n, unit="times",
+                          higher=False)]
         windows = slice(begin // of.window, max(end // of.window, begin // of.window + 1))
-        for name in ("brightness", "contrast", "change"):
-            ratio = found.values[name][:, windows].mean(1) / of.mean[name]
-            rows.append(mean_row(about, where, f"{name} / real", ratio, seed))
+        rows += [part.mean(f"{name} / real", curves.values[name][:, windows].mean(1) / of.mean[name], seed=seed)
+                 for name in ("brightness", "contrast", "change")]
     if len(spans) > 1:
-        rows.append(row(about, variant, "frechet last / first", far[-1].value / max(far[0].value, 1e-12), None, None,
-                        far[0].n, unit="times", higher=False))
+        rows.append(subject.row("frechet last / first", far[-1].value / max(far[0].value, 1e-12), n=far[0].n,
+                                unit="times", higher=False))
         for name in ("brightness", "change"):
-            first, last = (found.values[name][:, begin // of.window:end // of.window].mean(1)
+            first, last = (curves.values[name][:, begin // of.window:end // of.window].mean(1)
                            for begin, end in (spans[0], spans[-1]))
-            rows.append(mean_row(about, variant, f"{name} last / first", last / first.clamp(min=1e-6), seed))
-    broke = found.broken >= 0
-    share = success_interval(broke.numpy(), rng=np.random.default_rng(seed))
-    rows.append(row(about, variant, "broken off", *share, unit="fraction of rollouts", higher=False))
-    frozen = found.frozen.double().mean(1)
-    rows.append(mean_row(about, variant, "frozen windows", frozen, seed, "fraction", higher=False))
-    samples = [{**about, **variant, "sample": b, "broken_at": int(found.broken[b]),
-                **{f"{name}_last": float(found.values[name][b, -1]) for name in drifting.STATISTICS},
+            rows.append(subject.mean(f"{name} last / first", last / first.clamp(min=1e-6), seed=seed))
+    share = success_interval((curves.broken >= 0).numpy(), rng=np.random.default_rng(seed))
+    frozen = curves.frozen.double().mean(1)
+    rows += [subject.row("broken off", share, unit="fraction of rollouts", higher=False),
+             subject.mean("frozen windows", frozen, seed=seed, unit="fraction", higher=False)]
+    samples = [{"task": subject.task, "method": subject.method, **subject.variant, "sample": b,
+                "broken_at": int(curves.broken[b]),
+                **{f"{name}_last": float(curves.values[name][b, -1]) for name in STATISTICS},
                 "frozen": float(frozen[b])} for b in range(frames.shape[1])]
-    return Measured(rows, samples, found)
+    return DriftReport(rows, samples, curves)
 
 
-def probe_rows(probe: InverseDynamics, frames: np.ndarray, actions: np.ndarray, real: tuple[Tensor, Tensor], *,
-               task: str, method: str, variant: dict[str, Any], seed: int = 0) -> list[Row]:
+def probe_rows(probe: ActionProbe, frames: np.ndarray, actions: np.ndarray, real: tuple[Tensor, Tensor],
+               subject: Subject, *, seed: int = 0) -> list[Row]:
     """How much of the fed actions the probe sees in the first, middle and last 100 frames, beside real clips.
 
     Kappa (agreement beyond chance) on generated frames, the same on real held-out clips, and their ratio; intervals
     are bootstrapped over rollouts, or clips.
+    frames: uint8 [T, B, H, W, C]. actions: [T, B, A]. real: frames [N, T, C, H, W] and actions [N, T, A].
     """
-    on_real, rows = _kappas(probe, *real, seed), []
-    rows.append(row({"task": task, "method": "real video"}, variant, "action seen (kappa)", *on_real, higher=True))
-    for begin, end in drifting.spans_of(len(frames)):
-        clip = from_uint8(frames[begin:end]).transpose(0, 1)
-        fed = torch.from_numpy(actions[begin:end]).transpose(0, 1)
-        found, where = _kappas(probe, clip, fed, seed), {**variant, "frames": f"{begin}-{end}"}
-        about = {"task": task, "method": method}
-        rows.append(row(about, where, "action seen (kappa)", *found, higher=True))
-        if on_real[0]:
-            rows.append(row(about, where, "action seen / real", found[0] / on_real[0], None, None, found[3],
-                            unit="fraction", higher=True))
+    on_real = _kappa(probe, *real, seed)
+    rows = [subject.real().row("action seen (kappa)", on_real, higher=True)]
+    for begin, end in spans_of(len(frames)):
+        clip, fed = from_uint8(frames[begin:end]).transpose(0, 1), torch.from_numpy(actions[begin:end]).transpose(0, 1)
+        seen, part = _kappa(probe, clip, fed, seed), subject.having(frames=f"{begin}-{end}")
+        rows.append(part.row("action seen (kappa)", seen, higher=True))
+        if on_real.value:
+            rows.append(part.row("action seen / real", seen.value / on_real.value, n=seen.n, unit="fraction",
+                                 higher=True))
     return rows
 
 
-def _kappas(probe: InverseDynamics, frames: Tensor, actions: Tensor, seed: int,
-            ) -> tuple[float, float | None, float | None, int]:
-    """(kappa over all clips, low, high, clips)."""
-    parts = [told_and_seen(probe, frames[b:b + 1], actions[b:b + 1]) for b in range(len(frames))]
-    value = kappa(*(torch.cat(each) for each in zip(*parts, strict=True)), probe.actions)
-    if len(parts) < 2:
-        return value, None, None, len(parts)
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(500):
-        chosen = [parts[i] for i in rng.integers(len(parts), size=len(parts))]
-        drawn.append(kappa(*(torch.cat(each) for each in zip(*chosen, strict=True)), probe.actions))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return value, float(low), float(high), len(parts)
+def _kappa(probe: ActionProbe, frames: Tensor, actions: Tensor, seed: int) -> Interval:
+    """Kappa over all clips [B, T, C, H, W], its interval over clips."""
+    parts = [fed_and_seen(probe, frames[b:b + 1], actions[b:b + 1]) for b in range(len(frames))]
+
+    def pooled(clips: np.ndarray) -> float:
+        return kappa(*(torch.cat(each) for each in zip(*(parts[b] for b in clips), strict=True)), probe.actions)
+    return bootstrap_of(pooled, len(parts), rng=np.random.default_rng(seed))
 
 
-def picture(found: drifting.Drift, of: drifting.Reference, file: Path, title: str) -> None:
+def picture(curves: Drift, of: Reference, file: Path, title: str) -> None:
     """The curves of every statistic, with the band of real windows."""
-    middles = (np.arange(found.z.shape[1]) + 0.5) * found.window
-    values = {name: value.numpy() for name, value in found.values.items()}
+    middles = (np.arange(curves.z.shape[1]) + 0.5) * curves.window
+    values = {name: value.numpy() for name, value in curves.values.items()}
     drift_panels(middles.tolist(), values, of.band, title=title).savefig(file)
-
-
-def mean_row(about: Row, variant: Row, metric: str, values: Tensor, seed: int, unit: str = "times",
-             higher: bool | None = None) -> Row:
-    """A row of a mean over rollouts [B]."""
-    each = bootstrap_interval(values.double().numpy(), rng=np.random.default_rng(seed))
-    alone = each.n < 2
-    return row(about, variant, metric, each.value, None if alone else each.low, None if alone else each.high, each.n,
-               unit=unit, higher=higher)
-
-
-def row(about: Row, variant: Row, metric: str, value: float, low: float | None, high: float | None, n: int, *,
-        unit: str = "", higher: bool | None = None) -> Row:
-    """A row of one seed; a value that is not finite is null."""
-    known = math.isfinite(value)
-    return {**about, "variant": variant, "metric": metric, "value": value if known else None,
-            "low": low if known else None, "high": high if known else None, "n": n, "seeds": 1, "unit": unit,
-            "higher_is_better": higher}

@@ -48,7 +48,7 @@ def revisits(pose: Tensor, *, near: float = 0.35, turned: float = 12.0, away: fl
     return found
 
 
-class Memory(NamedTuple):
+class RevisitGains(NamedTuple):
     """age: frames since the pose was left [N]; gain: dB by which the drawn frame is nearer to the true one than to the
     other frames of the walk, on average [N]; real: the same of the real frame at the earlier visit, what a perfect
     memory would score [N]; clip: [N]."""
@@ -60,7 +60,7 @@ class Memory(NamedTuple):
 
 
 def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int | None = None, seed: int = 0,
-           **limits: float) -> Memory:
+           **limits: float) -> RevisitGains:
     """made, truth: frames [B, T, C, H, W] of the same walks, generated from frame `start` on; pose [B, T, 3].
 
     Revisits from `start` on count whose earlier visit is before frame `known` (None: any): `known` = `start` asks for
@@ -81,4 +81,4 @@ def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int 
 
         rows.append((float(frame - before), float(gain(made[clip, frame])), float(gain(truth[clip, before])), clip))
     columns = torch.tensor(rows, dtype=torch.float64).view(-1, 4).unbind(1)
-    return Memory(columns[0], columns[1], columns[2], columns[3].long())
+    return RevisitGains(columns[0], columns[1], columns[2], columns[3].long())

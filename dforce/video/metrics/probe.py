@@ -17,7 +17,7 @@ from dforce.video.auxiliary_nets import begun, descend
 Labelled = Callable[[int], tuple[Tensor, Tensor]]  # step -> frames [B, T, C, H, W], actions [B, T] or [B, T, A]
 
 
-class InverseDynamics(nn.Module):
+class ActionProbe(nn.Module):
     """forward(frames t and t + 1, [N, 2 C, H, W]) -> logits [N, actions] of the action that led from one to the other.
 
     shape: (C, H, W), H and W multiples of 4.
@@ -58,12 +58,12 @@ def transitions(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int = 64, lr: float = 2e-3,
-                seed: int = 0, device: torch.device | str = "cpu") -> InverseDynamics:
+                seed: int = 0, device: torch.device | str = "cpu") -> ActionProbe:
     """A probe trained on real clips: the same for the same clips, seed and machine. clips(step) gives a step's, on any
     device; `device` is where the probe is trained and stays."""
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
-    probe = begun(lambda: InverseDynamics(shape, actions), seed).to(device)  # type: ignore[arg-type]
+    probe = begun(lambda: ActionProbe(shape, actions), seed).to(device)  # type: ignore[arg-type]
 
     def loss(step: int) -> Tensor:
         shown, label = transitions(*clips(step))
@@ -74,7 +74,7 @@ def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int =
 
 
 @torch.no_grad()
-def told_and_seen(probe: InverseDynamics, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+def fed_and_seen(probe: ActionProbe, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """(action fed, action that the probe sees), [N] each, on the CPU, over all pairs of clips [B, T, C, H, W]."""
     pairs, label = transitions(frames.cpu(), actions.cpu())
     device = next(probe.parameters()).device
@@ -82,16 +82,16 @@ def told_and_seen(probe: InverseDynamics, frames: Tensor, actions: Tensor) -> tu
     return label, torch.cat(seen) if seen else label
 
 
-def kappa(told: Tensor, seen: Tensor, actions: int) -> float:
+def kappa(fed: Tensor, seen: Tensor, actions: int) -> float:
     """Agreement beyond chance (Cohen 1960): (p - p_e) / (1 - p_e), 1 if always right, 0 if unrelated.
 
     p_e is what two independent raters with these two distributions of answers would agree in. NaN without a pair, or
     where only one action occurs in both.
     """
-    if len(told) == 0:
+    if len(fed) == 0:
         return float("nan")
     joint = torch.zeros(actions, actions, dtype=torch.float64)
-    joint.index_put_((told, seen), torch.ones(len(told), dtype=torch.float64), accumulate=True)
+    joint.index_put_((fed, seen), torch.ones(len(fed), dtype=torch.float64), accumulate=True)
     joint = joint / joint.sum()
     chance = float((joint.sum(0) * joint.sum(1)).sum())
     return float("nan") if chance == 1 else (float(joint.trace()) - chance) / (1 - chance)

@@ -47,7 +47,7 @@ TRAININGS: dict[str, list[str]] = {  # name -> what it changes in configs/train/
     "forcing": [],
     "teacher": ["objective._target_=dforce.video.baselines.TwoCall", "~objective.levels"],
     "full sequence": ["objective.levels._target_=dforce.core.loss.shared", "objective.levels.power=1"],
-    "regression": ["objective._target_=dforce.video.baselines.regression", "~objective.levels", "~objective.weight"],
+    "regression": ["objective._target_=dforce.video.baselines.next_frame_regression", "~objective.levels", "~objective.weight"],
     "rising": ["objective.levels._target_=dforce.core.loss.rising"],
     "carry": ["carry=true"],
 }

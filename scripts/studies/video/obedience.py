@@ -24,7 +24,7 @@ from torch import Tensor
 from dforce.data.pixels import from_uint8
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
-from dforce.video.evaluation import CLIPS, labelled
+from dforce.video.evaluation import CLIPS, labelled_windows
 from dforce.video.metrics.measure import probe_rows
 from dforce.video.metrics.probe import train_probe
 from dforce.video.model import load_video
@@ -63,7 +63,7 @@ def main() -> None:
         runs["engine, another maze"] = np.load(asked.engine / "frames.npy"), np.load(asked.engine / "actions.npy")
     learnt, real = (RealVideo(model, cfg.data or model.data, split=split, seed=cfg.seed) for split in ("train", "val"))
     with RunFolder("video/obedience", {"rollout": str(asked.rollout)}, out=asked.out) as folder:
-        probe = train_probe(lambda step: labelled(learnt, step), model.actions, steps=cfg.feature_steps, seed=cfg.seed)
+        probe = train_probe(lambda step: labelled_windows(learnt, step), model.actions, steps=cfg.feature_steps, seed=cfg.seed)
         (frames, told, _), rows = real.clips(min(CLIPS, max(len(real), 2))), []
         assert told is not None
         for name, change in (("unexpected", unexpected), ("drawn again", drawn_again)):

@@ -1,0 +1,235 @@
+"""A rollout as a run: generated frames and their film, gone on with where they stopped, measured against real video."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.core.noise import Noise
+from dforce.core.tree import State, leaves
+from dforce.data.pixels import from_uint8, to_uint8
+from dforce.report.rows import Row
+from dforce.report.table import markdown_table
+from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.video.evaluation import MetricSettings, evaluate_rollout, yardstick
+from dforce.video.film import FILMED, LOOKS, Film, film_frame, strip
+from dforce.video.metrics.subject import Subject
+from dforce.video.model import VideoModel
+from dforce.video.recording import Record
+from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
+from dforce.video.stream import Actions, Recipe, begin, stream
+from dforce.video.walker import FILE, Walker
+
+FEW = {"frames": 12, "samples": 2, "feature_steps": 5, "window": 4}  # fast_dev_run
+CAPTIONS = {
+    "rollout.mp4": "Above: real video. Below: the rollouts, generated. They begin with the same frames where there is "
+                   "a context, and are told the same actions where actions=data.",
+    "strip.png": "Generated frames by their number; a row is a rollout.",
+    "drift.png": "Statistics of the frames over time, beside real video."}
+
+
+@dataclass(frozen=True)
+class RolloutRun:
+    """A run of `dforce rollout`, with all its settings.
+
+    frames: to generate, beside the context. samples: rollouts side by side.
+    context: real frames that they begin with; None: half a training window, or none where no real video is known.
+    data: real video; None for what the model learnt from.
+    actions: as `rollout_actions` takes them; None: those of real clips, or, where no real video is known, of the walker
+        that came with the model, else random ones.
+    measure: compare with real video; None: where it is known.
+    recipe: how frames are sampled, checked for the model. settings: how they are measured.
+    film, fps: an mp4 of them, written as they come. save_every: frames between points to go on from.
+    raw: the weights are not the averaged ones. resume: go on with what the folder holds.
+    """
+
+    model: VideoModel
+    recipe: Recipe
+    settings: MetricSettings
+    frames: int
+    samples: int
+    context: int | None
+    data: str | None
+    actions: str | None
+    seed: int
+    measure: bool | None
+    film: bool
+    fps: float
+    save_every: int
+    raw: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.samples, self.save_every) < 1:
+            raise ValueError("frames, samples and save_every are at least 1, got "
+                             f"{self.frames}, {self.samples}, {self.save_every}")
+        if self.model.latents is not None and self.recipe.clamp is not None:
+            raise ValueError("this model makes latents, which have no largest size: give clamp=null")
+        if not self.data_set and (self.context or self.measure or self.actions == "data" and self.model.actions):
+            raise ValueError("the checkpoint does not say what it learnt from: give data=, or go without "
+                             "(measure=false context=0 actions=random)")
+
+    @property
+    def data_set(self) -> str:
+        """Real video for the context and to measure against, "" where none is known."""
+        return self.data or self.model.data
+
+    @property
+    def context_frames(self) -> int:
+        """Frames that rollouts begin with, in whole tokens."""
+        return self.model.context_frames(self.context if self.data_set else 0)
+
+    @property
+    def action_source(self) -> str:
+        """Where actions come from, as `rollout_actions` takes it."""
+        alone = "walker" if (self.model.checkpoint / FILE).is_file() and self.model.actions else "random"
+        return self.actions or ("data" if self.data_set else alone)
+
+    @property
+    def measured(self) -> bool:
+        """Is the rollout held against real video?"""
+        return bool(self.data_set) if self.measure is None else self.measure
+
+    def serve(self, port: int) -> None:
+        """Serves the model to a browser until Ctrl-C: keys are the actions, nothing is measured."""
+        from dforce.video.server import serve
+
+        real = RealVideo(self.model, self.data_set, seed=self.seed) if self.context_frames or self.data else None
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(self.model, self.recipe, real, port=port, context=self.context_frames, seed=self.seed, fps=self.fps)
+
+    def run(self, folder: RunFolder) -> None:
+        """Rolls out, films and measures; all of it goes into the folder."""
+        real = self.real_video()
+        start = real.clips(self.samples, self.context_frames) if real and self.context_frames else None
+        actions = rollout_actions(self.action_source, self.model, real, batch=self.samples, context=start,
+                                  frames=self.frames, seed=self.seed, file=folder.path / FILE,
+                                  steps=self.settings.feature_steps)
+        record = Record(folder.path, shape=(self.samples, *self.model.shape[1:], self.model.shape[0]),
+                        actions=self.model.actions, settings=self.decisive(start), resume=self.resume)
+        speed = self.generate(record, folder, start, actions, _beside(real, start, self.frames))
+        made = record.frames()[:self.frames]
+        strip(np.asarray(made[:, :FILMED]), LOOKS, folder.media / "strip.png")
+        write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS, indent=1) + "\n")
+        variant = variant_of(self.recipe) | ({"actions": "walker"} if isinstance(actions, Walker) else {})
+        subject = Subject(self.model.data or "video", self.recipe.method, variant)
+        rows: list[Row] = [subject.row("frames per second", speed, n=1, unit="1/s", higher=True)] if speed else []
+        if real is not None and self.measured:
+            yard = yardstick(self.model, real, len(made), self.settings)
+            rows += evaluate_rollout(folder, yard, made, record.actions_fed(), subject._replace(task=real.data),
+                                     start=start)
+        folder.results(rows)
+        print(markdown_table(rows) if rows else f"{len(made)} frames were there already, and nothing is measured")
+
+    def real_video(self) -> RealVideo | None:
+        """Real clips that the model has not seen, if anything needs them."""
+        brought = (self.model.checkpoint / FILE).is_file()  # such a walker has learnt from them before
+        learnt = self.action_source == "walker" and not brought or self.model.actions and self.action_source == "data"
+        needed = self.measured or learnt or self.context_frames or self.data
+        return RealVideo(self.model, self.data_set, seed=self.seed) if needed and self.data_set else None
+
+    def decisive(self, start: ReferenceClips | None) -> dict[str, Any]:
+        """What decides the frames of a rollout: it is only gone on with if none of it has changed."""
+        seal = hashlib.sha256((self.model.checkpoint / "MANIFEST.json").read_bytes()).hexdigest()[:16]
+        context = None if start is None else hashlib.sha256(start.frames.numpy().tobytes()).hexdigest()[:16]
+        return {**self.recipe._asdict(), "model": seal, "raw": self.raw, "context": context,
+                "seed": self.seed, "actions": self.action_source}
+
+    def generate(self, record: Record, folder: RunFolder, start: ReferenceClips | None, actions: Actions | None,
+                 beside: np.ndarray | None) -> float | None:
+        """Generates until `record` holds all frames, from where it stands.
+
+        beside: real frames to be shown above the generated ones, uint8 [T, B, H, W, C].
+        Returns frames a second, all rollouts counted, None where there was nothing left to do.
+        """
+        context = torch.zeros(self.samples, 0, *self.model.shape) if start is None else start.frames
+        state = record.state if record.chunks else begin(self.model, self.recipe, context, actions)
+        if isinstance(actions, Walker) and record.chunks:
+            actions.recall(record)
+        chunk = self.recipe.chunk or self.model.stack
+        done = first = saved = record.chunks * chunk
+        with Film(folder.media / "rollout.mp4", fps=self.fps) if self.film else contextlib.nullcontext() as film, \
+                Ticker(max(self.frames - done, 0), "rollout") as ticker:
+            for number, shown in enumerate(record.frames() if film else []):  # a film cannot be appended to
+                film.write(film_frame(shown, beside, number))
+            pace = _Pace(self.samples)
+            for x, pixels, after in self._chunks(record, state, context.shape[1], actions):
+                for t in range(chunk if film else 0):
+                    film.write(film_frame(pixels[:, t], beside, done + t))
+                done += chunk
+                ticker.advance(chunk, note=f"{pace.since_begin(done - first):.1f} frames/s")
+                if done - saved >= self.save_every or done >= self.frames:
+                    folder.log(done, **_numbers(x, after), frames_per_second=pace.since_last(done - saved))
+                    record.save(after, chunks=done // chunk, frames=done)
+                    saved = done
+        return pace.since_begin(done - first) if done > first else None
+
+    def _chunks(self, record: Record, state: State, context: int,
+                actions: Actions | None) -> Iterator[tuple[Tensor, np.ndarray, State]]:
+        """Chunk after chunk until the record, to which they are appended, holds all frames: frames, their pixels, and
+        what is carried after them. context: frames that came before the record."""
+        chunk = self.recipe.chunk or self.model.stack
+        done = record.chunks * chunk
+        chunks = stream(self.model, self.recipe, state, batch=self.samples, actions=actions, context=context,
+                        noise=Noise(self.seed), first=record.chunks)
+        while done < self.frames:
+            x, after = next(chunks)
+            pixels = to_uint8(x)
+            record.append(pixels, None if actions is None else actions(context + done, chunk))
+            if isinstance(actions, Walker):
+                actions.see(from_uint8(pixels))  # as the record will show it
+            done += chunk
+            yield x, pixels, after
+
+
+class _Pace:
+    """Frames a second of so many rollouts side by side."""
+
+    def __init__(self, rollouts: int):
+        self.rollouts = rollouts
+        self.begin = self.last = time.monotonic()
+
+    def since_begin(self, frames: int) -> float:
+        return self.rollouts * frames / (time.monotonic() - self.begin)
+
+    def since_last(self, frames: int) -> float:
+        """Since this was asked for before."""
+        last, self.last = self.last, time.monotonic()
+        return self.rollouts * frames / (self.last - last)
+
+
+def variant_of(recipe: Recipe) -> dict[str, Any]:
+    """What a row of results says of the recipe: the settings that its method reads."""
+    common = {"steps": recipe.steps, "order": recipe.order, "clamp": recipe.clamp}
+    if recipe.method == "sliding":
+        return {**common, "chunk": recipe.chunk, "keep": recipe.keep}
+    refresh = "none" if recipe.refresh is None else f"{recipe.refresh[0]}:{recipe.refresh[1]}"
+    common |= {"stabilise_std": recipe.stabilise_std, "refresh": refresh}
+    common |= {"mode": recipe.mode} if recipe.stabilise_std else {}
+    return common | ({"history": recipe.history, "history_std": recipe.history_std} if recipe.history != 1 else {})
+
+
+def _beside(real: RealVideo | None, start: ReferenceClips | None, frames: int) -> np.ndarray | None:
+    """Real frames to be shown beside the generated ones, uint8 [T, B, H, W, C]: what follows the context."""
+    if real is None or start is None:
+        return None
+    before = start.frames.shape[1]
+    whole, _ = real.whole(start.numbers)
+    return to_uint8(whole[:FILMED, before:before + frames].transpose(0, 1)) if whole.shape[1] > before else None
+
+
+def _numbers(x: Tensor, state: State) -> dict[str, float]:
+    """What is logged of a chunk: how bright and how different frames are, and how large the latent is."""
+    numbers = {"brightness": float((x.mean() + 1) / 2), "contrast": float(x.std()),
+               "outside": float((x.abs() > 1).float().mean())}
+    carried = [leaf.float().flatten() for leaf in leaves(state) if leaf.is_floating_point() and leaf.numel()]
+    return numbers | ({"latent_rms": float(torch.cat(carried).square().mean().sqrt())} if carried else {})

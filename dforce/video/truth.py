@@ -1,0 +1,123 @@
+"""Rows about rollouts where the truth is known: what really followed, places that are seen again, exact dynamics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.data.generate.balls import simulate
+from dforce.data.pixels import from_uint8
+from dforce.report.rows import Row
+from dforce.video.metrics.drift import frechet_interval, spans_of
+from dforce.video.metrics.frechet import psnr, ssim
+from dforce.video.metrics.fvd_lpips import I3D, clips_of, load_lpips
+from dforce.video.metrics.memory import memory
+from dforce.video.metrics.physics import physics
+from dforce.video.metrics.subject import Subject
+from dforce.video.reference_clips import RealVideo, ReferenceClips
+
+AGES = (1, 20), (20, 60), (60, 300)  # frames since a place was left
+FIRST = (10, 50, 100)  # frames over which a rollout is compared with what really came
+UNITS = {"mass": "times the balls'", "residual": "pixel value squared", "speed": "times the balls'",
+         "energy": "times the balls'", "bad": "fraction of frames"}
+
+
+def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, subject: Subject, *,
+               lpips: Sequence[str] | None, seed: int) -> list[Row]:
+    """PSNR, SSIM and LPIPS of the first frames with what really followed the context.
+
+    They ask for memory and obedience, for a while; later another future is as good.
+    """
+    whole, _ = real.whole(start.numbers)
+    truth = whole[:, start.frames.shape[1]:]
+    time = min(truth.shape[1], len(made))
+    if time == 0:
+        return []
+    guess = from_uint8(made[:time]).transpose(0, 1)
+    scores: dict[str, tuple[Any, str, bool]] = {"psnr": (psnr, "dB", True)}
+    if min(truth.shape[-2:]) >= 11:
+        scores["ssim"] = (ssim, "", True)
+    if lpips:
+        scores["lpips"] = (load_lpips(lpips), "", False)
+    return [subject.having(frames=f"0-{end}").mean(name, score(guess[:, :end], truth[:, :end]).mean(1), seed=seed,
+                                                   unit=unit, higher=higher)
+            for end in FIRST if end <= time for name, (score, unit, higher) in scores.items()]
+
+
+def memory_rows(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start: ReferenceClips,
+                subject: Subject) -> list[Row]:
+    """How much better the right frame is drawn where the camera comes back.
+
+    Only where true poses are known (x, y and an angle) and the clips' own actions were fed; else no rows.
+    """
+    if start.actions is None or fed is None:
+        return []
+    whole, actions = real.whole(start.numbers)
+    before = start.frames.shape[1]
+    time = min(whole.shape[1], before + len(made))
+    pose = real.set.poses(start.numbers, frames=time)
+    assert actions is not None
+    same = np.array_equal(actions[:, before:time].transpose(0, 1).numpy(), fed[:time - before])
+    if pose is None or pose.shape[2] != 3 or not same or time <= before:
+        return []
+    drawn = torch.cat([start.frames, from_uint8(made[:time - before]).transpose(0, 1)], 1)
+    rows = []
+    for name, known in (("any place", None), ("of the context", before)):
+        gains = memory(drawn, whole[:, :time], pose, start=before, known=known)
+        for young, old in AGES:
+            chosen = (gains.age >= young) & (gains.age < old)
+            if chosen.any():
+                part = subject.having(**{"revisit of": name, "after frames": f"{young}-{old}"})
+                rows += [who.mean("memory gain", gain[chosen], unit="dB", higher=True)
+                         for who, gain in ((part, gains.gain), (part.real(), gains.real))]
+    return rows
+
+
+def ball_rows(truth: Tensor, made: np.ndarray, subject: Subject, seed: int) -> list[Row]:
+    """Mass, speed and shape of the balls of the first, middle and last frames, and of real video [B, T, 1, H, W]."""
+    rows = _balls(truth, subject.real(), seed)
+    for begin, end in spans_of(len(made)):
+        rows += _balls(from_uint8(made[begin:end]).transpose(0, 1), subject.having(frames=f"{begin}-{end}"), seed)
+    return rows
+
+
+def _balls(frames: Tensor, subject: Subject, seed: int) -> list[Row]:
+    lit = int((frames.amax((0, 1, 3, 4)) > 0).sum())
+    values = physics(frames, balls=max(lit, 1))
+    return [subject.mean(f"{name} of balls" if name != "bad" else "bad frames", values[name].nanmean(1), seed=seed,
+                         unit=unit, higher=False if name in ("residual", "bad") else None)
+            for name, unit in UNITS.items() if not values[name].isnan().all()]
+
+
+def position_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, subject: Subject, seed: int) -> list[Row]:
+    """Distance in pixels of the balls from where they really are, by the exact dynamics from the end of the context."""
+    pose = real.set.poses(start.numbers, frames=start.frames.shape[1])
+    assert pose is not None and pose.shape[2] == 4                             # x, y and their velocities
+    now = pose[:, -1].double()[:, None]
+    places, _ = simulate(now[..., :2], now[..., 2:], max(FIRST) + 1)
+    rows = []
+    for end in [n for n in FIRST if n <= len(made)]:
+        error = physics(from_uint8(made[:end]).transpose(0, 1), places[:, 1:end + 1])["error"].nanmean(1)
+        rows.append(subject.having(frames=f"0-{end}").mean(
+            "position error of balls", error.nan_to_num(real.model.shape[1]), seed=seed, unit="pixels", higher=False))
+    return rows
+
+
+def fvd_rows(i3d: str, made: np.ndarray, learnt: Tensor, held_out: Tensor, subject: Subject) -> list[Row]:
+    """FVD of clips of 16 frames against real ones, and that of held-out real clips: biased where clips are few.
+
+    i3d: path of the published network. learnt, held_out: real frames [N, T, C, H, W].
+    """
+    look = I3D(i3d)
+    to = look(clips_of(learnt))
+    rows = [subject.real().row("fvd[i3d]", frechet_interval(look(clips_of(held_out))[:, None], to), higher=False)]
+    for begin, end in spans_of(len(made)):
+        if end - begin >= 16:
+            seen = look(clips_of(from_uint8(made[begin:end]).transpose(0, 1)))
+            rows.append(subject.having(frames=f"{begin}-{end}").row(
+                "fvd[i3d]", frechet_interval(seen[:, None], to), higher=False))
+    return rows
