@@ -35,8 +35,7 @@ def generate_clips(generation: ClipGeneration, folder: RunFolder) -> None:
     speed = made / (time.monotonic() - begin)
     if not folder.writes:
         return
-    splits = {split: VideoClips(folder.path, frames=1, split=split)  # type: ignore[arg-type]  (a key, not any str)
-              for split in ("train", "val")}
+    splits = {"train": VideoClips(folder.path, frames=1), "val": VideoClips(folder.path, frames=1, split="val")}
     lines = [line for split, clips in splits.items() for line in clip_statistics(clips, split)]
     folder.episodes(lines)
     folder.results(_rows(generation.source, lines, speed), data=str(folder.path))

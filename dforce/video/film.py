@@ -69,7 +69,7 @@ class Film:
                 raise ModuleNotFoundError("films are written by PyAV: pip install 'dforce[video]'", name="av")
             self.file.parent.mkdir(parents=True, exist_ok=True)
             flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # playable without an end
-            self._out = iio.imopen(self.file, "w", plugin="pyav", options=flags)
+            self._out = iio.imopen(self.file, "w", plugin="pyav", options=flags)  # type: ignore[call-overload]
             self._out.init_video_stream("libx264", fps=self.fps, pixel_format="yuv420p", max_keyframe_interval=30)
             self._out._video_stream.codec_context.options = {"crf": str(self.crf), "preset": "veryfast", "threads": "1"}
         self._out.write_frame(picture)

@@ -104,15 +104,16 @@ def load_video(checkpoint: str | Path, *, device: torch.device | str = "cpu", ra
     Raises CheckpointError for a checkpoint that is not one of a causal model of frames.
     """
     bundle = load(checkpoint, device=device, raw=raw, trust=trust)
-    event, stack = tuple(bundle.layout["event_shape"]), int(bundle.layout.get("stack", 1))
+    event, stack = [int(n) for n in bundle.layout["event_shape"]], int(bundle.layout.get("stack", 1))
     if len(event) != 3 or event[0] % stack or bundle.layout.get("classes"):
-        raise CheckpointError(f"{checkpoint} is no model of video: its tokens have the shape {[*event]}"
+        raise CheckpointError(f"{checkpoint} is no model of video: its tokens have the shape {event}"
                               f"{' and classes' if bundle.layout.get('classes') else ''}; train one with "
                               "`dforce train video`")
     latents = load_latents(bundle.layout["latents"], device=device) if bundle.layout.get("latents") else None
-    shape = (event[0] // stack, event[1], event[2])
+    shape = event[0] // stack, event[1], event[2]
     if latents is not None:
-        shape = (int(bundle.layout["channels"]), *map(int, bundle.layout["size"]))
+        height, width = bundle.layout["size"]
+        shape = int(bundle.layout["channels"]), int(height), int(width)
     numbers = int((bundle.layout.get("token") or {}).get("action", 0))
     for parameter in bundle.denoiser.parameters():
         parameter.requires_grad_(False)

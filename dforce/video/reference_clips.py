@@ -147,10 +147,10 @@ def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips |
     if not model.actions:
         raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
     there = [one for one in (file, model.checkpoint / FILE) if one is not None and one.is_file()]
-    if not there and (real is None or not real.width):
-        raise ValueError("actions=walker learns from clips with actions; give data=, or actions=random")
     if there:
         policy = load_walker(there[0], device=model.device)
+    elif real is None or not real.width:
+        raise ValueError("actions=walker learns from clips with actions; give data=, or actions=random")
     else:
         known = RealVideo(model, real.data, split="train")
         learnt = RealVideo(model, real.data, split="train", window=min(2 * MEMORY, known.shortest))

@@ -159,12 +159,14 @@ class RolloutRun:
         done = first = saved = record.chunks * chunk
         with Film(folder.media / "rollout.mp4", fps=self.fps) if self.film else contextlib.nullcontext() as film, \
                 Ticker(max(self.frames - done, 0), "rollout") as ticker:
-            for number, shown in enumerate(record.frames() if film else []):  # a film cannot be appended to
-                film.write(film_frame(shown, beside, number))
+            if film is not None:  # a film cannot be appended to
+                for number, shown in enumerate(record.frames()):
+                    film.write(film_frame(shown, beside, number))
             pace = _Pace(self.samples)
             for x, pixels, after in self._chunks(record, state, context.shape[1], actions):
-                for t in range(chunk if film else 0):
-                    film.write(film_frame(pixels[:, t], beside, done + t))
+                if film is not None:
+                    for t in range(chunk):
+                        film.write(film_frame(pixels[:, t], beside, done + t))
                 done += chunk
                 ticker.advance(chunk, note=f"{pace.since_begin(done - first):.1f} frames/s")
                 if done - saved >= self.save_every or done >= self.frames:
@@ -209,7 +211,7 @@ class _Pace:
 
 def variant_of(recipe: Recipe) -> dict[str, Any]:
     """What a row of results says of the recipe: the settings that its method reads."""
-    common = {"steps": recipe.steps, "order": recipe.order, "clamp": recipe.clamp}
+    common: dict[str, Any] = {"steps": recipe.steps, "order": recipe.order, "clamp": recipe.clamp}
     if recipe.method == "sliding":
         return {**common, "chunk": recipe.chunk, "keep": recipe.keep}
     refresh = "none" if recipe.refresh is None else f"{recipe.refresh[0]}:{recipe.refresh[1]}"

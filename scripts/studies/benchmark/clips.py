@@ -41,17 +41,17 @@ TASK = "clip loading"
 FORMATS = {"npz": {}, "npz, compressed": {}, "mp4": {}, "mp4, key frame every 12": {"g": "12", "bf": "0"}}
 
 
-def films(asked: argparse.Namespace, place: Path) -> list[np.ndarray]:
+def films(args: argparse.Namespace, place: Path) -> list[np.ndarray]:
     """Videos [T, H, W, C] uint8: of --data, or generated."""
-    data = asked.data
+    data = args.data
     if data is None:
-        mazes = max(2, -(-asked.clips // 4))
-        making = doom(place / "made", mazes=mazes, test_mazes=0, clips=4, frames=300, size=asked.size)
+        mazes = max(2, -(-args.clips // 4))
+        making = doom(place / "made", mazes=mazes, test_mazes=0, clips=4, frames=300, size=args.size)
         for _ in progress(making, "clips"):
             pass
         data = place / "made"
-    found = VideoClips(data, frames=asked.window, held_out=0, size=asked.size)
-    return [found._read(clip, np.arange(clip.frames)) for clip in found.clips[:asked.clips]]
+    found = VideoClips(data, frames=args.window, held_out=0, size=args.size)
+    return [found._read(clip, np.arange(clip.frames)) for clip in found.clips[:args.clips]]
 
 
 def written(videos: list[np.ndarray], folder: Path, kind: str) -> Path:
@@ -95,16 +95,16 @@ def plain(clips: VideoClips, windows: np.ndarray, *, whole: bool) -> Tensor:
     return torch.from_numpy(np.stack(rows)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
 
-def ways(folder: Path, kind: str, asked: argparse.Namespace) -> tuple[list[Way], int]:
+def ways(folder: Path, kind: str, args: argparse.Namespace) -> tuple[list[Way], int]:
     """Four ways to read the same windows, and how many frames that are."""
-    clips = VideoClips(folder, frames=asked.window, held_out=0, batch=asked.batch)
-    cached = VideoClips(folder, frames=asked.window, held_out=0, batch=asked.batch, cache=folder.parent / "cache")
-    windows = np.random.default_rng(0).integers(len(clips), size=asked.batch)
+    clips = VideoClips(folder, frames=args.window, held_out=0, batch=args.batch)
+    cached = VideoClips(folder, frames=args.window, held_out=0, batch=args.batch, cache=folder.parent / "cache")
+    windows = np.random.default_rng(0).integers(len(clips), size=args.batch)
     first = [Way("from the start", lambda: plain(clips, windows, whole=False))]
     if kind.startswith("mp4"):
         first.append(Way("whole clip", lambda: plain(clips, windows, whole=True)))
     return [*first, Way("VideoClips", lambda: clips.gather(windows).x),
-            Way("VideoClips, cache=True", lambda: cached.gather(windows).x)], asked.batch * asked.window
+            Way("VideoClips, cache=True", lambda: cached.gather(windows).x)], args.batch * args.window
 
 
 def timed(run: Callable[[], Any]) -> float:
@@ -140,16 +140,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="windows of a timed run")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     place = Path(tempfile.mkdtemp(prefix="clips-"))
     rows: list[dict] = []
     try:
-        with RunFolder("benchmark/clips", vars(asked), out=asked.out) as folder, warnings.catch_warnings():
-            videos = films(asked, place)
+        with RunFolder("benchmark/clips", vars(args), out=args.out) as folder, warnings.catch_warnings():
+            videos = films(args, place)
             for number, kind in enumerate(FORMATS):
-                found, frames = ways(written(videos, place / str(number) / "set", kind), kind, asked)
-                more, runs = measured(kind, found, frames, asked.rounds)
+                found, frames = ways(written(videos, place / str(number) / "set", kind), kind, args)
+                more, runs = measured(kind, found, frames, args.rounds)
                 rows += more
                 folder.episodes(runs)
                 folder.results(rows, clips=len(videos), frames=sum(map(len, videos)))

@@ -35,13 +35,15 @@ from dforce.core.schedule import Schedule, cosine
 from dforce.core.transition import transition
 from dforce.data.pixels import to_uint8
 from dforce.nets.conv import ConvGRUNet
+from dforce.report.rows import Row
+from dforce.report.statistics import Interval
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker
 from dforce.train.precision import device_of
 from dforce.video.metrics.drift import distances, floor, reference
 from dforce.video.metrics.features import train_features
-from dforce.video.metrics.measure import mean_row, row
 from dforce.video.metrics.physics import physics
+from dforce.video.metrics.subject import Subject
 from dforce.video.model import VideoModel, load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Recipe, begin, stream
@@ -78,22 +80,22 @@ def official(denoiser: Denoiser, schedule: Schedule, state: Any, shape: tuple[in
         yield x, state
 
 
-def ways(model: VideoModel, asked: argparse.Namespace) -> dict[str, Any]:
+def ways(model: VideoModel, args: argparse.Namespace) -> dict[str, Any]:
     """Name -> (state, batch) -> frames."""
     found: dict[str, Any] = {}
-    for steps in asked.official:
+    for steps in args.official:
         found[f"official, {steps} steps"] = lambda state, batch, steps=steps: official(
             model.denoiser, model.schedule, state, (batch, 1, *model.shape), steps=steps, clamp=1.0, noise=Noise(1))
-    recipe = Recipe(steps=asked.steps, stabilise_std=asked.std, refresh=asked.refresh and tuple(asked.refresh))
-    found[f"ours, {asked.steps} steps of second order"] = lambda state, batch: stream(
+    recipe = Recipe(steps=args.steps, stabilise_std=args.std, refresh=args.refresh and tuple(args.refresh))
+    found[f"ours, {args.steps} steps of second order"] = lambda state, batch: stream(
         model, recipe, state, batch=batch, noise=Noise(1))
     return found
 
 
-def times(model: VideoModel, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def times(model: VideoModel, args: argparse.Namespace) -> list[Row]:
     """Seconds a frame of every way, taken in turn, and how many times faster ours is, round by round."""
     streams = {name: way(begin(model, Recipe(), torch.zeros(1, 0, *model.shape)), 1)
-               for name, way in ways(model, asked).items()}
+               for name, way in ways(model, args).items()}
     for each in streams.values():
         next(each)
     taken: dict[str, list[float]] = {name: [] for name in streams}
@@ -122,64 +124,59 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _timed(method: str, variant: dict[str, Any], metric: str, values: Any, unit: str, higher: bool) -> dict[str, Any]:
+def _timed(method: str, variant: dict[str, Any], metric: str, values: Any, unit: str, higher: bool) -> Row:
     value, low, high = median_interval(values)
-    return row({"task": TASK, "method": method}, variant, metric, value, low, high, len(values), unit=unit,
-               higher=higher)
+    return Subject(TASK, method, variant).row(metric, Interval(value, low, high, len(values)), unit=unit, higher=higher)
 
 
-def drifts(model: VideoModel, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def drifts(model: VideoModel, args: argparse.Namespace) -> list[Row]:
     """Of every way, from the same contexts with the same noise: distance, physics. [] for a model of other data."""
     if model.data != "balls":
         return []
     learnt, real = (RealVideo(model, "balls", split=split, window=16) for split in ("train", "val"))
     encoder = train_features(lambda step: learnt.windows(step)[0], steps=200, device=model.device)
     of = reference(encoder, learnt.clips(48).frames, real.clips(48).frames, window=WINDOW)
-    start = real.clips(asked.rollouts, CONTEXT, skip=48)
-    end = asked.drift_frames
+    start = real.clips(args.rollouts, CONTEXT, skip=48)
+    end = args.drift_frames
     spans, rows = [(0, 50), (end - 50, end)], []
-    least = floor(of, asked.rollouts, 50)
-    rows.append(row({"task": TASK, "method": "real video"}, {"frames": 50}, "frechet", least.value, least.low,
-                    least.high, least.n, higher=False))
-    for name, way in ways(model, asked).items():
-        state = begin(model, Recipe(refresh=asked.refresh and tuple(asked.refresh)), start.frames) \
+    least = floor(of, args.rollouts, 50)
+    rows.append(Subject(TASK, "real video", {"frames": 50}).row("frechet", least, higher=False))
+    for name, way in ways(model, args).items():
+        state = begin(model, Recipe(refresh=args.refresh and tuple(args.refresh)), start.frames) \
             if name.startswith("ours") else begin(model, Recipe(), start.frames)
-        made = torch.cat([x for x, _ in itertools.islice(way(state, asked.rollouts), end)], 1).cpu()
+        made = torch.cat([x for x, _ in itertools.islice(way(state, args.rollouts), end)], 1).cpu()
         stored = to_uint8(made).swapaxes(0, 1)
         for (a, b), each in zip(spans, distances(stored, of, spans), strict=True):
-            about, where = {"task": TASK, "method": name}, {"frames": f"{a}-{b}"}
-            rows.append(row(about, where, "frechet", each.value, each.low, each.high, each.n, higher=False))
-            found = physics(made[:, a:b])
-            for metric in ("speed", "mass", "bad"):
-                rows.append(mean_row(about, where, metric, found[metric].nanmean(1).nan_to_num(0.0), 0))
+            subject, values = Subject(TASK, name, {"frames": f"{a}-{b}"}), physics(made[:, a:b])
+            rows.append(subject.row("frechet", each, higher=False))
+            rows += [subject.mean(metric, values[metric].nanmean(1).nan_to_num(0.0))
+                     for metric in ("speed", "mass", "bad")]
         print(markdown_table(rows), flush=True)
     return rows
 
 
-def endless(asked: argparse.Namespace, folder: RunFolder) -> list[dict[str, Any]]:
-    """Time and memory of `asked.frames` frames of a tiny network, one step each: second half against first."""
-    model = fresh(16, 4, asked.device)
+def endless(args: argparse.Namespace, folder: RunFolder) -> list[Row]:
+    """Time and memory of `args.frames` frames of a tiny network, one step each: second half against first."""
+    model = fresh(16, 4, args.device)
     recipe = Recipe(steps=1)
     frames = stream(model, recipe, begin(model, recipe, torch.zeros(1, 0, *model.shape)), batch=1, noise=Noise(0))
     seconds, memory = [], []
-    with Ticker(asked.frames, "endless") as ticker:
-        while BLOCK * len(seconds) < asked.frames:
-            start = clock(asked.device)
+    with Ticker(args.frames, "endless") as ticker:
+        while BLOCK * len(seconds) < args.frames:
+            start = clock(args.device)
             for _ in range(BLOCK):
                 next(frames)
-            seconds.append((clock(asked.device) - start) / BLOCK)
-            memory.append(_resident(asked.device))
+            seconds.append((clock(args.device) - start) / BLOCK)
+            memory.append(_resident(args.device))
             ticker.advance(BLOCK)
             folder.log(BLOCK * len(seconds), seconds_a_frame=seconds[-1], resident_mb=memory[-1])
     half = len(seconds) // 2
     slope = float(np.polyfit(np.arange(len(memory) - 1) * BLOCK / 1000, memory[1:], 1)[0]) if len(memory) > 2 else 0.0
-    about = {"task": TASK, "method": "ours, a tiny network"}
-    variant = {"frames": asked.frames}
+    subject = Subject(TASK, "ours, a tiny network", {"frames": args.frames})
     ratio = np.median(seconds[half:]) / np.median(seconds[:half]) if half else 1.0
-    later = "time of the second half / first"
-    return [row(about, variant, later, float(ratio), None, None, len(seconds), unit="times"),
-            row(about, variant, "memory per 1000 frames", slope, None, None, len(memory), unit="MB"),
-            row(about, variant, "resident memory at the end", memory[-1], None, None, 1, unit="MB")]
+    return [subject.row("time of the second half / first", float(ratio), n=len(seconds), unit="times"),
+            subject.row("memory per 1000 frames", slope, n=len(memory), unit="MB"),
+            subject.row("resident memory at the end", memory[-1], n=1, unit="MB")]
 
 
 def _resident(device: torch.device) -> float:
@@ -206,18 +203,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16, help="pixels of the fresh network's frames")
     parser.add_argument("--device", help="none: the GPU if there is one")
     parser.add_argument("--out")
-    asked = parser.parse_args()
-    asked.device = device_of(asked.device)
+    args = parser.parse_args()
+    args.device = device_of(args.device)
     torch.set_num_threads(1)
-    model = load_video(asked.checkpoint, device=asked.device) if asked.checkpoint else \
-        fresh(asked.size, asked.width, asked.device)
-    with RunFolder("benchmark/rollout", {**vars(asked), "device": str(asked.device)}, out=asked.out) as folder:
-        rows = times(model, asked)
+    model = load_video(args.checkpoint, device=args.device) if args.checkpoint else \
+        fresh(args.size, args.width, args.device)
+    with RunFolder("benchmark/rollout", {**vars(args), "device": str(args.device)}, out=args.out) as folder:
+        rows = times(model, args)
         folder.results(rows)
-        rows += drifts(model, asked)
+        rows += drifts(model, args)
         folder.results(rows)
-        if asked.frames:
-            rows += endless(asked, folder)
+        if args.frames:
+            rows += endless(args, folder)
         folder.results(rows)
         print(markdown_table(rows))
 

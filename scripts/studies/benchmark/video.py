@@ -63,38 +63,38 @@ class OnceAFrame(nn.Module):
         return torch.cat(outs, 1), state
 
 
-def objective(asked: argparse.Namespace, *, once_a_frame: bool) -> ForcingObjective:
+def objective(args: argparse.Namespace, *, once_a_frame: bool) -> ForcingObjective:
     """The loss of `dforce train video`, its network thin or run whole once a frame, with the same weights."""
     torch.manual_seed(0)
-    net = ConvGRUNet((3, asked.size, asked.size), token={"action": ACTIONS}, width=asked.width, latent=asked.width)
+    net = ConvGRUNet((3, args.size, args.size), token={"action": ACTIONS}, width=args.width, latent=args.width)
     schedule = cosine(1000)
-    return ForcingObjective(Precond(OnceAFrame(net) if once_a_frame else net, schedule, "v").to(asked.device), schedule)
+    return ForcingObjective(Precond(OnceAFrame(net) if once_a_frame else net, schedule, "v").to(args.device), schedule)
 
 
-def batch_of(asked: argparse.Namespace, size: int) -> Batch:
+def batch_of(args: argparse.Namespace, size: int) -> Batch:
     draw = torch.Generator().manual_seed(1)
-    shape = (size, asked.frames)
+    shape = (size, args.frames)
     action = nn.functional.one_hot(torch.randint(ACTIONS, shape, generator=draw), ACTIONS).float()
-    x = torch.rand(*shape, 3, asked.size, asked.size, generator=draw) * 2 - 1
+    x = torch.rand(*shape, 3, args.size, args.size, generator=draw) * 2 - 1
     first = torch.ones(size, dtype=torch.bool)
-    return Batch(x, torch.ones(shape, dtype=torch.bool), {"token": {"action": action}}, first).to(asked.device)
+    return Batch(x, torch.ones(shape, dtype=torch.bool), {"token": {"action": action}}, first).to(args.device)
 
 
-def measure(asked: argparse.Namespace, size: int) -> Measured:
+def measure(args: argparse.Namespace, size: int) -> Measured:
     """Time of a step of `size` clips both ways, how many times faster ours is, and what either costs."""
-    batch, found = batch_of(asked, size), []
+    batch, found = batch_of(args, size), []
     names = [("whole network once a frame", True), ("ours", False)]
-    weights = sum(p.numel() for p in objective(asked, once_a_frame=False).parameters())
-    for precision in ("fp32", "bf16")[:1 + asked.bf16]:
-        variant = {"size": asked.size, "batch": size, "frames": asked.frames, "parameters": weights,
-                   "precision": precision, "threads": torch.get_num_threads(), "device": asked.device.type}
+    weights = sum(p.numel() for p in objective(args, once_a_frame=False).parameters())
+    for precision in ("fp32", "bf16")[:1 + args.bf16]:
+        variant = {"size": args.size, "batch": size, "frames": args.frames, "parameters": weights,
+                   "precision": precision, "threads": torch.get_num_threads(), "device": args.device.type}
         ways = []
         for name, once in names:
-            built = objective(asked, once_a_frame=once)
+            built = objective(args, once_a_frame=once)
             ways.append(Way(name, stepper(deepcopy(built), batch, precision), tolerance=TOLERANCE[precision],
                             result=lambda built=built, precision=precision: loss_and_gradient(built, batch, precision)))
-        timer: Callable[[], float] = time.process_time if asked.device.type == "cpu" else time.perf_counter
-        raced = race(ways, rounds=asked.rounds, seconds=asked.seconds, timer=timer)
+        timer: Callable[[], float] = time.process_time if args.device.type == "cpu" else time.perf_counter
+        raced = race(ways, rounds=args.rounds, seconds=args.seconds, timer=timer)
         found.append(_with_costs(raced, raced.measured(TASK, variant), ways, variant))
     return join(found)
 
@@ -123,11 +123,11 @@ def main() -> None:
     about.add_argument("--bf16", action="store_true")
     about.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     about.add_argument("--out", type=Path, default=None, help="run folder; runs/benchmark/video/<time>")
-    asked = about.parse_args()
-    torch.set_num_threads(asked.threads)
-    print(f"bfloat16 here: {choose('auto', asked.device).reason}")
-    with RunFolder("benchmark/video", {k: str(v) for k, v in vars(asked).items()}, out=asked.out) as folder:
-        measured = join(measure(asked, size) for size in asked.batch)
+    args = about.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"bfloat16 here: {choose('auto', args.device).reason}")
+    with RunFolder("benchmark/video", {k: str(v) for k, v in vars(args).items()}, out=args.out) as folder:
+        measured = join(measure(args, size) for size in args.batch)
         folder.results(measured.rows)
         folder.episodes(measured.runs)
     print(markdown_table(measured.rows))

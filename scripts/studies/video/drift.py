@@ -32,22 +32,23 @@ import numpy as np
 import torch
 
 from dforce.benchmarks.speed.cost import flops
-from dforce.cli.commands.train_video import prepare
 from dforce.cli.main import main as dforce
-from dforce.config import build
+from dforce.config import read
 from dforce.report.plots.video import methods_over_time
 from dforce.report.rows import Row, read_episodes, read_results, write_results
 from dforce.report.seeds import over_seeds, same
 from dforce.report.table import markdown_table
 from dforce.runs.folder import environment, peak_memory_mb
-from dforce.train.checkpoint import CheckpointError, build_denoiser, find
+from dforce.train.checkpoint import CheckpointError, build_denoiser, find, model_of
+from dforce.video.training import VideoTraining
 
 FORCING = "dforce.train.objectives.ForcingObjective"
-TRAININGS: dict[str, list[str]] = {  # name -> what it changes in configs/train/video.yaml
+TRAININGS: dict[str, list[str]] = {  # name -> what it changes in configs/verbs/train/video.yaml
     "forcing": [],
     "teacher": ["objective._target_=dforce.video.baselines.TwoCall", "~objective.levels"],
     "full sequence": ["objective.levels._target_=dforce.core.loss.shared", "objective.levels.power=1"],
-    "regression": ["objective._target_=dforce.video.baselines.next_frame_regression", "~objective.levels", "~objective.weight"],
+    "regression": ["objective._target_=dforce.video.baselines.next_frame_regression", "~objective.levels",
+                   "~objective.weight"],
     "rising": ["objective.levels._target_=dforce.core.loss.rising"],
     "carry": ["carry=true"],
 }
@@ -89,38 +90,40 @@ def cost(overrides: tuple[str, ...]) -> int:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("dforce.configs", version_base="1.3"):
-        prepared = prepare(cfg := compose("train/video", [*overrides, "fit.device=cpu"]))
-    denoiser = build_denoiser(prepared.about["config"], prepared.about["layout"])
-    objective = build(cfg.objective)(denoiser, denoiser.schedule).to("meta")  # shapes alone tell: nothing is computed
+        cfg = compose("verbs/train/video", [*overrides, "fit.device=cpu"])
+    training = read(cfg, VideoTraining, model=model_of(cfg))
+    prepared = training.prepare()
+    denoiser = build_denoiser(training.model, prepared.about["layout"])
+    objective = training.objective(denoiser, denoiser.schedule).to("meta")  # shapes alone tell: nothing is computed
     batch = prepared.data.batch_at(0).to("meta")
     return flops(lambda: objective(batch)[0].backward())
 
 
-def steps_of(asked: argparse.Namespace, training: str) -> int:
-    """Steps that cost what `asked.steps` of Diffusion Forcing cost."""
-    common = f"data={asked.data}", *asked.overrides
+def steps_of(args: argparse.Namespace, training: str) -> int:
+    """Steps that cost what `args.steps` of Diffusion Forcing cost."""
+    common = f"data={args.data}", *args.overrides
     changes = tuple(change for change in TRAININGS[training] if not change.startswith("carry"))  # costs nothing more
-    return max(1, round(asked.steps * cost(common) / cost((*common, *changes))))
+    return max(1, round(args.steps * cost(common) / cost((*common, *changes))))
 
 
-def train(asked: argparse.Namespace, training: str, seed: int) -> Path:
+def train(args: argparse.Namespace, training: str, seed: int) -> Path:
     """The run folder of a finished training. SystemExit where it fails, or is stopped."""
-    folder = asked.out / "models" / f"{slug(training)}-{seed}"
+    folder = args.out / "models" / f"{slug(training)}-{seed}"
     if _word(folder) == "done":
         return folder
-    steps = steps_of(asked, training)
-    command = ["train", "video", f"data={asked.data}", f"seed={seed}", f"fit.steps={steps}", *asked.overrides,
+    steps = steps_of(args, training)
+    command = ["train", "video", f"data={args.data}", f"seed={seed}", f"fit.steps={steps}", *args.overrides,
                *TRAININGS[training], f"out={folder}"]
     begun = _has_checkpoint(folder)
     if folder.exists() and not begun:
         folder.rename(folder.with_name(f"{folder.name}.old-{int(time.time())}"))
-    _run([*(["train", "video", f"resume={folder}"] if begun else command), f"fit.device={asked.device}"])
+    _run([*(["train", "video", f"resume={folder}"] if begun else command), f"fit.device={args.device}"])
     return folder
 
 
-def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, features: Path | None) -> Path:
+def rollout(args: argparse.Namespace, way: Way, seed: int, model: Path, features: Path | None) -> Path:
     """The run folder of a finished rollout."""
-    folder = _folder(asked, way, seed)
+    folder = _folder(args, way, seed)
     if _word(folder) == "done":
         return folder
     window = _window(model)
@@ -128,14 +131,14 @@ def rollout(asked: argparse.Namespace, way: Way, seed: int, model: Path, feature
         half = max(1, window // 2)
         way = way._replace(overrides=[*way.overrides, f"keep={half}", f"chunk={window - half}"])
     where = [] if features is None else [f"features={features}"]
-    sizes = [f"{key}={getattr(asked, key)}" for key in ("frames", "samples", "context", "window")]
-    _run(["rollout", f"checkpoint={model}", *sizes, f"seed={asked.rollout_seed}", *where, *asked.rollout,
-          *way.overrides, f"device={asked.device}", f"out={folder}", "resume=true"])
+    sizes = [f"{key}={getattr(args, key)}" for key in ("frames", "samples", "context", "window")]
+    _run(["rollout", f"checkpoint={model}", *sizes, f"seed={args.rollout_seed}", *where, *args.rollout,
+          *way.overrides, f"device={args.device}", f"out={folder}", "resume=true"])
     return folder
 
 
-def _folder(asked: argparse.Namespace, way: Way, seed: int) -> Path:
-    return asked.out / "rollouts" / f"{slug(f'{way.training} {way.name}')}-{seed}"
+def _folder(args: argparse.Namespace, way: Way, seed: int) -> Path:
+    return args.out / "rollouts" / f"{slug(f'{way.training} {way.name}')}-{seed}"
 
 
 def _window(model: Path) -> int:
@@ -162,7 +165,7 @@ def _run(command: list[str]) -> None:
         raise SystemExit(code)
 
 
-def collect(asked: argparse.Namespace, done: dict[tuple[str, str], list[Path]], begin: float) -> list[Row]:
+def collect(args: argparse.Namespace, done: dict[tuple[str, str], list[Path]], begin: float) -> list[Row]:
     """Rows of all rollouts, pooled over seeds; OUT/results.json, OUT/brightness.png and OUT/change.png."""
     found: dict[str, Row] = {}  # real video is the same beside all methods, and stands once
     lines: list[dict] = []
@@ -175,15 +178,15 @@ def collect(asked: argparse.Namespace, done: dict[tuple[str, str], list[Path]], 
                   for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
     rows, about = list(found.values()), environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    write_results(asked.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
+    write_results(args.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
                   "peak_memory_mb": peak_memory_mb()}, rows)
-    (asked.out / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (args.out / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for metric in ("brightness", "change"):
         curves = {f"{training} {name}".strip(): _curve(folders, metric) for (training, name), folders in done.items()}
         longest = min(len(curve[0]) for curve in curves.values())
-        frames = (np.arange(longest) + 0.5) * asked.window
+        frames = (np.arange(longest) + 0.5) * args.window
         methods_over_time(frames.tolist(), {name: curve[:, :longest] for name, curve in curves.items()}, ylabel=metric,
-                          title="mean over rollouts, spread over seeds").savefig(asked.out / f"{metric}.png")
+                          title="mean over rollouts, spread over seeds").savefig(args.out / f"{metric}.png")
     return rows
 
 
@@ -221,27 +224,27 @@ def main() -> None:
     parser.add_argument("--device", default="null", help="none: the GPU if there is one")
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/drift"))
-    asked, begin = parser.parse_args(), time.monotonic()
+    args, begin = parser.parse_args(), time.monotonic()
     torch.set_num_threads(1)
     done: dict[tuple[str, str], list[Path]] = {}
-    features: Path | None = asked.features
-    more = [Way(training, name, overrides) for training, name, *overrides in asked.way]
-    if asked.ablate is not None:
-        more += [way for way in ABLATIONS if not asked.ablate or way.name in asked.ablate]
-    for seed, way in product(asked.seeds, sorted(WAYS + more, key=lambda way: list(TRAININGS).index(way.training))):
-        if asked.names and way.name not in asked.names:
+    features: Path | None = args.features
+    more = [Way(training, name, overrides) for training, name, *overrides in args.way]
+    if args.ablate is not None:
+        more += [way for way in ABLATIONS if not args.ablate or way.name in args.ablate]
+    for seed, way in product(args.seeds, sorted(WAYS + more, key=lambda way: list(TRAININGS).index(way.training))):
+        if args.names and way.name not in args.names:
             continue
-        if way.training not in asked.methods or (asked.finished and _word(_folder(asked, way, seed)) != "done"):
+        if way.training not in args.methods or (args.finished and _word(_folder(args, way, seed)) != "done"):
             continue
-        folder = rollout(asked, way, seed, train(asked, way.training, seed), features)
+        folder = rollout(args, way, seed, train(args, way.training, seed), features)
         features = features or folder / "features.safetensors"
         done.setdefault((way.training, way.name), []).append(folder)
-        if not asked.finished:
-            collect(asked, done, begin)
+        if not args.finished:
+            collect(args, done, begin)
     if not done:
-        raise SystemExit(f"nothing that was asked for is finished in {asked.out}")
-    collect(asked, done, begin)
-    print(markdown_table(read_results(asked.out / "results.json").rows))
+        raise SystemExit(f"nothing that was asked for is finished in {args.out}")
+    collect(args, done, begin)
+    print(markdown_table(read_results(args.out / "results.json").rows))
 
 
 if __name__ == "__main__":

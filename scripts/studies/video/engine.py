@@ -24,7 +24,8 @@ from dforce.envs.doom.walker import DoomWalker
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.train.precision import device_of
-from dforce.video.evaluation import of_actions
+from dforce.video.evaluation import action_rows
+from dforce.video.metrics.subject import Subject
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Actions
@@ -65,25 +66,25 @@ def main() -> None:
     parser.add_argument("rollout", type=Path)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--device", help="where the probe is trained; none: the GPU if there is one")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    cfg = OmegaConf.load(asked.rollout / "config.yaml")
-    model = load_video(cfg.checkpoint, device=device_of(asked.device))
+    cfg = OmegaConf.load(args.rollout / "config.yaml")
+    model = load_video(cfg.checkpoint, device=device_of(args.device))
     data = cfg.data or model.data
     about = json.loads((Path(data) / "about.json").read_text(encoding="utf-8"))
-    fed = np.fromfile(asked.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)[:cfg.frames]
-    walks, policy = cfg.actions == "walker", asked.rollout / FILE
+    fed = np.fromfile(args.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)[:cfg.frames]
+    walks, policy = cfg.actions == "walker", args.rollout / FILE
     tellers = [seeing(load_walker(policy), cfg.seed, number) if walks else blind(fed[:, number])
                for number in range(cfg.samples)]
     learnt, real = (RealVideo(model, data, split=split, seed=cfg.seed) for split in ("train", "val"))
-    with RunFolder("video/engine", {"rollout": str(asked.rollout)}, out=asked.out) as folder:
+    with RunFolder("video/engine", {"rollout": str(args.rollout)}, out=args.out) as folder:
         frames, taken = zip(*(played(who, len(fed), about, number) for number, who in enumerate(tellers)), strict=True)
         fed = np.eye(model.actions, dtype=np.float32)[np.stack(taken, 1)] if walks else fed
         made = np.stack(frames, 1)
         np.save(folder.path / "frames.npy", made)
         np.save(folder.path / "actions.npy", fed)
-        rows = of_actions(learnt, real, made, fed, steps=cfg.feature_steps, seed=cfg.seed,
-                          method="engine, another maze", variant={"actions": "walker"} if walks else {})
+        rows = action_rows(learnt, real, made, fed, Subject(real.data, "engine, another maze", {"actions": "walker"}
+                                                            if walks else {}), steps=cfg.feature_steps, seed=cfg.seed)
         folder.results(rows)
     print(markdown_table(rows))
 

@@ -27,6 +27,7 @@ from dforce.runs.folder import RunFolder
 from dforce.video.evaluation import CLIPS, labelled_windows
 from dforce.video.metrics.measure import probe_rows
 from dforce.video.metrics.probe import train_probe
+from dforce.video.metrics.subject import Subject
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.walker import FILE, WalkerPolicy, expected, load_walker
@@ -51,27 +52,28 @@ def main() -> None:
     parser.add_argument("rollout", type=Path)
     parser.add_argument("--engine", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    cfg = OmegaConf.load(asked.rollout / "config.yaml")
-    model, policy = load_video(cfg.checkpoint), load_walker(asked.rollout / FILE)
+    cfg = OmegaConf.load(args.rollout / "config.yaml")
+    model, policy = load_video(cfg.checkpoint), load_walker(args.rollout / FILE)
     size = cfg.samples, *model.shape[1:], model.shape[0]
-    runs = {cfg.method: (np.fromfile(asked.rollout / "frames.u8", np.uint8).reshape(-1, *size)[:cfg.frames],
-                         np.fromfile(asked.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)
+    runs = {cfg.method: (np.fromfile(args.rollout / "frames.u8", np.uint8).reshape(-1, *size)[:cfg.frames],
+                         np.fromfile(args.rollout / "actions.f32", np.float32).reshape(-1, cfg.samples, model.actions)
                          [:cfg.frames])}
-    if asked.engine:
-        runs["engine, another maze"] = np.load(asked.engine / "frames.npy"), np.load(asked.engine / "actions.npy")
+    if args.engine:
+        runs["engine, another maze"] = np.load(args.engine / "frames.npy"), np.load(args.engine / "actions.npy")
     learnt, real = (RealVideo(model, cfg.data or model.data, split=split, seed=cfg.seed) for split in ("train", "val"))
-    with RunFolder("video/obedience", {"rollout": str(asked.rollout)}, out=asked.out) as folder:
-        probe = train_probe(lambda step: labelled_windows(learnt, step), model.actions, steps=cfg.feature_steps, seed=cfg.seed)
-        (frames, told, _), rows = real.clips(min(CLIPS, max(len(real), 2))), []
-        assert told is not None
+    with RunFolder("video/obedience", {"rollout": str(args.rollout)}, out=args.out) as folder:
+        probe = train_probe(lambda step: labelled_windows(learnt, step), model.actions, steps=cfg.feature_steps,
+                            seed=cfg.seed)
+        (frames, actions, _), rows = real.clips(min(CLIPS, max(len(real), 2))), []
+        assert actions is not None
         for name, change in (("unexpected", unexpected), ("drawn again", drawn_again)):
-            known = frames, change(policy, frames, told)
+            known = frames, change(policy, frames, actions)
             for method, (made, fed) in runs.items():
                 other = change(policy, from_uint8(made).transpose(0, 1), torch.from_numpy(fed).transpose(0, 1))
-                rows += probe_rows(probe, made, other.transpose(0, 1).numpy(), known, task=real.data, method=method,
-                                   variant={"actions": "walker", "of": name})
+                rows += probe_rows(probe, made, other.transpose(0, 1).numpy(), known,
+                                   Subject(real.data, method, {"actions": "walker", "of": name}))
         rows = [row for i, row in enumerate(rows) if row not in rows[:i]]  # real clips come with every run
         folder.results(rows)
     print(markdown_table(rows))
