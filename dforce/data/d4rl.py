@@ -1,4 +1,4 @@
-"""D4RL's HDF5 layout, read and written without d4rl (which cannot be imported beside today's MuJoCo)."""
+"""D4RL's HDF5 layout, read and written without d4rl, which cannot be imported beside today's MuJoCo."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EPISODE = "infos/episode"  # an addition to D4RL: number of each row's episode, 
 
 def read_d4rl(path: str | os.PathLike, *, cut_at: Sequence[str] = ("terminals",),
               max_length: int | None = None) -> Episodes:
-    """Read a D4RL file: row t is (o_t, a_t, r_t); o_{t+1} is the next row's, so an episode's last action is dropped.
+    """Reads a D4RL file. Row t is (o_t, a_t, r_t), o_{t+1} is in the next row: an episode's last action is dropped.
 
-    cut_at: flags that end an episode. In maze2d `timeouts` mark a target reached in one continuous trajectory, not an
-    end (D4RL issue 85), so they are kept as truncations and nothing is cut there; for locomotion data pass
-    ("terminals", "timeouts"). max_length: cut longer episodes into pieces of at most so many steps.
-    Rewards are those of the present observation (D4RL relabels them from obs[t], issue 194). ValueError names a file
-    that is damaged or lacks a key.
+    cut_at: flags that end an episode. In maze2d `timeouts` mark a target reached within one continuous trajectory, not
+    an end (D4RL issue 85): they are kept as truncations, and nothing is cut there. For locomotion data pass
+    ("terminals", "timeouts"). max_length: longer episodes are cut into pieces of at most so many steps. Rewards are
+    those of the present observation (D4RL computes them from obs[t], issue 194). ValueError, which names the file, if
+    it is damaged or lacks a key.
     """
     rows, infos = _read_rows(path)
     ends = _ends(rows, infos.pop("episode", None), cut_at)
@@ -60,14 +60,14 @@ def _read_rows(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str
 
 
 def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
-    """Write episodes in D4RL's layout, completely or not at all; `read_d4rl` gives them back.
+    """Writes episodes in D4RL's layout, completely or not at all; `read_d4rl` reads them back.
 
-    D4RL has no observation after the last action: an episode gets one more row for it, with zero action and reward
-    (and, where there are several, with `timeouts` set, and `infos/episode` numbering them). Observations of width 4
-    are maze2d's (qpos, qvel) and are also stored as such. Blocks carry a checksum, so a changed byte is noticed.
+    D4RL has no place for the observation after the last action: an episode gets one more row for it, with zero action
+    and reward. Where there are several episodes, that row has `timeouts` set, and `infos/episode` numbers them.
+    Observations of width 4 are maze2d's (qpos, qvel) and are stored as such too. Blocks have checksums.
     """
     lengths, many = episodes.lengths, len(episodes) > 1
-    steps = np.arange(episodes.steps) + np.repeat(np.arange(len(episodes)), lengths)  # rows that have an action
+    steps = np.arange(episodes.steps) + np.repeat(np.arange(len(episodes)), lengths)  # rows with an action
     last = np.cumsum(lengths + 1) - 1
 
     def widen(values: np.ndarray, fill: Any = None) -> np.ndarray:
@@ -103,7 +103,7 @@ def _write_atomically(path: Path, data: dict[str, np.ndarray]) -> None:
 
 
 def _ends(rows: dict[str, np.ndarray], number: np.ndarray | None, cut_at: Sequence[str]) -> np.ndarray:
-    """[rows] bool, the last rows of episodes: where their number changes if there is one, else where a flag is set."""
+    """[rows] bool, True in the last row of an episode: where `number` changes, or where a flag is set if it is None."""
     unknown = set(cut_at) - {"terminals", "timeouts"}
     if unknown:
         raise ValueError(f"cut_at names flags, 'terminals' and 'timeouts', got {sorted(unknown)}")
@@ -116,7 +116,7 @@ def _ends(rows: dict[str, np.ndarray], number: np.ndarray | None, cut_at: Sequen
 
 
 def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Row ranges of episodes with at least one step; neighbours of a cut share the row between them."""
+    """Row ranges [first, stop) of pieces with at least one step; two pieces of an episode share a row."""
     if max_length is not None:
         if max_length < 1:
             raise ValueError(f"max_length is a number of steps, at least 1, got {max_length}")

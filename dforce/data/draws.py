@@ -13,8 +13,8 @@ SPLIT, TRAIN, VAL = 0, 1, 2  # streams: of orders and splits, of training batche
 def philox_uniform(size: int, *, seed: int, stream: int, step: int) -> np.ndarray:
     """[size] float64 in [0, 1), a pure function of its arguments.
 
-    Raw Philox words (Salmon et al. 2011): numpy promises those, not the output of its distributions, to stay the
-    same from version to version.
+    Made from raw Philox words (Salmon et al. 2011), which numpy promises to keep from version to version; of the output
+    of its distributions it does not.
     """
     if seed < 0 or step < 0:
         raise ValueError(f"seed and step must not be negative, got {seed} and {step}")
@@ -32,12 +32,12 @@ def split_episodes(count: int, held_out: float, seed: int) -> tuple[np.ndarray, 
 
 
 def shard_count(batch: int, most: int) -> int:
-    """In how many parts: the largest divisor of `batch` up to `most`, so that it depends on no number of processes."""
+    """Number of virtual shards: the largest divisor of `batch` up to `most`, whatever the number of processes."""
     return max(n for n in range(1, min(most, batch) + 1) if batch % n == 0)
 
 
 def shard_rows(shards: tuple[int, int] | None, count: int, batch: int) -> np.ndarray:
-    """Numbers of the rows that shards lo..hi-1 of `count` hold; None is all of them. ValueError for no such shards."""
+    """Numbers of the rows in shards lo..hi-1 of `count`; all for None. ValueError for shards that do not exist."""
     lo, hi = shards or (0, count)
     if not 0 <= lo < hi <= count:
         raise ValueError(f"shards (lo, hi) must lie in 0..{count} with lo < hi, got {(lo, hi)}")

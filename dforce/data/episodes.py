@@ -48,7 +48,7 @@ class Episodes:
 
     @property
     def steps(self) -> int:
-        """Steps in all, N."""
+        """N, steps of all episodes."""
         return len(self.actions)
 
     @property

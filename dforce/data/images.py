@@ -1,4 +1,4 @@
-"""Labelled images: two sets that Python packages ship, or a folder of one's own with one folder for each class."""
+"""Labelled images: two sets that Python packages ship, or a folder with one folder of images for each class."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dforce.data.batch import Batch
 from dforce.data.draws import philox_uniform
 from dforce.data.pixels import from_uint8
 
-HELD_OUT = 0.2             # part of digits, and of each class of a folder, that is "test"
-STRIP = 0.25               # part of each natural image, at its right, that the test patches are cut from
+HELD_OUT = 0.2             # fraction of digits, and of each class of a folder, that is "test"
+STRIP = 0.25               # fraction of a natural image's width, at its right, that test patches are cut from
 PATCH, SIDE = 32, 96       # pixels of a patch, and of the shorter side of the image that it is cut from
 PATCHES = (400, 100)       # of each natural image: train, test
 NATURAL = ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket", "immunohistochemistry")
@@ -47,8 +47,8 @@ def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size
     folder are test, and where patches are cut; models that ship know 0. size: side in pixels that the images of a
     folder are cut to a square and resized to, None where they have one size already.
 
-    Raises ValueError for a set, split or folder that is not as told, ImportError where the package is missing.
-    Files of a folder that cannot be read are passed over, with a warning that names them.
+    Raises ValueError for an unknown set or split and for a folder without images of one size for each class,
+    ImportError where the package is missing. Files of a folder that cannot be read are skipped, with a warning.
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
@@ -66,15 +66,15 @@ def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size
 class ImageBatches:
     """Shuffled batches, epoch after epoch: batch s is a function of (seed, s) and of nothing else.
 
-    drop: share of the labels replaced by the null class, len(classes), which is what classifier-free guidance needs
-    (Ho & Salimans 2022). Raises ValueError where a batch is larger than the set, or drop is no share.
+    drop: fraction of the labels that are replaced by the null class, len(classes), for classifier-free guidance (Ho &
+    Salimans 2022). Raises ValueError where a batch is larger than the set, or drop is not in [0, 1].
     """
 
     def __init__(self, images: Images, *, batch: int = 128, seed: int = 0, drop: float = 0.0):
         if not 1 <= batch <= len(images.x):
             raise ValueError(f"batch must lie in 1..{len(images.x)}, the number of images, got {batch}")
         if not 0 <= drop <= 1:
-            raise ValueError(f"drop is a share of the labels, in [0, 1], got {drop}")
+            raise ValueError(f"drop is a fraction of the labels, in [0, 1], got {drop}")
         self.images, self.batch, self.seed, self.drop = images, batch, seed, drop
         self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
 
@@ -98,10 +98,10 @@ def _digits(split: Split, seed: int) -> Images:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("the digits are scikit-learn's: pip install 'dforce[images]'") from error
-    found = load_digits()
-    chosen = _chosen(len(found.images), split, seed)
-    x = torch.from_numpy(found.images[chosen]).float() / 8 - 1  # 0..16 in the file
-    label = torch.from_numpy(found.target[chosen]).long()
+    digits = load_digits()
+    chosen = _chosen(len(digits.images), split, seed)
+    x = torch.from_numpy(digits.images[chosen]).float() / 8 - 1  # 0..16 in the file
+    label = torch.from_numpy(digits.target[chosen]).long()
     return Images(x[:, None, None], label, tuple(map(str, range(10))))
 
 
@@ -127,7 +127,7 @@ def _patches(split: Split, seed: int) -> Images:
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:
-    """An image as RGB, its shorter side SIDE pixels: a patch then shows a thing and not only a texture."""
+    """An image as RGB, its shorter side SIDE pixels, so that a patch shows an object and not only a texture."""
     from PIL import Image
 
     picture = Image.fromarray(image).convert("RGB")
@@ -155,13 +155,13 @@ def _folder(root: Path, split: Split, seed: int, size: int | None) -> Images:
         raise ValueError(f"size is a number of pixels, got {size}")
     pictures, label, sources = [], [], []
     for number, folder in enumerate(folders):
-        found = _pictures(folder, size)
-        if not found:
+        readable = _pictures(folder, size)
+        if not readable:
             raise ValueError(f"{folder} holds no image that can be read ({', '.join(SUFFIXES)}): fill it or remove it")
-        kept = _chosen(len(found), split, seed, step=number) if len(found) > 1 else np.arange(split != "test")
-        files = list(found)
+        kept = _chosen(len(readable), split, seed, step=number) if len(readable) > 1 else np.arange(split != "test")
+        files = list(readable)
         sources += [files[i] for i in kept]
-        pictures += [found[files[i]] for i in kept]
+        pictures += [readable[files[i]] for i in kept]
         label += [number] * len(kept)
     if not pictures:
         raise ValueError(f"{root} has one image a class, all of them in the training split: there is none for {split}")
@@ -176,7 +176,7 @@ def _pictures(folder: Path, size: int | None) -> dict[Path, np.ndarray]:
     """The readable images of a folder, by name: [H, W, 3], or [H, W, 1] where grey."""
     from PIL import Image, ImageOps
 
-    found = {}
+    readable = {}
     for file in sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES):
         try:
             with Image.open(file) as picture:
@@ -185,12 +185,12 @@ def _pictures(folder: Path, size: int | None) -> dict[Path, np.ndarray]:
             warnings.warn(f"passed over {file}: {error}", stacklevel=5)
             continue
         plain = plain if size is None else ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)
-        found[file] = np.asarray(plain).reshape(plain.height, plain.width, -1)
-    return found
+        readable[file] = np.asarray(plain).reshape(plain.height, plain.width, -1)
+    return readable
 
 
 def _one_mode(pictures: list[np.ndarray]) -> np.ndarray:
-    """[N, H, W, C]: grey ones become RGB where others are."""
+    """[N, H, W, C] with one number of channels: if any picture is RGB, grey ones become RGB."""
     channels = max(picture.shape[2] for picture in pictures)
     return np.stack([np.broadcast_to(picture, (*picture.shape[:2], channels)) for picture in pictures])
 

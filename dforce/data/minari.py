@@ -1,4 +1,4 @@
-"""Episodes to and from Minari, offline: any local dataset of vector observations trains."""
+"""Episodes to and from local Minari datasets of vector observations; no network is used."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a par
 
 def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict | None = None, overwrite: bool = False,
                   root: str | os.PathLike | None = None, **minari_fields: Any) -> Path:
-    """Write episodes as the Minari dataset `name` ("namespace/name-v1") and return its folder.
+    """Writes episodes as the Minari dataset `name` ("namespace/name-v1") and returns its folder.
 
     env: Gymnasium id or spec, so that Minari can recover the environment. about: JSON-able facts, joined with
     `episodes.about`. minari_fields: description, algorithm_name, author, ref_min_score, ... of
-    `minari.create_dataset_from_buffers`. The folder appears complete or not at all, with checksums;
-    ValueError where it exists, unless `overwrite`.
+    `minari.create_dataset_from_buffers`. The folder appears complete, with checksums, or not at all. ValueError where
+    it exists, unless `overwrite`.
     """
     import gymnasium
     import minari
 
     facts = {**episodes.about, **(about or {})}
-    json.dumps(facts)  # fails here, and not after the arrays are written
+    json.dumps(facts)  # an error comes before the arrays are written
     _check_name(name)
     spaces = {}
-    if env is None:  # the arrays are all that is known
+    if env is None:  # spaces are taken from the arrays
         for key, array in (("observation_space", episodes.observations), ("action_space", episodes.actions)):
             kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
             spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape[1:], kind.type)
@@ -51,11 +51,11 @@ def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict
 
 def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
                   root: str | os.PathLike | None = None) -> Episodes:
-    """Read a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
+    """Reads a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
 
     Dict observations are joined to one vector, discrete actions become one-hot. infos: names of the numeric infos to
-    read as well. ValueError for a dataset that does not exist (lists those that do), is damaged (names the file),
-    or holds something else than vectors.
+    read as well. ValueError for a dataset that does not exist (the message lists those that do), is damaged (it names
+    the file), or does not hold vectors.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
@@ -67,8 +67,8 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
     metadata = read_metadata(folder)
     spaces = _spaces(folder / "data", metadata)
     names = column_names(spaces[0], "observation"), column_names(spaces[1], "action")
-    columns: dict[str, list] = {key: [] for key in ("observations", "actions", "rewards", "terminations",
-                                                    "truncations")}
+    keys = "observations", "actions", "rewards", "terminations", "truncations"
+    columns: dict[str, list] = {key: [] for key in keys}
     extra: dict[str, list] = {key: [] for key in infos}
     for number, raw in enumerate(_raw_episodes(folder / "data", metadata)):
         _collect(number, raw, spaces, columns, extra, folder)
@@ -81,7 +81,7 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
 
 
 def read_metadata(folder: Path) -> dict:
-    """Minari's metadata of a dataset folder; ValueError naming the file if it is no JSON."""
+    """Minari's metadata of a dataset folder; ValueError, which names the file, if it is no JSON."""
     path = folder / "data" / "metadata.json"
     try:
         return json.loads(path.read_text())
@@ -90,16 +90,15 @@ def read_metadata(folder: Path) -> dict:
 
 
 def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, extra: dict, folder: Path) -> None:
-    """Add one stored episode, flattened. Infos stand beside observations, so their last row has no action."""
+    """Adds one stored episode, flattened. Infos have a row for each observation; the last one is dropped."""
     try:
-        observations, actions = (flatten_rows(spaces[0], raw["observations"]), flatten_rows(spaces[1], raw["actions"]))
+        observations = flatten_rows(spaces[0], raw["observations"])
+        actions = flatten_rows(spaces[1], raw["actions"])
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"episode {number} of {folder} does not fit the dataset's spaces: {error}") from error
     if len(observations) != len(actions) + 1:
-        raise ValueError(
-            f"episode {number} of {folder} has {len(observations)} observations and {len(actions)} actions; "
-            "Minari stores one observation more than actions"
-        )
+        raise ValueError(f"episode {number} of {folder} has {len(observations)} observations and {len(actions)} "
+                         "actions; Minari stores one observation more than actions")
     columns["observations"].append(observations)
     columns["actions"].append(actions)
     for key in ("rewards", "terminations", "truncations"):
@@ -108,9 +107,8 @@ def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, ext
         value: Any = raw["infos"]
         for part in key.split("/"):
             if value is None or part not in value:
-                raise ValueError(
-                    f"episode {number} of {folder} has no info {key!r}, it has {sorted(raw['infos'] or {})}"
-                )
+                raise ValueError(f"episode {number} of {folder} has no info {key!r}, it has "
+                                 f"{sorted(raw['infos'] or {})}")
             value = value[part]
         values.append(np.asarray(value)[: len(actions)])
 
@@ -132,13 +130,12 @@ def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
                 yield {**{k: group[k] for k in ("observations", "actions")}, "infos": group.get("infos"),
                        **{k: group[k][()] for k in ("rewards", "terminations", "truncations")}}
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is damaged or incomplete ({error}); restore it or generate the dataset again"
-        ) from error
+        raise ValueError(f"{path} is damaged or incomplete ({error}); restore it or generate the dataset again"
+                         ) from error
 
 
 def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
-    """Observation and action space; from the environment where the dataset does not store them itself."""
+    """Observation and action space. Minari needs the environment only where the dataset does not store them."""
     from minari.serialization import deserialize_space
 
     if metadata.get("observation_space") and metadata.get("action_space"):
@@ -147,7 +144,7 @@ def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
 
 
 def _buffers(episodes: Episodes) -> Iterator[Any]:
-    """Minari's episode buffers. Its infos have a row for each observation, so the last one is told twice."""
+    """Minari's episode buffers. Its infos have a row for each observation, so the last one is repeated."""
     from minari.data_collector import EpisodeBuffer
 
     for e, (first, length) in enumerate(zip(episodes.first_step, episodes.lengths, strict=True)):
@@ -166,17 +163,14 @@ def _check_name(name: str) -> None:
     except (ValueError, TypeError):
         parsed = False
     if not parsed:
-        raise ValueError(
-            f"{name!r} is no Minari dataset name: it looks like 'namespace/name-v1', namespace of 2 letters or more"
-        )
+        raise ValueError(f"{name!r} is no Minari dataset name: want 'namespace/name-v1', with a namespace "
+                         "of 2 letters or more")
 
 
 def _unknown(name: str, root: str | os.PathLike | None) -> str:
     there = list_datasets(root)
     near = difflib.get_close_matches(name, there, 1, 0.5)
-    return (
-        f"no dataset {name!r} in {datasets_root(root)}"
-        + (f", did you mean {near[0]!r}?" if near else ".")
-        + f" Datasets there: {', '.join(there) or 'none'}. Maze data are made by `dforce data maze`"
-        " (make_maze_dataset in Python), published ones are fetched by `minari download <name>`."
-    )
+    hint = f", did you mean {near[0]!r}?" if near else "."
+    return (f"no dataset {name!r} in {datasets_root(root)}{hint} Datasets there: {', '.join(there) or 'none'}. Maze "
+            "data are made by `dforce data maze` (make_maze_dataset in Python), published ones are fetched by `minari "
+            "download <name>`.")

@@ -23,8 +23,8 @@ def datasets_root(root: str | os.PathLike | None = None) -> Path:
 def list_datasets(root: str | os.PathLike | None = None) -> list[str]:
     """Names of the Minari datasets that exist locally."""
     top = datasets_root(root)
-    found = (path.parent.parent.relative_to(top) for path in top.glob("**/data/metadata.json"))
-    return sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
+    names = (path.parent.parent.relative_to(top) for path in top.glob("**/data/metadata.json"))
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Random mazes as maps of the Doom engine: a grid of open cells, written as UDMF text in a WAD file.
 
-ZDoom builds the nodes of a text map itself, so a map is a list of walls. The textures are those of Freedoom (BSD
-licence), which ViZDoom brings along.
+ZDoom builds the nodes of a text map itself, so that a map is a list of walls. The textures are Freedoom's (BSD
+licence), which comes with ViZDoom.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CELL = 192.0  # side of a cell in map units; the player is 32 wide, and 192 keeps walls out of most of the view
+CELL = 192.0  # side of a cell in map units; the player is 32 wide, and in narrower cells walls fill the view
 HEIGHT = 128  # of the ceiling, in map units
 # Wall textures that are easy to tell apart at 32 pixels, the most distinct first.
 WALLS = ("REDWALL1", "COMPBLUE", "TEKGREN2", "WOOD8", "SHAWN2", "BRICK7", "SP_HOT1", "MARBLE1", "STUCCO3", "ICKWALL3",
@@ -20,10 +20,10 @@ CEILINGS = ("CEIL3_5", "FLAT20", "CEIL5_1", "FLAT10", "FLOOR6_1", "CEIL1_1")
 
 
 class DoomMaze(NamedTuple):
-    """open_cells: [R, C] bool, the outermost cells closed. zone: [R, C] the texture of a cell, an index of `walls`.
+    """A maze with its textures. Cell (r, c) covers x in [c, c + 1] * CELL and y in [r, r + 1] * CELL.
 
-    start: (row, column) of the player, angle: where it looks, in degrees from +x counter-clockwise. Cell (r, c) covers
-    x in [c, c + 1] * CELL and y in [r, r + 1] * CELL.
+    open_cells: [R, C] bool, the outermost cells closed. zone: [R, C] the texture of a cell, an index of `walls`. start:
+    (row, column) of the player. angle: its direction, in degrees from +x counter-clockwise.
     """
 
     open_cells: np.ndarray
@@ -39,12 +39,12 @@ def random_maze(rng: np.random.Generator, *, rooms: int = 4, zones: int = 4, tex
                 loops: float = 0.3) -> DoomMaze:
     """A maze of rooms x rooms cells joined by cells, all of it connected.
 
-    A random spanning tree (depth first), and each wall that it leaves opened with probability `loops`, so that there
-    are ways round. zones: parts of the maze with a wall texture of their own, the cells nearest to so many random
-    points; textures, floors: how many of WALLS, and of FLOORS and CEILINGS, are drawn from. ValueError out of range.
+    A random spanning tree (depth first). Each wall that it leaves is opened with probability `loops`, which makes
+    circular ways. zones: number of parts of the maze with one wall texture each, the cells nearest to a random point.
+    textures, floors: the first so many of WALLS, and of FLOORS and CEILINGS, are drawn from. ValueError out of range.
     """
     if not (rooms >= 2 and 1 <= zones <= textures <= len(WALLS) and 1 <= floors <= len(FLOORS) and 0 <= loops <= 1):
-        raise ValueError(f"wanted are rooms >= 2, 1 <= zones <= textures <= {len(WALLS)}, 1 <= floors <= {len(FLOORS)} "
+        raise ValueError(f"want rooms >= 2, 1 <= zones <= textures <= {len(WALLS)}, 1 <= floors <= {len(FLOORS)} "
                          f"and loops in [0, 1], got rooms={rooms}, zones={zones}, textures={textures}, "
                          f"floors={floors}, loops={loops}")
     size = 2 * rooms + 1
@@ -113,7 +113,7 @@ def udmf(maze: DoomMaze) -> str:
 
 
 def _block(kind: str, **fields: object) -> str:
-    def told(value: object) -> str:
+    def text(value: object) -> str:
         return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
-    return f"{kind} {{ {' '.join(f'{key} = {told(value)};' for key, value in fields.items())} }}"
+    return f"{kind} {{ {' '.join(f'{key} = {text(value)};' for key, value in fields.items())} }}"

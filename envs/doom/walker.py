@@ -1,4 +1,4 @@
-"""First-person walks through generated mazes, rendered by ViZDoom without a screen: frames, actions and true poses.
+"""First-person walks through generated mazes, rendered by ViZDoom without a screen: frames, actions and exact poses.
 
 Three actions, as in TECO's DMLab data: turn left, turn right (both exactly `TURN` degrees), forward.
 """
@@ -17,14 +17,17 @@ from .map import CELL, DoomMaze, wad
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
 ACTIONS = ("turn left", "turn right", "forward")
-TURN = 11.25  # degrees a frame; a whole number of the engine's units, 1/65536 of a circle, so that a circle closes
-SETTLE = 10  # tics that the engine takes at the start of a map before it heeds every action: 5 in fact
-TICS = 2  # of the engine (35 a second) in a frame; running, it is a sixth of a cell
+TURN = 11.25  # degrees a frame; a multiple of the engine's unit, 1/65536 of a circle, so that 32 turns are exact
+SETTLE = 10  # tics at the start of a map; the engine ignores some actions in the first 5
+TICS = 2  # of the engine (35 a second) in a frame; a step forward is a sixth of a cell
 
 
 class Walk(NamedTuple):
-    """video: [T, size, size, 3] uint8. actions: [T] int64, action[t] led to frame t. pose: [T, 3] float32, x and y in
-    cells and the angle in degrees [0, 360), counter-clockwise from +x."""
+    """A clip of a walk.
+
+    video: [T, size, size, 3] uint8. actions: [T] int64, action[t] led to frame t. pose: [T, 3] float32, x and y in
+    cells and the angle in degrees [0, 360), counter-clockwise from +x.
+    """
 
     video: np.ndarray
     actions: np.ndarray
@@ -32,10 +35,10 @@ class Walk(NamedTuple):
 
 
 class DoomWalker:
-    """The engine with one maze: `reset()` puts the walker at its start, `step(action)` goes on.
+    """The engine with one maze: `reset()` puts the walker at the start, `step(action)` moves it.
 
-    size: of a frame, in pixels. A context manager: the engine is a process of its own, and it ends however the block
-    does. One engine has one maze, as an engine that saw several often crashes when it is closed. Needs the package
+    size: of a frame, in pixels. A context manager: the engine is a process of its own, which ends with the block, also
+    after an error. An engine with several mazes often crashes on closing, hence one maze each. Needs the package
     vizdoom (`dforce[doom]`).
     """
 
@@ -70,13 +73,13 @@ class DoomWalker:
             self._folder.cleanup()
 
     def reset(self) -> tuple[np.ndarray, np.ndarray]:
-        """At the start of the maze. Returns (frame [size, size, 3] uint8, pose [3])."""
+        """Puts the walker at the start of the maze. Returns (frame [size, size, 3] uint8, pose [3])."""
         self._game.new_episode()
         self._game.make_action([0.0, 1.0, 0.0], SETTLE)
         return self._see()
 
     def step(self, action: int) -> tuple[np.ndarray, np.ndarray]:
-        """One frame on. Returns (frame, pose)."""
+        """Moves the walker by one frame. Returns (frame, pose)."""
         if action not in (LEFT, RIGHT, FORWARD):
             raise ValueError(f"actions are 0 (turn left), 1 (turn right) and 2 (forward), got {action}")
         turn = {LEFT: -1.0, RIGHT: 1.0, FORWARD: 0.0}[action] * TURN / TICS
@@ -86,7 +89,7 @@ class DoomWalker:
     def _see(self) -> tuple[np.ndarray, np.ndarray]:
         state = self._game.get_state()
         if state is None:
-            raise RuntimeError("the engine ended the episode by itself; nothing in these maps should")
+            raise RuntimeError("the engine ended the episode by itself, which nothing in these maps should cause")
         x, y, angle = state.game_variables
         rows, columns = self._resize
         screen = state.screen_buffer.astype(np.float32)  # [120, 160, 3]
@@ -95,9 +98,9 @@ class DoomWalker:
 
 
 def walk(walker: DoomWalker, *, clips: int, frames: int, rng: np.random.Generator) -> Iterator[Walk]:
-    """`clips` clips of `frames` frames each, one after the other of one long walk that `explore` steers."""
+    """Yields `clips` clips of `frames` frames each, cut from one long walk that `explore` steers."""
     frame, pose = walker.reset()
-    action, policy = LEFT, explore(walker.maze, rng)  # what led to the very first frame is nobody's action
+    action, policy = LEFT, explore(walker.maze, rng)  # no action led to the first frame: this one is arbitrary
     next(policy)
     for _ in range(clips):
         video, actions, poses = [], [], []
@@ -113,8 +116,8 @@ def walk(walker: DoomWalker, *, clips: int, frames: int, rng: np.random.Generato
 def explore(maze: DoomMaze, rng: np.random.Generator) -> Generator[int, Any, None]:
     """A policy as a generator: send a pose, get an action.
 
-    Forward for a while, a turn of up to 90 degrees, forward again; close to a wall, or where it got stuck, it turns
-    to the side that has more room until the way ahead is free. So views are varied and few are of a wall alone.
+    It goes forward for a while, turns by up to 90 degrees, and goes forward again. Close to a wall, or stuck, it turns
+    to the side with more room until the way ahead is free. So views vary, and few show a wall alone.
     """
     action, left, before = FORWARD, 0, None
     pose = yield FORWARD
@@ -133,7 +136,7 @@ def explore(maze: DoomMaze, rng: np.random.Generator) -> Generator[int, Any, Non
 
 
 def _room(maze: DoomMaze, pose: np.ndarray, turn: float) -> float:
-    """Cells to the next wall in a direction, `turn` degrees to the left of where the pose looks; at most 4."""
+    """Distance to the next wall, in cells, at most 4, in the direction `turn` degrees to the left of the pose's."""
     angle = np.deg2rad(pose[2] + turn)
     reach = np.arange(0.05, 4.0, 0.05)
     column = np.floor(pose[0] + reach * np.cos(angle)).astype(int)
@@ -144,7 +147,7 @@ def _room(maze: DoomMaze, pose: np.ndarray, turn: float) -> float:
 
 
 def _area(source: int, target: int) -> np.ndarray:
-    """[target, source] float32 weights of the mean over the part of the source that a pixel of the target covers."""
+    """[target, source] float32: weights of a mean over the source pixels that a target pixel covers."""
     edge = np.arange(target + 1) * source / target
     pixel = np.arange(source)
     covered = np.minimum(edge[1:, None], pixel + 1) - np.maximum(edge[:-1, None], pixel)
@@ -152,7 +155,7 @@ def _area(source: int, target: int) -> np.ndarray:
 
 
 def _game(file: Path, seed: int, folder: Path) -> Any:
-    """The engine, started: no window, no sound, no weapon, nothing on the screen but the maze."""
+    """Starts the engine without window and sound, and with nothing on the screen but the maze."""
     try:
         import vizdoom
     except ImportError as error:
@@ -161,7 +164,7 @@ def _game(file: Path, seed: int, folder: Path) -> Any:
     game = vizdoom.DoomGame()
     game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
     game.set_doom_scenario_path(str(file))
-    game.set_doom_config_path(str(folder / "engine.ini"))  # or it writes one into the working folder
+    game.set_doom_config_path(str(folder / "engine.ini"))  # otherwise it writes one into the working folder
     game.set_doom_map("map01")
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -177,6 +180,6 @@ def _game(file: Path, seed: int, folder: Path) -> Any:
     game.set_episode_timeout(0)
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_seed(seed)
-    with contextlib.chdir(folder):  # the engine keeps files of its own where it is started
+    with contextlib.chdir(folder):  # the engine writes files into the folder that it is started in
         game.init()
     return game

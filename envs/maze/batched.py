@@ -29,7 +29,7 @@ MARGIN = 0.002                              # m, a contact acts from this distan
 IMPEDANCE_MIN, IMPEDANCE_MAX, IMPEDANCE_WIDTH = 0.9, 0.95, 0.001
 STIFFNESS = 1.0 / (IMPEDANCE_MAX * 0.02) ** 2
 CONTACT_DAMPING = 2.0 / (IMPEDANCE_MAX * 0.02)
-INVERSE_MASS = 1.0 / MASS                   # MuJoCo's `body_invweight0`, to which it scales a contact's softness
+INVERSE_MASS = 1.0 / MASS                   # MuJoCo's `body_invweight0`, by which it scales a contact's softness
 
 
 def dynamics(maze: Maze, state: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def _contact_force(maze: Maze, position: np.ndarray, velocity: np.ndarray, force
     offset -= cell
     gap = 0.5 - np.abs(offset)                          # from the centre to the cell's nearest border, each axis
     near = np.flatnonzero(np.minimum(gap[0], gap[1]) < RADIUS + MARGIN)
-    side = np.where(offset[:, near] < 0, -1.0, 1.0)     # the border is on this side: fold all into the same quadrant
+    side = np.where(offset[:, near] < 0, -1.0, 1.0)     # the side of that border: all are mirrored into one quadrant
     present = _neighbours(maze, cell[:, near], side)                        # [3, M]
     gap = gap[:, near]
     corner = np.sqrt(gap[0] ** 2 + gap[1] ** 2)
@@ -75,9 +75,9 @@ def _contact_force(maze: Maze, position: np.ndarray, velocity: np.ndarray, force
 
 @lru_cache(maxsize=64)
 def _neighbour_table(maze: Maze) -> np.ndarray:
-    """Bool [3, R * C * 4]: is there a wall beside cell (i, j) on the row axis, the column axis, the diagonal?
+    """Bool [3, R * C * 4]: True where a wall is beside cell (i, j), on the row axis, the column axis or the diagonal.
 
-    The last factor 4 is the quadrant 2 * (row side > 0) + (column side > 0) that the ball is in.
+    The last factor 4 is the quadrant of the cell that the ball is in, 2 * (row side > 0) + (column side > 0).
     """
     shape = maze.walls.shape
     padded = np.pad(maze.walls, 1)
@@ -102,7 +102,7 @@ def _impedance(depth: np.ndarray) -> np.ndarray:
 
 def _solve(distance: np.ndarray, present: np.ndarray, direction: np.ndarray, velocity: np.ndarray,
            force: np.ndarray) -> np.ndarray:
-    """Contact forces [2, M] in the folded frame, where walls lie on the positive side of both axes.
+    """Contact forces [2, M] in mirrored coordinates, where walls lie on the positive side of both axes.
 
     Contacts 0, 1, 2 [3, M] have normals (1, 0), (0, 1) and `direction` [2, M]. With D = 1 / R the solution minimises
     m |a - force / m|^2 / 2 + sum_i D_i min(0, -n_i a - a_ref_i)^2 / 2 over accelerations a: Newton's method on the
@@ -165,7 +165,7 @@ class Balls(Copies, Protocol):
 class BatchedMaze(Balls):
     """n of D4RL's balls in n copies of a maze. `state` [n, 4] = (x, y, vx, vy).
 
-    An episode never ends by itself: the caller counts `maze.max_steps`. `dense` chooses exp(-distance) as the reward.
+    An episode never ends by itself: the caller counts `maze.max_steps`. dense: the reward is exp(-distance).
     """
 
     def __init__(self, maze: Maze | str, n: int, *, dense: bool = False):

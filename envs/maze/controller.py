@@ -1,4 +1,4 @@
-"""D4RL's scripted waypoint controller, batched, and planned anew for each episode and each goal."""
+"""D4RL's scripted waypoint controller, batched; it plans a new path for each episode and each goal."""
 from __future__ import annotations
 
 from functools import lru_cache
@@ -14,9 +14,9 @@ WAYPOINT_JITTER = 0.2              # cells, a waypoint on the way is shifted by 
 
 
 def steer(gains: tuple[float, float], offset: np.ndarray, lag: np.ndarray) -> np.ndarray:
-    """clip(gain_p offset + gain_d lag, -1, 1), actions [N, 2], for what is missing of a position and of a velocity.
+    """clip(gain_p offset + gain_d lag, -1, 1), actions [N, 2], for errors of position and velocity.
 
-    offset: [N, 2]; lag: [N, 2], or [N, 0] where no velocity is observed.
+    offset: [N, 2], target minus position; lag: [N, 2], target minus velocity, or [N, 0] where none is observed.
     """
     push = gains[0] * offset
     if lag.shape[1]:
@@ -26,10 +26,11 @@ def steer(gains: tuple[float, float], offset: np.ndarray, lag: np.ndarray) -> np
 
 @lru_cache(maxsize=64)
 def next_cells(maze: Maze, moves: tuple[tuple[int, int], ...] = MOVES) -> np.ndarray:
-    """Int [R * C, R * C, 2]: the cell to go to, from cell index [target, here], on a shortest path to the target.
+    """Int [R * C, R * C, 2]: entry [target, here] is the next cell on a shortest path from here to the target.
 
     Cells are indexed i * C + j. Equals the greedy policy of value iteration (gamma < 1, reward for being at the
-    target); of several best moves the first of `moves` is taken, as D4RL's argmax does. A wall leads nowhere (itself).
+    target); of several best moves the first of `moves` is taken, as D4RL's argmax does. The entry of a wall is the
+    wall.
     """
     rows, columns = maze.walls.shape
     table = np.tile(np.stack(np.divmod(np.arange(rows * columns), columns), -1), (rows * columns, 1, 1))
@@ -46,7 +47,7 @@ def _distances(maze: Maze, target: tuple[int, int]) -> np.ndarray:
     distance = np.full(maze.walls.shape, np.inf)
     distance[target] = 0
     frontier = [target]
-    for i, j in frontier:                                                   # grows while it is walked
+    for i, j in frontier:                                                   # grows during the loop
         for cell in ((i + di, j + dj) for di, dj in MOVES):
             if not maze.walls[cell] and distance[cell] == np.inf:
                 distance[cell] = distance[i, j] + 1
@@ -57,9 +58,9 @@ def _distances(maze: Maze, target: tuple[int, int]) -> np.ndarray:
 class WaypointController:
     """n scripted drivers. Each follows waypoints to its goal, the goal itself being the last one.
 
-    `act` plans again for a row whose goal has changed or that `reset` has named; call `reset` when an episode starts,
-    or a row goes on following the path of its last episode (the flaw in D4RL's expert, whose score is `ref_max`).
-    In a frame whose cells are centred on their waypoints the shift is U(-0.1, 0.1) cells. gains: of position and of
+    `act` plans again for a row whose goal has changed or that `reset` has named. Call `reset` when an episode starts:
+    otherwise a row follows the path of its last episode (the flaw in D4RL's expert, whose score is `ref_max`). Outside
+    of D4RL's frame a waypoint is shifted by U(-0.1, 0.1) cells about the cell's centre. gains: of position and of
     velocity error (`World.gains`).
     """
 
@@ -83,7 +84,7 @@ class WaypointController:
             self._plan(new, obs[new, :2], goal[new])
         offset = self.waypoint - obs[:, :2]
         action = steer(self.gains, offset, -obs[:, 2:])
-        # The reached waypoint still gives this step's action, as in D4RL.
+        # As in D4RL, the action of this step is still towards the waypoint that was reached.
         reached = np.flatnonzero(offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2)
         if len(reached):
             self._advance(reached)

@@ -1,4 +1,4 @@
-"""Frames: where the cells of a maze lie in the positions that an environment observes."""
+"""Frames: where the cells of a maze lie in observed positions."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ CELL_OFFSET = 0.2          # D4RL: cell (i, j) is centred at (i - 0.2, j - 0.2)
 class Frame:
     """position (x, y) = origin + unit * axes @ (i, j), the centre of cell (i, j); a bijection of the plane.
 
-    axes: two rows (of x, of y) with one +-1 each: which of row and column an axis runs along, and which way.
-    origin: the centre of cell (0, 0). unit: side of a cell. touch: distance from a ball's centre to a wall from which
-    on the wall pushes. goal_radius: the sparse reward is 1 within it. All in the environment's unit of length.
+    axes: two rows (of x, of y) with one +-1 each: whether an axis runs along rows or columns, and its direction.
+    origin: the centre of cell (0, 0). unit: side of a cell. touch: a wall pushes a ball whose
+    centre is nearer to it. goal_radius: the sparse reward is 1 within it. All in the environment's unit of length.
     """
 
     axes: tuple[tuple[int, int], tuple[int, int]] = ((1, 0), (0, 1))

@@ -13,18 +13,18 @@ from .grid import Maze, get_maze
 
 def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 1000,
              seed: int = 0) -> dict[str, np.ndarray]:
-    """`steps` transitions in C = `chains` continuous trajectories of S = steps / chains steps each, float64 arrays:
+    """`steps` transitions in C = `chains` continuous trajectories of S = steps / chains steps each, as float64 arrays.
 
     observations [C, S + 1, 4] (x, y, vx, vy), actions [C, S, 2] as executed (clipped), goals [C, S, 2] the integer
-    cell driven at, rewards [C, S]: 1 where the NEXT observation is within 0.5 of the maze's own goal (`maze.goal`, not
-    the cell driven at), which is what `step` of the environment returns. D4RL's files hold the reward of the present
-    observation instead, and one repeated row at each change of target.
+    cell that the driver heads for, rewards [C, S]: 1 where the NEXT observation is within 0.5 of `maze.goal` (not of
+    the driver's cell), as `step` of the environment returns it. D4RL's files hold the reward of the present observation
+    instead, and one repeated row at each change of target.
 
     The action is clip(controller + noise * N(0, 1)): 0.5 matches the statistics of the released maze2d-v1 files, 0 is
-    D4RL's script without `--noisy`. A new uniform cell is drawn when the ball is within 0.1 of the present one, or has
-    driven at it for `maze.max_steps` steps. A chain begins with a reset, not in the long run's distribution: at
-    1000 steps a chain this moves umaze's deviations by about 0.5%, longer chains by less. ValueError if `steps` is no
-    multiple of `chains`.
+    D4RL's script without `--noisy`. A new uniform cell is drawn when the ball is within 0.1 of the present one, or the
+    driver has headed for it for `maze.max_steps` steps. A chain begins with a reset, not in the stationary
+    distribution: at 1000 steps a chain this changes umaze's standard deviations by about 0.5%, with longer chains by
+    less. ValueError if `steps` is no multiple of `chains`.
     """
     maze = get_maze(maze)
     if chains < 1 or steps < chains or steps % chains:
@@ -44,10 +44,10 @@ def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 
 def drive(env: Balls, driver: WaypointController, target: np.ndarray, draw: Callable[[int], np.ndarray],
           rng: np.random.Generator, *, steps: int, noise: float, patience: int,
           reward_target: bool = False) -> dict[str, np.ndarray]:
-    """The balls of `env` driven for `steps` steps at `target` [C, 2], then at others that draw(n) -> [n, 2] gives.
+    """Drives the balls of `env` for `steps` steps, to `target` [C, 2] first and then to those of draw(n) -> [n, 2].
 
-    patience: steps after which a target is given up. reward_target: rewards are for the target driven at, and not for
-    `env.goal` as it is. Returns observations [C, S + 1, O], actions, goals (the targets) [C, S, 2], rewards [C, S].
+    patience: steps after which a target is given up. reward_target: rewards are for the present target, instead of
+    `env.goal`. Returns observations [C, S + 1, O], actions, goals (the targets) [C, S, 2], rewards [C, S].
     """
     obs, target = env.state.copy(), target.copy()
     chains, age = len(obs), np.zeros(len(obs), int)
@@ -62,7 +62,7 @@ def drive(env: Balls, driver: WaypointController, target: np.ndarray, draw: Call
         if noise:
             action = np.clip(action + noise * rng.standard_normal(action.shape), -1.0, 1.0)
         offset = obs[:, :2] - target
-        # As in D4RL, arrival is seen before the step, and the step's action still drives at the old target.
+        # As in D4RL, arrival is tested before the step, and the step's action still heads for the old target.
         done = np.flatnonzero((offset[:, 0] ** 2 + offset[:, 1] ** 2 < REACHED**2) | (age >= patience))
         obs, rewards[t] = env.step(action)
         actions[t], observations[t + 1] = action, obs

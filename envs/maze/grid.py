@@ -1,9 +1,9 @@
-"""Mazes as data: the four D4RL maze2d grids, their reference scores, and the reader of a user's own text grid.
+"""Mazes as data: the four D4RL maze2d grids, their reference scores, and the reader of text grids.
 
-Frame, unless a maze brings another (D4RL's `qpos`): the first coordinate is the row index, the second the column
-index. The ball starts from the world point (1.2, 1.2) and wall (i, j) stands at (i + 1, j + 1), so wall (i, j) is the
-unit square around (i - 0.2, j - 0.2) and a ball of radius 0.1 moves in about [i - 0.6, i + 0.2] of a free cell: not
-centred on i.
+Frame, unless a maze has another (D4RL's `qpos`): the first coordinate is the row index, the second the column
+index. The ball starts from the world point (1.2, 1.2) and wall (i, j) stands at (i + 1, j + 1). So wall (i, j) is the
+unit square around (i - 0.2, j - 0.2), and a ball of radius 0.1 in a free cell moves in about [i - 0.6, i + 0.2], which
+is not centred on i.
 """
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from .frame import D4RL, Frame
 GOAL_RADIUS = 0.5          # the sparse reward is 1 within this distance of the goal
 START_JITTER = 0.1         # a reset shifts the ball by U(-0.1, 0.1) on each axis ...
 START_SPEED = 0.1          # ... and draws its velocity from N(0, 0.1^2)
-MOVES = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))     # D4RL's order; it decides between equally short paths
+MOVES = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))     # D4RL's order, which decides between equally short paths
 
 
 @dataclass(frozen=True)
 class Maze:
-    """A closed grid. `goal` is the cell (i, j) of the task; references are raw returns of one episode, None if unknown.
+    """A closed grid.
 
-    `rows` hold '#' (wall), 'O' (free) and at most one 'G' (free, the goal). `max_steps` is in steps of 0.01 s.
-    `frame` says where the cells are in observed positions.
+    rows: of '#' (wall), 'O' (free) and at most one 'G' (free, the goal). goal: the cell (i, j) of the task. max_steps:
+    of an episode. ref_min, ref_max, dense_...: raw returns of one episode by D4RL's random policy and expert, None if
+    unknown. frame: where the cells are in observed positions.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Maze:
         return inside & ~self.walls[cell[..., 0], cell[..., 1]]
 
     def near_wall(self, position: ArrayLike) -> np.ndarray:
-        """Bool [...]: a ball at `position` [..., 2], its centre in a free cell, is so near a wall that it is pushed."""
+        """Bool [...]: True where a wall pushes a ball at `position` [..., 2], its centre in a free cell."""
         offset = self.frame.grid(position)
         cell = np.rint(offset).astype(int)
         offset = offset - cell
@@ -147,9 +148,9 @@ MAZES: dict[str, Maze] = {maze.name: maze for maze in (
 
 
 def get_maze(name_or_text: str | Maze) -> Maze:
-    """A maze by its name, read from a text grid (anything with a '#' in it), or from a file that holds one.
+    """A maze by its name, from a text grid (any text with a '#' in it), or from a file that holds one.
 
-    A `Maze` is returned as it came.
+    A `Maze` is returned as it is.
     """
     if isinstance(name_or_text, Maze):
         return name_or_text
@@ -164,7 +165,7 @@ def get_maze(name_or_text: str | Maze) -> Maze:
 
 
 def sample_starts(maze: Maze, n: int, rng: np.random.Generator) -> np.ndarray:
-    """States [n, 4] of D4RL's reset: a uniform free cell (the goal's too) +-0.1 a coordinate, velocity N(0, 0.1^2)."""
+    """States [n, 4] of D4RL's reset: a uniform free cell (also the goal's) +-0.1 a coordinate, velocity N(0, 0.1^2)."""
     cells = maze.free_cells[rng.integers(len(maze.free_cells), size=n)]
     position = cells + rng.uniform(-START_JITTER, START_JITTER, (n, 2))
     return np.concatenate([position, START_SPEED * rng.standard_normal((n, 2))], 1)
@@ -186,8 +187,8 @@ def maze_reward(position: ArrayLike, goal: ArrayLike, *, dense: bool = False) ->
 def normalized_score(maze: Maze, raw_return: Any, *, dense: bool = False) -> Any:
     """100 * (raw - ref_min) / (ref_max - ref_min), D4RL's score of raw returns (a number or an array).
 
-    ref_max is the return of D4RL's scripted expert, which forgets to plan again in a new episode; the same controller
-    planned anew for each episode scores about 140 (umaze) to 210 (large). ValueError for a maze without references.
+    ref_max is the return of D4RL's scripted expert, which does not plan again in a new episode; the same controller
+    with a new plan for each episode scores about 140 (umaze) to 210 (large). ValueError for a maze without references.
     """
     low, high = (maze.dense_ref_min, maze.dense_ref_max) if dense else (maze.ref_min, maze.ref_max)
     if low is None or high is None or math.isclose(low, high):

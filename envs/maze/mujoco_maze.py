@@ -1,4 +1,4 @@
-"""The Gymnasium environment: D4RL's maze2d on today's MuJoCo bindings, one maze, drawn without OpenGL."""
+"""The Gymnasium environment: D4RL's maze2d, one maze, with MuJoCo's own bindings, drawn without OpenGL."""
 from __future__ import annotations
 
 from typing import Any
@@ -19,8 +19,8 @@ BALL_ORIGIN = 1.2          # the ball's joints are zero at the world point (1.2,
 def maze_xml(maze: Maze) -> str:
     """MJCF of the maze after D4RL's `point_maze`.
 
-    Contacts are listed as pairs with one margin each: D4RL writes margin 0.002 on every geom, of which MuJoCo 2 took
-    the larger, whereas MuJoCo 4 adds both. The pair's own margin means 0.002 in every version.
+    Contacts are listed as pairs with one margin each, which is 0.002 in every version of MuJoCo. D4RL writes it on
+    every geom; of two such margins MuJoCo 2 takes the larger, MuJoCo 4 the sum.
     """
     ij = np.argwhere(maze.walls)
     shift = BALL_ORIGIN - CELL_OFFSET
@@ -91,7 +91,7 @@ class MazeEnv(gymnasium.Env):
         return self._observation(), self._info()
 
     def step(self, action: ArrayLike) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step of 0.01 s. The speed on each axis is clipped to 5 before it, so 5.2 is the most one observes."""
+        """One step of 0.01 s. The speed on each axis is clipped to 5 before it, so that at most 5.2 is observed."""
         action = np.asarray(action, float)
         if action.shape != (2,) or not np.isfinite(action).all():
             raise ValueError(f"action is {action}; want two finite numbers in [-1, 1]")
@@ -103,7 +103,7 @@ class MazeEnv(gymnasium.Env):
         return self._observation(), reward, False, self.elapsed >= self.max_steps, self._info()
 
     def set_state(self, state: ArrayLike) -> None:
-        """Puts the ball at (x, y, vx, vy) and clears the solver's memory: the next step depends on nothing older."""
+        """Sets the state (x, y, vx, vy) and clears the solver's warm start: the next step depends on nothing older."""
         state = np.asarray(state, float)
         self.data.qpos[:], self.data.qvel[:] = state[:2], state[2:]
         self.data.qacc_warmstart[:] = 0.0

@@ -1,7 +1,7 @@
-"""OGBench's pointmaze: the package's environment and its task goals, many at once, and data by its published recipe.
+"""OGBench's pointmaze: many copies of the package's environment, its tasks, and data by its published recipe.
 
-The ball is moved, not pushed: an action in [-1, 1] displaces it by 0.2 m an axis (walls push it back), and what is
-observed is its position (x, y), x along columns, y along rows, a cell being 4 m. Five tasks a maze, each with its own
+The ball is moved, not pushed: an action in [-1, 1] displaces it by 0.2 m an axis (walls push it back). Its position
+(x, y) is observed, x along columns, y along rows; a cell is 4 m. Five tasks a maze, each with its own
 start and goal cell, +-1 m. Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2024; the recipe of the
 "navigate" data is its data_gen_scripts/generate_locomaze.py. Needs the package `ogbench` (extra "benchmarks").
 """
@@ -34,14 +34,14 @@ TASKS = 5
 RECIPE = {"medium": (1000, 1001), "large": (1000, 1001), "giant": (500, 2001)}     # episodes, steps of each
 GIANT = ("################/#O#OOOOOO##OOOO#/#O#O##O#O#OO##O#/#OOO#OO#OOO#OOO#/#O###O######O#O#/#OOO#OOO#OOOO#O#/"
          "###O#O#OO#O#O###/#OOO#OO#OOO#OOO#/#O#O#O######O#O#/#O###OOO#OOO##O#/#OOOOO#OOO#OOOO#/################")
-MOVES = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))     # the oracle's order; it decides between equally short paths
+MOVES = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))     # the oracle's order, which decides between equally short paths
 
 
 @lru_cache(maxsize=8)
 def ogbench(size: str) -> World:
     """The world of pointmaze-<size>-v0: medium, large, giant. Observations (x, y); actions displace by 0.2 m.
 
-    A point is steered at by the displacement that is missing: gains (5 actions a metre, 0).
+    Gains are (5 actions a metre, 0): one action is the missing displacement, or as much of it as it can be.
     """
     frame = Frame(axes=((0, 1), (1, 0)), origin=(-UNIT, -UNIT), unit=UNIT, touch=BALL, goal_radius=GOAL_RADIUS)
     known = replace(MAZES[size], ref_min=None, ref_max=None, dense_ref_min=None, dense_ref_max=None) \
@@ -51,7 +51,7 @@ def ogbench(size: str) -> World:
 
 
 def real_ogbench(size: str) -> Any:
-    """A fresh environment of the package, which does not end at the goal. ImportError says what to install."""
+    """A new environment of the package, whose episodes do not end at the goal. ImportError says what to install."""
     try:
         import ogbench.locomaze  # noqa: F401  registers the environments
     except ImportError as error:
@@ -66,7 +66,7 @@ def _shared(size: str) -> Any:
 
 
 def ogbench_starts(size: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [n, 2] and goals [n, 2] of n resets of the environment, its five tasks in turn: 1, 2, ..., 5, 1, ..."""
+    """Positions [n, 2] and goals [n, 2] of n resets of the environment, with its five tasks in turn."""
     env, random = _shared(size), np.random.get_state()
     np.random.seed(seed)                    # the environment shifts starts and goals by numpy's global generator
     try:
@@ -81,9 +81,9 @@ def ogbench_starts(size: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 class OGBenchMazes(Balls):
-    """n balls in the environment's own MuJoCo model, stepped as `PointEnv.step` does: displaced, then let go of.
+    """n balls in the environment's own MuJoCo model, stepped as `PointEnv.step` does: displaced, then simulated.
 
-    A ball that touches no wall where it was put stays there, exactly; MuJoCo is asked about the others.
+    A ball that touches no wall after the displacement stays there exactly; only the others are simulated.
     """
 
     def __init__(self, size: str, n: int):
@@ -104,10 +104,10 @@ def ogbench_demonstrations(size: str, *, episodes: int | None = None, length: in
                            noise: float = ACTION_NOISE, seed: int = 0) -> dict[str, np.ndarray]:
     """The "navigate" data: E episodes of S steps (the recipe's numbers unless given), random goals one after another.
 
-    The driver heads for the centre of the next cell on a shortest path (of the present one in the goal's cell) at full
+    The driver heads for the centre of the next cell on a shortest path (in the goal's cell: of that cell) at full
     speed, with Gaussian noise on the action, which is then clipped. Starts are uniform over cells, goals over cells
-    that are not the middle of a straight corridor, both +-1 m; a new goal is drawn on success.
-    observations [E, S + 1, 2], actions [E, S, 2], goals [E, S, 2], rewards [E, S]: 1 on success.
+    that are not the middle of a straight corridor, both +-1 m; a new goal is drawn on success. observations [E, S + 1,
+    2], actions [E, S, 2], goals [E, S, 2], rewards [E, S]: 1 on success.
     """
     count, steps = (given or usual for given, usual in zip((episodes, length), RECIPE[size], strict=True))
     rng, world = np.random.default_rng(seed), ogbench(size)
@@ -140,7 +140,7 @@ def subgoal(maze: Maze, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def vertices(maze: Maze) -> np.ndarray:
-    """Int [V, 2]: free cells but those in the middle of a straight corridor, where the recipe puts goals."""
+    """Int [V, 2]: the cells of the recipe's goals, all free ones but those in the middle of a straight corridor."""
     free = ~maze.walls
     i, j = maze.free_cells.T
     up, down, left, right = free[i - 1, j], free[i + 1, j], free[i, j - 1], free[i, j + 1]

@@ -1,4 +1,4 @@
-"""One step of many MuJoCo simulations that share a model: slide joints, so that a state is (position, velocity)."""
+"""Steps of many MuJoCo simulations of one model, whose state is (position, velocity), as with slide joints."""
 from __future__ import annotations
 
 from typing import Any
@@ -23,7 +23,7 @@ class Physics:
         """States [N, nq + nv] after `substeps` steps under one control [N, nu] each."""
         if not len(state):
             return state.copy()
-        first = np.concatenate([np.zeros((len(state), 1)), state], axis=1)      # time is zero: nothing depends on it
+        first = np.concatenate([np.zeros((len(state), 1)), state], axis=1)      # time, on which nothing depends
         held = np.repeat(control[:, None], substeps, axis=1)
         states, _ = self._rollout(self.model, self.data, first, held)
         return states[:, -1, 1:].copy()

@@ -1,7 +1,7 @@
-"""Gymnasium-Robotics' PointMaze-v3: the package's environment, many at once, in its own frame.
+"""Gymnasium-Robotics' PointMaze-v3: many copies of the package's environment, in its own frame.
 
-The ball and the grids are D4RL's; frame, reset, goals and the rewarded radius are not, so scores are not either:
-positions are centred on the maze, x is the column and y minus the row, every reset draws a goal, reward is paid within
+Ball and grids are D4RL's; frame, reset, goals and the rewarded radius are not, so that scores cannot be compared:
+positions are centred on the maze, x is the column and y minus the row, every reset draws a goal, the reward is 1 within
 0.45 of it. Needs the package `gymnasium-robotics` (extra "benchmarks").
 """
 from __future__ import annotations
@@ -41,9 +41,9 @@ def pointmaze(size: str) -> World:
 
 
 def real_pointmaze(size: str) -> Any:
-    """A fresh environment of the package. ImportError says what to install where it is missing."""
+    """A new environment of the package. ImportError says what to install where it is missing."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):      # it prints a notice about its hands
+        with contextlib.redirect_stdout(io.StringIO()):      # its import prints a notice about other environments
             import gymnasium_robotics
     except ImportError as error:
         raise ImportError("PointMaze-v3 is the environment of another package: pip install gymnasium-robotics "
@@ -68,7 +68,7 @@ def pointmaze_starts(size: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarr
 class PointMazes(Balls):
     """n balls in the environment's own MuJoCo model, stepped as `PointEnv.step` does: clip action and velocity, step.
 
-    The physics depends on position, velocity and action alone, so all are stepped in one call of MuJoCo's rollout.
+    The next state depends on position, velocity and action alone, so that all are stepped in one call.
     """
 
     def __init__(self, size: str, n: int):
@@ -86,11 +86,11 @@ class PointMazes(Balls):
 
 def pointmaze_demonstrations(size: str, *, steps: int, noise: float = 0.5, chains: int = 1000,
                              seed: int = 0) -> dict[str, np.ndarray]:
-    """What `generate` makes for maze2d, in this environment: the waypoint controller with action noise, C chains.
+    """Demonstrations as `generate` makes them for maze2d: the waypoint controller with action noise, C chains.
 
-    Goals are drawn by the environment's law, a uniform cell +-0.25 a coordinate, anew when the ball is within 0.1 of
-    the present one (or has driven at it for an episode's steps); rewards are for being within 0.45 of the goal driven
-    at. observations [C, S + 1, 4], actions [C, S, 2], goals [C, S, 2], rewards [C, S].
+    Goals are drawn by the environment's law, a uniform cell +-0.25 a coordinate; a new one is drawn when the ball is
+    within 0.1 of the present one (or has headed for it for an episode's steps). Rewards are 1 within 0.45 of the
+    present goal. observations [C, S + 1, 4], actions [C, S, 2], goals [C, S, 2], rewards [C, S].
     """
     world, rng = pointmaze(size), np.random.default_rng(seed)
     maze = world.maze

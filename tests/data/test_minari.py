@@ -42,9 +42,8 @@ def test_minari_itself_reads_what_we_write(tmp_path, monkeypatch):
         np.testing.assert_array_equal(stored.observations, episodes.episode(e)[0])
         assert len(stored.infos["goal"]) == len(stored.observations)
     # and the way through Minari's own reader, which other formats take, gives the same
-    direct = trajectories._raw_episodes(
-        tmp_path / "dforce/random-v1/data", {"data_format": "other", "total_episodes": 5}
-    )
+    direct = trajectories._raw_episodes(tmp_path / "dforce/random-v1/data", {"data_format": "other",
+                                                                             "total_episodes": 5})
     for e, raw in enumerate(direct):
         np.testing.assert_array_equal(raw["actions"], episodes.episode(e)[1])
 
@@ -97,9 +96,8 @@ def test_dict_observations_are_joined_and_images_refused(tmp_path, monkeypatch):
 
     class Goal(gymnasium.Env):
         action_space = spaces.Box(-1, 1, (2,))
-        observation_space = spaces.Dict(
-            {"observation": spaces.Box(-9, 9, (3,)), "desired_goal": spaces.Box(-9, 9, (2,))}
-        )
+        observation_space = spaces.Dict({"observation": spaces.Box(-9, 9, (3,)), "desired_goal": spaces.Box(-9, 9,
+                                                                                                            (2,))})
 
         def reset(self, *, seed=None, options=None):
             self.observation_space.seed(seed)

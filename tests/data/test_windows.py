@@ -37,9 +37,8 @@ def test_batch_rows_and_check():
     batch = data.checked_batch(Batch(torch.randn(4, 6, 5), torch.ones(4, 6).bool(), cond, torch.ones(4).bool()))
     picked = batch.rows(torch.tensor([2, 0]))
     assert torch.equal(picked.cond["token"]["action"], cond["token"]["action"][[2, 0]])
-    assert torch.equal(picked.x, batch.x[[2, 0]]) and torch.equal(
-        picked.cond["static"]["start"], cond["static"]["start"][[2, 0]]
-    )
+    assert torch.equal(picked.x, batch.x[[2, 0]]) and torch.equal(picked.cond["static"]["start"],
+                                                                  cond["static"]["start"][[2, 0]])
     with pytest.raises(ValueError, match=r"mask must begin with shape \(4, 6\)"):
         data.checked_batch(batch._replace(mask=torch.ones(4, 5).bool()))
 
@@ -122,10 +121,8 @@ def test_batch_is_a_function_of_its_number():
     for s in (5, 0, 3, 3):
         assert torch.equal(again.batch_at(s).x, forth[s])
     assert not torch.equal(forth[0], forth[1])
-    assert not torch.equal(
-        Windows(episodes, horizon=4, batch=16, seed=4, normalizer=windows.normalizer, held_out=0).batch_at(0).x,
-        forth[0],
-    )
+    assert not torch.equal(Windows(episodes, horizon=4, batch=16, seed=4, normalizer=windows.normalizer,
+                                   held_out=0).batch_at(0).x, forth[0])
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -205,17 +202,13 @@ def test_sequential_windows_go_on_where_they_ended():
 
 def test_windows_refuse():
     episodes = ragged()
-    for arguments, message in [
-        (dict(horizon=10, stack=3), "horizon 10 is not divisible by stack 3: the nearest horizon is 9"),
-        (dict(horizon=41), "longer than every episode, the longest has 40"),
-        (dict(horizon=4, split="test"), "'train' or 'val', got 'test'"),
-        (dict(horizon=0), "must be positive"),
-        (dict(horizon=4, held_out=1.0), r"in \[0, 1\)"),
-        (
-            dict(horizon=4, normalizer=Affine.identity(4)),
-            "the normaliser has 4 columns, actions and observations have 5",
-        ),
-    ]:
+    for arguments, message in [(dict(horizon=10, stack=3),
+                                "horizon 10 is not divisible by stack 3: the nearest horizon is 9"),
+                               (dict(horizon=41), "longer than every episode, the longest has 40"),
+                               (dict(horizon=4, split="test"), "'train' or 'val', got 'test'"),
+                               (dict(horizon=0), "must be positive"), (dict(horizon=4, held_out=1.0), r"in \[0, 1\)"),
+                               (dict(horizon=4, normalizer=Affine.identity(4)),
+                                "the normaliser has 4 columns, actions and observations have 5")]:
         with pytest.raises(ValueError, match=message):
             Windows(episodes, **arguments)
 

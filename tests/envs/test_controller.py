@@ -111,11 +111,9 @@ def test_scores_of_the_references_are_0_and_100():
 
 # Means and deviations of the released maze2d-v1 files, as published with the paper's code: position mean and std,
 # velocity std, action std, reward mean; then the number of transitions.
-RELEASED = {
-    "umaze": ((1.9328, 2.3745), (0.8997, 0.7093), (2.2129, 2.4682), (0.7043, 0.7506), 0.08125, 1_000_000),
-    "medium": ((3.5093, 3.4766), (1.3371, 1.5210), (2.3408, 2.3694), (0.7398, 0.7459), 0.02367, 2_000_000),
-    "large": ((3.7296, 5.3047), (1.8070, 2.5688), (2.4369, 2.6494), (0.7249, 0.7395), 0.00892, 4_000_000),
-}
+RELEASED = {"umaze": ((1.9328, 2.3745), (0.8997, 0.7093), (2.2129, 2.4682), (0.7043, 0.7506), 0.08125, 1_000_000),
+            "medium": ((3.5093, 3.4766), (1.3371, 1.5210), (2.3408, 2.3694), (0.7398, 0.7459), 0.02367, 2_000_000),
+            "large": ((3.7296, 5.3047), (1.8070, 2.5688), (2.4369, 2.6494), (0.7249, 0.7395), 0.00892, 4_000_000)}
 
 
 def compare_with_released(name, runs, *, mean, std, reward):

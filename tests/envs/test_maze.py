@@ -206,15 +206,12 @@ def test_render_shows_ball_goal_and_walls_where_they_are():
 # --- grids ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text,message", [
-    ("####/#OO#/###", "not rectangular: row 2"),
-    ("####/#OOO/####", r"not closed by walls: border cell \(row 1, column 3\)"),
-    ("####/#OX#/####", "unknown character 'X' in row 1, column 2"),
-    ("####/####", "no free cell"),
-    ("", "no free cell"),
-    ("#####/#O#O#/#####", r"not connected: cell \(1, 3\)"),
-    ("#####/#GOG#/#####", "marks 2 goals"),
-])
+@pytest.mark.parametrize("text,message", [("####/#OO#/###", "not rectangular: row 2"),
+                                          ("####/#OOO/####", r"not closed by walls: border cell \(row 1, column 3\)"),
+                                          ("####/#OX#/####", "unknown character 'X' in row 1, column 2"),
+                                          ("####/####", "no free cell"), ("", "no free cell"),
+                                          ("#####/#O#O#/#####", r"not connected: cell \(1, 3\)"),
+                                          ("#####/#GOG#/#####", "marks 2 goals")])
 def test_bad_grids_are_explained(text, message):
     with pytest.raises(ValueError, match=message):
         maze_from_text(text)

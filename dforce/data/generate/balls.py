@@ -1,7 +1,7 @@
-"""Bouncing balls: a video whose dynamics are known exactly, so that drift can be told in physical units.
+"""Bouncing balls: a video whose dynamics are known exactly, so that drift can be measured in physical units.
 
-Equal balls in a unit box without friction; walls and balls are hit elastically. The motion is event-driven, from one
-collision to the next, and not integrated by steps: positions and velocities are exact to rounding.
+Equal balls in a unit box without friction; all collisions are elastic. The simulation
+goes from collision to collision instead of in time steps: positions and velocities are exact up to rounding.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Balls(NamedTuple):
 
 def balls(n: int, frames: int, size: int = 16, balls: int = 1, generator: torch.Generator | None = None, *,
           radius: float = RADIUS, speed: float = SPEED) -> Balls:
-    """n sequences of `frames` frames from random places and directions; all balls start with the same `speed`.
+    """n sequences of `frames` frames with random positions and directions; all balls start with the same `speed`.
 
-    balls: 1 to 3. radius in sides of the box; speed in sides of the box a frame. ValueError for what has no room.
+    balls: 1 to 3. radius in sides of the box; speed in sides of the box a frame. ValueError for balls that do not fit.
     """
     if min(n, frames, size) < 1 or not 1 <= balls <= 3:
         raise ValueError(f"n, frames and size are at least 1 and balls 1 to 3, got {n}, {frames}, {size}, {balls}")
@@ -73,14 +73,14 @@ def locate(frames: Tensor) -> Tensor:
     """
     size = frames.shape[-1]
     light = (frames.double() + 1).clamp(0, 2)
-    light = torch.where(light < 0.5, 0.0, light)  # the haze that a model leaves is no ball
+    light = torch.where(light < 0.5, 0.0, light)  # faint noise of a model's output is not part of a ball
     centre = (torch.arange(size, dtype=light.dtype, device=light.device) + 0.5) / size
     total = light.sum((-2, -1))
     return torch.stack([(light.sum(-2) * centre).sum(-1) / total, (light.sum(-1) * centre).sum(-1) / total], -1)
 
 
 def _places(n: int, balls: int, radius: float, generator: torch.Generator | None) -> Tensor:
-    """Places [n, balls, 2] at which no two balls touch, drawn anew until they are."""
+    """Positions [n, balls, 2] without two balls that touch: sequences are drawn again until it holds."""
     place = torch.empty(n, balls, 2, dtype=torch.float64)
     left = torch.arange(n)
     while len(left):
@@ -92,7 +92,7 @@ def _places(n: int, balls: int, radius: float, generator: torch.Generator | None
 
 
 def _frame(position: Tensor, velocity: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """One frame on: every sequence goes from event to event until a whole frame has passed in all of them."""
+    """State after one frame: every sequence goes from collision to collision until a whole frame has passed."""
     position, velocity = position.clone(), velocity.clone()
     left = position.new_ones(len(position))
     while (left > 0).any():
@@ -114,7 +114,7 @@ def _wall_times(position: Tensor, velocity: Tensor, radius: float) -> Tensor:
 
 
 def _pair_times(position: Tensor, velocity: Tensor, radius: float) -> Tensor:
-    """Until balls i < j touch, inf where they do not: the smaller root of |d + t w| = 2 radius for balls that near."""
+    """[N, B, B] time until balls i < j touch, inf where they never do: the smaller root of |d + t w| = 2 radius."""
     count = position.shape[1]
     d, w = position[:, :, None] - position[:, None], velocity[:, :, None] - velocity[:, None]
     approach, square = (d * w).sum(-1), (w * w).sum(-1)
@@ -125,7 +125,7 @@ def _pair_times(position: Tensor, velocity: Tensor, radius: float) -> Tensor:
 
 
 def _bounced(position: Tensor, velocity: Tensor, touching: Tensor) -> Tensor:
-    """Equal masses: the two that touch exchange the parts of their velocities along the line of centres."""
+    """Velocities after collisions: balls of equal mass exchange their components along the line of centres."""
     for i, j in touching.any(0).nonzero().tolist():
         line = position[:, i] - position[:, j]
         line = line / line.norm(dim=-1, keepdim=True)

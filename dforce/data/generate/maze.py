@@ -1,4 +1,4 @@
-"""Maze data: generated here, once, and kept as a Minari dataset like any other."""
+"""Maze demonstrations, generated once and kept as Minari datasets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy
 def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: float = 0.5, seed: int = 0,
                       chains: int | None = None, name: str | None = None, overwrite: bool = False,
                       root: str | os.PathLike | None = None) -> str:
-    """Generate `steps` transitions of a scripted driver in a maze, save them through Minari, return the dataset's name.
+    """Generates `steps` transitions of a scripted driver in a maze as a Minari dataset; returns the dataset's name.
 
     noise: standard deviation of the action noise (.5 is what D4RL's released files were made with). chains: continuous
     trajectories, all of the same length; None: 1,000, or fewer where each would be shorter than 1,000 steps.
-    An equal dataset that exists is left as it is; another one of that name needs `overwrite`.
-    Positions in cells (metres), velocities in m/s, actions in [-1, 1]; infos hold "goal" [2], the target driven to.
+    An equal dataset that exists is left as it is; another one of that name is replaced only with `overwrite`.
+    Positions are in cells (metres), velocities in m/s, actions in [-1, 1]; infos hold "goal" [2], the present target.
     """
     from dforce import envs
 
@@ -43,24 +43,24 @@ def make_pointmaze_dataset(size: str, *, steps: int, name: str, seed: int = 0, o
                            root: str | os.PathLike | None = None) -> str:
     """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze (umaze, medium, large), in its own frame.
 
-    rewards: 1 within .45 of the target driven to. Needs the package gymnasium-robotics.
+    rewards: 1 within .45 of the present target. Needs the package gymnasium-robotics.
     """
     from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_demonstrations
 
     settings = {"steps": steps, "noise": 0.5, "seed": seed, "chains": _chains(steps)}
     about = {"maze": size, "rows": list(pointmaze(size).maze.rows), "env": f"pointmaze-{size}", "dt": DT, **settings,
              **NAMES}
-    told = {"algorithm_name": "waypoint controller, action noise 0.5", "author": "dforce",
-            "description": f"{IDS[size]}, observations without goals: one scripted driver, random targets."}
+    facts = {"algorithm_name": "waypoint controller, action noise 0.5", "author": "dforce",
+             "description": f"{IDS[size]}, observations without goals: one scripted driver, random targets."}
     return _kept(name, about, lambda: pointmaze_demonstrations(
-        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed), overwrite=overwrite, root=root, **told)
+        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed), overwrite=overwrite, root=root, **facts)
 
 
 def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
                          root: str | os.PathLike | None = None) -> str:
-    """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe, `envs.ogbench`.
+    """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe (`envs.maze.ogbench`).
 
-    Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the target driven to; rewards:
+    Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the present target; rewards:
     1 within 1 m of it. Needs the package ogbench.
     """
     from dforce.envs.maze.ogbench import ACTION_NOISE, DT, ogbench, ogbench_demonstrations
@@ -68,17 +68,17 @@ def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, se
     about = {"maze": size, "rows": list(ogbench(size).maze.rows), "env": f"ogbench-{size}", "dt": DT,
              "steps": episodes * length, "noise": ACTION_NOISE, "seed": seed, "chains": episodes,
              "observation_names": ["x", "y"], "action_names": ["dx", "dy"]}
-    told = {"algorithm_name": "oracle sub-goals, action noise 0.5", "author": "dforce",
-            "description": f"OGBench's pointmaze-{size}-navigate, generated anew by its recipe."}
+    facts = {"algorithm_name": "oracle sub-goals, action noise 0.5", "author": "dforce",
+             "description": f"OGBench's pointmaze-{size}-navigate, generated anew by its recipe."}
     return _kept(name, about, lambda: ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed),
-                 overwrite=overwrite, root=root, **told)
+                 overwrite=overwrite, root=root, **facts)
 
 
 def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bool, root: str | os.PathLike | None,
           **facts: Any) -> str:
-    """`name`, under which what generate() returns is saved, unless an equal dataset (the same `about`) is there.
+    """Saves what generate() returns as dataset `name`, unless one with the same `about` exists; returns `name`.
 
-    ValueError where another one of that name is, unless `overwrite`.
+    ValueError where another dataset of that name exists, unless `overwrite`.
     """
     folder = recovered(datasets_root(root) / name)
     if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
@@ -94,14 +94,14 @@ def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bo
 
 
 def _minari_facts(grid: Any, noise: float) -> dict[str, Any]:
-    """What Minari keeps beside the arrays of a maze that is registered with Gymnasium."""
+    """Minari's metadata for a maze that is registered with Gymnasium."""
     return {"env": f"dforce/maze2d-{grid.name}-v1", "ref_min_score": grid.ref_min, "ref_max_score": grid.ref_max,
             "algorithm_name": f"waypoint controller, action noise {noise:g}", "author": "dforce",
             "description": f"D4RL's maze2d-{grid.name}, generated anew: one scripted driver, random targets."}
 
 
 def _chains(steps: int) -> int:
-    """The most chains, up to 1,000, that divide `steps` and are at least 1,000 steps long each."""
+    """The largest number of chains, up to 1,000, that divides `steps` into chains of at least 1,000 steps."""
     return next(n for n in range(max(1, min(1000, steps // 1000)), 0, -1) if steps % n == 0)
 
 

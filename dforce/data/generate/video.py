@@ -1,8 +1,8 @@
-"""Video data sets made here, in TECO's layout: {train,test}/<shard>/<clip>.npz with video uint8 [T, H, W, C],
-actions [T] and, for what is known exactly, pose [T, P].
+"""Generated video data sets, in TECO's layout: {train,test}/<shard>/<clip>.npz with video uint8 [T, H, W, C],
+actions [T] and pose [T, P], the exact state that the frames show.
 
-Frames are not compressed, so that any of them can be read alone. A shard appears complete or not at all; one that is
-there is not made again, so that a run that was stopped goes on, and several processes may share the work.
+Frames are not compressed, so that any of them can be read alone. A shard appears complete or not at all, and one that
+exists is not made again: a run that was stopped can go on, and several processes may share the work.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from typing import Any, Literal
 import numpy as np
 
 ABOUT = "about.json"
-Shard = Iterable[dict[str, np.ndarray]]  # the clips of a shard, the arrays of each by name
-Shards = dict[str, Callable[[], Shard]]  # "train/maze_0003" -> what yields its clips
+Shard = Iterable[dict[str, np.ndarray]]  # clips, each as arrays by name
+Shards = dict[str, Callable[[], Shard]]  # "train/maze_0003" -> a function that yields its clips
 
 
 def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) -> Iterator[int]:
-    """Makes the shards that are not there; yields frames made, clip by clip.
+    """Makes the shards that do not exist yet; yields the number of frames of each clip made.
 
-    about: what the data set is, JSON-able, kept in about.json. ValueError where `root` holds a data set made otherwise.
+    about: the settings of the data set, JSON-able, kept in about.json. ValueError where `root` holds a data set with
+    other settings.
     """
     root = Path(root).expanduser()
     _claim(root, about)
-    # Twice: what another process is making is left to it, and made after all where that process died.
+    # Two passes: the first leaves shards to the processes that are making them, the second makes what is then missing.
     for name, again in [(name, again) for again in (False, True) for name in shards]:
         place = root / name
         if place.exists() or (not again and any(place.parent.glob(f".making-{place.name}-*"))):
@@ -95,8 +96,8 @@ def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips
          floors: int = 1) -> Iterator[int]:
     """First-person walks through random mazes (`dforce.envs.doom`): clips per maze, pose (x, y in cells, degrees).
 
-    The last `test_mazes` of the mazes are the test split. rooms, zones, textures, floors: see `random_maze`. Yields
-    frames made, clip by clip.
+    The last `test_mazes` of the mazes are the test split. rooms, zones, textures, floors: see `random_maze`. Yields the
+    number of frames of each clip made.
     """
     from dforce.envs.doom.map import random_maze
     from dforce.envs.doom.walker import ACTIONS, TICS, TURN, DoomWalker, walk
@@ -121,10 +122,9 @@ def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips
 
 def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: int = 100, frames: int = 300,
                    size: int = 16, balls: int = 1, seed: int = 0, shard_clips: int = 100) -> Iterator[int]:
-    """Bouncing balls (`dforce.data.generate.balls`), without actions; pose is (x, y, vx, vy) of each
-    ball, in sides of the box.
+    """Bouncing balls (`dforce.data.generate.balls`), without actions; pose is (x, y, vx, vy) of each ball.
 
-    Yields frames made, clip by clip.
+    In sides of the box, and sides a frame. Yields the number of frames of each clip made.
     """
     import torch
 
@@ -154,7 +154,7 @@ def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: in
 
 
 def _claim(root: Path, about: dict[str, Any]) -> None:
-    """Writes about.json, or checks that the one there is the same."""
+    """Writes about.json, or checks that the existing one holds the same settings."""
     file = root / ABOUT
     root.mkdir(parents=True, exist_ok=True)
     if file.is_file():

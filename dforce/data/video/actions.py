@@ -1,4 +1,4 @@
-"""Actions of clips: one-hot or real numbers, and moved so that action t is the one that led to frame t."""
+"""Actions of clips: one-hot or real numbers, shifted so that action t is the one that led to frame t."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dforce.data.video.clip import BadClip, Clip
 def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
     """Actions as stored, [R] integers or [R, A] float32, of a length that fits the frames; None where there are none.
 
-    BadClip where the number of actions is neither that of the frames nor the one that the offset makes of it.
+    BadClip where their number is neither frames nor frames - offset.
     """
     raw = clip.actions()
     if raw is None:
@@ -34,9 +34,9 @@ def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
 
 def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
                   classes: int | None) -> tuple[list[np.ndarray | None], int]:
-    """All as [R, A] float32, integers one-hot over `classes` (None: as many as occur); and A, 0 where none has actions.
+    """All as [R, A] float32, integers one-hot over `classes` (None: as many as occur); and A, 0 without any actions.
 
-    ValueError naming the clips where kinds or widths of actions differ.
+    ValueError, which names clips, where kinds or widths of actions differ.
     """
     kinds: dict[tuple[str, int], str] = {}
     for name, action in zip(names, actions, strict=True):
@@ -62,7 +62,7 @@ def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
 def led_to(actions: np.ndarray, frames: int, offset: int) -> np.ndarray:
     """[R, A] as stored -> [frames, A]: row t is the action that led to frame t, stored as number t - offset.
 
-    Row 0 is zero, as nothing led to the first frame, and so is every row whose action is not stored.
+    Row 0 is zero, for no action led to the first frame, and so is every row whose action is not stored.
     """
     source = np.arange(frames) - offset
     known = (source >= 0) & (source < len(actions))

@@ -1,4 +1,4 @@
-"""Decoded clips in one memory-mapped file: frames come at the speed of memory, whatever the clips were stored as."""
+"""Decoded clips in one memory-mapped file, from which frames are read without decoding."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import numpy as np
 from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import cache_root
 
-CHUNK = 256  # frames decoded at a time: the memory that filling the cache takes
+CHUNK = 256  # frames decoded at a time, which bounds the memory
 FORMAT = 1
 
 
 @dataclass(kw_only=True)
 class CachedClip(Clip):
-    """A clip whose frames lie in a file of many clips, uint8, from byte `offset` on."""
+    """A clip in a file of many decoded clips, uint8, from byte `offset` on. origin: the clip that was decoded."""
 
     offset: int = 0
     origin: Clip | None = None
@@ -40,10 +40,10 @@ class CachedClip(Clip):
 
 def cached(clips: Sequence[Clip], size: tuple[int, int],
            folder: str | os.PathLike | None = None) -> tuple[list[Clip], dict[str, str]]:
-    """The clips, decoded and resized, and name -> reason for those that cannot be decoded, which stay as they were.
+    """The clips, decoded and resized, and name -> reason for those that cannot be decoded and stay as they were.
 
-    folder: where the frames are kept, None for the cache folder. They are decoded once for each set of clips and size;
-    several processes may ask at once. ValueError where the disk has no room.
+    folder: keeps the frames, None for the cache folder. They are decoded once for each set of clips and size; several
+    processes may call this at once. ValueError where the disk has no room.
     """
     top = Path(folder).expanduser() if folder is not None else cache_root() / "frames"
     place = top / _digest(clips, size)
@@ -61,7 +61,7 @@ def cached(clips: Sequence[Clip], size: tuple[int, int],
 
 
 def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
-    """Decodes into a folder of another name, which then takes its place; the first of several processes wins."""
+    """Decodes into a temporary folder, which is then renamed to `place`; the first of several processes wins."""
     place.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(clip.frames * size[0] * size[1] * clip.channels for clip in clips)
     free = shutil.disk_usage(place.parent).free
@@ -89,14 +89,14 @@ def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
         try:
             os.rename(stage, place)
         except OSError:
-            if not (place / "index.json").is_file():  # another process was first, and its frames are the same
+            if not (place / "index.json").is_file():  # another process was first, with the same frames
                 raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
 def _digest(clips: Sequence[Clip], size: tuple[int, int]) -> str:
-    """Changes with anything that the decoded frames depend on. ValueError for clips that lie in memory."""
+    """A digest of everything that the decoded frames depend on. ValueError for clips that are in memory."""
     facts: list[object] = [FORMAT, size]
     for clip in clips:
         if not clip.path or not os.path.exists(clip.path):

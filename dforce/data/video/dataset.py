@@ -1,7 +1,7 @@
-"""Video clips, of whatever kind, as batches of tokens drawn by counters: batch s is a function of (seed, split, s).
+"""Video clips of any format as batches of tokens: batch s is a function of (seed, split, s) and of nothing else.
 
-A token is `stack` consecutive frames joined along their channels. action[t] is what led to frame t; where nothing did
-(the first frame of a clip) or nothing is known it is zero, which is no action at all, as actions are one-hot.
+A token is `stack` consecutive frames joined along their channels. action[t] is the action that led to frame t. It is
+zero, which no one-hot action is, at the first frame of a clip and where no action is stored.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import describe
 from dforce.data.video.select import Selection, check_window, clips_of_split
 
-REDRAWS = 20  # windows that are tried before a row is given up: then hardly any clip can be read
+REDRAWS = 20  # windows that are tried for a row before an error: then hardly any clip can be read
 
-Row = tuple[np.ndarray, np.ndarray, int, bool]  # frames [F, H, W, C], actions [F, A], how many are data, clip begins
+Row = tuple[np.ndarray, np.ndarray, int, bool]  # frames [F, H, W, C], actions [F, A], frames that are data, first
 
 
 class VideoClips:
     """Windows of `frames` frames, `stride` stored ones apart, `stack` to a token: x [B, T, stack * C, H, W].
 
-    event_shape: (stack * C, H, W). action_width: numbers of a token's action, stack * stride * A, those of all stored
-    frames since the token before, in order; 0 where the clips have none. layout: what the numbers mean, JSON-able.
-    clips: of this split. skipped: name -> why a clip is left out; it grows where a file turns out unreadable later.
-    len(clips): how many windows there are. virtual_shards as in `Windows`.
+    event_shape: (stack * C, H, W). action_width: numbers in a token's action, stack * stride * A: the actions of all
+    stored frames since the token before, in order; 0 where the clips have none. layout: what the numbers mean,
+    JSON-able. clips: of this split. skipped: name -> reason, of clips that are left out; it grows where a file cannot
+    be read later. len(clips): number of windows. virtual_shards: as in `Windows`.
 
-    sequential: row b of batch s + 1 goes on where row b of batch s ended, through all clips in an order drawn from the
-    seed; `first` is True where a clip begins, and the end of a clip that fills no window is padded with its last frame,
-    mask False. A window that cannot be read has mask False throughout there; otherwise another one takes its place.
+    sequential: row b of batch s + 1 continues row b of batch s, through all clips in an order drawn from the seed;
+    `first` is True where a clip begins. The end of a clip that fills no window is padded with its last frame, mask
+    False, and so is a whole window that cannot be read. Not sequential, another window is drawn in its place.
     """
 
     def __init__(self, data: str | os.PathLike | Sequence[Clip], *, frames: int,
@@ -48,12 +48,13 @@ class VideoClips:
                  device: torch.device | str = "cpu"):
         """data: folder, film, Minari data set, "balls", or clips. frames: of a window, a multiple of stack.
 
-        size: height and width in pixels; None takes the clips' own, which must then be one. held_out: part of the files
-        that only `split="val"` shows, where no folder is called test, val or validation. action_offset: the action
-        that led to frame t is stored as number t - action_offset: 0 for TECO's files and ours, 1 where actions are what
-        was done at a frame (Minari; the default there), -1 as df-paper reads Minecraft. actions: how many discrete
-        actions there are, None for as many as occur. fps: of films whose rate varies. cache: decode once, to `size`,
-        and keep the frames on disk, in the cache folder (True) or one of your own. ValueError for what does not fit.
+        size: height and width in pixels; None for the clips' size, which must then be one. held_out: fraction of the
+        files in `split="val"`, where no folder is called test, val or validation. action_offset: the action
+        that led to frame t is stored as number t - action_offset: 0 for TECO's files and those made here, 1 where an
+        action is stored with the frame that it was taken at (Minari; the default there), -1 as the paper's code reads
+        Minecraft. actions: number of discrete actions, None for as many as occur. fps: frames a second of films whose
+        rate varies. cache: decode once, to `size`, and keep the frames on disk, in the cache folder (True) or in this
+        folder. ValueError for arguments that do not fit the clips or one another.
         """
         check_window(frames, stack, stride, batch, virtual_shards, split)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
@@ -68,9 +69,9 @@ class VideoClips:
         return int(self._ends[-1])
 
     def batch_at(self, step: int, *, shards: tuple[int, int] | None = None) -> Batch:
-        """Batch number `step`, or the part of it that virtual shards lo..hi-1 hold (`shards=(lo, hi)`).
+        """Batch number `step`, or the rows of it in virtual shards lo..hi-1 (`shards=(lo, hi)`).
 
-        x in [-1, 1], cond["token"]["action"] [B, T, action_width] if there are actions.
+        x: [B, T, stack * C, H, W] in [-1, 1]. cond["token"]["action"]: [B, T, action_width] if there are actions.
         """
         rows = shard_rows(shards, self.virtual_shards, self.batch)
         if self.sequential:
@@ -81,9 +82,9 @@ class VideoClips:
         return self.gather((draws.reshape(REDRAWS, -1)[:, rows] * len(self)).astype(np.int64))
 
     def gather(self, index: np.ndarray | Tensor | Sequence[int]) -> Batch:
-        """Windows by number. index: [B] in 0..len(self)-1, or [R, B]: row r + 1 stands in where row r cannot be read.
+        """Windows by number. index: [B] in 0..len(self)-1, or [R, B]: row r + 1 is used where row r cannot be read.
 
-        A window that cannot be read has mask False throughout; ValueError where R > 1 windows in a row cannot.
+        A window that cannot be read has mask False everywhere; ValueError where none of R > 1 windows can be read.
         """
         index = np.atleast_2d(np.asarray(index, dtype=np.int64))
         rows = []
@@ -96,9 +97,9 @@ class VideoClips:
         return self._batch(video, action, real, first)
 
     def sequence(self, clips: Sequence[int], *, start: int = 0, frames: int | None = None) -> Batch:
-        """Whole clips by number from stored frame `start` on: `frames` frames, None for as many as the shortest has.
+        """Whole clips by number, from stored frame `start` on, in the tokens, strides and actions of windows.
 
-        Tokens, strides and actions are those of windows; for evaluation, and for the actions of a rollout.
+        frames: number of frames, None for as many as the shortest clip has.
         """
         chosen = [self.clips[i] for i in clips]
         longest = min((clip.frames - start - 1) // self.stride + 1 for clip in chosen)
@@ -115,15 +116,17 @@ class VideoClips:
         return self._batch(np.stack(video), action, np.full(len(chosen), frames), np.ones(len(chosen), bool))
 
     def poses(self, clips: Sequence[int], *, start: int = 0, frames: int) -> Tensor | None:
-        """Where the camera was at the frames of `sequence`: [B, frames, P] float32; None where it is not stored."""
+        """Poses of the camera at the frames of `sequence`: [B, frames, P] float32; None where they are not stored."""
         stored = start + self.stride * np.arange(frames)
-        found = [self.clips[i].poses() for i in clips]
-        known = [pose[stored] for pose in found if pose is not None]
-        return torch.from_numpy(np.stack(known)).float() if len(known) == len(found) else None
+        poses = [pose[stored] for i in clips if (pose := self.clips[i].poses()) is not None]
+        return torch.from_numpy(np.stack(poses)).float() if len(poses) == len(clips) else None
 
     def statistics(self, clips: int = 64) -> dict[str, Any]:
-        """Of up to `clips` clips drawn from the seed, pixels in [-1, 1]: mean and std [C] of each channel, brightness
-        (mean of all), speed (root mean square of the difference between a frame and the next)."""
+        """Statistics of up to `clips` clips drawn from the seed, of pixels in [-1, 1].
+
+        mean, std: [C], of each channel. brightness: mean of all. speed: root mean square of the difference between a
+        frame and the next. clips: how many.
+        """
         order = np.argsort(philox_uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=2), kind="stable")[:clips]
         sums, moved, count, steps = np.zeros((2, self.layout["channels"])), 0.0, 0, 0
         for clip in (self.clips[i] for i in order):
@@ -141,7 +144,7 @@ class VideoClips:
                 "speed": float(np.sqrt(moved / max(steps, 1))), "clips": len(order)}
 
     def log(self) -> dict[str, int]:
-        """For the log of a run: clips in use, and clips left out so far."""
+        """Numbers for the log of a run: clips in use, and clips left out so far."""
         bad = sum(clip.name in self.skipped for clip in self.clips)
         return {"clips": len(self.clips) - bad, "clips_left_out": len(self.skipped)}
 
@@ -149,7 +152,7 @@ class VideoClips:
         return describe(self.skipped, self.looked_at)
 
     def _set(self, chosen: Selection) -> None:
-        """Takes over the clips of the split, and says what the numbers of a token mean."""
+        """Keeps the clips of the split, and describes the numbers of a token."""
         self.clips, self.size, self._table = chosen.clips, chosen.size, chosen.actions
         self.skipped, self.looked_at = chosen.skipped, chosen.looked_at
         for note in [*chosen.notes, *([self._report()] if self.skipped else [])]:
@@ -163,8 +166,8 @@ class VideoClips:
             "action_offset": chosen.offset, "range": [-1.0, 1.0]}
 
     def _number(self) -> None:
-        """Numbers the windows: those of clip i end before number _ends[i], in the order of _order."""
-        lengths = np.array([(clip.frames - 1) // self.stride + 1 for clip in self.clips])  # in frames of the stride
+        """Numbers the windows: clip _order[i] has the windows _begins[i].._ends[i] - 1."""
+        lengths = np.array([(clip.frames - 1) // self.stride + 1 for clip in self.clips])  # with the stride
         if self.sequential:
             drawn = philox_uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=1)
             self._order = np.argsort(drawn, kind="stable")
@@ -202,7 +205,7 @@ class VideoClips:
         return resized(clip.read(stored), self.size)
 
     def _actions(self, clip: int, stored: np.ndarray) -> np.ndarray:
-        """[F, stride * A]: of each frame, the actions since the frame before."""
+        """[F, stride * A]: for each frame, the actions since the frame before."""
         table = self._table[clip]
         if table is None:
             return np.zeros((len(stored), self.action_width // self.stack), np.float32)

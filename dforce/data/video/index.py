@@ -1,8 +1,8 @@
-"""Finds the clips of a data set, whatever its layout, and says of every file that it leaves out why.
+"""Finds the clips of a data set in any of several layouts, and gives the reason for every file that it leaves out.
 
-Layouts: TECO's DMLab (npz with video and actions) and Minecraft (mp4 with an npz of actions beside it), below
-{train|training, test|val|validation} or not, with shard folders or not; folders of films; folders of pictures; Minari
-data sets with image observations.
+Layouts: TECO's DMLab (npz with video and actions) and Minecraft (mp4 with an npz of actions beside it), with
+or without folders {train|training, test|val|validation} and shard folders in them; folders of films; folders of
+pictures; Minari data sets with image observations.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ INDEX_FORMAT = 1
 
 
 def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
-    """The clips of a folder, a file or a Minari data set. fps: frames a second of films whose own rate varies.
+    """The clips of a folder, a file or a Minari data set. fps: frames a second of films whose rate varies.
 
-    What is known of a file is kept in the cache folder, so that it is opened once and not every time. ValueError where
-    there is nothing, or nothing that this can read.
+    Facts about each file are kept in the cache folder, so that it is opened only once. ValueError where nothing exists,
+    or nothing that can be read.
     """
     root = Path(data).expanduser()
     minari = next((f for f in (root, datasets_root() / str(data)) if (f / "data" / "metadata.json").is_file()), None)
@@ -53,7 +53,7 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
 
 
 def cache_root() -> Path:
-    """Where indices and decoded clips are kept: $DFORCE_CACHE, else ~/.cache/dforce."""
+    """The folder of indices and decoded clips: $DFORCE_CACHE, else ~/.cache/dforce."""
     return Path(os.environ.get(CACHE_ROOT) or Path.home() / ".cache" / "dforce").expanduser()
 
 
@@ -79,9 +79,9 @@ def _search(root: Path, index: _Index, fps: float | None) -> ClipSet:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """Npz files, films and folders of pictures, in natural order; hidden ones are passed over.
+    """Npz files, films and folders of pictures, in natural order, without hidden ones.
 
-    Where there are folders called train, test and so on, what is beside them belongs to something else.
+    Where there are folders called train, test and so on, only what is in them is taken.
     """
     files, folders = [], []
     splits = {p.name for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLITS}
@@ -97,7 +97,7 @@ def _candidates(root: Path) -> list[Path]:
 
 
 class _Index:
-    """What was found out about files, kept between runs; forgotten where size or time of change differ."""
+    """Facts about files, kept between runs; those of a file hold until its size or time of change differs."""
 
     def __init__(self, root: Path) -> None:
         digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
@@ -108,10 +108,10 @@ class _Index:
             stored = json.loads(self.file.read_text())
             self.entries = stored["files"] if stored["format"] == INDEX_FORMAT else {}
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # none yet, or one that was damaged: it is made anew
+            pass  # there is none yet, or it is damaged: a new one is made
 
     def clip(self, path: Path, name: str, fps: float | None) -> Clip:
-        """The clip as it is on record, else as its format's `probe` reads it. BadClip as `probe` raises it."""
+        """The clip from the index, else from its format's `probe`. BadClip is remembered and raised again."""
         facts = path.stat()
         stamp = [facts.st_size, facts.st_mtime_ns, fps]
         entry = self.entries.get(str(path))
@@ -133,7 +133,7 @@ class _Index:
         return clip
 
     def save(self) -> None:
-        """Keeps what was found out; a cache folder that cannot be written to costs time only."""
+        """Writes the index; a cache folder that cannot be written to is no error, it only costs time."""
         if not self.new:
             return
         try:
@@ -150,14 +150,14 @@ def _range(steps: range) -> dict[str, list[int]]:
 
 
 def describe(skipped: dict[str, str], looked_at: int) -> str:
-    """One line on the clips that were left out: how many, and the first of each reason by name."""
+    """One line about the clips that are left out: their number, and the first name for each reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         reasons.setdefault(reason, []).append(name)
-    told = [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
-            for reason, names in list(reasons.items())[:8]]
+    shown = [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+             for reason, names in list(reasons.items())[:8]]
     more = [f"and {len(reasons) - 8} other reasons"] if len(reasons) > 8 else []
-    return f"{len(skipped)} of {looked_at} clips are left out ({'; '.join([*told, *more])})"
+    return f"{len(skipped)} of {looked_at} clips are left out ({'; '.join([*shown, *more])})"
 
 
 def _unknown(name: str) -> str:
@@ -169,11 +169,11 @@ def _unknown(name: str) -> str:
 
 
 def mixed_sizes(clips: Sequence[Clip]) -> str | None:
-    """What to say where clips have several resolutions, None where they have one."""
+    """A message that lists the resolutions of clips; None where they have only one."""
     sizes: dict[tuple[Any, ...], list[str]] = {}
     for clip in clips:
         sizes.setdefault((clip.height, clip.width, clip.channels), []).append(clip.name)
     if len(sizes) < 2:
         return None
-    told = ", ".join(f"{h}x{w}x{c} ({len(names)}, {names[0]})" for (h, w, c), names in sizes.items())
-    return f"the clips have several resolutions (height x width x channels): {told}"
+    several = ", ".join(f"{h}x{w}x{c} ({len(names)}, {names[0]})" for (h, w, c), names in sizes.items())
+    return f"the clips have several resolutions (height x width x channels): {several}"

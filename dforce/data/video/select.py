@@ -1,4 +1,4 @@
-"""Chooses the clips of one split out of a data set, and checks that they go together."""
+"""Chooses the clips of one split of a data set, and checks that they fit one another."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 fram
 
 
 class Selection(NamedTuple):
-    """clips of the split; actions [T, A] of each or None; width A; size (H, W) that they are shown at.
+    """The clips of one split.
 
-    skipped: name -> reason, of all splits; looked_at: how many files there were; notes: what a user should know.
+    actions: [T, A] of each clip, or None. width: A. size: (H, W) after resizing. skipped: name -> reason, of all
+    splits. looked_at: number of files. notes: what a user should know. offset: of actions. title: name of the data set.
     """
 
     clips: list[Clip]
@@ -39,7 +40,7 @@ class Selection(NamedTuple):
 def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None,
                    split: str, held_out: float, seed: int, offset: int | None, classes: int | None,
                    fps: float | None, cache: bool | str | os.PathLike) -> Selection:
-    """See `VideoClips` for the arguments; span: stored frames that a window takes. ValueError for what does not fit."""
+    """The clips of a split. span: stored frames in a window; other arguments and ValueError as for `VideoClips`."""
     whole = _clip_set(data, fps)
     offset = whole.offset if offset is None else offset
     skipped, raw = dict(whole.skipped), {}
@@ -104,8 +105,10 @@ def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None) -> Cl
 
 
 def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str]:
-    """Names of the clips of a split: by the folders they are in, else drawn. Bad files are counted in, so that what is
-    wrong with one moves no other one between the splits."""
+    """Names of the clips of a split: by their folders, else drawn over all files.
+
+    Bad files count too, so that one bad file moves no other one to another split.
+    """
     named = {clip.name: where for clip, where in zip(whole.clips, whole.split, strict=True)}
     if "val" in named.values():
         return {name for name, where in named.items() if (where or "train") == split}
@@ -114,7 +117,7 @@ def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str
 
 
 def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """The size of all frames; ValueError where the clips have several and none is asked for."""
+    """The size (H, W) of all frames; ValueError where the clips have several sizes and `size` is None."""
     mixed = mixed_sizes(clips)
     channels = {clip.channels for clip in clips}
     if len(channels) > 1 or (mixed and size is None):
@@ -129,7 +132,7 @@ def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tupl
 
 
 def check_window(frames: int, stack: int, stride: int, batch: int, shards: int, split: str) -> None:
-    """ValueError where the arguments of `VideoClips` do not go together."""
+    """ValueError for arguments of `VideoClips` that do not fit one another."""
     if split not in ("train", "val"):
         raise ValueError(f"split must be 'train' or 'val', got {split!r}")
     if min(frames, stack, stride, batch, shards) < 1:

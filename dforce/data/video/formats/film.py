@@ -1,8 +1,8 @@
 """Films (mp4, webm, gif, ...), read through PyAV from any time on and not from their start.
 
-The frames of a clip are those that a player shows at times t0 + i / rate. Where frames are evenly spaced these are the
-stored ones. Where they are not (variable frame rate; a GIF whose equal frames a writer merged into a longer one) a
-stored frame is counted as often as it is shown, so that frame i stays in step with action i.
+Frame i of a clip is the one that a player shows at time t0 + i / rate. Where frames are evenly spaced, these are the
+stored ones. Where they are not (a variable frame rate; a GIF whose writer merged equal frames into a longer one), a
+stored frame counts as often as it is shown, so that frame i belongs to action i.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from dforce.data.video.clip import BadClip, Clip
 
-EVEN = 1.5  # the longest frame of an evenly spaced film lasts at most so many times the shortest: rounded time stamps
+EVEN = 1.5  # evenly spaced: the longest frame lasts at most so many times the shortest (time stamps are rounded)
 
 
 @dataclass(kw_only=True)
@@ -55,32 +55,32 @@ class FilmClip(Clip):
             with av.open(self.path) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "NONE"  # short reads: starting threads costs more than they save
-                found = _decode(container, stream, set(wanted), seek=wanted[0] > self.shown[0])
-                if len(found) < len(set(wanted)) and wanted[0] > self.shown[0]:
+                decoded = _decode(container, stream, set(wanted), seek=wanted[0] > self.shown[0])
+                if len(decoded) < len(set(wanted)) and wanted[0] > self.shown[0]:
                     container.seek(0, stream=stream)  # the film's index is wrong: it is read from its start
-                    found |= _decode(container, stream, set(wanted) - set(found), seek=False)
+                    decoded |= _decode(container, stream, set(wanted) - set(decoded), seek=False)
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             raise BadClip(f"frames {index[0]}..{index[-1]} cannot be decoded ({_short(error)})") from error
-        missing = [int(i) for i, pts in zip(index, wanted, strict=True) if pts not in found]
+        missing = [int(i) for i, pts in zip(index, wanted, strict=True) if pts not in decoded]
         if missing:
             raise BadClip(f"{len(missing)} of the frames {index[0]}..{index[-1]} cannot be decoded, the first of them "
                           f"is {missing[0]}")
-        return np.stack([found[pts] for pts in wanted])
+        return np.stack([decoded[pts] for pts in wanted])
 
 
 def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dict[int, np.ndarray]:
     """Wanted frames by time stamp, decoded from the last key frame before the first of them."""
     if seek:
         container.seek(min(wanted), stream=stream, backward=True)
-    found: dict[int, np.ndarray] = {}
+    decoded: dict[int, np.ndarray] = {}
     convert = _av().video.reformatter.VideoReformatter()  # one for all frames: each frame would set up its own
     last = max(wanted, default=-1)
     for frame in container.decode(stream):
         if frame.pts in wanted:
-            found[frame.pts] = convert.reformat(frame, format="rgb24").to_ndarray()
-        if len(found) == len(wanted) or frame.pts is not None and frame.pts > last:
+            decoded[frame.pts] = convert.reformat(frame, format="rgb24").to_ndarray()
+        if len(decoded) == len(wanted) or frame.pts is not None and frame.pts > last:
             break
-    return found
+    return decoded
 
 
 def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> list[int]:
@@ -101,12 +101,12 @@ def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> list[i
             return stamps
         interval = float(durations.min())
     count = max(1, round((stamps[-1] + last - stamps[0]) / interval))
-    times = stamps[0] + interval * (np.arange(count) + 0.5)  # the middle of each: rounding does not matter there
+    times = stamps[0] + interval * (np.arange(count) + 0.5)  # the middle of each frame, where rounding does not matter
     return [stamps[max(0, bisect_right(stamps, t) - 1)] for t in times]
 
 
 def _compact(stamps: list[int]) -> Sequence[int]:
-    """Evenly spaced stamps as a range: an index of many films stays small."""
+    """Evenly spaced stamps as a range, so that an index of many films stays small."""
     step = stamps[1] - stamps[0] if len(stamps) > 1 else 0
     even = step > 0 and all(b - a == step for a, b in zip(stamps, stamps[1:], strict=False))
     return range(stamps[0], stamps[-1] + 1, step) if even else stamps

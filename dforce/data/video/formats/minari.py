@@ -87,7 +87,7 @@ class MinariClip(Clip):
 def minari_clips(folder: Path) -> ClipSet:
     """The episodes of a Minari data set as clips. ValueError where its observations hold no images.
 
-    Several image observations: the first one is taken, and a note says so.
+    Of several image observations the first is taken, and a note says so.
     """
     verify_checksums(recovered(folder))
     data, metadata = folder / "data", read_metadata(folder)
@@ -116,7 +116,7 @@ def minari_clips(folder: Path) -> ClipSet:
 
 
 def _images(space: Any, leaf: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], tuple[int, int, int]]]:
-    """Where in a space the images are: keys as they are stored, and shape."""
+    """The images in a space: keys as they are stored, and shape."""
     if type(space).__name__ == "Dict":
         return [image for key, inner in space.spaces.items() for image in _images(inner, (*leaf, key))]
     if type(space).__name__ == "Tuple":
