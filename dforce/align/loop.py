@@ -53,8 +53,11 @@ class KLControl:
 class Aligning:
     """An algorithm made ready: what `dforce.fit` is given, and what must be remembered beside the weights.
 
-    steps: of the optimiser in all, per_epoch of them in an epoch. options: of `fit`. queries: epochs done -> rewards
-    asked for until then. credit, control, value: what learns along and is no weight, None where there is no such thing.
+    name, settings: of the algorithm, for the record.
+    steps: of the optimiser in all, per_epoch of them in an epoch.
+    options: of `fit`.
+    queries: epochs done -> rewards asked for until then.
+    credit, control, value: what learns along and is no weight; None where there is no such thing.
     """
 
     name: str
@@ -69,8 +72,12 @@ class Aligning:
     value: StepCredit | None = None
 
     @property
+    def epochs(self) -> int:
+        return int(self.settings["epochs"])
+
+    @property
     def steps(self) -> int:
-        return self.per_epoch * int(self.settings["epochs"])
+        return self.per_epoch * self.epochs
 
     def memory(self) -> dict[str, Any]:
         """JSON-able: statistics of prompts and the weight of the KL, for a run that goes on."""
@@ -96,18 +103,21 @@ class Epoch(NamedTuple):
     memory: dict[str, Any]
 
 
-def tune(aligning: Aligning, *, seed: int = 0, resume: TrainingState | None = None,
-         device: Any = None) -> Iterator[Epoch]:
-    """Runs the epochs that remain and yields after each. resume: the state at the end of an epoch (its memory goes to
-    `aligning.remember`). What a reward or an algorithm refuses is raised as it is, the weights being those before."""
-    found: list[dict[str, float]] = []
+def tuning_epochs(aligning: Aligning, *, seed: int = 0, resume: TrainingState | None = None,
+                  device: Any = None) -> Iterator[Epoch]:
+    """Runs the epochs that remain and yields after each.
+
+    resume: the state at the end of an epoch (its memory goes to `aligning.remember`).
+    What a reward or an algorithm refuses is raised as it is; the weights are then those before it.
+    """
+    updates: list[dict[str, float]] = []
     for log in fit(aligning.objective, aligning.source, steps=aligning.steps, seed=seed, resume=resume, device=device,
                    **aligning.options):
-        found.append(log.metrics)
+        updates.append(log.metrics)
         if log.step % aligning.per_epoch:
             continue
         number = log.step // aligning.per_epoch
-        metrics = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+        metrics = {name: sum(each[name] for each in updates) / len(updates) for name in updates[0]}
         if isinstance(aligning.source, OnPolicy):
             sampled = aligning.source.epochs[-1]
             metrics |= {name: value for name, value in sampled.items() if name not in ("epoch", "queries")}
@@ -117,4 +127,4 @@ def tune(aligning: Aligning, *, seed: int = 0, resume: TrainingState | None = No
             metrics["kl_weight"] = aligning.control.weight
             aligning.control.step()
         yield Epoch(number, aligning.queries(number), metrics, log, aligning.memory())
-        found = []
+        updates = []

@@ -1,4 +1,4 @@
-"""The watch on reward over-optimisation: what a policy has become, looked at in the same noise every time."""
+"""A monitor of reward over-optimisation: what a policy has become, measured in the same noise every time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dforce.report.statistics import ERROR, Z95
 Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
 
 
-class Watch:
+class Monitor:
     """look() -> the mean of every measure over `samples` runs of the policy of now, and "kl" [nats of a whole run].
 
     A measure that answers for each sample also has an "<measure>_error": half the 95% interval of its mean.
@@ -31,30 +31,30 @@ class Watch:
     def __init__(self, sampler: Sampler, reference: Denoiser, ask: Ask, measures: Mapping[str, Measure], *,
                  samples: int = 100, seed: int = 0, decode: Callable[[Tensor], Tensor] | None = None):
         if samples < 1:
-            raise ValueError(f"a watch draws at least one sample, got {samples}")
+            raise ValueError(f"a monitor draws at least one sample, got {samples}")
         self.sampler, self.reference, self.measures, self.decode = sampler, reference, dict(measures), decode
         self.samples, self.noise = samples, Noise(seed)
         self.query = ask(samples, torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def look(self) -> dict[str, float]:
-        """The law of the samples does not depend on how often one looks: all randomness is the watch's own."""
+        """The law of the samples does not depend on how often one looks: all randomness is the monitor's own."""
         sampler, device = self.sampler, self.sampler.schedule.alpha.device
         cond = map_state(lambda leaf: leaf.to(device), self.query.cond) if self.query.cond else None
-        found: dict[str, float] = {}
+        kl_of_run: dict[str, float] = {}
         if has_density(sampler):
             x, nats = divergence(sampler, self.reference, self.samples, cond, self.noise, rows=sampler.rows)
-            found["kl"] = float(nats.mean())
+            kl_of_run["kl"] = float(nats.mean())
         else:
             x = sampler.tokens(self.samples, cond, self.noise)
         x = self.decode(x) if self.decode else x
-        told: dict[str, float] = {}
+        measured: dict[str, float] = {}
         for name, measure in self.measures.items():
             values = torch.as_tensor(measure(x, self.query)).double()
-            told[name] = float(values.mean())
+            measured[name] = float(values.mean())
             if values.ndim and len(values) > 1:
-                told[name + ERROR] = float(Z95 * values.std() / len(values) ** 0.5)
-        return {**told, **found}
+                measured[name + ERROR] = float(Z95 * values.std() / len(values) ** 0.5)
+        return {**measured, **kl_of_run}
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dforce.cli import manual
-from dforce.config import check, check_like, nearest
+from dforce.config import check, check_like, nearest, option, options
 
 
 class Failed(Exception):
@@ -157,12 +157,27 @@ def unknown_key(key: str, name: str, words: list[str]) -> str:
     while place not in origins:
         place = place.rpartition(".")[0]
     file = folder / f"{origins[place]}.yaml"
+    elsewhere = {dotted.rpartition(".")[2]: dotted for dotted in _dotted(cfg)}  # `steps` for `fit.steps`
     if isinstance(parent, dict):
-        elsewhere = {dotted.rpartition(".")[2]: dotted for dotted in _dotted(cfg)}  # `steps` for `fit.steps`
-        near = nearest(last, parent, elsewhere)
+        near = f"; did you mean {elsewhere[key]!r}?" if key in elsewhere else (
+            _of_other_options(last, composed.hydra.runtime.choices) or nearest(last, parent, elsewhere))
     else:
         near = nearest(key, _dotted(cfg))
     return f"dforce {name.replace('/', ' ')} has no key {key!r}{near} ({file}; to add a new key, +{key}=...)"
+
+
+def _of_other_options(key: str, choices: Mapping[str, str]) -> str:
+    """`; algorithm.beta is a key of algorithm=rwr, ...` where other options of a group in use have the key."""
+    for group in (name for name in choices if "/" not in name and not name.startswith("hydra")):
+        having = [name for name in options(group) if key in option(group, name)]
+        if having:
+            return f"; {group}.{key} is a key of {', '.join(f'{group}={name}' for name in having)}"
+    return ""
+
+
+def unknown_option(group: str, name: str) -> str:
+    """The nearest right option of a config group."""
+    return f"no {group} {name!r}{nearest(name, options(group))}"
 
 
 def _dotted(cfg: Any, where: str = "") -> list[str]:

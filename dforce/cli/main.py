@@ -51,6 +51,8 @@ def _run(name: str, words: list[str]) -> int:
     except launch.Failed as failed:
         return report(failed.error)
     except Exception as error:
+        if choice := re.search(r"Could not find '(\w+)/([^']+)'", str(error)):
+            return _complain(launch.unknown_option(choice[1], choice[2]))
         key = re.search(r"Could not override '([^']+)'", str(error))
         if not key:
             raise

@@ -33,11 +33,26 @@ def resumed(cfg: Mapping[str, Any], call: Invocation, keys: frozenset[str], *,
         raise ValueError(f"resume={resume} is no run folder (nor a checkpoint) of dforce "
                          f"{call.verb.replace('/', ' ')}: {file} "
                          f"{'describes something else' if before else 'does not exist'}")
+    _check_groups(cfg, before, resume)
     merged = OmegaConf.create({**cfg, **before})  # keys that are newer than the run have their defaults
     for key in sorted(call.given):
+        if _target(before.get(key)) is not None and _target(before.get(key)) == _target(cfg.get(key)):
+            continue  # algorithm=rwr of a run of rwr: its settings stay, but for those that are given beside
         OmegaConf.update(merged, key, OmegaConf.select(OmegaConf.create(dict(cfg)), key), merge=False, force_add=True)
     checkpoint = (where / "MANIFEST.json").is_file()
     merged.resume, merged.out = resume, cfg.get("out") or (None if checkpoint else resume)
     merged.trust = cfg.get("trust")
     plain: Any = OmegaConf.to_container(merged, resolve=True)
     return plain, call._replace(config=plain, out=plain["out"])
+
+
+def _target(node: Any) -> Any:
+    return node.get("_target_") if isinstance(node, Mapping) else None
+
+
+def _check_groups(cfg: Mapping[str, Any], before: Mapping[str, Any], resume: Any) -> None:
+    """ValueError for a run from before one of its keys became a group with settings of its own."""
+    old = [key for key in cfg if _target(cfg[key]) is not None and isinstance(before.get(key), str)]
+    if old:
+        raise ValueError(f"resume={resume}: that run is of an earlier dforce, where {old[0]} was a word and its "
+                         f"settings lay beside it; start a new one from its checkpoint, with {old[0]}.<key>=...")

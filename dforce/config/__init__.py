@@ -1,7 +1,9 @@
 """Configurations: nodes that are checked and built, and typed values that are read from them."""
 
+from dforce.config.groups import option, options
 from dforce.config.moved import present
 from dforce.config.nodes import CHECKPOINT_ROOMS, Node, build, check, read, resolve
 from dforce.config.values import check_like, nearest
 
-__all__ = ["CHECKPOINT_ROOMS", "Node", "build", "check", "check_like", "nearest", "present", "read", "resolve"]
+__all__ = ["CHECKPOINT_ROOMS", "Node", "build", "check", "check_like", "nearest", "option", "options",
+           "present", "read", "resolve"]

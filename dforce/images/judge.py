@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.images.classifier import Classifier
+from dforce.images.classifier import Classifier, load_classifier
 from dforce.images.metrics import accuracy, diversity_interval, features, frechet
+from dforce.images.model import ImageModel
+from dforce.report.rows import Row, make_row
 from dforce.report.statistics import Interval, bootstrap_interval, wilson_interval
-
-Row = dict[str, Any]
+from dforce.train.checkpoint import CheckpointError
 
 METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is better)
     "class_accuracy": ("share seen as their class", True),
@@ -35,36 +36,67 @@ class Judged(NamedTuple):
 
     def rows(self, *, task: str, variant: Mapping[str, Any]) -> list[Row]:
         """One row a metric, with its 95% interval."""
-        found: dict[str, Interval] = {}
+        intervals = {metric: wilson_interval(int(values.sum()), len(values)) if metric == "class_accuracy"
+                     else bootstrap_interval(values, rng=np.random.default_rng(0)) for metric, values in
+                     self.values.items()}
         if int(self.label.bincount().max()) > 1:
-            found["diversity"] = diversity_interval(self.x, self.label)
-        for metric, values in self.values.items():
-            found[metric] = (wilson_interval(int(values.sum()), len(values)) if metric == "class_accuracy"
-                             else bootstrap_interval(values, rng=np.random.default_rng(0)))
-        names = [*self.values, "diversity"]
-        return [self._row(task, variant, metric, found[metric]._asdict()) for metric in names if metric in found]
+            intervals["diversity"] = diversity_interval(self.x, self.label)
+        return [self._row(task, variant, metric, interval) for metric, interval in intervals.items()]
 
     def frechet_row(self, reference: Tensor, classifier: Classifier, *, task: str, variant: Mapping[str, Any]) -> Row:
         """Their distance to `reference`, [M, 1, C, H, W]: real images, as many for all that are compared."""
         distance = frechet(features(classifier, self.x), features(classifier, reference))
-        return self._row(task, variant, "frechet", {"value": distance, "low": None, "high": None, "n": len(self.x)})
+        return self._row(task, variant, "frechet", Interval(distance, math.nan, math.nan, len(self.x)))
 
     def some(self, which: slice) -> Judged:
         """A part of the images."""
         return Judged(self.method, self.x[which], self.label[which], {k: v[which] for k, v in self.values.items()})
 
-    def _row(self, task: str, variant: Mapping[str, Any], metric: str, estimate: Mapping[str, Any]) -> Row:
+    def _row(self, task: str, variant: Mapping[str, Any], metric: str, estimate: Interval) -> Row:
         unit, higher = METRICS.get(metric, ("", None))
-        known = {key: None if isinstance(value, float) and math.isnan(value) else value
-                 for key, value in estimate.items()}  # no interval
-        return {"task": task, "method": self.method, "variant": dict(variant), "metric": metric, **known, "seeds": 1,
-                "unit": unit, "higher_is_better": higher}
+        return make_row(task, self.method, metric, with_bounds(estimate), n=estimate.n, variant=variant, unit=unit,
+                        higher=higher)
 
-    def lines(self, *, task: str, classes: tuple[str, ...]) -> list[Row]:
+    def lines(self, *, task: str, classes: tuple[str, ...]) -> list[dict[str, Any]]:
         """One flat object an image."""
         return [{"task": task, "method": self.method, "sample": i, "class": classes[int(label)],
                  **{metric: float(values[i]) for metric, values in self.values.items()}}
                 for i, label in enumerate(self.label)]
+
+
+def with_bounds(estimate: Interval) -> Interval | float:
+    """The interval, or the number alone where it has no bounds (nan)."""
+    return estimate.value if math.isnan(estimate.low) else estimate
+
+
+def find_judge(wanted: str | bool | None, models: Mapping[str, ImageModel]) -> Classifier | None:
+    """Who judges classes.
+
+    wanted: a classifier's folder; None or "auto" for the one of a checkpoint, or of its data; False for nobody.
+    None where nobody is known. ValueError for a classifier of other images.
+    """
+    first = next(iter(models.values()))
+    if wanted is False:
+        return None
+    if wanted not in (None, "auto"):
+        judge = load_classifier(str(wanted))
+        if not _fits(judge, first):
+            raise ValueError(f"the classifier {wanted} is for {len(judge.classes)} classes in {judge.shape}, the "
+                             f"models draw {len(first.classes)} in {first.shape}")
+        return judge
+    for place in (*(model.checkpoint for model in models.values()), first.data):
+        try:
+            judge = load_classifier(place)
+        except CheckpointError:
+            continue
+        if _fits(judge, first):
+            return judge
+    print(f"note: no classifier of {first.data} is known, so classes are not judged; classifier=FOLDER names one")
+    return None
+
+
+def _fits(classifier: Classifier, model: ImageModel) -> bool:
+    return (classifier.shape, classifier.classes) == (model.shape, model.classes)
 
 
 def judge(method: str, x: Tensor, label: Tensor, *, classifier: Classifier | None = None,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dforce.images.classifier import Classifier
-from dforce.report.statistics import Z95, Interval
+from dforce.report.statistics import Interval, normal_interval
 
 CHUNK = 512  # images judged at once
 
@@ -47,9 +47,7 @@ def diversity_interval(x: Tensor, labels: Tensor | None = None) -> Interval:
         away = (flat - flat.mean(0)).square().sum(1)
         without = 2 * (away.sum() - n / (n - 1) * away) / (n - 2)
         variance += float((n - 1) / n * (without - without.mean()).square().sum()) / len(groups) ** 2
-    value, half = diversity(x, labels), Z95 * variance**0.5
-    low = math.nan if math.isnan(half) else max(0.0, value - half)
-    return Interval(value, low, value + half, sum(map(len, groups)))
+    return normal_interval(diversity(x, labels), variance**0.5, sum(map(len, groups)), least=0.0)
 
 
 def _groups(x: Tensor, labels: Tensor | None) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.config import nearest
 from dforce.core.denoiser import Cond, Denoiser, Precond
 from dforce.core.noise import Noise
 from dforce.core.sample import generate
@@ -46,6 +47,56 @@ def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str
                               "one with `dforce train image`, or take 'digits'")
     return ImageModel(bundle.denoiser, bundle.schedule, tuple(shape), tuple(classes), str(bundle.layout["dataset"]),
                       folder)
+
+
+def load_models(checkpoint: Any, *, raw: bool = False, trust: Any = None) -> dict[str, ImageModel]:
+    """Name -> model of a checkpoint, a list of them, or a mapping of names.
+
+    ValueError unless they draw the same classes in the same size.
+    """
+    named = checkpoint
+    if checkpoint and not isinstance(checkpoint, dict):
+        places = [str(place) for place in (checkpoint if isinstance(checkpoint, list) else [checkpoint])]
+        named = dict(zip(_names(places), places, strict=True))
+    if not named or not all(named.values()):
+        raise ValueError("checkpoint is needed: 'digits', a run folder of `dforce train image`, or a list of them")
+    models = {str(name): load_model(place, raw=raw, trust=trust) for name, place in named.items()}
+    (name, first), *others = models.items()
+    for other, model in others:
+        if (model.shape, model.classes) != (first.shape, first.classes):
+            raise ValueError(f"{name} draws {len(first.classes)} classes in {first.shape}, {other} draws "
+                             f"{len(model.classes)} in {model.shape}: side by side they must be alike")
+    return models
+
+
+def _names(places: Sequence[str]) -> list[str]:
+    """The last part of each path; more of it where two end alike."""
+    parts = [Path(place).parts or (place,) for place in places]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"a checkpoint is given twice: {', '.join(places)}")
+
+
+def chosen_classes(chosen: Any, classes: tuple[str, ...]) -> list[int]:
+    """Numbers of the classes that are meant by names or numbers, one or a list of them; all for None."""
+    if chosen is None:
+        return list(range(len(classes)))
+    chosen = list(chosen) if isinstance(chosen, (list, tuple)) else [chosen]
+    if not chosen:
+        raise ValueError("classes is empty; null draws all")
+    numbers = []
+    for each in chosen:
+        if str(each) in classes:
+            numbers.append(classes.index(str(each)))
+        elif isinstance(each, int) and 0 <= each < len(classes):
+            numbers.append(each)
+        else:
+            raise ValueError(f"no class {each!r}{nearest(str(each), classes)}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"classes names one twice: {chosen}")
+    return numbers
 
 
 def layout_of(shape: Iterable[int], classes: Iterable[str], data: str | Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import nan, sqrt
+from math import exp, hypot, inf, isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,19 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = No
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"a pair needs the same episodes on both sides, got {a.shape} and {b.shape}")
     return bootstrap_interval(a - b, seed, rng=np.random.default_rng(rng_seed))
+
+
+def normal_interval(value: float, error: float, n: int, *, least: float = -inf) -> Interval:
+    """An estimate whose standard error is known, as if its law were normal; not below `least`. nan for an error of nan."""
+    half = Z95 * error
+    return Interval(value, nan if isnan(half) else max(least, value - half), value + half, n)
+
+
+def ratio_interval(a: Interval, b: Interval) -> Interval:
+    """a / b, both positive, on the log scale as if they were independent; nan where one of them has no interval."""
+    errors = [(each.high - each.low) / 2 / Z95 / each.value for each in (a, b)]
+    ratio, width = a.value / b.value, Z95 * hypot(*errors)
+    return Interval(ratio, ratio * exp(-width), ratio * exp(width), a.n)
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:

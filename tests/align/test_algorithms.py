@@ -1,8 +1,9 @@
-"""Algorithms by name: each reaches a known optimum by its own settings, and refuses those that do nothing for it."""
+"""Algorithms by name: each reaches a known optimum by its own settings, and refuses those that it does not have."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -24,16 +25,18 @@ from dforce.align import (
     policy_gradient,
     write_pairs,
 )
-from dforce.align.algorithms import ALGORITHMS, build, settle
-from dforce.align.loop import KLControl, tune
-from dforce.align.monitor import Watch, has_density
+from dforce.align.algorithms.common import Setup, shortened
+from dforce.align.loop import KLControl, tuning_epochs
+from dforce.align.monitor import Monitor, has_density
 from dforce.align.value import RIDGE, StepCredit
+from dforce.config import build, option, options
 from dforce.core.denoiser import Precond
 from dforce.core.noise import Noise
 from dforce.core.schedule import cosine, linear
 from tests.align_bed import Gaussian, Vectors
 
 OPTIMUM, BEGIN = 1.0, -0.5
+ALGORITHMS = options("algorithm")
 
 # What a one-dimensional problem wants besides the usual settings, which are made for images.
 OWN = {
@@ -54,6 +57,19 @@ def ask(n, generator):
     return Query(["a"] * n)
 
 
+def algorithm(name, **settings):
+    return build({**option("algorithm", name), **settings})
+
+
+def prepared(name, sampler, reward, ask, *, settings=None, **how):
+    return algorithm(name, **(settings or {})).prepare(Setup(sampler, reward, ask, **how))
+
+
+def run(*what, **how):
+    """Every epoch of an algorithm, as they come."""
+    return tuning_epochs(prepared(*what, **how), device="cpu")
+
+
 def world(**how):
     schedule = linear(1000)
     model = Gaussian(schedule, BEGIN, 0.5)
@@ -64,8 +80,8 @@ def world(**how):
                                   for name in ALGORITHMS])
 def test_every_algorithm_reaches_the_optimum(name) -> None:
     model, sampler = world()
-    aligning = build(name, sampler, reward, ask, settings={"lr": 0.07, "samples": 128, **OWN[name]})
-    epochs = list(tune(aligning, device="cpu"))
+    aligning = prepared(name, sampler, reward, ask, settings={"lr": 0.07, "samples": 128, **OWN[name]})
+    epochs = list(tuning_epochs(aligning, device="cpu"))
     # One draw has no better samples than it has: their mean is where supervised fine-tuning ends.
     optimum = float(aligning.source.chosen.x.mean()) if name == "sft" else OPTIMUM
     # The preferences' reference stays behind and holds them back: they must have gone most of the way.
@@ -77,42 +93,51 @@ def test_every_algorithm_reaches_the_optimum(name) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- settings
 
-def test_settings_that_do_nothing_are_refused_by_name() -> None:
+def test_settings_that_an_algorithm_does_not_have_are_refused_by_name() -> None:
     for name, setting in (("rwr", "kl"), ("filtered", "beta"), ("ddpo_sf", "clip_nats"), ("ddpo_sf", "passes"),
                           ("grpo", "advantage"), ("draft", "limit"), ("sft", "group"), ("dpok", "preferences"),
                           ("diffusion_dpo", "kl_target"), ("nft", "clip_nats")):
-        with pytest.raises(ValueError, match=f"{setting} does nothing under {name}"):
-            settle(name, **{setting: 1})
-    with pytest.raises(ValueError, match="kl, last do nothing under rwr"):
-        settle("rwr", kl=0.1, last=2)
+        with pytest.raises(ValueError, match=f"takes no '{setting}'"):
+            algorithm(name, **{setting: 1})
     with pytest.raises(ValueError, match="'dpok'"):
-        settle("dpokk")
+        algorithm("dpokk")
     with pytest.raises(ValueError, match="epochs must be a number >= 1"):
-        settle("dpok", epochs=0)
-    assert settle("dpok", kl=None)["kl"] == ALGORITHMS["dpok"].uses["kl"] and settle("dpok", kl=0.5)["kl"] == 0.5
+        algorithm("dpok", epochs=0)
+    with pytest.raises(ValueError, match="one of constant, cosine"):
+        algorithm("dpok", decay="linear")
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_setting_of_an_algorithm_does_something(name) -> None:
-    """Each is asked for when the algorithm is put together or begins: none is only listed."""
-    class Asked(dict):
-        def __getitem__(self, key):
-            seen.add(key)
-            return super().__getitem__(key)
+def test_a_file_of_an_algorithm_writes_out_all_its_defaults(name) -> None:
+    node, made = option("algorithm", name), algorithm(name)
+    assert made == type(made)() and made.name == name
+    assert set(node) == {"_target_", *(field.name for field in dataclasses.fields(made))}
 
-        def get(self, key, default=None):
-            seen.add(key)
-            return super().get(key, default)
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_setting_of_an_algorithm_does_something(name, monkeypatch) -> None:
+    """Each is read when the algorithm is put together or begins, for another purpose than the record."""
     seen: set[str] = set()
-    _, sampler = world()
-    from dforce.align.recipes import Parts
+    made = algorithm(name, samples=16, **({"updates": 1} if "updates" in option("algorithm", name) else {}))
 
-    settings = Asked({**settle(name), "samples": 16, "updates": 1} if "updates" in settle(name) else settle(name))
-    aligning = ALGORITHMS[name].make(Parts(name, sampler, reward, ask, settings, None, lambda cond, n: [None] * n, 0,
-                                           {"rows": None, "checkpoint": False}))
+    class Read(type(made)):
+        def __getattribute__(self, key):
+            seen.add(key)
+            return super().__getattribute__(key)
+
+    watched = Read(**dataclasses.asdict(made))
+    monkeypatch.setattr("dforce.align.algorithms.common.asdict", lambda _: dataclasses.asdict(made))
+    seen.clear()
+    _, sampler = world()
+    aligning = watched.prepare(Setup(sampler, reward, ask))
     aligning.objective(aligning.source(0), torch.Generator().manual_seed(0))
-    assert aligning.steps and seen >= set(ALGORITHMS[name].uses)
+    assert aligning.epochs == made.epochs and seen | {"epochs"} >= {field.name for field in dataclasses.fields(made)}
+
+
+def test_little_is_done_under_fast_dev_run() -> None:
+    short = shortened(algorithm("dpok", kl=0.5))
+    assert (short.epochs, short.samples, short.updates, short.kl) == (2, 32, 2, 0.5)
+    assert shortened(algorithm("ddpo_sf")).samples == 32
 
 
 def test_ddpo_is_by_name_is_the_one_put_together_by_hand() -> None:
@@ -121,8 +146,8 @@ def test_ddpo_is_by_name_is_the_one_put_together_by_hand() -> None:
         model, sampler = world()
         if by_name:
             settings = {"epochs": 2, "samples": 64, "limit": 1.0}
-            aligning = build("ddpo_is", sampler, reward, ask, settings=settings, seed=3)
-            list(tune(aligning, seed=5, device="cpu"))
+            aligning = prepared("ddpo_is", sampler, reward, ask, settings=settings, seed=3)
+            list(tuning_epochs(aligning, seed=5, device="cpu"))
         else:
             stats = PerPromptStats(64, 16)
             source = OnPolicy(sampler, reward, ask, samples=64, updates=4, seed=3,
@@ -138,7 +163,7 @@ def test_ddpo_is_by_name_is_the_one_put_together_by_hand() -> None:
 def test_a_constant_reward_changes_nothing(name, more) -> None:
     model, sampler = world()
     settings = {"epochs": 2, "samples": 32, **({"updates": 2} if name != "ddpo_sf" else {}), **more}
-    list(tune(build(name, sampler, lambda x, prompts, metadata: [0.1] * len(x), ask, settings=settings), device="cpu"))
+    list(run(name, sampler, lambda x, prompts, metadata: [0.1] * len(x), ask, settings=settings))
     assert torch.equal(model.mean.detach(), torch.tensor([BEGIN]))
 
 
@@ -176,8 +201,8 @@ def test_the_weight_of_a_run_is_steered() -> None:
     for target in (1e-3, 1e3):
         _, sampler = world()
         settings = {"epochs": 3, "samples": 16, "updates": 1, "lr": 0.02, "kl": 0.1, "kl_target": target}
-        aligning = build("dpok", sampler, reward, ask, settings=settings)
-        weights[target] = [epoch.metrics["kl_weight"] for epoch in tune(aligning, device="cpu")]
+        aligning = prepared("dpok", sampler, reward, ask, settings=settings)
+        weights[target] = [epoch.metrics["kl_weight"] for epoch in tuning_epochs(aligning, device="cpu")]
     assert weights[1e3] == pytest.approx([0.1, 0.09, 0.081])
     assert weights[1e-3] == pytest.approx([0.1, 0.09, 0.099])  # in its first epoch a policy is where it began
 
@@ -187,14 +212,14 @@ def test_the_weight_of_a_run_is_steered() -> None:
 def test_a_run_goes_on_bit_for_bit_with_its_memory() -> None:
     settings = {"samples": 32, "updates": 2, "lr": 0.05, "kl": 0.1, "kl_target": 0.5}
     model, sampler = world()
-    whole = [(epoch.metrics["kl_weight"], epoch.metrics["reward"]) for epoch in tune(
-        build("dpok", sampler, reward, ask, settings={**settings, "epochs": 4}), device="cpu")]
+    whole = [(epoch.metrics["kl_weight"], epoch.metrics["reward"]) for epoch in tuning_epochs(
+        prepared("dpok", sampler, reward, ask, settings={**settings, "epochs": 4}), device="cpu")]
     first, sampler = world()
-    half = list(tune(build("dpok", sampler, reward, ask, settings={**settings, "epochs": 2}), device="cpu"))[-1]
+    half = list(run("dpok", sampler, reward, ask, settings={**settings, "epochs": 2}))[-1]
     second, sampler = world()
-    going_on = build("dpok", sampler, reward, ask, settings={**settings, "epochs": 4})
+    going_on = prepared("dpok", sampler, reward, ask, settings={**settings, "epochs": 4})
     going_on.remember(half.memory)
-    rest = list(tune(going_on, resume=half.log.training.state(), device="cpu"))
+    rest = list(tuning_epochs(going_on, resume=half.log.training.state(), device="cpu"))
     assert [(epoch.metrics["kl_weight"], epoch.metrics["reward"]) for epoch in rest] == whole[2:]
     assert torch.equal(second.mean, model.mean) and [epoch.number for epoch in rest] == [3, 4]
 
@@ -212,7 +237,7 @@ def test_a_reward_that_fails_later_leaves_the_weights_before_it(wrong, message) 
         asked.append(len(x))
         return wrong(x, prompts, metadata) if len(asked) > 2 else reward(x, prompts, metadata)
 
-    epochs = tune(build("ddpo_is", sampler, turns_bad, ask, settings={"epochs": 5, "samples": 16}), device="cpu")
+    epochs = run("ddpo_is", sampler, turns_bad, ask, settings={"epochs": 5, "samples": 16})
     next(epochs)
     good = next(epochs).log.training.state()
     with pytest.raises(RewardError, match=message):
@@ -223,10 +248,10 @@ def test_a_reward_that_fails_later_leaves_the_weights_before_it(wrong, message) 
 def test_draft_wants_a_differentiable_reward_and_a_sampler_of_eta() -> None:
     _, sampler = world()
     with pytest.raises(ValueError, match="differentiable reward"):
-        list(tune(build("draft", sampler, lambda x, prompts, metadata: reward(x.detach(), prompts, metadata), ask,
-                        settings={"samples": 8}), device="cpu"))
+        list(run("draft", sampler, lambda x, prompts, metadata: reward(x.detach(), prompts, metadata), ask,
+                 settings={"samples": 8}))
     with pytest.raises(ValueError, match="min_std"):
-        build("draft", world(min_std=0.1)[1], reward, ask)
+        prepared("draft", world(min_std=0.1)[1], reward, ask)
 
 
 # ------------------------------------------------------------------------------------------------------- preferences
@@ -237,16 +262,14 @@ def test_preferences_of_a_file(tmp_path) -> None:
     win, lose = (mean + 0.1 * torch.randn(32, 1, 1, generator=generator) for mean in (0.8, -1.2))
     write_pairs(tmp_path / "pairs.npz", Pairs(win, lose, None, torch.ones(32)))
     settings = {"preferences": str(tmp_path / "pairs.npz"), "epochs": 8, "updates": 4, "lr": 0.05, "beta": 20.0}
-    epochs = list(tune(build("diffusion_dpo", sampler, reward, ask, settings=settings), device="cpu"))
+    epochs = list(run("diffusion_dpo", sampler, reward, ask, settings=settings))
     assert float(model.mean.detach()) > BEGIN + 0.3 and epochs[-1].queries == 0
-    with pytest.raises(ValueError, match="samples: nothing is sampled"):
-        build("diffusion_dpo", sampler, reward, ask, settings={**settings, "samples": 8})
     write_pairs(tmp_path / "wide.npz", Pairs(torch.zeros(4, 1, 2), torch.ones(4, 1, 2), None, torch.ones(4)))
     with pytest.raises(ValueError, match="another model"):
-        build("diffusion_dpo", sampler, reward, ask, settings={"preferences": str(tmp_path / "wide.npz")})
+        prepared("diffusion_dpo", sampler, reward, ask, settings={"preferences": str(tmp_path / "wide.npz")})
     np.savez(tmp_path / "empty.npz", win=np.zeros((0, 1, 1)), lose=np.zeros((0, 1, 1)))
     with pytest.raises(ValueError, match="no preference pairs"):
-        build("diffusion_dpo", sampler, reward, ask, settings={"preferences": str(tmp_path / "empty.npz")})
+        prepared("diffusion_dpo", sampler, reward, ask, settings={"preferences": str(tmp_path / "empty.npz")})
 
 
 # --------------------------------------------------------------------------------------------- adapters, and the watch
@@ -267,10 +290,10 @@ def test_low_rank_adapters_learn_and_what_is_beneath_is_the_reference() -> None:
     model, sampler = small()
     before = copy.deepcopy(model)
     add_lowrank(model, rank=2)
-    aligning = build("dpok", sampler, bright, ask, settings={"epochs": 8, "samples": 128, "lr": 3e-3, "kl": 0.01})
-    watch = Watch(sampler, before, ask, {"reward": lambda x, query: bright(x, None, None)}, samples=64)
+    aligning = prepared("dpok", sampler, bright, ask, settings={"epochs": 8, "samples": 128, "lr": 3e-3, "kl": 0.01})
+    watch = Monitor(sampler, before, ask, {"reward": lambda x, query: bright(x, None, None)}, samples=64)
     begin = watch.look()
-    epochs = list(tune(aligning, device="cpu"))
+    epochs = list(tuning_epochs(aligning, device="cpu"))
     end = watch.look()
     assert begin["kl"] == pytest.approx(0, abs=1e-6) and end["reward"] > begin["reward"] + 0.1
     assert min(end["kl"], epochs[-1].metrics["kl"]) > 0.05  # both are to what is beneath the adapters
@@ -281,20 +304,20 @@ def test_low_rank_adapters_learn_and_what_is_beneath_is_the_reference() -> None:
 def test_the_watch_sees_what_the_sampler_draws_and_looks_the_same_twice() -> None:
     model, sampler = small()
     measures = {"reward": lambda x, query: bright(x, None, None), "many": lambda x, query: len(x)}
-    watch = Watch(sampler, model, ask, measures, samples=12, seed=4)
+    watch = Monitor(sampler, model, ask, measures, samples=12, seed=4)
     found = watch.look()
     assert found == watch.look() and found["kl"] == 0 and found["many"] == 12
     drawn = sampler.tokens(12, None, Noise(4))
     assert found["reward"] == pytest.approx(float(bright(drawn, None, None).mean()), abs=1e-6)
-    flat = Watch(sampler._replace(eta=0.0, min_std=0.0, order=2), model, ask, {"reward": measures["reward"]})
+    flat = Monitor(sampler._replace(eta=0.0, min_std=0.0, order=2), model, ask, {"reward": measures["reward"]})
     assert not has_density(flat.sampler) and set(flat.look()) == {"reward", "reward_error"}
     with pytest.raises(ValueError, match="at least one sample"):
-        Watch(sampler, model, ask, {}, samples=0)
+        Monitor(sampler, model, ask, {}, samples=0)
 
 
 def test_groups_are_of_one_prompt_in_grpo() -> None:
     _, sampler = world()
-    aligning = build("grpo", sampler, reward, ask, settings={"samples": 16, "group": 4})
+    aligning = prepared("grpo", sampler, reward, ask, settings={"samples": 16, "group": 4})
     drawn = aligning.source.draw(0)
     assert drawn.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     torch.testing.assert_close(drawn.advantage, GroupAdvantage()(drawn.reward, ["a"] * 16, drawn.group))

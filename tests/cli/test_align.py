@@ -17,8 +17,8 @@ from dforce.images import class_cond, draw, load_model
 from dforce.report.rows import read_results, select
 from dforce.train.checkpoint import find, load, verify
 
-SMALL = ["epochs=2", "samples=20", "updates=2", "steps=4", "evaluate=20", "best_of=2", "watch=20", "watch_every=1",
-         "device=cpu"]
+SMALL = ["algorithm.epochs=2", "algorithm.samples=20", "algorithm.updates=2", "steps=4", "evaluate=20", "best_of=2",
+         "watch=20", "watch_every=1", "device=cpu"]
 METRICS = {"reward", "held_out_reward", "class_accuracy", "diversity", "diversity_overall"}
 
 
@@ -29,7 +29,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def align(*words: str, small: bool = True) -> int:
-    return main(["align", *words, *(SMALL if small else [])])
+    return main(["align", "image", *words, *(SMALL if small else [])])
 
 
 def weights(where: str | Path) -> dict[str, torch.Tensor]:
@@ -42,7 +42,7 @@ def looks(folder: str) -> list[dict]:
 
 
 def test_what_a_run_leaves(capsys: pytest.CaptureFixture[str]) -> None:
-    assert align("algorithm=dpok", "kl=0.2", "out=a") == 0
+    assert align("algorithm=dpok", "algorithm.kl=0.2", "out=a") == 0
     text = capsys.readouterr().out
     assert "dforce sample image checkpoint=a" in text and "best of 2" in text
     for file in ("index.html", "media/watch.png", "media/before_after.png", "episodes.jsonl"):
@@ -65,7 +65,7 @@ def test_what_a_run_leaves(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_the_tuned_model_is_one_like_any_other() -> None:
-    assert align("target=image", "algorithm=rwr", "out=a") == 0
+    assert align("algorithm=rwr", "out=a") == 0
     model, base = load_model("a"), load_model("digits")
     assert (model.shape, model.classes, model.data) == (base.shape, base.classes, base.data)
     labels = torch.arange(4)
@@ -89,12 +89,13 @@ def test_low_rank_adapters_are_in_the_weights_and_beside_them() -> None:
     assert not torch.equal(merged[f"{names[0]}.weight"], weights("digits")[f"{names[0]}.weight"])
 
 
-@pytest.mark.parametrize("more", [["kl=0.1", "kl_target=1.0"], pytest.param(["lowrank=2"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("more", [["algorithm.kl=0.1", "algorithm.kl_target=1.0"],
+                                  pytest.param(["lowrank=2"], marks=pytest.mark.slow)])
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(more: list[str]) -> None:
-    quick = ["samples=20", "updates=2", "steps=4", "evaluate=0", "watch=0", "device=cpu", *more]
-    assert align("epochs=3", "out=whole", *quick, small=False) == 0
-    assert align("epochs=1", "out=part", *quick, small=False) == 0
-    assert align("resume=part", "epochs=3", small=False) == 0
+    quick = ["algorithm.samples=20", "algorithm.updates=2", "steps=4", "evaluate=0", "watch=0", "device=cpu", *more]
+    assert align("algorithm.epochs=3", "out=whole", *quick, small=False) == 0
+    assert align("algorithm.epochs=1", "out=part", *quick, small=False) == 0
+    assert align("resume=part", "algorithm.epochs=3", small=False) == 0
     for (name, one), other in zip(weights("whole").items(), weights("part").values(), strict=True):
         assert torch.equal(one, other), name
     lines = [[json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
@@ -116,18 +117,18 @@ def test_classes_never_tuned_on_are_judged_too() -> None:
 
 @pytest.mark.slow
 def test_several_rewards_at_once_are_each_measured() -> None:
-    assert main(["align", "rewards={jpeg: 1, class: 0.5}", "fast_dev_run=true", "steps=4", "out=a"]) == 0
+    assert main(["align", "image", "rewards={jpeg: 1, class: 0.5}", "fast_dev_run=true", "steps=4", "out=a"]) == 0
     rows = read_results("a/results.json").rows
     assert {row["method"] for row in rows} >= {"base", "tuned", "best of 2 by jpeg", "tuned - best of 2 by jpeg"}
     both = {row["metric"]: row["value"] for row in select(rows, method="base")}
     assert both["jpeg"] < -1 and both["class"] <= 0 and set(both) >= {"reward", "jpeg", "class", "class_accuracy"}
     assert {"watch_jpeg", "watch_class", "watch_reward"} <= set(looks("a")[0])
     for words in (["rewards={}"], ["rewards={jpg: 1}"]):
-        assert main(["align", *words, "out=b"]) == 2
+        assert main(["align", "image", *words, "out=b"]) == 2
 
 
 def test_it_stops_at_the_largest_kl(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["align", "kl_max=1e-6", "out=b", *SMALL, "epochs=9"]) == 0
+    assert main(["align", "image", "kl_max=1e-6", "out=b", *SMALL, "algorithm.epochs=9"]) == 0
     assert "stopped after epoch" in capsys.readouterr().out
     assert looks("b")[-1]["epoch"] < 9 and find("b").name != "step_00000018"
 
@@ -152,7 +153,7 @@ def test_a_reward_that_fails_in_mid_run(name: str, what: str, message: str, tmp_
     (tmp_path / f"bad_{name}.py").write_text(BAD.format(what=what))
     monkeypatch.syspath_prepend(str(tmp_path))
     words = [f"reward=bad_{name}.reward", f"trust=bad_{name}", "out=a", "save_every=100"]
-    assert main(["align", *words, *SMALL, "epochs=9"]) == 2
+    assert main(["align", "image", *words, *SMALL, "algorithm.epochs=9"]) == 2
     error = capsys.readouterr().err
     assert message in error and "epoch 2" in error and "step_00000004" in error and "Traceback" not in error
     verify(find("a"))                                                                # the weights before it were kept
@@ -163,14 +164,16 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, capsys: py
     np.savez("empty.npz", win=np.zeros((0, 1, 1, 8, 8)), lose=np.zeros((0, 1, 1, 8, 8)))
     np.savez("wide.npz", win=np.zeros((2, 1, 1, 9, 9)), lose=np.ones((2, 1, 1, 9, 9)))
     for words, message in (
-            (["algorithm=rwr", "kl=0.1"], "kl does nothing under rwr"),
+            (["algorithm=rwr", "algorithm.kl=0.1"], "is a key of algorithm=ddpo_is"),
+            (["kl=0.1"], "did you mean 'algorithm.kl'"),
+            (["beta=2"], "algorithm.beta is a key of algorithm=d3po"),
             (["algorithm=dpokk"], "did you mean 'dpok'"), (["reward=jpg"], "did you mean 'jpeg'"),
             (["classes=[ten]"], "no class 'ten'"), (["sde=flwo"], "did you mean 'flow'"),
             (["checkpoint=nosuch"], "neither a checkpoint"), (["checkpoint=maze2d-umaze"], "no image model"),
             (["kl_max=3", "watch=0"], "kl_max takes a watch"), (["reward=os.system"], "outside"),
-            (["algorithm=diffusion_dpo", "preferences=empty.npz"], "no preference pairs"),
-            (["algorithm=diffusion_dpo", "preferences=none.npz"], "none.npz"),
-            (["algorithm=diffusion_dpo", "preferences=wide.npz"], "another model")):
+            (["algorithm=diffusion_dpo", "algorithm.preferences=empty.npz"], "no preference pairs"),
+            (["algorithm=diffusion_dpo", "algorithm.preferences=none.npz"], "none.npz"),
+            (["algorithm=diffusion_dpo", "algorithm.preferences=wide.npz"], "another model")):
         assert align(*words, "out=a", small=False) == 2, words
         assert message in capsys.readouterr().err, words
         assert not Path("a").exists(), words
@@ -179,9 +182,9 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, capsys: py
 
 
 def test_prompts_of_a_batch_are_its_classes() -> None:
-    from dforce.cli.commands.align_image import ask_for
+    from dforce.images.tuning import query_of
 
-    query = ask_for([2, 5])(6, torch.Generator().manual_seed(0))
+    query = query_of([2, 5])(6, torch.Generator().manual_seed(0))
     assert sorted(query.prompts) == [2, 2, 2, 5, 5, 5]
     assert query.cond == {"static": {"class": query.cond["static"]["class"]}}
     assert query.cond["static"]["class"].tolist() == list(query.prompts) == class_cond(

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dforce.cli.commands.sample_image import chosen_classes
 from dforce.cli.main import main
 from dforce.data.images import load_images
 from dforce.images import draw, load_classifier, load_model
+from dforce.images.model import chosen_classes
 from dforce.report.rows import read_episodes, read_results
 from dforce.runs import training_run as follow
 from dforce.train.checkpoint import load_state

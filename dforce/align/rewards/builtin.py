@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dforce.align.rewards.network import evaluating
-from dforce.align.rewards.protocol import Reward
+from dforce.align.rewards.protocol import Reward, Subject, Watched
 from dforce.data.pixels import to_uint8
 
 BUILDABLE = (  # by name, in a configuration
-    "Jpeg", "Brightness", "Spread", "jpeg_compressibility", "jpeg_incompressibility",
+    "Jpeg", "Brightness", "Spread", "jpeg_compressibility", "jpeg_incompressibility", "file_size", "brightness",
+    "spread_of_class",
 )
 
 KILOBYTE = 1000  # bytes, as in Black et al. 2023
@@ -67,6 +68,13 @@ class Jpeg:
         return file.tell()
 
 
+def file_size(subject: Subject, *, sign: float) -> Watched:
+    """`Jpeg` of the model's images, watched by other steps of quantisation on another grid of blocks."""
+    size = max(64, subject.side)
+    other = Jpeg(quality=75, size=size - size // 4 if size > subject.side else size, sign=sign)
+    return Watched(Jpeg(size=size, sign=sign), other)
+
+
 def jpeg_compressibility(samples: Tensor, prompts: Sequence[Any] = (), metadata: Sequence[Any] = ()) -> Tensor:
     """Minus the kilobytes of each image at JPEG quality 95, its longer side 64 pixels: see `Jpeg`."""
     return Jpeg()(samples, prompts, metadata)
@@ -93,6 +101,11 @@ class Brightness:
         return self.sign * (samples.clamp(-1, 1).flatten(1).mean(1) + 1) / 2
 
 
+def brightness(subject: Subject, *, sign: float) -> Watched:
+    """`Brightness`, watched by nothing."""
+    return Watched(Brightness(sign))
+
+
 class Spread:
     """How far each sample is from the others of its prompt in the batch: the mean squared distance of all its numbers.
 
@@ -104,16 +117,23 @@ class Spread:
 
     def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] = ()) -> Tensor:
         """[B] float64. samples: [B, T, *E]."""
-        flat, found = samples.detach().clamp(-1, 1).flatten(1).double(), torch.zeros(len(samples), dtype=torch.float64)
+        flat, away = samples.detach().clamp(-1, 1).flatten(1).double(), torch.zeros(len(samples), dtype=torch.float64)
         rows: dict[Any, list[int]] = {}
         for row, prompt in enumerate(prompts):
             rows.setdefault(prompt, []).append(row)
-        for prompt, own in rows.items():
-            if len(own) < 2:
+        for prompt, same in rows.items():
+            if len(same) < 2:
                 raise ValueError(f"spread needs two samples of every prompt in a batch, got one of {prompt!r} among "
                                  f"{len(samples)} samples: ask for more samples, or for groups")
-            found[own] = torch.cdist(flat[own], flat[own]).square().sum(1).cpu() / (len(own) - 1)
-        return found
+            away[same] = torch.cdist(flat[same], flat[same]).square().sum(1).cpu() / (len(same) - 1)
+        return away
+
+
+def spread_of_class(subject: Subject) -> Watched:
+    """`Spread`, watched by nothing. ValueError where images have no classes."""
+    if not subject.classes:
+        raise ValueError("spread compares images of one class, and these have none")
+    return Watched(Spread())
 
 
 class ClassLogProb:
@@ -148,14 +168,14 @@ def class_index(prompts: Sequence[Any], classes: Sequence[str] | int) -> Tensor:
     """
     names = {} if isinstance(classes, int) else {name: i for i, name in enumerate(classes)}
     count = classes if isinstance(classes, int) else len(classes)
-    found = []
+    numbers = []
     for prompt in prompts:
         number = names.get(prompt) if isinstance(prompt, str) else _whole(prompt)
         if number is None or not 0 <= number < count:
             known = f"{', '.join(list(names)[:12])} or 0..{count - 1}" if names else f"0..{count - 1}"
             raise ValueError(f"the prompt {prompt!r} is no class: there are {known}")
-        found.append(number)
-    return torch.tensor(found, dtype=torch.long)
+        numbers.append(number)
+    return torch.tensor(numbers, dtype=torch.long)
 
 
 def per_frame(reward: Reward) -> Reward:
@@ -196,5 +216,5 @@ def _pixels(samples: Tensor, size: int | None) -> np.ndarray:
     if size is not None:
         target = [max(1, round(side * size / max(x.shape[2:]))) for side in x.shape[2:]]
         x = nn.functional.interpolate(x, size=target, mode="bilinear", align_corners=False)
-    found = to_uint8(x)
-    return found[..., 0] if found.shape[-1] == 1 else found
+    pixels = to_uint8(x)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels

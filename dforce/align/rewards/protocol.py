@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Reward = Callable[[Tensor, Sequence[Any], Sequence[Any]], Any]  # (samples [B, ...], prompts, metadata) -> [B]
+
+
+class Subject(NamedTuple):
+    """What a named reward is made for.
+
+    shape: (C, H, W) of an image. classes: their names, () where there are none. data: name or folder of the images.
+    judge: a classifier that judges classes and is no part of any reward, None where there is none.
+    few: as little work as goes.
+    """
+
+    shape: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+    data: str = ""
+    judge: Any = None
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    few: bool = False
+
+    @property
+    def side(self) -> int:
+        """Pixels of the longer side."""
+        return max(self.shape[1:])
+
+
+class Watched(NamedTuple):
+    """A reward to tune on, and the same wish by another instrument, None where there is none."""
+
+    tuned: Reward
+    held_out: Reward | None = None
 
 
 class RewardError(RuntimeError):

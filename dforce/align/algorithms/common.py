@@ -1,0 +1,144 @@
+"""What algorithms of alignment share: the settings that all have, what they are given, how they are put together."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+from torch import Tensor
+
+from dforce.align.advantage import Credit, GroupAdvantage, PerPromptStats, standardised
+from dforce.align.loop import Aligning, KLControl
+from dforce.align.lora import adapter_state, without_adapters
+from dforce.align.objectives import AlignObjective, Loss, Result, inner, policy_gradient
+from dforce.align.on_policy import Ask, OnPolicy, Sampler
+from dforce.align.rewards.protocol import Reward
+from dforce.align.value import StepCredit
+from dforce.config import nearest
+from dforce.core.denoiser import Cond, Denoiser
+
+BUFFER = 64  # rewards of a prompt that its mean and std are taken from
+FEW = {"epochs": 2, "samples": 32, "updates": 2}  # under fast_dev_run
+COUNTS = ("epochs", "samples", "updates", "passes", "group")
+Advantage = Literal["prompt", "batch", "group"]
+
+
+class Setup(NamedTuple):
+    """What an algorithm is put together for.
+
+    sampler: how the policy samples; the module inside its denoiser is what learns.
+    reward, ask: what samples earn, and what they are asked for.
+    decode: tokens -> what the reward takes.
+    prompts: (cond, B) -> the prompts of a batch, for rewards that the loss itself asks.
+    rows, checkpoint: memory of replaying traces, as in `replay`.
+    """
+
+    sampler: Sampler
+    reward: Reward
+    ask: Ask
+    decode: Callable[[Tensor], Tensor] | None = None
+    prompts: Callable[[Cond | None, int], Sequence[Any]] = lambda cond, count: [None] * count
+    seed: int = 0
+    rows: int | None = None
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """The settings that every algorithm has; one of them is a dataclass that adds its own, with a name and `prepare`.
+
+    epochs: each samples anew, where the algorithm samples. samples: rewards asked for in an epoch.
+    lr, decay: learning rate, and whether it falls.
+    Raises ValueError for a count below 1.
+    """
+
+    name: ClassVar[str]  # as its file in configs/algorithm
+    epochs: int = 40
+    samples: int = 256
+    lr: float = 3e-4
+    decay: Literal["constant", "cosine"] = "constant"
+
+    def __post_init__(self) -> None:
+        for key in COUNTS:
+            if hasattr(self, key) and not (isinstance(getattr(self, key), int) and getattr(self, key) >= 1):
+                raise ValueError(f"{key} must be a number >= 1, got {getattr(self, key)!r}")
+
+    def prepare(self, setup: Setup) -> Aligning:
+        """Loss, source of batches and options of `fit` for this setup.
+
+        The reference is the policy as it is now, or, where it has low-rank adapters, what is beneath them.
+        """
+        raise NotImplementedError
+
+
+A = TypeVar("A", bound=Algorithm)
+
+
+def shortened(algorithm: A) -> A:
+    """The same algorithm with little to do, for fast_dev_run."""
+    return replace(algorithm, **{key: value for key, value in FEW.items() if hasattr(algorithm, key)})
+
+
+def reference_of(policy: Denoiser) -> Denoiser:
+    """The policy as it is now: beneath its adapters if it has any, else a copy that does not learn."""
+    if adapter_state(inner(policy)):
+        return without_adapters(policy)
+    reference = copy.deepcopy(policy)
+    inner(reference).requires_grad_(False).eval()
+    return reference
+
+
+def credit_of(advantage: str, buffer: int = BUFFER) -> Credit:
+    """A reward against those of its prompt (the last `buffer`), of the batch, or of its group."""
+    kinds: dict[str, Callable[[], Credit]] = {
+        "prompt": lambda: PerPromptStats(buffer, min(16, buffer)), "batch": lambda: standardised,
+        "group": GroupAdvantage}
+    if advantage not in kinds:
+        raise ValueError(f"no advantage {advantage!r}{nearest(str(advantage), kinds)}")
+    return kinds[advantage]()
+
+
+def ratio_gradient(algorithm: Any, setup: Setup, credit: Credit, *, clip_nats: float | None, **source: Any) -> Aligning:
+    """DDPO and its kin: policy gradients, the KL to the reference measured wherever it is steered or weighed.
+
+    algorithm: with fraction, limit, kl, kl_target and gae among its settings. source: more of `OnPolicy`.
+    """
+    control = KLControl(algorithm.kl, algorithm.kl_target)
+    fixed: dict[str, Any] = {"clip_nats": clip_nats, "fraction": algorithm.fraction, "rows": setup.rows,
+                             "checkpoint": setup.checkpoint}
+
+    def loss(objective: AlignObjective, batch: Any, generator: Any) -> Result:
+        value, logs = policy_gradient(kl_weight=control.weight, **fixed)(objective, batch, generator)
+        if "kl" in logs:
+            control.see(logs["kl"])
+        return value, logs
+
+    reference = reference_of(setup.sampler.denoiser) if algorithm.kl > 0 else None
+    steps = None if algorithm.gae is None else StepCredit(setup.sampler, algorithm.gae, seed=setup.seed)
+    made = on_policy(algorithm, setup, loss, credit, reference=reference, limit=algorithm.limit, prepare=steps, **source)
+    return replace(made, control=control, value=steps)
+
+
+def on_policy(algorithm: Any, setup: Setup, loss: Loss, credit: Credit, *, reference: Denoiser | None = None,
+              updates: int = 1, passes: int = 1, sync: bool = False,
+              weight: Callable[[Tensor], Tensor] = lambda advantage: advantage, **source: Any) -> Aligning:
+    """An algorithm that samples anew every epoch, with samples and group among its settings.
+
+    sync: the reference moves to the policy before every epoch. weight: of advantages. source: more of `OnPolicy`.
+    """
+    objective = AlignObjective(setup.sampler.denoiser, setup.sampler.schedule, loss, reference=reference)
+    batches = OnPolicy(setup.sampler, setup.reward, setup.ask, samples=algorithm.samples, group=algorithm.group,
+                       updates=updates, passes=passes, decode=setup.decode, seed=setup.seed,
+                       credit=lambda reward, prompts, group: weight(credit(reward, prompts, group)),
+                       before=(lambda epoch: objective.sync()) if sync else None, **source)
+    made = aligning(algorithm, objective, batches, updates * passes, lambda epochs: epochs * algorithm.samples)
+    return replace(made, credit=credit if isinstance(credit, PerPromptStats) else None)
+
+
+def aligning(algorithm: Algorithm, objective: AlignObjective, source: Callable[[int], Any], per_epoch: int,
+             queries: Callable[[int], int]) -> Aligning:
+    """per_epoch: optimiser steps of an epoch. queries: epochs done -> rewards asked for until then."""
+    # Weight decay would pull at the weights whatever the reward says, and an average lags behind the policy.
+    options = {"lr": algorithm.lr, "warmup": per_epoch, "decay": algorithm.decay, "weight_decay": 0.0, "ema": None,
+               "precision": "fp32"}
+    return Aligning(algorithm.name, asdict(algorithm), objective, source, per_epoch, options, queries)

@@ -1,0 +1,246 @@
+"""A tuning as a run: its settings, its log, its checkpoints and curves, going on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from dforce.align.algorithms.common import Algorithm, shortened
+from dforce.align.loop import Aligning, Epoch, tuning_epochs
+from dforce.align.lora import adapter_state, add_lowrank, fold, load_adapters, save_adapters
+from dforce.align.monitor import Monitor, has_density
+from dforce.align.rewards.protocol import RewardError
+from dforce.report.plots.monitor import watch_curves
+from dforce.runs.folder import Invocation, RunFolder, Ticker
+from dforce.runs.training_run import has_checkpoint, rewind
+from dforce.train.checkpoint import Bundle, find, keep_last, load_state, save, step_folder
+from dforce.train.fit import TrainingState, stop_requested
+
+ADAPTERS = "adapters_"  # beside step_*: what a low-rank run goes on from
+
+
+class PreparedTuning(NamedTuple):
+    """All that can be refused before a run begins.
+
+    aligning: the algorithm, put together.
+    monitor: what looks at the policy on the way, None for nothing.
+    base: the checkpoint begun with, whose layout and normaliser the tuned ones have.
+    describe: configuration of the run -> what its checkpoints say of themselves.
+    about: JSON-able, what is tuned towards what, into state.json.
+    state: where a resumed run stopped.
+    data: whatever `finish` wants of what was prepared.
+    """
+
+    aligning: Aligning
+    monitor: Monitor | None
+    base: Bundle
+    describe: Callable[[dict[str, Any]], dict[str, Any]]
+    about: dict[str, Any]
+    state: TrainingState | None
+    data: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRun:
+    """The settings that runs of every kind of model share; a kind is a dataclass that adds its own and two methods.
+
+    checkpoint: the model begun with, and the reference. lowrank: rank of adapters, None where all weights learn.
+    eta, min_std, rows: of the sampler. kl_max: nats, beyond which the run stops after an epoch.
+    watch: samples that the monitor draws, every `watch_every` epochs; 0 for none.
+    evaluate: samples of the report at the end, 0 for none. eval_seed: of their noise.
+    """
+
+    checkpoint: str | None
+    algorithm: Algorithm
+    lowrank: int | None
+    eta: float
+    min_std: float
+    rows: int | None
+    kl_max: float | None
+    watch: int
+    watch_every: int
+    evaluate: int
+    seed: int
+    eval_seed: int
+    save_every: int
+    keep_last: int
+    device: str | None = None
+    fast_dev_run: bool = False
+    trust: Any = None
+    resume: str | None = None
+
+    def prepare(self) -> PreparedTuning:
+        """Model, reward and algorithm, or ValueError."""
+        raise NotImplementedError
+
+    def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
+        """What the folder says of the tuned model beside the one begun with."""
+        raise NotImplementedError
+
+    def settings(self) -> Algorithm:
+        """The algorithm, with little to do under fast_dev_run."""
+        return shortened(self.algorithm) if self.fast_dev_run else self.algorithm
+
+    def adapted(self, module: nn.Module) -> nn.Module:
+        """The module, with low-rank adapters where they are asked for."""
+        if self.lowrank is not None:
+            add_lowrank(module, rank=self.lowrank, generator=torch.Generator().manual_seed(self.seed))
+        return module
+
+    def record(self, aligning: Aligning, **more: Any) -> dict[str, Any]:
+        """What state.json says of the tuning."""
+        learning = sum(each.numel() for each in aligning.objective.parameters() if each.requires_grad)
+        return {"base": str(self.checkpoint), "algorithm": aligning.name, "settings": aligning.settings,
+                "lowrank": self.lowrank, "learning": learning, **more}
+
+
+def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
+    """Tunes; checkpoints, metrics, curves and the report go into the run folder, the old one of a resumed run.
+
+    Returns the run folder; None where nothing was left to do, and on processes that write nothing.
+    """
+    prepared = run.prepare()
+    if run.kl_max is not None and not (prepared.monitor and has_density(prepared.monitor.sampler)):
+        raise ValueError("kl_max takes a watch that measures the KL: watch > 0 samples, eta > 0")
+    status, steps = Path(call.out or "") / "STATUS", prepared.aligning.steps
+    complete = prepared.state is not None and prepared.state.step >= steps
+    if complete and status.is_file() and status.read_text("utf-8").strip() == "done":
+        print(f"the run in {run.resume} has all its {steps} steps; raise algorithm.epochs to go on")
+        return None
+    with call.folder(resume=bool(run.resume)) as folder:
+        saver = Saver(folder, run.keep_last, prepared, prepared.describe(call.config))
+        follow_epochs(run, prepared, folder, saver)
+        if folder.writes and run.evaluate:
+            run.finish(prepared, folder)
+    return folder.path if folder.writes else None
+
+
+def resumed_state(aligning: Aligning, resume: str | None) -> TrainingState | None:
+    """Where the run `resume` stopped, the memory of `aligning` taken up; None for a new run.
+
+    ValueError where the run was stopped in the middle of an epoch as it is cut now.
+    """
+    if not resume or not has_checkpoint(Path(resume)):
+        return None
+    place = find(resume)
+    state = load_state(place)
+    if state.step % aligning.per_epoch:
+        raise ValueError(f"{place} has {state.step} steps, which are no whole epochs of {aligning.per_epoch} updates: "
+                         "resume with the updates and passes of that run")
+    extra = json.loads((place / "state.json").read_text(encoding="utf-8"))["extra"]
+    aligning.remember(extra.get("memory") or {})
+    model = aligning.objective.denoiser
+    if adapter_state(model):
+        load_adapters(place.parent / f"{ADAPTERS}{state.step:08d}", model)
+        state = state._replace(model={name: value.detach().clone()
+                                      for name, value in aligning.objective.state_dict().items()})
+    return state
+
+
+@dataclass
+class Saver:
+    """Checkpoints of a tuning run: those of the model begun with, and a record of what was done to it.
+
+    config: what checkpoints say of themselves. Low-rank adapters are in the weights of step_*, which any reader of
+    checkpoints then understands, and on their own beside it, to go on from.
+    """
+
+    folder: RunFolder
+    keep: int
+    prepared: PreparedTuning
+    config: dict[str, Any]
+    newest: Path | None = None
+    step: int = -1
+
+    def write(self, epoch: Epoch) -> None:
+        """The weights of now, unless they are there already."""
+        log, place = epoch.log, step_folder(self.folder.checkpoints, epoch.log.step)
+        if log.step == self.step or not self.folder.writes:
+            return
+        state, model, base = log.training.state(), log.training.objective.denoiser, self.prepared.base
+        if adapter_state(model):
+            plain = copy.deepcopy(model)
+            fold(plain)
+            weights = {f"denoiser.{name}": value.detach() for name, value in plain.state_dict().items()}
+            state = state._replace(model=weights)
+            save_adapters(self.folder.checkpoints / f"{ADAPTERS}{log.step:08d}", model)
+        about = {**self.prepared.about, "epochs": epoch.number, "queries": epoch.queries}
+        save(place, state, config=self.config, layout=base.layout, normalizer=base.normalizer,
+             extra={"aligned": about, "memory": epoch.memory})
+        self.newest, self.step = place, log.step
+        keep_last(self.folder.checkpoints, self.keep)
+        for old in sorted(self.folder.checkpoints.glob(f"{ADAPTERS}*"))[:-self.keep]:
+            shutil.rmtree(old)
+
+
+def follow_epochs(run: TuningRun, prepared: PreparedTuning, folder: RunFolder, saver: Saver) -> None:
+    """Tunes to the end, until the monitor sees kl_max, or Ctrl-C.
+
+    Writes metrics.jsonl and media/watch.png. A reward that fails ends the run in ValueError, after the weights that
+    were good have been saved.
+    """
+    aligning, state = prepared.aligning, prepared.state
+    begin = (state.step if state else 0) // aligning.per_epoch
+    rewind(folder, state.step if state else -1)
+    last: Epoch | None = None
+    try:
+        if prepared.monitor is not None and begin == 0:
+            _look(folder, prepared.monitor, 0, 0, 0)
+        with stop_requested() as stop, Ticker(aligning.epochs - begin, "align") as ticker:
+            for last in tuning_epochs(aligning, seed=run.seed, resume=state, device=run.device):
+                kl = _after_epoch(run, prepared, last, folder, saver).get("kl", 0.0)
+                ticker.advance(note=f"reward {last.metrics['reward']:.4g}" if "reward" in last.metrics else "")
+                if run.kl_max is not None and kl > run.kl_max:
+                    print(f"stopped after epoch {last.number}: KL {kl:.3g} nats > kl_max={run.kl_max:g}")
+                    break
+                if stop():
+                    raise KeyboardInterrupt(f"stopped after epoch {last.number}; go on with resume={folder.path}")
+    except RewardError as error:
+        if last is None:
+            raise ValueError(str(error)) from error
+        saver.write(last)
+        raise ValueError(f"{error}; {saver.newest} has those of epoch {last.number}") from error
+    finally:
+        if last is not None:
+            saver.write(last)
+        _curves(folder, aligning.name)
+
+
+def _after_epoch(run: TuningRun, prepared: PreparedTuning, epoch: Epoch, folder: RunFolder,
+                 saver: Saver) -> dict[str, float]:
+    """Logs the epoch, saves where that is due. Returns what the monitor saw, {} where it did not look."""
+    final = epoch.number == prepared.aligning.epochs
+    folder.log(epoch.log.step, epoch=epoch.number, queries=epoch.queries, **epoch.metrics)
+    if final or epoch.number % run.save_every == 0:
+        saver.write(epoch)
+    if prepared.monitor is not None and (final or epoch.number % run.watch_every == 0):
+        return _look(folder, prepared.monitor, epoch.log.step, epoch.number, epoch.queries)
+    return {}
+
+
+def _look(folder: RunFolder, monitor: Monitor, step: int, epoch: int, queries: int) -> dict[str, float]:
+    measured = monitor.look()
+    folder.log(step, epoch=epoch, queries=queries, **{f"watch_{name}": value for name, value in measured.items()})
+    return measured
+
+
+def _curves(folder: RunFolder, title: str) -> None:
+    """media/watch.png of the looks in metrics.jsonl."""
+    file = folder.path / "metrics.jsonl"
+    if not folder.writes or not file.is_file():
+        return
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    looks = [{"queries": line["queries"], **{name.removeprefix("watch_"): math.nan if value is None else value
+                                             for name, value in line.items() if name.startswith("watch_")}}
+             for line in lines if any(name.startswith("watch_") for name in line)]
+    if looks:
+        watch_curves(looks, title=title).savefig(folder.media / "watch.png")

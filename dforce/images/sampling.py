@@ -1,0 +1,101 @@
+"""Images of chosen classes from several models in the same noise, side by side and judged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dforce.align.rewards.builtin import Jpeg
+from dforce.images.classifier import Classifier
+from dforce.images.judge import find_judge, judge
+from dforce.images.model import ImageModel, chosen_classes, draw, load_models
+from dforce.images.pictures import side_by_side
+from dforce.report.table import markdown_table
+from dforce.runs.folder import RunFolder, Ticker, write_atomic
+
+FEW = {"per_class": 2, "steps": 4}  # under fast_dev_run
+ACROSS = 16                         # images of a class in the picture
+
+
+@dataclass(frozen=True)
+class ImageSampling:
+    """A run of `dforce sample image`, with all its settings.
+
+    checkpoint: one, a list, or a mapping of names. classes: names or numbers; None for all.
+    steps, eta, order, guidance: of the sampler. classifier: who judges, see `find_judge`.
+    raw: the weights as they are instead of their average.
+    """
+
+    checkpoint: Any
+    classes: Any
+    per_class: int
+    seed: int
+    steps: int
+    eta: float
+    order: Literal[1, 2]
+    guidance: float
+    classifier: Any
+    raw: bool
+    fast_dev_run: bool = False
+    trust: Any = None
+
+    def run(self, folder: RunFolder) -> None:
+        """Draws from every checkpoint; samples.npz, a picture, results.json, episodes.jsonl and the table."""
+        models = load_models(self.checkpoint, raw=self.raw, trust=self.trust)
+        first, classifier = next(iter(models.values())), find_judge(self.classifier, models)
+        few = FEW if self.fast_dev_run else {}
+        per_class, steps = few.get("per_class", self.per_class), few.get("steps", self.steps)
+        if per_class < 1:
+            raise ValueError(f"per_class must be at least 1, got {per_class}")
+        labels = torch.tensor(chosen_classes(self.classes, first.classes)).repeat_interleave(per_class)
+        drawn: dict[str, Tensor] = {}
+        with Ticker(len(models), "sample") as ticker:
+            for name, model in models.items():
+                drawn[name] = draw(model, labels, seed=self.seed, steps=steps, eta=self.eta, order=self.order,
+                                   scale=self.guidance)
+                ticker.advance(note=name)
+        write_samples(folder.path / "samples.npz", drawn, labels, first.classes)
+        variant = {"steps": steps, "eta": self.eta, "order": self.order, "guidance": self.guidance}
+        write_report(folder, first, drawn, labels, classifier, variant)
+        side_by_side(drawn, labels, first.classes, per_class=min(per_class, ACROSS)).savefig(
+            folder.media / "samples.png")
+        same = "the same noise at the same place" if len(drawn) > 1 else "a class a row"
+        write_atomic(folder.media / "captions.json", json.dumps({"samples.png": f"Samples, {same}."}) + "\n")
+
+
+def write_report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], labels: Tensor,
+                 classifier: Classifier | None, variant: Mapping[str, Any]) -> None:
+    """results.json, episodes.jsonl and the table of what each model drew."""
+    rows, first = [], next(iter(drawn.values()))
+    for name, x in drawn.items():
+        judged = judge(name, x, labels, classifier=classifier, more=_more(x, first))
+        rows += judged.rows(task=model.data, variant=variant)
+        folder.episodes(judged.lines(task=model.data, classes=model.classes))
+    folder.results(rows)
+    print(markdown_table(rows))
+
+
+def _more(x: Tensor, first: Tensor) -> dict[str, Tensor]:
+    """Kilobytes as a JPEG, where it can be one, and how far images are from the first model's from the same noise."""
+    values = {}
+    if x.shape[2] in (1, 3):
+        values["jpeg_kb"] = Jpeg(size=max(64, *x.shape[3:]), sign=1.0)(x)
+    if x is not first:
+        values["moved"] = (x.clamp(-1, 1) - first.clamp(-1, 1)).square().flatten(1).sum(1)
+    return values
+
+
+def write_samples(file: Path, drawn: Mapping[str, Tensor], labels: Tensor, classes: tuple[str, ...]) -> None:
+    """samples.npz: x [models, N, C, H, W] as the models drew them, models, label [N], classes. Whole or not at all."""
+    partial = file.with_name(f".{file.name}.part.npz")
+    np.savez_compressed(partial, x=torch.stack(list(drawn.values()))[:, :, 0].numpy(), models=np.array(list(drawn)),
+                        label=labels.numpy(), classes=np.array(classes))
+    os.replace(partial, file)

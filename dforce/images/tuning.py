@@ -1,0 +1,127 @@
+"""An image model tuned towards a reward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dforce.align import Query, Sampler, dance, flow_sde
+from dforce.align.algorithms.common import Setup
+from dforce.align.monitor import Measure, Monitor
+from dforce.align.on_policy import Ask
+from dforce.align.rewards.protocol import Reward, Subject, ask_reward
+from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
+from dforce.config import nearest
+from dforce.core.denoiser import Cond
+from dforce.images.judge import find_judge
+from dforce.images.metrics import accuracy, diversity
+from dforce.images.model import ImageModel, chosen_classes, class_cond, guided_by_class, load_model
+from dforce.images.rewards import image_rewards
+from dforce.images.tuning_report import TunedModel, write_report
+from dforce.runs.folder import RunFolder
+from dforce.train.checkpoint import find, load, model_of
+from dforce.train.precision import device_of
+
+RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTuning(TuningRun):
+    """A run of `dforce align image`, with all its settings.
+
+    reward, rewards: a name, or several with weights. classes: names or numbers to tune on; None for all.
+    steps, tune_steps, spacing, sde, guidance: of the sampler; tune_steps is None where tuning takes as many.
+    classifier: who judges classes, see `find_judge`. best_of: samples of the control at the end, 0 for none.
+    """
+
+    reward: str
+    rewards: Mapping[str, float] | None
+    classes: Any
+    steps: int
+    tune_steps: int | None
+    spacing: Literal["index", "log_snr"]
+    sde: str | None
+    guidance: float
+    classifier: Any
+    best_of: int
+
+    def prepare(self) -> PreparedTuning:
+        """Model, reward and algorithm, or ValueError."""
+        device, checkpoint = device_of(self.device), str(self.checkpoint)
+        base = load_model(checkpoint, trust=self.trust)
+        base.denoiser.to(device).requires_grad_(False)
+        model = base._replace(denoiser=copy.deepcopy(base.denoiser).requires_grad_(True))
+        self.adapted(model.denoiser)
+        classes, judge = chosen_classes(self.classes, model.classes), find_judge(self.classifier, {"base": base})
+        judge = judge.to(device) if judge is not None else None
+        subject = Subject(base.shape, base.classes, base.data, judge, self.seed, device, self.fast_dev_run)
+        rewards = image_rewards(self.reward, self.rewards, base, subject, seed=self.eval_seed + 2, trust=self.trust)
+        aligning = self.settings().prepare(Setup(
+            self._sampler(model, self.tune_steps or self.steps), rewards.tuned, query_of(classes), prompts=_prompts,
+            seed=self.seed, rows=self.rows))
+        state, bundle = resumed_state(aligning, self.resume), load(find(checkpoint), trust=self.trust)
+        tuned = TunedModel(self._sampler(model, self.steps), guided_by_class(base, self.guidance), rewards, judge, base,
+                           classes)
+        about = self.record(aligning, reward=rewards.name, classes=[base.classes[number] for number in classes])
+        return PreparedTuning(aligning, self._monitor(tuned), bundle,
+                              lambda config: {**model_of(bundle.config), **config}, about, state, tuned)
+
+    def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
+        """Images of both models, in the same noise."""
+        tuned: TunedModel = prepared.data
+        few = self.fast_dev_run
+        write_report(tuned, folder, algorithm=prepared.aligning.name, seed=self.eval_seed,
+                     count=2 * len(tuned.model.classes) if few else self.evaluate,
+                     best_of=min(self.best_of, 2) if few else self.best_of)
+
+    def _sampler(self, model: ImageModel, steps: int) -> Sampler:
+        """First order, as policy gradients want it, guidance inside."""
+        if self.sde is not None and self.sde not in RULES:
+            raise ValueError(f"no sde {self.sde!r}{nearest(self.sde, RULES)}")
+        rule = None if self.sde is None else RULES[self.sde](model.schedule)
+        matrix = model.schedule.grid(steps, self.spacing)[:, None]
+        return Sampler(guided_by_class(model, self.guidance), model.schedule, matrix, (1, *model.shape),
+                       eta=self.eta if rule is None else 0.0, std=rule, min_std=self.min_std, rows=self.rows)
+
+    def _monitor(self, tuned: TunedModel) -> Monitor | None:
+        """Looks at reward, held-out reward, class accuracy and diversity, of the classes that are tuned on."""
+        if not self.watch:
+            return None
+        rewards, judge = tuned.rewards, tuned.judge
+
+        def value_of(reward: Reward) -> Measure:
+            return lambda x, query: ask_reward(reward, x, query.prompts, where="the watch")
+
+        measures = {"reward": value_of(rewards.tuned)}
+        measures |= {name: value_of(part) for name, part in rewards.parts.items()}
+        if rewards.held_out is not None:
+            measures["held_out"] = value_of(rewards.held_out)
+        if judge is not None:
+            measures["class_accuracy"] = lambda x, query: accuracy(judge, x, _labels(query).to(x.device))
+        count = 2 * len(tuned.classes) if self.fast_dev_run else self.watch
+        if count > len(tuned.classes):
+            measures["diversity"] = lambda x, query: diversity(x.clamp(-1, 1).cpu(), _labels(query))
+        return Monitor(tuned.sampler, tuned.reference, query_of(tuned.classes), measures, samples=count,
+                       seed=self.eval_seed + 1)
+
+
+def query_of(classes: list[int]) -> Ask:
+    """Asks for as many images of every one of the classes as goes, in a random order."""
+    def ask(count: int, generator: torch.Generator) -> Query:
+        labels = torch.tensor(classes).repeat(-(-count // len(classes)))[:count]
+        labels = labels[torch.randperm(count, generator=generator)]
+        return Query(labels.tolist(), class_cond(labels))
+    return ask
+
+
+def _prompts(cond: Cond | None, count: int) -> list[int]:
+    return (cond or {})["static"]["class"].tolist()
+
+
+def _labels(query: Query) -> Tensor:
+    return torch.tensor(list(query.prompts))
