@@ -74,7 +74,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = No
 
 
 def normal_interval(value: float, error: float, n: int, *, least: float = -inf) -> Interval:
-    """An estimate whose standard error is known, as if its law were normal; not below `least`. nan for an error of nan."""
+    """An estimate whose standard error is known, as if its law were normal; not below `least`. nan: no interval."""
     half = Z95 * error
     return Interval(value, nan if isnan(half) else max(least, value - half), value + half, n)
 

@@ -115,7 +115,8 @@ def ratio_gradient(algorithm: Any, setup: Setup, credit: Credit, *, clip_nats: f
 
     reference = reference_of(setup.sampler.denoiser) if algorithm.kl > 0 else None
     steps = None if algorithm.gae is None else StepCredit(setup.sampler, algorithm.gae, seed=setup.seed)
-    made = on_policy(algorithm, setup, loss, credit, reference=reference, limit=algorithm.limit, prepare=steps, **source)
+    made = on_policy(algorithm, setup, loss, credit, reference=reference, limit=algorithm.limit, prepare=steps,
+                     **source)
     return replace(made, control=control, value=steps)
 
 

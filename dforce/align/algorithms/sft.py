@@ -31,8 +31,9 @@ class Supervised(Algorithm):
         pool = OnPolicy(sampler._replace(denoiser=reference_of(sampler.denoiser)), setup.reward, setup.ask,
                         samples=self.samples, credit=credit_of(self.advantage, self.samples), traces=False,
                         decode=setup.decode, seed=setup.seed)
-        return aligning(self, AlignObjective(sampler.denoiser, sampler.schedule, regression()),
-                        BestOfPool(pool, self.keep, self.updates, setup.seed), self.updates, lambda epochs: self.samples)
+        source = BestOfPool(pool, self.keep, self.updates, setup.seed)
+        objective = AlignObjective(sampler.denoiser, sampler.schedule, regression())
+        return aligning(self, objective, source, self.updates, lambda epochs: self.samples)
 
 
 class BestOfPool:
