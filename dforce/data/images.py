@@ -74,7 +74,7 @@ class ImageBatches:
         if not 1 <= batch <= len(images.x):
             raise ValueError(f"batch must lie in 1..{len(images.x)}, the number of images, got {batch}")
         if not 0 <= drop <= 1:
-            raise ValueError(f"drop is a fraction of the labels, in [0, 1], got {drop}")
+            raise ValueError(f"drop is a share of the labels, in [0, 1], got {drop}")
         self.images, self.batch, self.seed, self.drop = images, batch, seed, drop
         self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
 
