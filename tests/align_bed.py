@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dforce.core.denoiser import Precond
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.temporal import TemporalUNet
 from dforce.nets.transformer import TransformerNet
 
 
-class Gaussian(nn.Module):
+class Gaussian(nn.Module, Denoiser):
     """The exact denoiser of tokens ~ N(mean, std^2) in every dimension, the mean being the one thing that is learnt.
 
     cond["static"]["shift"] [B, 1], where given, is added to the mean.
     """
 
     causal = recurrent = True
-    global_x0 = False
 
     def __init__(self, schedule, mean=0.0, std=1.0, dim=1, dtype=torch.float32):
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dforce.core.denoiser import Denoiser
 from dforce.core.schedule import Schedule
 
 RHO = 0.9
@@ -22,11 +23,10 @@ def ar1(batch: int, time: int, generator: torch.Generator, rho: float = RHO) -> 
     return (noise @ torch.linalg.cholesky(covariance(time, rho)).float().T)[..., None]
 
 
-class Causal:
+class Causal(Denoiser):
     """E[x0_t | noisy tokens up to t] by a Kalman filter. State: mean and variance of the next clean token [B, 2]."""
 
     causal = recurrent = True
-    global_x0 = False
 
     def __init__(self, schedule: Schedule, rho: float = RHO):
         self.schedule, self.rho = schedule, rho
@@ -52,11 +52,8 @@ class Causal:
         return torch.stack(out, 1)[..., None], torch.stack([mean, var], -1)
 
 
-class NonCausal:
-    """E[x0 | all noisy tokens]. Levels may differ from row to row of the batch."""
-
-    causal = recurrent = False
-    global_x0 = False
+class NonCausal(Denoiser):
+    """E[x0 | all noisy tokens], `time` of them at most. Levels may differ from row to row of the batch."""
 
     def __init__(self, schedule: Schedule, time: int, rho: float = RHO):
         self.schedule, self.cov = schedule, covariance(time, rho)
@@ -67,7 +64,7 @@ class NonCausal:
     def __call__(self, x, level, state, cond=None):
         unique, back = level.unique(dim=0, return_inverse=True)
         alpha, sigma = self.schedule.alpha[unique], self.schedule.sigma[unique].clamp(min=1e-4)
-        cross = self.cov * alpha[:, None, :]                                           # Cov(x0, noisy) [U, T, T]
+        cross = self.cov[:x.shape[1], :x.shape[1]] * alpha[:, None, :]                 # Cov(x0, noisy) [U, T, T]
         total = alpha[:, :, None] * cross + torch.diag_embed(sigma**2)
         gain = torch.linalg.solve(total, cross.transpose(1, 2)).transpose(1, 2).float()
         return torch.einsum("bts,bsd->btd", gain[back], x), state

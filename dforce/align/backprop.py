@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from dforce.align.objectives import AlignObjective, Loss, Result
 from dforce.align.on_policy import ASK, SAMPLE, START_SALT, Ask
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise, seed_of
+from dforce.core.noise import Noise, NoiseSource, seed_of
 from dforce.core.schedule import Schedule
 from dforce.core.step import Memory, advance, no_memory
 from dforce.core.tree import State
@@ -40,7 +40,7 @@ def starts(ask: Ask, batch: int, shape: tuple[int, ...], *, seed: int = 0) -> Ca
 
 
 def through(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, last: int, state: State = None,
-            cond: Cond | None = None, eta: float = 0.0, order: int = 1, noise: Noise | None = None,
+            cond: Cond | None = None, eta: float = 0.0, order: int = 1, noise: NoiseSource | None = None,
             checkpoint: bool = True) -> Tensor:
     """The tokens at the end of `dforce.sample`, [B, T, *E], with the graph of the `last` steps down `matrix` [M, T].
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dforce.align.objectives import inner
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.tree import State
+from dforce.guidance.wrapper import Wrapper, module_inside
 from dforce.train.atomic_folder import CheckpointError, check, sealed, write_tensors
 from dforce.train.state import compare
 
@@ -119,12 +119,12 @@ def disabled(model: nn.Module) -> Iterator[None]:
             adapter.on = on
 
 
-class without_adapters:
+class without_adapters(Wrapper):
     """The denoiser as it was before its adapters, guidance included: a reference that costs no memory."""
 
     def __init__(self, denoiser: Denoiser):
-        self.denoiser, self.model = denoiser, inner(denoiser)
-        self.causal, self.recurrent, self.global_x0 = denoiser.causal, denoiser.recurrent, denoiser.global_x0
+        super().__init__(denoiser)
+        self.model = module_inside(denoiser)
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         with disabled(self.model):

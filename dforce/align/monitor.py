@@ -10,7 +10,7 @@ from torch import Tensor
 from dforce.align.on_policy import Ask, Query, Sampler
 from dforce.align.trace import kl
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.tree import map_state
 from dforce.report.statistics import ERROR, Z95
 
@@ -58,7 +58,7 @@ class Monitor:
 
 
 @torch.no_grad()
-def divergence(sampler: Sampler, reference: Denoiser, batch: int, cond: Cond | None, noise: Noise, *,
+def divergence(sampler: Sampler, reference: Denoiser, batch: int, cond: Cond | None, noise: NoiseSource, *,
                rows: int | None = None) -> tuple[Tensor, Tensor]:
     """What `batch` runs of the sampler end in, [B, T, *E], and the KL of each to the reference, [B] nats of a run."""
     trace = sampler.record(batch, cond, noise)

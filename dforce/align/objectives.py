@@ -16,6 +16,7 @@ from dforce.align.trace import Replay, Trace, kl, replay, subsample
 from dforce.core.denoiser import Denoiser
 from dforce.core.loss import Weight, corrupt, min_snr
 from dforce.core.schedule import Schedule
+from dforce.guidance.wrapper import module_inside
 
 Result = tuple[Tensor, dict[str, Tensor]]  # the loss, and what to log
 Loss = Callable[["AlignObjective", Any, torch.Generator | None], Result]
@@ -34,7 +35,7 @@ class AlignObjective(nn.Module):
 
     def __init__(self, policy: Denoiser, schedule: Schedule, loss: Loss, *, reference: Denoiser | None = None):
         super().__init__()
-        self.denoiser, self.schedule, self.loss = inner(policy), schedule, loss
+        self.denoiser, self.schedule, self.loss = module_inside(policy), schedule, loss
         self._outside = (policy, reference)  # in a tuple: not registered
 
     @property
@@ -57,7 +58,7 @@ class AlignObjective(nn.Module):
     @torch.no_grad()
     def sync(self, keep: float = 0.0) -> None:
         """reference <- keep * reference + (1 - keep) * policy: the old policy of online methods, moved every epoch."""
-        reference = inner(self.need_reference("sync"))
+        reference = module_inside(self.need_reference("sync"))
         for name, value in reference.state_dict().items():
             value.copy_(torch.lerp(self.denoiser.state_dict()[name], value, keep) if value.is_floating_point()
                         else self.denoiser.state_dict()[name])
@@ -71,19 +72,9 @@ class AlignObjective(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> AlignObjective:
         super()._apply(fn, recurse)
-        if self.reference is not None and inner(self.reference) is not self.denoiser:
-            inner(self.reference)._apply(fn, recurse)
+        if self.reference is not None and module_inside(self.reference) is not self.denoiser:
+            module_inside(self.reference)._apply(fn, recurse)
         return self
-
-
-def inner(denoiser: Any) -> nn.Module:
-    """The module inside guidance wrappers. ValueError if there is none: nothing could be trained."""
-    part = denoiser
-    while not isinstance(part, nn.Module):
-        part = getattr(part, "denoiser", None)
-        if part is None:
-            raise ValueError(f"{type(denoiser).__name__} holds no nn.Module, so there is nothing to train")
-    return part
 
 
 def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fraction: float = 1.0,

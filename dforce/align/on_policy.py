@@ -14,7 +14,7 @@ from dforce.align.rewards.protocol import Reward, ask_reward
 from dforce.align.shuffle import permutation
 from dforce.align.trace import Trace, record, running_in
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise, seed_of
+from dforce.core.noise import Noise, NoiseSource, members_of, seed_of
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std
@@ -63,14 +63,14 @@ class Sampler(NamedTuple):
     autocast: torch.dtype | None = None
     rows: int | None = None
 
-    def record(self, batch: int, cond: Cond | None, noise: Noise, *, member: Tensor | None = None) -> Trace:
+    def record(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Trace:
         """B runs kept as a trace. member: [B], runs that begin in the same noise have the same number."""
         parts = [record(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn, order=self.order,
                         **self._how()) for x, own, drawn in self._parts(batch, cond, noise, member)]
         return map_state(lambda *part: torch.cat(part), *parts)
 
     @torch.no_grad()
-    def tokens(self, batch: int, cond: Cond | None, noise: Noise, *, member: Tensor | None = None) -> Tensor:
+    def tokens(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Tensor:
         """Only what the runs end in, [B, T, *E]: any order, any speed."""
         done = []
         for x, own, drawn in self._parts(batch, cond, noise, member):
@@ -88,27 +88,14 @@ class Sampler(NamedTuple):
     def _how(self) -> dict[str, Any]:
         return {"eta": self.eta, "std": self.std, "min_std": self.min_std, "autocast": self.autocast}
 
-    def _parts(self, batch: int, cond: Cond | None, noise: Noise, member: Tensor | None) -> Any:
+    def _parts(self, batch: int, cond: Cond | None, noise: NoiseSource, member: Tensor | None) -> Any:
         """Start [n, T, *E], conditioning and noise of every part: the same numbers however the batch is cut."""
         device = self.schedule.alpha.device
         like = torch.empty(batch, *self.shape, device=device)
         start = noise(0, torch.arange(self.shape[0], device=device), like, salt=START_SALT, sample=member)
         for own in torch.arange(batch, device=device).split(self.rows or batch):
             part = start if len(own) == batch else start[own]  # no second copy of what is wanted whole
-            yield part, select(cond, own) if cond else None, _Members(noise, own)
-
-
-class _Members(Noise):
-    """The noise of some members of a batch, as they have it in the whole."""
-
-    def __init__(self, noise: Noise, member: Tensor):
-        super().__init__(noise.seed)
-        self.member = member
-
-    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
-                 sample: Tensor | None = None) -> Tensor:
-        return super().__call__(row, token, like, salt=salt, sample=self.member if sample is None
-                                else self.member[sample])
+            yield part, select(cond, own) if cond else None, members_of(noise, own)
 
 
 class OnPolicy:

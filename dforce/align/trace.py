@@ -16,12 +16,13 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from dforce.align.fingerprint import fingerprint
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise
+from dforce.core.noise import NoiseSource
 from dforce.core.sample import sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std
 from dforce.core.transition import Gaussian, coefficients, transition
 from dforce.core.tree import State, select
+from dforce.guidance.wrapper import innermost
 
 SECOND_ORDER = ("a trace is first order (order=1): a second-order mean depends on the weights through the x0_hat that "
                 "is remembered from the step before, so the step would have no density of its own to replay")
@@ -53,7 +54,7 @@ class Replay(NamedTuple):
 @torch.no_grad()
 def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
            cond: Cond | None = None, eta: float = 1.0, std: Std | None = None, min_std: float = 0.0, order: int = 1,
-           noise: Noise | None = None, mask: Tensor | None = None, autocast: torch.dtype | None = None) -> Trace:
+           noise: NoiseSource | None = None, mask: Tensor | None = None, autocast: torch.dtype | None = None) -> Trace:
     """Samples down `matrix` from x [B, T, *E], keeping all that `replay` needs. Arguments as in `dforce.sample`.
 
     Guidance is part of the denoiser, so what sampled is what is replayed. mask: [B, T] or [B, T, *E], padding False.
@@ -200,12 +201,9 @@ def running_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocas
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _learns(part: object) -> bool:
-    while not isinstance(part, nn.Module):
-        part = getattr(part, "denoiser", None)
-        if part is None:
-            return False
-    return any(parameter.requires_grad for parameter in part.parameters())
+def _learns(denoiser: Denoiser) -> bool:
+    module = innermost(denoiser)
+    return isinstance(module, nn.Module) and any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _check_model(trace: Trace, denoiser: Denoiser, schedule: Schedule) -> None:

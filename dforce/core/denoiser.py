@@ -1,4 +1,4 @@
-"""What a denoiser is, and `Precond`, which makes one of a raw network."""
+"""What a denoiser is, and `Precond`, which makes a raw network one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,33 @@ Cond = dict[str, dict[str, Tensor]]  # {"token": {name: [B, T, ...]}, "static": 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A map from noisy tokens to clean ones that carries a state past the last token; `nn.GRU`'s convention.
+    """A map from noisy tokens to clean ones that carries a state past the last token, as `nn.GRU` does.
 
     It always answers with x0_hat; whether the network inside predicts noise, velocity or data is its own affair.
+    The properties are all that samplers ask before they choose a path. A class of your own may derive from this one:
+    every trait is then False unless the class says otherwise.
+
+    causal: x0_hat of token t depends on tokens <= t only, so prefixes may be absorbed and rollouts made.
+    recurrent: the state has a constant size and a token costs one step of it, so a wavefront is possible.
+    global_x0: x0_hat of a token depends on estimates of later ones (guidance), so all tokens must be shown.
+    keeps_chunk: absorbed tokens count otherwise than shown ones (history guidance), so a chunk is absorbed as a whole.
     """
 
-    causal: bool     # x0_hat of token t depends on tokens <= t only: may absorb prefixes and roll out
-    recurrent: bool  # the state has a constant size, and a token costs one step of it: may run as a wavefront
-    global_x0: bool  # x0_hat of a token depends on estimates of later ones (guidance): all tokens must be shown
+    @property
+    def causal(self) -> bool:
+        return False
+
+    @property
+    def recurrent(self) -> bool:
+        return False
+
+    @property
+    def global_x0(self) -> bool:
+        return False
+
+    @property
+    def keeps_chunk(self) -> bool:
+        return False
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         """The state before the first token of `batch` sequences; reads cond["static"]."""
@@ -33,19 +52,42 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         """x0_hat [B, T, *E] of noisy tokens x at `level` [B, T], and the state after the last of them."""
 
+    def may_branch(self, x: Tensor) -> bool:
+        """Does `branched` take tokens like x [B, T, *E]?"""
+        return False
+
+    def branched(self, x: Tensor, level: Tensor, state: State, begins: list[int], time: int, parents: list[int],
+                 cond: Cond | None = None) -> tuple[Tensor, State, State]:
+        """x0_hat of packed sequences that branch off one another, tokens [N, 1, *E]; see `Branching`."""
+        raise ValueError(f"{type(self).__name__} takes no sequences that branch off one another")
+
+
+@runtime_checkable
+class Branching(Protocol):
+    """A network that evaluates sequences that branch off one another side by side, such as `RecurrentNet`."""
+
+    def may_branch(self, x: Tensor) -> bool:
+        """Is `branched` faster for tokens like x?"""
+
+    def branched(self, x: Tensor, label: Tensor, state: State, begins: list[int], time: int, parents: list[int],
+                 cond: Cond | None = None) -> tuple[Tensor, State, State]:
+        """See `dforce.nets.recurrent.RecurrentNet.branched`."""
+
 
 class Precond(nn.Module):
-    """Wraps a raw network so that it speaks x0_hat (Karras et al. 2022, section 5).
+    """Wraps a raw network so that it answers with x0_hat (Karras et al. 2022, section 5).
 
-    `net(x, label, state, cond) -> (out, state)`, with label [B, T] from the schedule's table; out is, by `predict`:
-    "x0" the clean token, "eps" the noise, "v" = alpha eps - sigma x0 (Salimans & Ho 2022), "flow" = eps - x0 (the
-    velocity of the straight path). `data_std` (in data units) scales the input to unit variance,
-    x / sqrt(alpha^2 data_std^2 + sigma^2); None passes x as it is, right for variance-preserving schedules.
-
+    net: (x, label, state, cond) -> (out, state), with label [B, T] from the schedule's table, and `init_state`. Its
+        attributes `causal` (it then has `absorb` too) and `recurrent` are False where it does not set them.
+    predict: what `out` is: "x0" the clean token, "eps" the noise, "v" = alpha eps - sigma x0 (Salimans & Ho 2022),
+        "flow" = eps - x0 (the velocity of the straight path).
+    data_std: in data units; the input is scaled to unit variance, x / sqrt(alpha^2 data_std^2 + sigma^2). None passes x
+        as it is, which suits variance-preserving schedules.
     Raises ValueError for an unknown `predict`, and for "eps" on a schedule whose last level has alpha = 0.
     """
 
     global_x0 = False
+    keeps_chunk = False
     net: Any  # an nn.Module with init_state and absorb beside forward
 
     def __init__(self, net: nn.Module, schedule: Schedule, predict: Literal["x0", "eps", "v", "flow"] = "x0", *,
@@ -81,7 +123,7 @@ class Precond(nn.Module):
         return self.remember(x, level, state, cond)
 
     def remember(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
-        """What `absorb` gives, with its gradient: for training on states after clean tokens."""
+        """The state of `absorb` with its gradient: for training on states after clean tokens."""
         if not self.causal:
             raise ValueError(f"{type(self.net).__name__} is not causal, so it cannot absorb a finished prefix; "
                              "keep its finished tokens in the sequence (at level 0) instead")
@@ -94,17 +136,17 @@ class Precond(nn.Module):
         return self._answer(x, level, out), state
 
     def may_branch(self, x: Tensor) -> bool:
-        """Does the network walk sequences that branch off one another side by side, for tokens like these?"""
-        return hasattr(self.net, "may_branch") and self.net.may_branch(x)
+        """Does the network take sequences that branch off one another, for tokens like x?"""
+        return isinstance(self.net, Branching) and self.net.may_branch(x)
 
     def branched(self, x: Tensor, level: Tensor, state: State, begins: list[int], time: int, parents: list[int],
                  cond: Cond | None = None) -> tuple[Tensor, State, State]:
-        """x0_hat of such sequences' tokens [N, 1, *E] at `level` [N, 1]; the rest is as the network has it."""
+        """x0_hat of the tokens [N, 1, *E] at `level` [N, 1] of such sequences; the states are the network's."""
         out, began, ended = self.net.branched(*self._input(x, level), state, begins, time, parents, cond)
         return self._answer(x, level, out), began, ended
 
     def _answer(self, x: Tensor, level: Tensor, out: Tensor) -> Tensor:
-        """x0_hat from what the network predicts."""
+        """x0_hat from the prediction of the network."""
         out = out.to(x.dtype)  # a network under autocast answers in bfloat16; the algebra stays in float32
         if self.predict == "x0":
             return out
@@ -118,16 +160,13 @@ class Precond(nn.Module):
                 return (x - sigma * out) / (alpha + sigma)
 
 
-def cut(cond: Cond | None, tokens: slice | Tensor) -> Cond | None:
-    """The conditioning of some tokens only; static entries stay."""
+def slice_cond(cond: Cond | None, tokens: slice | Tensor) -> Cond | None:
+    """The conditioning of some tokens only; static entries are kept."""
     if not cond or not cond.get("token"):
         return cond
     return {**cond, "token": {name: value[:, tokens] for name, value in cond["token"].items()}}
 
 
 def fork_cond(cond: Cond | None, n: int) -> Cond | None:
-    """n copies of the conditioning, the draw as the slow dimension, as `dforce.core.tree.fork` does with states."""
+    """n copies of the conditioning, the copy as the slow dimension, as in `dforce.core.tree.fork`."""
     return fork(cond, n) if cond else cond
-
-
-Wrapped = Any  # a denoiser; typed loosely where wrappers pass attributes through

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dforce.core.denoiser import Cond, Denoiser, cut
+from dforce.core.denoiser import Cond, Denoiser, slice_cond
 from dforce.core.loss import corrupt
-from dforce.core.noise import Noise, mix
+from dforce.core.noise import Noise
 from dforce.core.schedule import Schedule
 from dforce.core.transition import Gaussian, transition
 from dforce.core.tree import State, fork, leaves, map_state
@@ -123,7 +123,7 @@ def _tokens(denoiser: Denoiser, whole: _Cells, terms: int) -> Iterator[_Cells]:
     for t in range(time):
         one = slice(t, t + 1)
         cells = _Cells(whole.x0[:, one], whole.mask[:, one], whole.token[:, one], whole.sample, state,
-                       cut(whole.cond, one))
+                       slice_cond(whole.cond, one))
         held.append(cells)
         if t + 1 < time:
             clean = torch.zeros(batch, 1, dtype=torch.long, device=whole.x0.device)
@@ -157,7 +157,7 @@ def _terms_of(denoiser: Denoiser, schedule: Schedule, cells: _Cells, low: Tensor
     count = len(cells.sample) // len(low)
     low, size, row = (column.repeat_interleave(count) for column in (low, size, row))
     # A sequence shares its level: its first token draws for all.
-    draw = mix(noise.seed, LEVELS_SALT, row, cells.token[:, 0], cells.sample)
+    draw = noise.bits(row, cells.token[:, 0], cells.sample, salt=LEVELS_SALT)
     level = (low + draw % size)[:, None].expand(cells.token.shape)
     x = corrupt(schedule, cells.x0, level,
                 noise(row[:, None], cells.token, cells.x0, sample=cells.sample).to(cells.x0.dtype))

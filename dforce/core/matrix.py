@@ -34,7 +34,7 @@ def autoregressive(grid: Tensor, horizon: int) -> Tensor:
     return pyramid(grid, horizon, delay=len(grid) - 1)
 
 
-def check(matrix: Tensor, levels: int, *, horizon: int | None = None, complete: bool = True) -> Tensor:
+def checked_matrix(matrix: Tensor, levels: int, *, horizon: int | None = None, complete: bool = True) -> Tensor:
     """`matrix` as int64, or ValueError: integers in 0..levels, [M, T] or [M, B, T] with M >= 2, columns never rising.
 
     `complete` also demands a first row of pure noise and a clean last row (warm starts, inpainting, padding and RL

@@ -1,13 +1,16 @@
 """Counter-based normal noise: a value is a function of (seed, row, token, salt, sample, dimension), not of the path.
 
-A double loop, a wavefront and a sampler that skips what nobody needs draw their numbers in different orders; with
-counters all of them see the same noise, on every device, and a row of the batch does not depend on its neighbours.
+A double loop, a wavefront and a sampler that skips needless work draw their numbers in different orders; with counters
+all of them see the same noise, on every device, and a row of the batch does not depend on the other rows.
 The generator is SplitMix64's finaliser (Steele et al. 2014) applied to mixed counters, then Box-Muller.
+
+Noise composes: `shifted` and `members_of` wrap any `NoiseSource`, pass changed counters on and return its values.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +33,7 @@ def _finalise(x: Tensor) -> Tensor:
 
 
 def _finalise_number(x: int) -> int:
-    """`_finalise` of one number, modulo 2^64: a dozen operations on a tensor cost more than its own would."""
+    """`_finalise` of one number, modulo 2^64: cheaper than a dozen operations on a tensor."""
     x %= _WORDS
     x = (x ^ x >> 30) * _MIX_1 % _WORDS
     x = (x ^ x >> 27) * _MIX_2 % _WORDS
@@ -41,11 +44,12 @@ def mix(*counters: Tensor | int) -> Tensor:
     """A 64-bit hash of integer counters (broadcast together), order mattering."""
     state: Tensor | int = 0
     for counter in counters:
-        if isinstance(state, int) and isinstance(counter, int):
-            state = _finalise_number(state * 3 + counter + _GOLDEN)
+        if isinstance(state, Tensor):
+            state = _finalise(state * 3 + _GOLDEN + counter)
+        elif isinstance(counter, Tensor):
+            state = _finalise(counter + _signed(state * 3 + _GOLDEN))
         else:
-            tripled = state * 3 + _GOLDEN if isinstance(state, Tensor) else _signed(state * 3 + _GOLDEN)
-            state = _finalise(tripled + counter)
+            state = _finalise_number(state * 3 + counter + _GOLDEN)
     return state if isinstance(state, Tensor) else torch.tensor(_signed(state))
 
 
@@ -60,21 +64,32 @@ def seed_of(*counters: int) -> int:
 
 
 def _counter(value: Tensor | int, device: torch.device) -> Tensor:
-    """On the device; a number is written there, for to copy it would be to wait for a GPU."""
+    """`value` on the device; a number is filled in there, since copying it would wait for a GPU."""
     return value.to(device) if isinstance(value, Tensor) else torch.full((), value, dtype=torch.long, device=device)
 
 
-class Noise:
-    """Standard normal noise by counters. noise(row [T], token [T], like [B, T, *E]) -> [B, T, *E].
+class NoiseSource(Protocol):
+    """A function of counters that returns noise for tokens `like` [B, T, *E], in their shape and dtype.
 
-    `row` and `token` say which cell of the schedule matrix each of the T tokens is, ([T] or [B, T]); `salt` (a number,
-    or [B, 1]) separates streams (Monte Carlo draws, lookahead passes, branches of a search). `sample` [B] says which
-    member of the batch each row is (default 0..B-1), so that a sub-batch, or an unrolled wavefront, sees the noise of
-    the whole.
+    row, token: [T] or [B, T], the cell of the schedule matrix that each of the T tokens is.
+    salt: a number or [B, 1], separates streams (Monte Carlo draws, lookahead passes, branches of a search).
+    sample: [B], the number of each row in the whole batch (default 0..B-1), so that a part of a batch, or an unrolled
+        wavefront, sees the noise of the whole.
     """
+
+    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+                 sample: Tensor | None = None) -> Tensor: ...
+
+
+class Noise:
+    """Standard normal noise of a seed: the `NoiseSource` that others wrap."""
 
     def __init__(self, seed: int = 0):
         self.seed = int(seed)
+
+    def bits(self, row: Tensor, token: Tensor, sample: Tensor, *, salt: Tensor | int = 0) -> Tensor:
+        """64 random bits for each of the counters (broadcast together), as int64."""
+        return mix(self.seed, salt, row, token, sample)
 
     def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                  sample: Tensor | None = None) -> Tensor:
@@ -82,7 +97,7 @@ class Noise:
         batch, tokens, event = like.shape[0], like.shape[1], like.shape[2:]
         row, token = (_counter(each, device).expand(batch, tokens) for each in (row, token))
         sample = torch.arange(batch, device=device) if sample is None else sample
-        base = mix(self.seed, salt, row, token, sample[:, None].expand(batch, tokens))
+        base = self.bits(row, token, sample[:, None].expand(batch, tokens), salt=salt)
         dims = max(1, math.prod(event))
         pairs = torch.arange((dims + 1) // 2, device=device, dtype=torch.int64)
         bits = _finalise(base[..., None] + (pairs + 1) * _GOLDEN)
@@ -92,3 +107,27 @@ class Noise:
         radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
         values = torch.stack([radius * angle.cos(), radius * angle.sin()], -1).flatten(2)[..., :dims]
         return values.reshape(batch, tokens, *event).to(like.dtype)
+
+
+def shifted(noise: NoiseSource, *, rows: int = 0, tokens: int = 0, samples: int = 0) -> NoiseSource:
+    """`noise` with its counters moved on: by `rows` and `tokens` for a later chunk, by `samples` for a later part."""
+    def shift(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+              sample: Tensor | None = None) -> Tensor:
+        if samples:
+            sample = samples + (torch.arange(len(like), device=like.device) if sample is None else sample)
+        return noise(row + rows, token + tokens, like, salt=salt, sample=sample)
+    return shift
+
+
+def members_of(noise: NoiseSource, member: Tensor) -> NoiseSource:
+    """The noise of rows of a larger batch, as they have it there; member: [B], their numbers in that batch."""
+    def choose(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+               sample: Tensor | None = None) -> Tensor:
+        return noise(row, token, like, salt=salt, sample=member[:len(like)] if sample is None else member[sample])
+    return choose
+
+
+def no_noise(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+             sample: Tensor | None = None) -> Tensor:
+    """Zeros for every token: a `NoiseSource` without noise."""
+    return torch.zeros_like(like)

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dforce.core.denoiser import Cond, Denoiser, cut
-from dforce.core.matrix import check
-from dforce.core.noise import Noise
+from dforce.core.denoiser import Cond, Denoiser, slice_cond
+from dforce.core.matrix import checked_matrix
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
-from dforce.core.step import Draw, Memory, Std, Step, advance, no_memory, plain
+from dforce.core.step import Draw, Memory, Std, Step, advance, gaussian_draw, no_memory
 from dforce.core.tree import State, select
 from dforce.core.wavefront import ordered, wavefront
 
@@ -22,15 +22,15 @@ def _rows(matrix: Tensor, x: Tensor, schedule: Schedule, order: int) -> Tensor:
     """The matrix as [M, B, T] on x's device, checked."""
     if order not in (1, 2):
         raise ValueError(f"order must be 1 (DDIM/DDPM) or 2 (2M), got {order}")
-    matrix = check(matrix, schedule.levels, horizon=x.shape[1], complete=False).to(x.device)
+    matrix = checked_matrix(matrix, schedule.levels, horizon=x.shape[1], complete=False).to(x.device)
     if matrix.ndim == 3 and matrix.shape[1] != len(x):
         raise ValueError(f"the matrix is for a batch of {matrix.shape[1]}, x has {len(x)}")
     return matrix if matrix.ndim == 3 else matrix[:, None].expand(-1, len(x), -1)
 
 
 def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
-           cond: Cond | None = None, eta: float = 0.0, order: int = 2, draw: Draw = plain, noise: Noise | None = None,
-           std: Std | None = None, min_std: float = 0.0) -> Iterator[Step]:
+           cond: Cond | None = None, eta: float = 0.0, order: int = 2, draw: Draw = gaussian_draw,
+           noise: NoiseSource | None = None, std: Std | None = None, min_std: float = 0.0) -> Iterator[Step]:
     """Walk down the rows of `matrix` [M, T] or [M, B, T] from x [B, T, *E], yielding every step, all tokens in each.
 
     `*_, last = sample(...)` for the end only; `generate` gives the same tokens faster. `noise` is drawn only where a
@@ -39,7 +39,7 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
     rows = _rows(matrix, x, schedule, order)
     state = denoiser.init_state(len(x), cond) if state is None else state
     noise = noise or Noise()
-    noisy = eta > 0 or std is not None or min_std > 0 or draw is not plain
+    noisy = eta > 0 or std is not None or min_std > 0 or draw is not gaussian_draw
     tokens, memory = torch.arange(x.shape[1], device=x.device), no_memory(x) if order == 2 else None
     for row, (level, to) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
         step, after, _ = advance(denoiser, schedule, x, level, to, state, cond, memory=memory or Memory(x, level),
@@ -56,7 +56,7 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
 
 @torch.no_grad()
 def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
-             cond: Cond | None = None, eta: float = 0.0, order: int = 2, noise: Noise | None = None,
+             cond: Cond | None = None, eta: float = 0.0, order: int = 2, noise: NoiseSource | None = None,
              path: Literal["auto", "wavefront", "constant", "rows", "double_loop"] = "auto") -> Tensor:
     """The tokens at the end of `sample`, [B, T, *E], computing nothing that nobody needs. Equal up to rounding.
 
@@ -70,7 +70,7 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
     state = denoiser.init_state(len(x), cond) if state is None else state
     may_wave = denoiser.recurrent and not denoiser.global_x0 and ordered(rows)
     # What a finished token is absorbed as may differ from what it is beside others (history guidance).
-    may_absorb = denoiser.causal and ordered(rows) and not getattr(denoiser, "keeps_chunk", False)
+    may_absorb = denoiser.causal and ordered(rows) and not denoiser.keeps_chunk
     if path == "auto":
         # a wavefront shows finished tokens once more, for those behind them: one token alone has none
         path = "wavefront" if may_wave and x.shape[1] > 1 else "rows" if may_absorb else "double_loop"
@@ -95,7 +95,7 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
 
 
 def _absorbing(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *, state: State, cond: Cond | None,
-               eta: float, order: int, noise: Noise | None) -> Tensor:
+               eta: float, order: int, noise: NoiseSource | None) -> Tensor:
     """Row by row over the window of tokens that move: the finished prefix lives in the state."""
     noise, memory, tokens = noise or Noise(), no_memory(x), torch.arange(x.shape[1], device=x.device)
     moves = (rows[:-1] != rows[1:]).any(1).cpu()                 # [M - 1, T]
@@ -106,12 +106,12 @@ def _absorbing(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, 
         prefix = int(final[row].long().cumprod(0).sum())
         if prefix > done:
             past = slice(done, prefix)
-            state, done = denoiser.absorb(x[:, past], level[:, past], state, cut(cond, past)), prefix
+            state, done = denoiser.absorb(x[:, past], level[:, past], state, slice_cond(cond, past)), prefix
         moving = moves[row].nonzero()
         if not len(moving):
             continue
         now = slice(done, x.shape[1] if denoiser.global_x0 else int(moving[-1]) + 1)
-        step, part, _ = advance(denoiser, schedule, x[:, now], level[:, now], to[:, now], state, cut(cond, now),
+        step, part, _ = advance(denoiser, schedule, x[:, now], level[:, now], to[:, now], state, slice_cond(cond, now),
                                 memory=Memory(memory.x0[:, now], memory.level[:, now]), eta=eta, order=order,
                                 noise=noise(row, tokens[now], x[:, now]) if eta > 0 else None)
         x[:, now], memory.x0[:, now], memory.level[:, now] = step.x, part.x0, part.level

@@ -39,7 +39,7 @@ Draw = Callable[[Step, Tensor], tuple[Tensor, Tensor | None]]
 Std = Tensor | float | Callable[[Tensor, Tensor], Tensor]
 
 
-def plain(step: Step, noise: Tensor) -> tuple[Tensor, None]:
+def gaussian_draw(step: Step, noise: Tensor) -> tuple[Tensor, None]:
     """The ordinary draw: mean + std * noise."""
     return step.kernel.sample(noise), None
 
@@ -73,7 +73,7 @@ def extrapolation(schedule: Schedule, level: Tensor, to: Tensor, before: Tensor)
 
 
 def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to: Tensor, state: State,
-            cond: Cond | None = None, *, memory: Memory, eta: float = 0.0, order: int = 2, draw: Draw = plain,
+            cond: Cond | None = None, *, memory: Memory, eta: float = 0.0, order: int = 2, draw: Draw = gaussian_draw,
             noise: Tensor | Callable[[], Tensor] | None = None, std: Std | None = None, min_std: float = 0.0,
             ) -> tuple[Step, Memory, State]:
     """One pure step of any set of tokens x [B, T, *E] from `level` to `to` [B, T].
@@ -88,7 +88,7 @@ def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to
     kernel = transition(schedule, x, mean, level, to, eta=eta, std=spread, min_std=min_std)
     step = Step(x, x0, kernel, level, to)
     noise = noise() if callable(noise) else noise
-    after, ancestors = (kernel.mean, None) if noise is None and draw is plain else draw(
+    after, ancestors = (kernel.mean, None) if noise is None and draw is gaussian_draw else draw(
         step, torch.zeros_like(x) if noise is None else noise)
     moved = to < level
     shape = moved.shape + (1,) * (x0.ndim - 2)

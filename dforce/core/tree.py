@@ -29,9 +29,14 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
 
 def leaves(state: State) -> list[Tensor]:
     """The tensors of a state, in order."""
-    found: list[Tensor] = []
-    map_state(lambda leaf: (found.append(leaf), leaf)[1], state)
-    return found
+    tensors: list[Tensor] = []
+
+    def keep(leaf: Tensor) -> Tensor:
+        tensors.append(leaf)
+        return leaf
+
+    map_state(keep, state)
+    return tensors
 
 
 def fork(state: State, n: int) -> State:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
 from dforce.core.step import extrapolation
 from dforce.core.transition import coefficients
@@ -39,7 +39,7 @@ def ordered(rows: Tensor) -> bool:
 
 
 def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *, state: State, cond: Cond | None,
-              eta: float, order: int, noise: Noise | None, constant: bool = False) -> Tensor:
+              eta: float, order: int, noise: NoiseSource | None, constant: bool = False) -> Tensor:
     """x [B, T, *E] walked down rows [M, B, T] by stages; see the module's docstring. The caller checks `ordered`.
 
     constant: every stage has as many cells as the fullest one, a token that nobody reads standing in where there are
@@ -122,7 +122,7 @@ def _stages(first: Tensor, last: Tensor, constant: bool) -> tuple[Tensor, Tensor
     return token, row, sizes
 
 
-def _stage(denoiser: Denoiser, front: _Front, steps: _Steps, *, cond: Cond | None, noise: Noise | None) -> None:
+def _stage(denoiser: Denoiser, front: _Front, steps: _Steps, *, cond: Cond | None, noise: NoiseSource | None) -> None:
     """One step of n cells: `advance`, with its coefficients looked up. Changes `front`, waits for no GPU."""
     cells, (n, batch) = steps.cells, steps.level.shape
     x, before = front.x[cells], front.x0[cells]

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a denoiser told its conditioning, and the same told none, combined."""
+"""Classifier-free guidance: a denoiser with its conditioning and the same without one, combined."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.tree import State
+from dforce.guidance.wrapper import Wrapper
 
 
-class classifier_free:
+class classifier_free(Wrapper):
     """Classifier-free guidance (Ho & Salimans 2022): x0 = x0(null) + scale (x0(cond) - x0(null)).
 
-    `null` is the conditioning that training put in place of a dropped one (None where the network takes none): "static"
-    entries [B, ...] (a negative prompt for each) or [1, ...], "token" entries [1, 1, ...], alike for all tokens (else
-    ValueError). The state is the pair of states. scale 1 is the conditional denoiser.
+    scale: 1 is the conditional denoiser.
+    null: the conditioning that training put in place of a dropped one, None where the network takes none; "static"
+        entries [B, ...] (a negative prompt for each row) or [1, ...], "token" entries [1, 1, ...], for all tokens.
+    State: {"cond": ..., "null": ...}, the states with and without conditioning.
+    Raises ValueError for token entries of another shape.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, null: Cond | None = None):
+        super().__init__(denoiser)
         for name, value in ((null or {}).get("token") or {}).items():
             if value.shape[:2] != (1, 1):
                 raise ValueError(f"null['token'][{name!r}] must be one entry for all tokens, [1, 1, ...], "
                                  f"got {[*value.shape]}")
-        self.denoiser, self.scale, self.null = denoiser, scale, null
-        self.causal, self.recurrent, self.global_x0 = denoiser.causal, denoiser.recurrent, denoiser.global_x0
+        self.scale, self.null = scale, null
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         null = {**(self.null or {})}
@@ -31,7 +34,7 @@ class classifier_free:
         return {"cond": self.denoiser.init_state(batch, cond), "null": self.denoiser.init_state(batch, null)}
 
     def _without(self, cond: Cond | None) -> Cond:
-        """`null` for the tokens that `cond` is about: samplers show any part of a sequence, forked at will."""
+        """`null` in the shapes of `cond`: samplers show any part of a sequence, in any number of copies."""
         null, present = (self.null or {}).get("token") or {}, (cond or {}).get("token") or {}
         return {"token": {name: null[name].expand_as(value) for name, value in present.items() if name in null}}
 

@@ -6,18 +6,20 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.tree import State
+from dforce.guidance.wrapper import Wrapper
 
 
-class clipped:
-    """x0_hat clamped to [low, high] (data units), as pixel models do; gradients pass where nothing is clamped."""
+class clipped(Wrapper):
+    """x0_hat clamped to [low, high] (data units), as pixel models do; gradients pass where nothing is clamped.
+
+    Raises ValueError unless low < high.
+    """
 
     def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0):
         if not low < high:
             raise ValueError(f"low must be below high, got {low} and {high}")
-        self.denoiser, self.low, self.high = denoiser, low, high
-        self.causal, self.recurrent, self.global_x0 = denoiser.causal, denoiser.recurrent, denoiser.global_x0
-        self.init_state, self.absorb = denoiser.init_state, denoiser.absorb
-        self.keeps_chunk = getattr(denoiser, "keeps_chunk", False)  # as history guidance asks for
+        super().__init__(denoiser)
+        self.low, self.high = low, high
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         x0, state = self.denoiser(x, level, state, cond)

@@ -1,8 +1,8 @@
 """Guidance: functions from denoisers to denoisers. Samplers never hear of it.
 
 An energy is a log-potential, larger is better: sampling is tilted towards p(x0) exp(scale * energy(x0)).
-Wrappers are small classes written in lower case, for they are used as functions: `guided(denoiser, schedule, energy)`.
-Monte Carlo Tree Guidance has a module of its own, `dforce.monte_carlo`.
+Wrappers are small classes with names in lower case, since they are used as functions:
+`guided(denoiser, schedule, energy)`. Monte Carlo Tree Guidance is in `dforce.guidance.monte_carlo`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State
+from dforce.guidance.wrapper import Wrapper
 
 Energy = Callable[[Tensor], Tensor]  # x0 [B, T, *E] -> log-potential [B]
 
@@ -22,8 +23,8 @@ Energy = Callable[[Tensor], Tensor]  # x0 [B, T, *E] -> log-potential [B]
 def tilt(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, gradient: Tensor) -> Tensor:
     """x0_hat after adding `gradient` (of a log-potential, with respect to x_level) to the score: Tweedie's formula.
 
-    The shift is sigma^2 / alpha times the gradient; at alpha = 0, the pure noise of a flow path, there is no score in
-    x to speak of and x0_hat stays.
+    The shift is sigma^2 / alpha times the gradient. At alpha = 0, the pure noise of a flow path, x0_hat does not
+    follow from a score in x, and it stays as it is.
     """
     alpha, sigma = schedule(level, x)
     factor = torch.where(alpha > 0, sigma**2 / alpha.where(alpha > 0, 1.0), 0.0)
@@ -31,14 +32,14 @@ def tilt(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, gradient: Ten
 
 
 def whole(past: Tensor | None, x0: Tensor) -> Tensor:
-    """The sequence that an energy sees: finished tokens [B, P, *E], once for each draw, before x0 [n B, T, *E]."""
+    """The sequence that an energy judges: finished tokens [B, P, *E], repeated for each draw, then x0 [n B, T, *E]."""
     if past is None:
         return x0
     return torch.cat([past.repeat(len(x0) // len(past), *(1,) * (past.ndim - 1)), x0], 1)
 
 
 def energies(energy: Energy, x0: Tensor) -> Tensor:
-    """energy(x0), its shape checked."""
+    """energy(x0) [B]. Raises ValueError for another shape."""
     values = energy(x0)
     if values.shape != x0.shape[:1]:
         raise ValueError(f"an energy maps sequences {[*x0.shape]} to one number each, [{len(x0)}], "
@@ -46,15 +47,18 @@ def energies(energy: Energy, x0: Tensor) -> Tensor:
     return values
 
 
-class WithEnergy:
-    """Carries the finished tokens beside the inner state, for energies judge whole sequences."""
+class WithEnergy(Wrapper):
+    """Keeps the finished tokens beside the inner state, since energies judge whole sequences.
+
+    State: {"inner": state of the denoiser inside, "past": finished tokens [B, P, *E] or None}.
+    """
 
     recurrent = False
     global_x0 = True
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy, scale: float):
-        self.denoiser, self.schedule, self.energy, self.scale = denoiser, schedule, energy, scale
-        self.causal = denoiser.causal
+        super().__init__(denoiser)
+        self.schedule, self.energy, self.scale = schedule, energy, scale
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         return {"inner": self.denoiser.init_state(batch, cond), "past": None}
@@ -62,13 +66,25 @@ class WithEnergy:
     def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
         return {"inner": self.denoiser.absorb(x, level, state["inner"], cond), "past": whole(state["past"], x)}
 
+    def estimate(self, x: Tensor, level: Tensor, state: State, cond: Cond | None) -> tuple[Tensor, State]:
+        """x0_hat of the denoiser inside and the state after. ValueError if x0_hat has no gradient in x."""
+        x0, state = self.denoiser(x, level, state, cond)
+        if not x0.requires_grad:
+            raise ValueError(f"{type(self).__name__}() takes a gradient through the denoiser inside, and "
+                             f"{type(self.denoiser).__name__} gives estimates without one: add the energies up, or put "
+                             "guided(..., differentiable=True) inside")
+        return x0, state
+
 
 class guided(WithEnergy):
     """Plain guidance (Dhariwal & Nichol 2021; Chung et al. 2023): the gradient of energy(x0_hat(x)) in the noisy x.
 
-    energy: [B, T, *E] -> [B], on whole sequences, finished tokens included. Because it ignores that x0_hat is
-    uncertain it is the exact tilt for linear energies only, and pulls too hard on early tokens otherwise, at every
-    scale; `monte_carlo` accounts for it. `differentiable` keeps the graph, for learning through guidance.
+    It ignores that x0_hat is uncertain: it is the exact tilt for linear energies only, and otherwise pulls too hard on
+    early tokens at every scale; `monte_carlo` accounts for the uncertainty.
+
+    energy: [B, T, *E] -> [B], of whole sequences, finished tokens included.
+    differentiable: keeps the graph, for learning through guidance and for guidance around guidance.
+    Raises ValueError when called around a denoiser whose estimates have no gradient.
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy, scale: float = 1.0, *,
@@ -79,7 +95,7 @@ class guided(WithEnergy):
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         with torch.enable_grad():
             leaf = x if self.differentiable and x.requires_grad else x.detach().requires_grad_()
-            x0, inner = self.denoiser(leaf, level, state["inner"], cond)
+            x0, inner = self.estimate(leaf, level, state["inner"], cond)
             energy = energies(self.energy, whole(state["past"], x0))
             gradient, = torch.autograd.grad(energy.sum(), leaf, create_graph=self.differentiable)
         x0 = tilt(self.schedule, x, x0, level, self.scale * gradient)

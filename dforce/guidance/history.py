@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser, fork_cond
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
 from dforce.core.transition import renoise
 from dforce.core.tree import State, map_state
+from dforce.guidance.wrapper import Wrapper
 
 SALT = 11  # of the noise that pasts are given: a stream of its own
 SUM = 1e-6  # weights sum to one up to this
@@ -49,7 +50,7 @@ def fractional(weight: float, std: float) -> tuple[Past, ...]:
     return Past(1.0, 0.0), Past(weight - 1, std), Past(1 - weight, math.inf)
 
 
-class history_guided:
+class history_guided(Wrapper):
     """A denoiser that answers sum_i weight_i x0_hat(past shown with std_i), for weights that sum to one.
 
     A token is absorbed at the level at which it is given or at that of std_i, whichever is noisier, and really noised
@@ -62,12 +63,16 @@ class history_guided:
     ValueError for a denoiser that is not causal, weights that do not sum to one, and a negative std.
     """
 
-    causal = True
     keeps_chunk = True
 
-    def __init__(self, denoiser: Denoiser, schedule: Schedule, pasts: Sequence[Past], *, noise: Noise | None = None):
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, pasts: Sequence[Past], *,
+                 noise: NoiseSource | None = None):
         if not denoiser.causal:
             raise ValueError("history guidance shows the past through the state, which takes a causal denoiser")
+        if denoiser.global_x0 or denoiser.keeps_chunk:
+            raise ValueError("history guidance noises the past, which energies and history guidance inside would then "
+                             "see noised: write guided(history_guided(...), ...), and give one list of pasts")
+        super().__init__(denoiser)
         total = sum(weight for weight, _ in pasts)
         if abs(total - 1) > SUM:
             raise ValueError(f"the weights of the pasts must sum to 1, or x0_hat loses its size; they sum to {total:g}")
@@ -76,8 +81,7 @@ class history_guided:
             level = schedule.levels if std == math.inf else schedule.nearest(std)
             weights[level] = weights.get(level, 0.0) + weight
         self.weights = {level: weight for level, weight in weights.items() if weight != 0}
-        self.denoiser, self.schedule, self.noise = denoiser, schedule, noise or Noise()
-        self.recurrent, self.global_x0 = denoiser.recurrent, denoiser.global_x0
+        self.schedule, self.noise = schedule, noise or Noise()
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         state = self.denoiser.init_state(batch, cond)

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dforce.core.denoiser import Cond, Denoiser, cut, fork_cond
-from dforce.core.noise import Noise
+from dforce.core.denoiser import Cond, Denoiser, fork_cond, slice_cond
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
 from dforce.core.step import advance, no_memory
 from dforce.core.tree import State, fork
@@ -81,7 +81,7 @@ class monte_carlo(WithEnergy):
     def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy | GoalEnergy, draws: int, *,
                  lookahead: int = 3, reduce: Literal["mean", "logmeanexp", "gaussian"] | None = None,
                  branch: Literal["tree", "posterior"] = "tree", futures: Literal["joint", "sequential"] = "joint",
-                 scale: float = 1.0, noise: Noise | None = None, chunk: int | None = None):
+                 scale: float = 1.0, noise: NoiseSource | None = None, chunk: int | None = None):
         super().__init__(denoiser, schedule, energy, scale)
         self.goal_energy: Any = energy
         self.draws, self.branch, self.futures, self.chunk = draws, branch, futures, chunk
@@ -95,8 +95,8 @@ class monte_carlo(WithEnergy):
                              f"'joint' or 'sequential'; got {self.reduce!r}, {branch!r}, {futures!r}")
         if self.reduce == "gaussian" and not isinstance(energy, GoalEnergy):
             raise ValueError("reduce='gaussian' needs an energy with goal, std and features(x0)")
-        if futures == "sequential" and not denoiser.causal:
-            raise ValueError("sequential futures need a causal denoiser")
+        if futures == "sequential" and (not denoiser.causal or denoiser.global_x0):
+            raise ValueError("sequential futures need a causal denoiser without guidance of its own")
         self.noise, self.jumps = noise or Noise(), jump_levels(schedule, lookahead)
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
@@ -105,7 +105,7 @@ class monte_carlo(WithEnergy):
         tree = self.branch == "tree" or self.draws == 1
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            x0, inner = self.denoiser(leaf, level, state["inner"], cond)
+            x0, inner = self.estimate(leaf, level, state["inner"], cond)
             whole_row = torch.ones_like(level, dtype=torch.bool)[None]
             found = [self._differentiate(leaf, x0, whole_row, state)] if tree else []
             kept = self._kept(level, self.draws - 1 if tree else self.draws)
@@ -125,7 +125,7 @@ class monte_carlo(WithEnergy):
         """May draws share what they keep? Each then goes with one weight for all tokens, so they are added up before
         they are differentiated; and a draw's kept tokens do not hear of its later ones."""
         return (self.draws > 1 and self.reduce == "mean" and self.branch == "tree" and self.futures == "joint"
-                and self.denoiser.causal)
+                and self.denoiser.causal and not self.denoiser.global_x0)
 
     def _shared(self, x: Tensor, level: Tensor, state: State, cond: Cond | None) -> tuple[Tensor, State]:
         """What the draws one by one give, their kept tokens computed once."""
@@ -191,7 +191,7 @@ class monte_carlo(WithEnergy):
         done = []
         for t in range(x.shape[1]):
             at = slice(t, t + 1)
-            x0, inner = self._jump(x[:, at], level[:, at], moving[:, at], inner, cut(cond, at),
+            x0, inner = self._jump(x[:, at], level[:, at], moving[:, at], inner, slice_cond(cond, at),
                                    partial(noise, at=at))
             done.append(x0)
         return torch.cat(done, 1)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dforce.core.denoiser import Cond, Wrapped, cut, fork_cond
+from dforce.core.denoiser import Cond, Denoiser, fork_cond, slice_cond
 from dforce.core.tree import State, fork, map_state, select
 
 GRAIN = 8  # draws enter at multiples of so many tokens: shorter stretches cost more calls than they save work
@@ -28,7 +28,7 @@ class SharedDraws:
     the first time: its estimates [B, T, *E] are then `x0`, its state behind the last token is `after`.
     """
 
-    def __init__(self, denoiser: Wrapped, split: Tensor, x: Tensor, level: Tensor, state: State,
+    def __init__(self, denoiser: Denoiser, split: Tensor, x: Tensor, level: Tensor, state: State,
                  cond: Cond | None = None):
         self.denoiser, self.split, self.x, self.level, self.cond = denoiser, split, x, level, cond
         begins, order = split.add(1).flatten().sort(stable=True)
@@ -39,7 +39,7 @@ class SharedDraws:
         self.plan = self.draw % len(x)
         self.x0: Tensor | None = None
         self.after: State = None
-        if getattr(denoiser, "may_branch", lambda x: False)(x):
+        if denoiser.may_branch(x):
             self.begins = [first for first in begins.tolist() if first < x.shape[1]]
             self.parents = (order[:len(self.begins)] % len(x)).tolist()
             self.state, self.answer = state, self._branched
@@ -97,7 +97,7 @@ class _Segments:
     again.
     """
 
-    def __init__(self, denoiser: Wrapped, split: Tensor, state: State, cond: Cond | None):
+    def __init__(self, denoiser: Denoiser, split: Tensor, state: State, cond: Cond | None):
         self.denoiser, self.batch, self.state, self.cond = denoiser, split.shape[1], state, cond
         self.enters = [first - first % GRAIN for first in split.amin(1).add(1).tolist()]
         self.row: Tensor | None = None  # its estimates [B, T, *E]
@@ -117,7 +117,7 @@ class _Segments:
             carry = _joined(([carry] if ahead or inside else []) + self.states[inside:draws])
             inside, rows = draws, slice(0 if ahead else batch, (1 + draws) * batch)
             x0, carry = self.denoiser(x[rows, a:b], level[rows, a:b], carry,
-                                      fork_cond(cut(self.cond, slice(a, b)), ahead + draws))
+                                      fork_cond(slice_cond(self.cond, slice(a, b)), ahead + draws))
             ends.append((draws, x0))
         if row is None:
             row = self.row = torch.cat([x0[:batch] for _, x0 in ends], 1)

@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std, Step
 from dforce.core.transition import renoise, transition
 from dforce.core.tree import State
 from dforce.guidance.energy import Energy, energies, tilt
+from dforce.guidance.wrapper import NonCausalWrapper
 
 NoisyLikelihood = Callable[[Tensor, Tensor], Tensor]  # (x [B, T, *E] at level [B, T], level) -> log p(y | x) [B]
 
 TRAVEL_SALT = 5  # stream of the noise of time travel, beside the sampler's own
 
 
-class classifier_guided:
+class classifier_guided(NonCausalWrapper):
     """Classifier guidance (Dhariwal & Nichol 2021, section 4): a classifier that was trained on noisy tokens.
 
     x0_hat moves by scale sigma^2 / alpha times the gradient of log_likelihood(x, level) [B] in the noisy x; no gradient
@@ -34,15 +35,10 @@ class classifier_guided:
     """
 
     global_x0 = True
-    recurrent = False
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, log_likelihood: NoisyLikelihood, scale: float = 1.0):
-        self.denoiser, self.schedule, self.log_likelihood, self.scale = denoiser, schedule, log_likelihood, scale
-        self.causal = False  # the classifier sees all tokens at once
-        self.init_state = denoiser.init_state
-
-    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
-        raise ValueError("classifier_guided() shows its classifier whole sequences and cannot absorb finished tokens")
+        super().__init__(denoiser)
+        self.schedule, self.log_likelihood, self.scale = schedule, log_likelihood, scale
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         x0, state = self.denoiser(x, level, state, cond)
@@ -56,25 +52,20 @@ class classifier_guided:
         return tilt(self.schedule, x, x0, level, self.scale * gradient), state
 
 
-class backward_guided:
+class backward_guided(NonCausalWrapper):
     """The backward half of universal guidance (Bansal et al. 2023, section 3.2): x0_hat + the change that helps most.
 
     `updates` steps of gradient ascent of `energy` [B] in x0_hat itself, each of length `rate` times the gradient, none
     of them through the denoiser. Finished tokens, at level 0, stay.
     """
 
-    recurrent = False
     global_x0 = True
 
     def __init__(self, denoiser: Denoiser, energy: Energy, *, updates: int = 5, rate: float = 0.1):
         if updates < 1 or rate <= 0:
             raise ValueError(f"updates must be >= 1 and rate positive, got {updates} and {rate}")
-        self.denoiser, self.energy, self.updates, self.rate = denoiser, energy, updates, rate
-        self.causal = False  # the energy sees all tokens at once
-        self.init_state = denoiser.init_state
-
-    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
-        raise ValueError("backward_guided() shows its energy whole sequences and cannot absorb finished tokens")
+        super().__init__(denoiser)
+        self.energy, self.updates, self.rate = energy, updates, rate
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         x0, state = self.denoiser(x, level, state, cond)
@@ -99,7 +90,7 @@ class time_travel:
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, repeats: int, *, eta: float = 1.0,
                  std: Std | None = None, min_std: float = 0.0, first: int = 1, last: int | None = None,
-                 state: State = None, cond: Cond | None = None, noise: Noise | None = None):
+                 state: State = None, cond: Cond | None = None, noise: NoiseSource | None = None):
         last = schedule.levels if last is None else last
         if repeats < 0 or not 1 <= first <= last <= schedule.levels:
             raise ValueError(f"repeats must be >= 0 and 1 <= first <= last <= {schedule.levels}, got {repeats}, "

@@ -47,7 +47,7 @@ def lanes(begins: list[int], time: int, parents: list[int]) -> Lanes:
     return Lanes(sizes, entering, order, place, each + count, first)
 
 
-def walk(core: nn.GRU, code: Tensor, z: Tensor, lanes: Lanes) -> tuple[list[Tensor], list[Tensor]]:
+def unroll_branches(core: nn.GRU, code: Tensor, z: Tensor, lanes: Lanes) -> tuple[list[Tensor], list[Tensor]]:
     """Cells code [N, width], z [layers, given, width] -> latents [N, width] before and after each, layer by layer."""
     before, after = [], []
     for weights, first in zip(core.all_weights, z.unbind(0), strict=True):

@@ -73,7 +73,7 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A residual block of two 3x3 convolutions (He et al. 2016, pre-activated); what frames are told scales and shifts
     the features between them (FiLM, Perez et al. 2018). h [N, in, h, w], told [N, size] -> [N, out, h, w]."""
 
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         super().__init__()
         colours, self.patch = together * layout.shape[0], layout.patch
         self.stem = nn.Conv2d(colours * self.patch**2, layout.channels[0], 3, padding=1)
-        self.blocks = nn.ModuleList(nn.ModuleList(Block(size, size, told) for _ in range(depth))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(size, size, told) for _ in range(depth))
                                     for size in layout.channels)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
                                   for fine, coarse in pairwise(layout.channels))
@@ -173,7 +173,7 @@ class Decoder(nn.Module):
         colours, out = layout.shape[0], max(8, layout.channels[0] // 2)
         sizes = [[coarsest + more] + [coarsest] * depth]
         sizes += [[fine + coarse] + [fine] * depth for fine, coarse in reversed([*pairwise(layout.channels)])]
-        self.blocks = nn.ModuleList(nn.ModuleList(Block(into, to, told) for into, to in pairwise(size))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(into, to, told) for into, to in pairwise(size))
                                     for size in sizes)
         doublings = layout.patch.bit_length() - 1
         self.grow = nn.ModuleList(nn.Conv2d(out if i else layout.channels[0], out, 3, padding=1)

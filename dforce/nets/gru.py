@@ -23,7 +23,7 @@ def pays(core: nn.GRU, code: Tensor) -> bool:
             and not torch.is_autocast_enabled("cpu") and not any(weight.requires_grad for weight in core.parameters()))
 
 
-def walk(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def unroll(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """What `core(code, z)` gives: code [B, T, width], z [layers, B, width] -> latents [B, T, width] and the last of
     each layer [layers, B, width]."""
     last = []
@@ -38,7 +38,7 @@ def cudnn(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
     cuDNN differentiates only what ran as in training; that differs by dropout, and here is none.
     """
-    weights = [weight for layer in core.all_weights for weight in layer]
+    weights: list[Tensor] = [weight for layer in core.all_weights for weight in layer]
     return torch._VF.gru(code, z, weights, True, core.num_layers, 0.0, torch.is_grad_enabled(), False, True)
 
 

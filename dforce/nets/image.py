@@ -50,7 +50,7 @@ class ImageNet(nn.Module):
             raise ValueError(f"this network was built for cond['static'] of {['class'] if self.classes else 'none'}, "
                              f"got also {unknown}")
         if self.name is None:
-            return {"none": self.embed[0].weight.new_zeros(batch, 0)}
+            return {"none": next(self.embed.parameters()).new_zeros(batch, 0)}
         label = static.get("class")
         if label is None:
             return {"class": torch.full((batch,), self.classes, device=self.name.weight.device)}

@@ -70,7 +70,7 @@ class RecurrentNet(nn.Module):
         if code.device.type == "cuda":
             z, last = gru.cudnn(self.core, code, before)
         else:
-            z, last = gru.walk(self.core, code, before) if gru.pays(self.core, code) else self.core(code, before)
+            z, last = gru.unroll(self.core, code, before) if gru.pays(self.core, code) else self.core(code, before)
         return z, {"z": last.transpose(0, 1).to(state["z"].dtype)}
 
     def _step(self, code: Tensor, state: State) -> tuple[Tensor, State]:
@@ -107,7 +107,7 @@ class RecurrentNet(nn.Module):
         """
         code = self._encode(x, label, cond)[:, 0]
         z, lanes = state["z"].to(code.dtype), branches.lanes(begins, time, parents)
-        before, after = branches.walk(self.core, code, z.transpose(0, 1).contiguous(), lanes)
+        before, after = branches.unroll_branches(self.core, code, z.transpose(0, 1).contiguous(), lanes)
         out = self.head(torch.cat([before[-1], code], -1))
         last = torch.cat([lanes.first[1:], lanes.first.new_tensor([len(code)])]) - 1
         began, ended = (torch.stack([layer.index_select(0, cells) for layer in latents], 1).to(state["z"].dtype)

@@ -69,7 +69,7 @@ class TemporalUNet(nn.Module):
     def init_state(self, batch: int, cond: Any = None) -> State:
         """The embedded `static` conditioning, zeros without one. Raises ValueError if some is missing."""
         if self.start is None:
-            return {"start": self.embed[0].weight.new_zeros(batch, self.width)}
+            return {"start": next(self.embed.parameters()).new_zeros(batch, self.width)}
         return {"start": self.start(static_vector(cond, self.static, batch))}
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:

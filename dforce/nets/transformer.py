@@ -109,6 +109,7 @@ class TransformerNet(nn.Module):
         visible = self._visible(time, position, filled, h.device)
         past, seen = slice(self.context - filled, None), []
         for i, block in enumerate(self.blocks):
+            assert isinstance(block, AttentionBlock)
             q, k, v = block.project(h, turn)
             seen.append((k, v))
             if filled:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.matrix import pyramid
-from dforce.core.noise import Noise, seed_of
+from dforce.core.noise import Noise, NoiseSource, seed_of
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Step
@@ -93,7 +93,7 @@ class DiffusionPlanner:
     def matrix(self, tokens: int) -> Tensor:
         return pyramid(self.schedule.grid(self.steps, self.spacing), tokens, self.delay)  # type: ignore[arg-type]
 
-    def guide(self, goal: Tensor, noise: Noise, tokens: int) -> Denoiser:
+    def guide(self, goal: Tensor, noise: NoiseSource, tokens: int) -> Denoiser:
         """The denoiser that makes plans of so many tokens towards `goal` [N, 2]."""
         denoiser, padding = self.denoiser, -(-self.pad_to // self.layout["stack"]) - tokens
         if padding > 0 and not denoiser.causal:
@@ -118,7 +118,8 @@ class DiffusionPlanner:
                                cond=cond, eta=self.eta, order=self.order, noise=noise):
                 yield step, self._physical(step.x0)
 
-    def start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> tuple[Tensor, Cond, Tensor]:
+    def start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource,
+              ) -> tuple[Tensor, Cond, Tensor]:
         """What sampling begins with: pure noise x [N, T, D], the condition (where each starts), goals [N, 2]."""
         device = self.schedule.alpha.device
         time, (c, d) = self.tokens(remaining), self.layout["observation"]
@@ -141,7 +142,7 @@ class DiffusionPlanner:
         device = self.schedule.alpha.device.type
         return torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         x, cond, goal_ = self.start(obs, goal, remaining, noise)
         with self._cast():
             x0 = generate(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,

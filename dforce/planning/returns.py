@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.core.noise import Noise
+from dforce.core.noise import NoiseSource
 from dforce.planning.control import Executed, Executor, Plan, play, suited
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.scores import blocked_mask
@@ -86,18 +86,15 @@ class Starts:
                          "tune on all starts")
 
 
-class tempered(Noise):
+def tempered(noise: NoiseSource, temperature: float) -> NoiseSource:
     """Noise of `temperature` >= 0 times the usual standard deviation: 0 is the most likely path, 1 the usual law."""
+    if temperature < 0:
+        raise ValueError(f"the temperature must be >= 0, got {temperature}")
 
-    def __init__(self, noise: Noise, temperature: float):
-        if temperature < 0:
-            raise ValueError(f"the temperature must be >= 0, got {temperature}")
-        super().__init__(noise.seed)
-        self.temperature = temperature
-
-    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
-                 sample: Tensor | None = None) -> Tensor:
-        return self.temperature * super().__call__(row, token, like, salt=salt, sample=sample)
+    def scaled(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
+               sample: Tensor | None = None) -> Tensor:
+        return temperature * noise(row, token, like, salt=salt, sample=sample)
+    return scaled
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class LowTemperature(DiffusionPlanner):
         """What names this planner in a row of results."""
         return {**super().variant, "temperature": self.temperature}
 
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         return super()._part(obs, goal, remaining, tempered(noise, self.temperature))
 
 

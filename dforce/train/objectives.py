@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.core.denoiser import Cond, Denoiser, cut
+from dforce.core.denoiser import Cond, Denoiser, slice_cond
 from dforce.core.elbo import held_out_bound
 from dforce.core.loss import DECAY, Levels, Weight, forcing_loss, fused_snr, independent, shared
 from dforce.core.noise import Noise
@@ -40,7 +40,7 @@ class ForcingObjective(nn.Module):
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Levels = independent,
                  weight: Weight | None = None, carry: bool = False):
         super().__init__()
-        if carry and not getattr(denoiser, "causal", False):
+        if carry and not denoiser.causal:
             raise ValueError("carry=True needs a causal denoiser: others end a window in no state that goes on")
         self.denoiser, self.schedule, self.levels, self.carry = denoiser, schedule, levels, carry
         self.weight = weight or fused_snr(decay=DECAY)
@@ -63,7 +63,7 @@ class ForcingObjective(nn.Module):
         with torch.autocast(batch.x.device.type, enabled=False):  # at level 1 an error of bfloat16 costs nats
             found = held_out_error(self.denoiser, self.schedule, batch, rows=some, **few)  # type: ignore[arg-type]
             logs = {f"error_{name}": value for name, value in found.items()}
-            if getattr(self.denoiser, "causal", False):
+            if self.denoiser.causal:
                 logs["bound"] = held_out_bound(self.denoiser, self.schedule, batch, levels=BOUND_LEVELS, rows=one,  # type: ignore[arg-type]
                                                **few)
         return logs
@@ -110,7 +110,7 @@ class InpaintingObjective(nn.Module):
         super().__init__()
         if shortest is not None and shortest < 1:
             raise ValueError(f"shortest={shortest}: give a number of tokens >= 1, or None for whole windows")
-        if getattr(denoiser, "causal", False):
+        if denoiser.causal:
             raise ValueError("a causal denoiser cannot look ahead to entries that are shown: use net=temporal, or "
                              "net=transformer net.causal=false")
         self.denoiser, self.schedule, self.shown, self.levels, self.weight = denoiser, schedule, shown, levels, weight
@@ -130,4 +130,4 @@ class InpaintingObjective(nn.Module):
             return batch.x, batch.mask, batch.cond
         device = generator.device if generator is not None else None
         kept = slice(int(torch.randint(self.shortest, tokens + 1, (), generator=generator, device=device)))
-        return batch.x[:, kept], None if batch.mask is None else batch.mask[:, kept], cut(batch.cond, kept)
+        return batch.x[:, kept], None if batch.mask is None else batch.mask[:, kept], slice_cond(batch.cond, kept)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Denoiser
 from dforce.core.loss import corrupt
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State, fork, map_state
 
@@ -19,7 +19,7 @@ PURE, KEPT = "pure", "kept"
 
 @torch.no_grad()
 def held_out_error(denoiser: Denoiser, schedule: Schedule, batch: Any, *, stds: tuple[float, ...] = STDS,
-                   rows: int = 16, state: State = None, noise: Noise | None = None) -> dict[str, Tensor]:
+                   rows: int = 16, state: State = None, noise: NoiseSource | None = None) -> dict[str, Tensor]:
     """Root mean square error of x0_hat over the first `rows` sequences of a `Batch`, [] each, in the data's units.
 
     Keys are the noise std in data units (sigma / alpha, the nearest level's) as text, "pure" for level K, and "kept":

@@ -13,11 +13,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.denoiser import Cond, Denoiser, Precond
 from dforce.core.loss import Weight, corrupt, min_snr
 from dforce.core.matrix import full_sequence
-from dforce.core.noise import Noise
-from dforce.core.rollout import Offset
+from dforce.core.noise import Noise, NoiseSource, shifted
 from dforce.core.sample import generate
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State, map_state
@@ -38,18 +37,18 @@ class TwoCall(nn.Module):
     all tokens. ValueError for a denoiser that is not causal.
     """
 
-    def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
+    def __init__(self, denoiser: Precond, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
                  weight: Weight | None = None):
         super().__init__()
         if levels not in ("random", "last"):
             raise ValueError(f"levels must be 'random' or 'last', got {levels!r}")
-        if not getattr(denoiser, "causal", False):
+        if not denoiser.causal:
             raise ValueError("teacher forcing carries a state from token to token, which takes a causal denoiser")
         self.denoiser, self.schedule, self.levels, self.weight = denoiser, schedule, levels, weight or min_snr()
 
     def forward(self, batch: Any, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         x0, (size, time) = batch.x, batch.x.shape[:2]
-        before = states_before(self.denoiser, x0, batch.cond)  # type: ignore[arg-type]
+        before = states_before(self.denoiser, x0, batch.cond)
         cond = {**batch.cond, "token": {name: value.flatten(0, 1)[:, None]
                                         for name, value in (batch.cond.get("token") or {}).items()},
                 "static": {name: value.repeat_interleave(time, 0)
@@ -70,34 +69,25 @@ class TwoCall(nn.Module):
         return loss, {"loss": loss.detach()}
 
 
-def next_frame_regression(denoiser: nn.Module, schedule: Schedule) -> TwoCall:
+def next_frame_regression(denoiser: Precond, schedule: Schedule) -> TwoCall:
     """Next-frame regression: `TwoCall` with levels="last", for configurations."""
     return TwoCall(denoiser, schedule, levels="last")
 
 
-def states_before(denoiser: Denoiser, x0: Tensor, cond: Cond | None) -> State:
+def states_before(denoiser: Precond, x0: Tensor, cond: Cond | None) -> State:
     """The state before every token of clean sequences x0 [B, T, *E], rows (b, t) in order: leaves [B * T, ...].
 
-    With gradient, token by token, by the denoiser's `remember` where it has that (encoder and recurrence alone).
+    With gradient, token by token, by `Precond.remember` (encoder and recurrence alone).
     """
     state, found = denoiser.init_state(len(x0), cond), []
-    remember = getattr(denoiser, "remember", None) or (lambda *given: denoiser(*given)[1])
     clean = torch.zeros(len(x0), 1, dtype=torch.long, device=x0.device)
     token = (cond or {}).get("token") or {}
     for t in range(x0.shape[1]):
         found.append(state)
         if t + 1 < x0.shape[1]:
             here = {**(cond or {}), "token": {name: value[:, t:t + 1] for name, value in token.items()}}
-            state = remember(x0[:, t:t + 1], clean, state, here)
+            state = denoiser.remember(x0[:, t:t + 1], clean, state, here)
     return map_state(lambda *leaves: torch.stack(leaves, 1).flatten(0, 1), *found)
-
-
-class Silent(Noise):
-    """No noise: zeros wherever normal noise is asked for. With a matrix [[K], [0]] a rollout is then a regression."""
-
-    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
-                 sample: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(like)
 
 
 class WindowPast(NamedTuple):
@@ -109,7 +99,7 @@ class WindowPast(NamedTuple):
 
 def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: WindowPast, *, new: int, keep: int,
                    cond: Cond | Callable[[int], Cond | None] | None = None, eta: float = 0.0, order: int = 2,
-                   noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, WindowPast]]:
+                   noise: NoiseSource | None = None, first: int = 0) -> Iterator[tuple[Tensor, WindowPast]]:
     """Full-sequence diffusion for ever: `new` tokens at a time, given the last `keep` of them.
 
     All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the
@@ -131,7 +121,7 @@ def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: W
         size, old = past.x.shape[:2]
         matrix = full_sequence(grid, old + new)
         # Counters go on from window to window, with room for the longest: windows share no noise
-        at = Offset(noise, (len(matrix) + 1) * chunk, (keep + new) * chunk)
+        at = shifted(noise, rows=(len(matrix) + 1) * chunk, tokens=(keep + new) * chunk)
         like = torch.cat([past.x, past.x.new_empty(size, new, *past.x.shape[2:])], 1)
         known = torch.cat([past.x, torch.zeros_like(like[:, old:])], 1)
         mask = torch.zeros_like(like, dtype=torch.bool)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.matrix import pyramid
-from dforce.core.noise import Noise
+from dforce.core.noise import NoiseSource, no_noise
 from dforce.core.rollout import Recent, rollout
 from dforce.core.tree import State, map_state
 from dforce.guidance.clipped import clipped
 from dforce.guidance.history import fractional, history_guided, vanilla
-from dforce.video.baselines import Silent, WindowPast, sliding_window
+from dforce.video.baselines import WindowPast, sliding_window
 from dforce.video.model import VideoModel
 
 Actions = Callable[[int, int], Tensor]  # (frame, count) -> actions [B, count, A] that lead to frame, frame + 1, ...
@@ -111,7 +111,7 @@ def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions |
 
 
 def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actions: Actions | None = None,
-           context: int = 0, noise: Noise | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
+           context: int = 0, noise: NoiseSource | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
     """Chunks of frames [B, chunk, C, H, W], nominally in -1..1, and what is carried after each, without end.
 
     state: from `begin`, or one that was yielded, moved to the model's device if it is elsewhere; context: frames that
@@ -134,7 +134,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
         refresh = None if recipe.refresh is None else (recipe.refresh[0] // model.stack,
                                                        recipe.refresh[1] // model.stack)
         if recipe.method == "regression":
-            matrix, noise = torch.tensor([[model.schedule.levels], [0]]).expand(2, size), Silent()
+            matrix, noise = torch.tensor([[model.schedule.levels], [0]]).expand(2, size), no_noise
             if size > 1:
                 raise ValueError("regression predicts one token from those before it: chunk must be one token, "
                                  f"{model.stack} frames, got {recipe.chunk}")
@@ -149,7 +149,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
 
 
 def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *, actions: Actions | None = None,
-              noise: Noise | None = None) -> Tensor:
+              noise: NoiseSource | None = None) -> Tensor:
     """The `frames` frames [B, frames, C, H, W], on the model's device, that follow the real ones `context` [B, N, C, H,
     W]."""
     state = begin(model, recipe, context, actions)

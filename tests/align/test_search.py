@@ -18,7 +18,7 @@ from dforce.align import (
     steering,
     time_travel,
 )
-from dforce.core.denoiser import Precond
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.matrix import full_sequence, pyramid
 from dforce.core.noise import Noise
 from dforce.core.sample import generate, sample
@@ -207,10 +207,8 @@ def test_without_lambda_particles_are_plain_samples() -> None:
     torch.testing.assert_close(alone.x[0], plain, rtol=0, atol=1e-5)
 
 
-class Remembers:
+class Remembers(Denoiser):
     """Each row is sure of the number that its state holds; absorbs nothing."""
-
-    causal = recurrent = global_x0 = False
 
     def init_state(self, batch, cond=None):
         return {"number": cond["static"]["number"]}

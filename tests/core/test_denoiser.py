@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dforce.core.denoiser import Denoiser, Precond, cut, fork_cond
+from dforce.core.denoiser import Denoiser, Precond, fork_cond, slice_cond
 from dforce.core.loss import corrupt
 from dforce.core.schedule import Schedule, flow, linear
 from dforce.nets.recurrent import RecurrentNet
@@ -125,7 +125,7 @@ def test_level_shape_is_checked(level):
 
 def test_cut_and_fork_of_conditioning():
     cond = {"token": {"a": torch.arange(6.0).view(1, 6, 1)}, "static": {"s": torch.ones(1, 2)}}
-    part = cut(cond, slice(2, 4))
+    part = slice_cond(cond, slice(2, 4))
     assert part["token"]["a"].flatten().tolist() == [2, 3] and part["static"]["s"].shape == (1, 2)
-    assert cut(None, slice(2)) is None and cut({"static": {}}, slice(2)) == {"static": {}}
+    assert slice_cond(None, slice(2)) is None and slice_cond({"static": {}}, slice(2)) == {"static": {}}
     assert fork_cond(cond, 3)["token"]["a"].shape == (3, 6, 1) and fork_cond(None, 3) is None

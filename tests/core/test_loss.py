@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dforce.core.denoiser import Precond
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.loss import (
     corrupt,
     forcing_loss,
@@ -30,10 +30,8 @@ from dforce.train.objectives import ForcingObjective
 S = linear(200)
 
 
-class Fixed:
+class Fixed(Denoiser):
     """A denoiser that always answers `x0_hat` (or zeros)."""
-
-    causal = recurrent = global_x0 = False
 
     def __init__(self, x0_hat=None):
         self.x0_hat = x0_hat

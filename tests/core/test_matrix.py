@@ -1,4 +1,4 @@
-"""Schedule matrices: the paper's pyramid and its two ends, and what check() refuses, with the messages it gives."""
+"""Schedule matrices: the paper's pyramid and its two ends, and what checked_matrix() refuses, and how."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from dforce.core.matrix import autoregressive, check, full_sequence, pyramid
+from dforce.core.matrix import autoregressive, checked_matrix, full_sequence, pyramid
 from dforce.core.schedule import cosine, flow, linear
 
 
@@ -32,7 +32,7 @@ def test_pyramid_is_the_papers(steps, horizon, delay):
     to_go = paper_pyramid(steps, horizon, delay)
     assert torch.equal(matrix, grid.flip(0)[to_go])
     assert matrix.shape == (steps + delay * (horizon - 1) + 1, horizon)
-    assert torch.equal(check(matrix, 60, horizon=horizon), matrix)
+    assert torch.equal(checked_matrix(matrix, 60, horizon=horizon), matrix)
 
 
 @pytest.mark.parametrize("schedule", [linear(100), flow(10)])
@@ -88,14 +88,14 @@ def rise_in_one_row_of_the_batch() -> torch.Tensor:
 ])
 def test_check_says_what_came_and_what_was_wanted(matrix, options, came, wanted):
     with pytest.raises(ValueError) as error:
-        check(matrix, 5, **options)
+        checked_matrix(matrix, 5, **options)
     assert came in str(error.value) and wanted in str(error.value), re.sub(r"\s+", " ", str(error.value))
 
 
 def test_check_lets_pass():
-    assert check(GOOD.int(), 5).dtype == torch.int64
-    assert torch.equal(check(GOOD[:, None].repeat(1, 2, 1), 5, horizon=3)[:, 1], GOOD)
+    assert checked_matrix(GOOD.int(), 5).dtype == torch.int64
+    assert torch.equal(checked_matrix(GOOD[:, None].repeat(1, 2, 1), 5, horizon=3)[:, 1], GOOD)
     warm = GOOD.clamp(1, 4)
-    assert torch.equal(check(warm, 5, complete=False), warm)
+    assert torch.equal(checked_matrix(warm, 5, complete=False), warm)
     held = torch.full((3, 2), 2)
-    assert torch.equal(check(held, 5, complete=False), held)
+    assert torch.equal(checked_matrix(held, 5, complete=False), held)

@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 
-from dforce.core.noise import Noise, mix, seed_of
+from dforce.core.noise import Noise, members_of, mix, no_noise, seed_of, shifted
+from dforce.planning.returns import tempered
+from dforce.planning.search.sub_plans import PRIME, BranchNoise
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -123,3 +125,31 @@ def test_seed_of_fits_every_generator():
     assert len(set(seeds)) == 900 and all(0 <= s < 2**63 for s in seeds)
     torch.Generator().manual_seed(max(seeds))
     assert seed_of(1, 2) == seed_of(1, 2) == int(mix(1, 2)) >> 1 & (2**63 - 1)
+
+
+# ------------------------------------------------------------------------------------------------- noise around noise
+
+MEMBER = torch.tensor([4, 2])
+# name -> the wrapper, and the counters (row, token, salt, sample) and factor that it stands for
+AROUND = {
+    "chunk": (lambda n: shifted(n, rows=7, tokens=3), lambda r, t, s, b: (r + 7, t + 3, s, b, 1.0)),
+    "candidates": (lambda n: shifted(n, samples=5), lambda r, t, s, b: (r, t, s, b + 5, 1.0)),
+    "members": (lambda n: members_of(n, MEMBER.repeat(5)), lambda r, t, s, b: (r, t, s, MEMBER.repeat(5)[b], 1.0)),
+    "tempered": (lambda n: tempered(n, 0.25), lambda r, t, s, b: (r, t, s, b, 0.25)),
+    "branches": (lambda n: BranchNoise(n, torch.tensor([11, 0]), MEMBER, 6, token=2),
+                 lambda r, t, s, b: (r, t + 2, s + PRIME * torch.tensor([11, 0])[b % 2][:, None],
+                                     b // 2 * 6 + MEMBER[b % 2], 1.0)),
+}
+
+
+@pytest.mark.parametrize("sample", [None, torch.tensor([1, 0])])
+@pytest.mark.parametrize("outer, inner", itertools.product(AROUND, AROUND))
+def test_noise_around_noise_asks_what_it_wraps(outer, inner, sample):
+    row, token, salt, like = torch.tensor([2, 3, 4]), torch.arange(3), 1, torch.empty(2, 3, 5)
+    (around, first), (inside, then) = AROUND[outer], AROUND[inner]
+    assert not around(inside(no_noise))(row, token, like, salt=salt, sample=sample).any()
+    assert not around(inside(tempered(Noise(3), 0.0)))(row, token, like, salt=salt, sample=sample).any()
+    *counters, one = first(row, token, salt, torch.arange(2) if sample is None else sample)
+    *counters, other = then(*counters)
+    wanted = one * other * Noise(3)(counters[0], counters[1], like, salt=counters[2], sample=counters[3])
+    assert torch.equal(around(inside(Noise(3)))(row, token, like, salt=salt, sample=sample), wanted)

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from dforce.core.denoiser import Denoiser
 from dforce.core.matrix import pyramid
 from dforce.core.noise import Noise
 from dforce.core.rollout import rollout
@@ -141,8 +142,8 @@ def test_refresh_builds_the_state_from_the_last_tokens():
 def test_a_token_costs_its_steps_and_one_look_back(steps):
     denoiser, calls = network().float(), []
 
-    class Counted:
-        causal, recurrent, global_x0 = True, True, False
+    class Counted(Denoiser):
+        causal = recurrent = True
         init_state = denoiser.init_state
 
         def absorb(self, *args):

@@ -20,6 +20,7 @@ from dforce.core.wavefront import ordered
 from dforce.guidance.classifier_free import classifier_free
 from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided
+from dforce.guidance.wrapper import Wrapper
 from dforce.nets.recurrent import RecurrentNet
 from tests.gaussian_bed import Causal, NonCausal
 
@@ -140,13 +141,12 @@ def test_the_start_is_left_alone(path, batch, tokens):
     assert torch.equal(x, before)
 
 
-class Counting:
+class Counting(Wrapper):
     """Counts how many tokens its denoiser is shown."""
 
     def __init__(self, denoiser):
-        self.denoiser, self.shown, self.calls = denoiser, 0, 0
-        self.causal, self.recurrent, self.global_x0 = denoiser.causal, denoiser.recurrent, denoiser.global_x0
-        self.init_state = denoiser.init_state
+        super().__init__(denoiser)
+        self.shown, self.calls = 0, 0
 
     def absorb(self, x, level, state, cond=None):
         self.shown += x.shape[0] * x.shape[1]

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from dforce.core.denoiser import Precond, cut
+from dforce.core.denoiser import Denoiser, Precond, slice_cond
 from dforce.core.loss import forcing_loss
 from dforce.core.matrix import autoregressive, full_sequence, pyramid
 from dforce.core.noise import Noise
@@ -160,8 +160,8 @@ def test_a_bad_observation_is_a_noisier_token(net):
         at_once, _ = denoiser(x, level, denoiser.init_state(3, cond), cond)
         state = denoiser.init_state(3, cond)
         for t in range(3):
-            state = denoiser.absorb(x[:, t:t + 1], level[:, t:t + 1], state, cut(cond, slice(t, t + 1)))
-        in_turn, _ = denoiser(x[:, 3:], level[:, 3:], state, cut(cond, slice(3, 4)))
+            state = denoiser.absorb(x[:, t:t + 1], level[:, t:t + 1], state, slice_cond(cond, slice(t, t + 1)))
+        in_turn, _ = denoiser(x[:, 3:], level[:, 3:], state, slice_cond(cond, slice(3, 4)))
     torch.testing.assert_close(in_turn, at_once[:, 3:], rtol=0, atol=1e-5)
     trusted, _ = denoiser(x, torch.where(level < 100, 0, level), denoiser.init_state(3, cond), cond)
     changed = (trusted - at_once)[:, 3].abs().amax(-1) > 1e-5
@@ -173,7 +173,7 @@ def test_one_row_reset_in_mid_run_is_that_row_run_alone(net):
     denoiser, g = robot(net, schedule), torch.Generator().manual_seed(1)
     seen, drawn = torch.randn(2, 6, 3, 1, 3, generator=g)
     fresh, run, cond = denoiser.init_state(3, kinds(3, 2)), [], kinds(3, 2)
-    observe, decide = cut(cond, slice(0, 1)), cut(cond, slice(1, 2))
+    observe, decide = slice_cond(cond, slice(0, 1)), slice_cond(cond, slice(1, 2))
     clean, state = torch.zeros(3, 1, dtype=torch.long), fresh
     for step in range(6):
         if step == 3:  # the middle robot begins a new episode
@@ -272,11 +272,10 @@ def test_a_rollout_is_one_long_autoregressive_sample():
 # ------------------------------------------------------------------- (d) a flow path as an SDE with a std of its own
 
 
-class Normal:
+class Normal(Denoiser):
     """The ideal denoiser of tokens ~ N(mean, std^2), each on its own."""
 
     causal = recurrent = True
-    global_x0 = False
 
     def __init__(self, schedule, mean: float, std: float):
         self.schedule, self.mean, self.std = schedule, mean, std

@@ -217,10 +217,8 @@ def test_classifier_free_at_scale_one_and_zero_and_in_between():
         torch.testing.assert_close(guide(x, level, guide.init_state(3, cond), cond)[0], wanted)
 
 
-class ByHand:
+class ByHand(Denoiser):
     """Scale 2 with a null conditioning of full size: whole sequences only."""
-
-    causal = recurrent = global_x0 = False
 
     def __init__(self, denoiser, full):
         self.denoiser, self.full = denoiser, full

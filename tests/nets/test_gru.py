@@ -22,7 +22,7 @@ def both(layers, batch, time, **options):
     core, code, z = bed(layers, batch, time, **options)
     weigh = torch.randn(batch, time, core.hidden_size, dtype=code.dtype)
     found = []
-    for run in (core, lambda *given: gru.walk(core, *given)):
+    for run in (core, lambda *given: gru.unroll(core, *given)):
         latents, last = run(code, z)
         loss = (weigh * latents).sin().sum() + last.square().sum()
         found.append((latents, last, *torch.autograd.grad(loss, (code, z))))
@@ -46,7 +46,7 @@ def test_an_input_of_another_width_and_only_one_gradient():
     core, code, z = bed(1, 2, 4, inner=5)
     z = z.detach()
     wanted, = torch.autograd.grad(core(code, z)[0].sum(), code)
-    torch.testing.assert_close(torch.autograd.grad(gru.walk(core, code, z)[0].sum(), code)[0], wanted)
+    torch.testing.assert_close(torch.autograd.grad(gru.unroll(core, code, z)[0].sum(), code)[0], wanted)
 
 
 def test_float32_to_rounding():
@@ -57,8 +57,8 @@ def test_float32_to_rounding():
 
 def test_gradients_of_gradients():
     core, code, z = bed(2, 1, 2, width=3, inner=2)
-    assert torch.autograd.gradgradcheck(lambda c, h: gru.walk(core, c, h)[0], (code, z))
-    assert torch.autograd.gradcheck(lambda c, h: gru.walk(core, c, h)[0], (code, z))
+    assert torch.autograd.gradgradcheck(lambda c, h: gru.unroll(core, c, h)[0], (code, z))
+    assert torch.autograd.gradcheck(lambda c, h: gru.unroll(core, c, h)[0], (code, z))
 
 
 def test_who_takes_it():
@@ -77,8 +77,8 @@ def test_a_frozen_network_has_the_gradient_of_a_learning_one(depth, monkeypatch)
     torch.manual_seed(0)
     net = RecurrentNet((3,), width=8, depth=depth)
     x, label = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 6)
-    taken, walk = [], gru.walk
-    monkeypatch.setattr(gru, "walk", lambda *given: taken.append(1) or walk(*given))
+    taken, unroll = [], gru.unroll
+    monkeypatch.setattr(gru, "unroll", lambda *given: taken.append(1) or unroll(*given))
 
     def gradient():
         out, state = net(x, label, net.init_state(2))

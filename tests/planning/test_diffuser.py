@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dforce.core.denoiser import Precond
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.loss import corrupt, shared, uniform
 from dforce.core.matrix import full_sequence
 from dforce.core.noise import Noise, seed_of
@@ -38,10 +38,8 @@ class Bridge(NonCausal):
         return super().__call__(x, torch.cat([level[:, :-1], torch.zeros_like(level[:, -1:])], 1), state, cond)
 
 
-class Gain(nn.Module):
+class Gain(nn.Module, Denoiser):
     """x0_hat = gain @ x at a single level: the linear denoiser."""
-
-    causal = recurrent = global_x0 = False
 
     def __init__(self, gain):
         super().__init__()

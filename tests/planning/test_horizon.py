@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dforce.core.denoiser import Precond
-from dforce.core.matrix import check, pyramid
+from dforce.core.matrix import checked_matrix, pyramid
 from dforce.core.noise import Noise
 from dforce.core.sample import generate
 from dforce.core.schedule import linear
@@ -53,10 +53,10 @@ def plan(planner, steps, seed=0):
 
 def test_a_padded_matrix_is_valid_but_not_complete():
     short = pyramid(S.grid(6), KEPT, 2)
-    check(short, S.levels, horizon=KEPT)
-    check(with_padding(short, 7), S.levels, horizon=ALL, complete=False)
+    checked_matrix(short, S.levels, horizon=KEPT)
+    checked_matrix(with_padding(short, 7), S.levels, horizon=ALL, complete=False)
     with pytest.raises(ValueError, match="clean"):
-        check(with_padding(short, 7), S.levels)
+        checked_matrix(with_padding(short, 7), S.levels)
 
 
 @pytest.mark.parametrize("delay", [0, 2, 6])

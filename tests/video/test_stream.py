@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from dforce.core.denoiser import Precond
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.matrix import autoregressive
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, no_noise
 from dforce.core.rollout import Recent
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine
 from dforce.data.pixels import to_uint8
 from dforce.nets.recurrent import RecurrentNet
-from dforce.video.baselines import Silent, TwoCall, WindowPast, sliding_window, states_before
+from dforce.video.baselines import TwoCall, WindowPast, sliding_window, states_before
 from dforce.video.model import VideoModel
 from dforce.video.recording import Record, flatten, unflatten
 from dforce.video.stream import Recipe, begin, stream
@@ -181,8 +181,8 @@ def test_a_sliding_window_is_full_sequence_diffusion_with_replacement():
     m, x, noise = model(), frames(time=3), Noise(2)
     levels = []
 
-    class Spy:
-        causal, recurrent, global_x0 = True, True, False
+    class Spy(Denoiser):
+        causal = recurrent = True
         init_state, absorb = m.denoiser.init_state, m.denoiser.absorb
 
         def __call__(self, x, level, state, cond=None):
@@ -253,4 +253,4 @@ def test_regression_rolls_its_own_predictions_out():
         wanted, _ = m.denoiser(torch.zeros(2, 1, *SHAPE), torch.full((2, 1), S.levels), state, m.cond(told(6 + t, 1)))
         torch.testing.assert_close(got, wanted)
         state = m.denoiser.absorb(got, torch.zeros(2, 1, dtype=torch.long), state, m.cond(told(6 + t, 1)))
-    assert not Silent()(0, 0, x).any()
+    assert not no_noise(0, 0, x).any()

@@ -10,12 +10,13 @@ from torch import Tensor
 from dforce.align.advantage import Credit, GroupAdvantage, PerPromptStats, standardised
 from dforce.align.loop import Aligning, KLControl
 from dforce.align.lora import adapter_state, without_adapters
-from dforce.align.objectives import AlignObjective, Loss, Result, inner, policy_gradient
+from dforce.align.objectives import AlignObjective, Loss, Result, policy_gradient
 from dforce.align.on_policy import Ask, OnPolicy, Sampler
 from dforce.align.rewards.protocol import Reward
 from dforce.align.value import StepCredit
 from dforce.config import nearest
 from dforce.core.denoiser import Cond, Denoiser
+from dforce.guidance.wrapper import module_inside
 
 BUFFER = 64  # rewards of a prompt that its mean and std are taken from
 FEW = {"epochs": 2, "samples": 32, "updates": 2}  # under fast_dev_run
@@ -81,10 +82,10 @@ def shortened(algorithm: A) -> A:
 
 def reference_of(policy: Denoiser) -> Denoiser:
     """The policy as it is now: beneath its adapters if it has any, else a copy that does not learn."""
-    if adapter_state(inner(policy)):
+    if adapter_state(module_inside(policy)):
         return without_adapters(policy)
     reference = copy.deepcopy(policy)
-    inner(reference).requires_grad_(False).eval()
+    module_inside(reference).requires_grad_(False).eval()
     return reference
 
 

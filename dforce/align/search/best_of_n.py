@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dforce.align.rewards.protocol import ask_reward
 from dforce.core.denoiser import Cond, Denoiser, fork_cond
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource, shifted
 from dforce.core.sample import generate
 from dforce.core.schedule import Schedule
 from dforce.core.step import Step
@@ -55,7 +55,7 @@ class Best(NamedTuple):
 @torch.no_grad()
 def best_of_n(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, n: int, reward: Score, *,
               state: State = None, cond: Cond | None = None, eta: float = 1.0, order: int = 1,
-              noise: Noise | None = None, rows: int | None = None) -> Best:
+              noise: NoiseSource | None = None, rows: int | None = None) -> Best:
     """The best of n samples for each start x [B, T, *E]: n rewards and n runs a sample, the control of every method.
 
     Candidate 0 begins in x and is what `generate` gives; the others begin in noise of their own. rows: at most so many
@@ -73,7 +73,7 @@ def best_of_n(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor,
         if first == 0:
             start[:len(x)] = x
         done = generate(denoiser, schedule, matrix, start, state=None if state is None else fork(state, count),
-                        cond=fork_cond(cond, count), eta=eta, order=order, noise=_Shifted(noise, first * len(x)))
+                        cond=fork_cond(cond, count), eta=eta, order=order, noise=shifted(noise, samples=first * len(x)))
         values = score(reward, done).view(count, -1)
         found.append(values)
         top, which = values.max(0)
@@ -82,19 +82,6 @@ def best_of_n(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor,
         best = torch.where(better.view(-1, *(1,) * (x.ndim - 1)), winners, best)
         at_best = torch.where(better, top, at_best)
     return Best(best, at_best, torch.cat(found))
-
-
-class _Shifted(Noise):
-    """The noise of candidates `first`, first + 1, ... of a larger set."""
-
-    def __init__(self, noise: Noise, first: int):
-        super().__init__(noise.seed)
-        self.first = first
-
-    def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
-                 sample: Tensor | None = None) -> Tensor:
-        member = torch.arange(len(like), device=like.device) if sample is None else sample
-        return super().__call__(row, token, like, salt=salt, sample=self.first + member)
 
 
 class demon:
@@ -116,7 +103,7 @@ class demon:
     def __init__(self, denoiser: Denoiser, schedule: Schedule, reward: Score, draws: int = 16, *, rest: int = 5,
                  weights: Literal["tanh", "boltzmann"] = "tanh", tau: float | None = None,
                  sphere: Literal["sequence", "token"] | None = "sequence", state: State = None,
-                 cond: Cond | None = None, noise: Noise | None = None):
+                 cond: Cond | None = None, noise: NoiseSource | None = None):
         if draws < 1 or rest < 1 or (tau is not None and tau <= 0):
             raise ValueError(f"draws and rest must be >= 1 and tau positive, got {draws}, {rest}, {tau}")
         if weights not in ("tanh", "boltzmann") or sphere not in ("sequence", "token", None):

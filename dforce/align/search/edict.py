@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.matrix import check
+from dforce.core.matrix import checked_matrix
 from dforce.core.schedule import Schedule
 from dforce.core.transition import transition
 from dforce.core.tree import State
@@ -33,7 +33,7 @@ class Edict:
                  state: State = None, cond: Cond | None = None, dtype: torch.dtype | None = None):
         if not 0 < mix <= 1:
             raise ValueError(f"mix must lie in (0, 1], got {mix}")
-        self.matrix = check(matrix, schedule.levels, complete=False)
+        self.matrix = checked_matrix(matrix, schedule.levels, complete=False)
         leaves_noise = (self.matrix[1:] < self.matrix[:-1]) & (schedule.alpha.to(matrix.device)[self.matrix[:-1]] == 0)
         if leaves_noise.any():
             raise ValueError("EDICT cannot leave a level where alpha is 0: pure noise of a flow path tells nothing of "

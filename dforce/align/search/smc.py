@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dforce.align.search.best_of_n import START_SALT, Score, score
 from dforce.core.denoiser import Cond, Denoiser, fork_cond
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.sample import sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std, Step
@@ -47,7 +47,7 @@ class steering:
 
     def __init__(self, reward: Score, particles: int, lam: float, *,
                  potential: Literal["difference", "max", "sum"] = "difference", every: int = 1,
-                 threshold: float = 0.5, noise: Noise | None = None):
+                 threshold: float = 0.5, noise: NoiseSource | None = None):
         if particles < 1 or every < 1 or lam < 0 or not 0 < threshold <= 1:
             raise ValueError("particles and every must be >= 1, lam >= 0 and threshold in (0, 1], got "
                              f"{particles}, {every}, {lam}, {threshold}")
@@ -112,7 +112,7 @@ class steering:
 def steer(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, n: int, reward: Score, *, lam: float,
           potential: Literal["difference", "max", "sum"] = "difference", every: int = 1, threshold: float = 0.5,
           state: State = None, cond: Cond | None = None, eta: float = 1.0, order: int = 1, std: Std | None = None,
-          noise: Noise | None = None) -> Particles:
+          noise: NoiseSource | None = None) -> Particles:
     """n particles for each start x [B, T, *E] down `matrix`, steered as in `steering`. lam = 0 is n plain samples.
 
     Particle 0 begins in x, the others in noise of their own.

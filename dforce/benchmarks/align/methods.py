@@ -20,7 +20,7 @@ from dforce.align.on_policy import START_SALT
 from dforce.align.rewards.builtin import ClassLogProb, Jpeg
 from dforce.align.rewards.protocol import Reward, ask_reward
 from dforce.core.denoiser import Precond
-from dforce.core.noise import Noise, seed_of
+from dforce.core.noise import Noise, NoiseSource, seed_of
 from dforce.core.sample import sample
 from dforce.core.schedule import linear
 from dforce.data.images import ImageBatches, load_images
@@ -166,7 +166,7 @@ def searched(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, s
 Found = tuple[Tensor, float, Tensor | None]  # samples, rewards asked for each, KL to the model before
 
 
-def _best_of_n(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, Any]) -> Found:
+def _best_of_n(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
     """KL: log n - (n - 1) / n, what best-of-n is bounded by (Beirami et al. 2024)."""
     n = own["n"]
     found = best_of_n(bed.model.denoiser, bed.model.schedule, bed.matrix, x, n, bed.scorer(label),
@@ -174,7 +174,7 @@ def _best_of_n(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, 
     return found.x, n, torch.full((len(x),), float(np.log(n) - (n - 1) / n))
 
 
-def _demon(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, Any]) -> Found:
+def _demon(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
     cond = class_cond(label)
     draw = demon(bed.model.denoiser, bed.model.schedule, bed.scorer(label), cond=cond, noise=noise, **own)
     *_, last = sample(bed.model.denoiser, bed.model.schedule, bed.matrix, x, cond=cond, eta=1.0, order=1, draw=draw,
@@ -182,13 +182,13 @@ def _demon(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, Any]
     return last.x.detach(), draw.queries, None
 
 
-def _steering(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, Any]) -> Found:
+def _steering(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
     found = steer(bed.model.denoiser, bed.model.schedule, bed.matrix, x, own["particles"], bed.scorer(label),
                   lam=own["lam"], potential=own["potential"], cond=class_cond(label), noise=noise)
     return found.best(), own["particles"] * (bed.steps + 1), None
 
 
-def _guidance(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, Any]) -> Found:
+def _guidance(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
     policy = guided(bed.model.denoiser, bed.model.schedule, bed.scorer(label), own["scale"])
     trace = bed.sampler(policy).record(len(x), class_cond(label), noise)
     with torch.no_grad():
@@ -196,7 +196,7 @@ def _guidance(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, A
     return trace.x[:, -1], bed.steps, nats
 
 
-def _doodl(bed: Bed, x: Tensor, label: Tensor, noise: Noise, own: dict[str, Any]) -> Found:
+def _doodl(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
     edict = Edict(bed.model.denoiser, bed.model.schedule, bed.matrix, cond=class_cond(label))
     found = doodl(edict, x, bed.scorer(label), **own)
     return found.x0.detach(), own["updates"] + 1, None

@@ -20,6 +20,7 @@ from dforce.core.schedule import Schedule
 from dforce.core.tree import State
 from dforce.core.wavefront import wavefront
 from dforce.data.batch import Batch
+from dforce.guidance.wrapper import Wrapper
 
 TASK, CALLS = "plan, unguided", "network calls of a plan"
 FIRST, SECOND = (100, 1), (20, 2)  # (steps, order) of equal law: 20 second-order steps beat 100 first-order ones
@@ -69,13 +70,12 @@ def _one(sizes: Sizes, width: int, size: int) -> Measured:
     return measured
 
 
-class Counted:
+class Counted(Wrapper):
     """A denoiser that counts: `calls` of the network with its head, and the `tokens` [B T] that they evaluated."""
 
     def __init__(self, denoiser: Denoiser):
-        self.denoiser, self.calls, self.tokens = denoiser, 0, 0
-        self.causal, self.recurrent, self.global_x0 = denoiser.causal, denoiser.recurrent, denoiser.global_x0
-        self.init_state, self.absorb = denoiser.init_state, denoiser.absorb
+        super().__init__(denoiser)
+        self.calls, self.tokens = 0, 0
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         self.calls, self.tokens = self.calls + 1, self.tokens + level.numel()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.core.noise import Noise
+from dforce.core.noise import NoiseSource
 from dforce.guidance.energy import Energy, energies
 from dforce.planning.planner import DiffusionPlanner
 
@@ -42,7 +42,7 @@ class BestOfN(DiffusionPlanner):
         chosen = {} if self.selector is None else {"selector": name_of(self.selector)}
         return {**super().variant, "n": self.n, **chosen}
 
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         # The plan is the slow dimension: the first len(obs) rows see the noise that they see when n = 1.
         plans = DiffusionPlanner._part(replace(self, progress=None), np.tile(obs, (self.n, 1)),
                                        np.tile(goal, (self.n, 1)), remaining, noise)

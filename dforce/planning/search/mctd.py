@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.core.noise import Noise
+from dforce.core.noise import NoiseSource
 from dforce.guidance.energy import energies
 from dforce.planning.energy import Physical, _each
 from dforce.planning.planner import DiffusionPlanner
@@ -125,7 +125,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         return {**super().variant, **own, "scales": " ".join(f"{factor:g}" for factor in self.scales),
                 "value": name_of(self.value)}
 
-    def search(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, *,
+    def search(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource, *,
                episode: np.ndarray | None = None) -> Found:
         """The best plans from obs [N, 4] to goal [N, 2]. episode: [N] numbers that say whose noise each row sees."""
         grower = Grower(self, obs, goal, remaining, noise, sub_plans=self.sub_plans, episode=episode,
@@ -170,7 +170,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         if values[best] > found.values[row]:
             found.values[row], found.plans[row] = values[best], plans[best]
 
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise) -> Tensor:
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         with self._cast():
             plans = self.search(obs, goal, remaining, noise).plans
         if self.progress:

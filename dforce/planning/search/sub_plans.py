@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond
 from dforce.core.matrix import pyramid
-from dforce.core.noise import Noise
+from dforce.core.noise import NoiseSource
 from dforce.core.sample import generate
 from dforce.core.tree import State, map_state
 from dforce.planning.planner import DiffusionPlanner
@@ -41,26 +41,25 @@ def child(parent: Partial, number: int, factor: float) -> Partial:
     return parent._replace(salt=(parent.salt * PRIME + number) % 2**62, factor=factor)
 
 
-class Branching(Noise):
+class BranchNoise:
     """The noise of partial plans: a function of the episode and of the way down the tree, not of the batch.
 
     salt: [B] of each plan; episode: [B] of `count`. token: what the first token in the sequence is in the plan.
     """
 
-    def __init__(self, noise: Noise, salt: Tensor, episode: Tensor, count: int, *, token: int = 0):
-        super().__init__(noise.seed)
-        self.salt, self.episode, self.count, self.token = salt, episode, count, token
+    def __init__(self, noise: NoiseSource, salt: Tensor, episode: Tensor, count: int, *, token: int = 0):
+        self.noise, self.salt, self.episode, self.count, self.token = noise, salt, episode, count, token
 
-    def at(self, token: int) -> Branching:
+    def at(self, token: int) -> BranchNoise:
         """The same noise for a sequence that begins at `token` of the plan."""
-        return Branching(self, self.salt, self.episode, self.count, token=token)
+        return BranchNoise(self.noise, self.salt, self.episode, self.count, token=token)
 
     def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                  sample: Tensor | None = None) -> Tensor:
         sample = torch.arange(len(like), device=like.device) if sample is None else sample
         draw, plan = sample // len(self.salt), sample % len(self.salt)  # draws of Monte Carlo guidance: n B rows
-        return super().__call__(row, token + self.token, like, salt=salt + PRIME * self.salt[plan][:, None],
-                                sample=draw * self.count + self.episode[plan])
+        return self.noise(row, token + self.token, like, salt=salt + PRIME * self.salt[plan][:, None],
+                          sample=draw * self.count + self.episode[plan])
 
 
 class Grower:
@@ -70,8 +69,8 @@ class Grower:
     simulations. episode: [N] numbers that say whose noise each start sees.
     """
 
-    def __init__(self, planner: DiffusionPlanner, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: Noise, *,
-                 sub_plans: int, jumpy: tuple[int, int], episode: np.ndarray | None = None):
+    def __init__(self, planner: DiffusionPlanner, obs: np.ndarray, goal: np.ndarray, remaining: int,
+                 noise: NoiseSource, *, sub_plans: int, jumpy: tuple[int, int], episode: np.ndarray | None = None):
         x, cond, self.goal = planner.start(obs, goal, remaining, noise)
         self.planner, self.noise, self.like, self.start = planner, noise, x, cond["static"]["start"]
         self.tokens, self.jumpy = x.shape[1], jumpy
@@ -106,7 +105,7 @@ class Grower:
         """`grow` for parts of `first` finished tokens, all of them guided or none."""
         rows = torch.tensor([part.episode for part in parts], device=self.like.device)
         salt = torch.tensor([part.salt for part in parts], device=rows.device)
-        noise = Branching(self.noise, salt, self.number[rows], len(self.number))
+        noise = BranchNoise(self.noise, salt, self.number[rows], len(self.number))
         guide = self._guide(rows, noise, [part.factor for part in parts] if guided else None)
         ahead = noise(-1, torch.arange(first, self.tokens, device=rows.device), self.like[rows, first:])
         x = torch.cat([torch.stack([part.done for part in parts]), ahead], 1)
@@ -121,7 +120,7 @@ class Grower:
             x = self._denoise(guide, x, state, cond, rest, noise, self.jumpy)
         return grown, x
 
-    def _guide(self, rows: Tensor, noise: Branching, factors: list[float] | None) -> Any:
+    def _guide(self, rows: Tensor, noise: BranchNoise, factors: list[float] | None) -> Any:
         if factors is None:
             return self.planner.with_(scale=0.0).guide(self.goal[rows], noise, self.tokens)
         guide: Any = self.planner.with_(scale=1.0).guide(self.goal[rows], noise, self.tokens)
@@ -130,7 +129,7 @@ class Grower:
         guide.scale = scale.view(-1, *(1,) * (self.like.ndim - 1 if self.planner.draws == 1 else 1))
         return guide
 
-    def _denoise(self, guide: Any, x: Tensor, state: State, cond: Cond, now: slice, noise: Branching,
+    def _denoise(self, guide: Any, x: Tensor, state: State, cond: Cond, now: slice, noise: BranchNoise,
                  pace: tuple[int, int]) -> Tensor:
         """x [B, T, *E] with the tokens `now` denoised in pace = (steps, delay); those behind stay noise."""
         causal, schedule = guide.causal, self.planner.schedule
