@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.tree import State
 from dforce.guidance.wrapper import Wrapper, module_inside
-from dforce.train.atomic_folder import CheckpointError, check, sealed, write_tensors
-from dforce.train.state import compare
+from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
+from dforce.train.state import check_weights
 
 FORMAT = 1
 FILE = "adapters.safetensors"
@@ -193,7 +193,7 @@ def load_adapters(folder: str | Path, model: nn.Module) -> list[str]:
     Raises CheckpointError for a folder that is damaged or holds something else, ValueError where the adapters belong
     to another model; the model is then as it was.
     """
-    about = check(Path(folder))
+    about = verified(Path(folder))
     if about.get("kind") != "adapters" or about.get("format") != FORMAT:
         raise CheckpointError(f"{folder} holds no adapters of format {FORMAT}, but kind {about.get('kind')!r}, format "
                               f"{about.get('format')!r}")
@@ -223,4 +223,4 @@ def _compare(model: nn.Module, tensors: Mapping[str, Tensor], ranks: Mapping[str
         shape = modules[name].weight.shape
         wanted[f"{name}.lowrank.a"] = torch.empty(int(rank), *shape[1:], device="meta")
         wanted[f"{name}.lowrank.b"] = torch.empty(shape[0], int(rank), *(1,) * (len(shape) - 2), device="meta")
-    compare(wanted, tensors, origin)
+    check_weights(wanted, tensors, origin)

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _show(manual.help_of(name))
         return _run(name, rest)
     except Exception as error:
-        return report(error)
+        return report_error(error)
     except KeyboardInterrupt as stop:
         return _complain(str(stop) or "interrupted", INTERRUPTED)
 
@@ -49,7 +49,7 @@ def _run(name: str, words: list[str]) -> int:
     try:
         return launch.launch(name, words)
     except launch.Failed as failed:
-        return report(failed.error)
+        return report_error(failed.error)
     except Exception as error:
         if choice := re.search(r"Could not find '(\w+)/([^']+)'", str(error)):
             return _complain(launch.unknown_option(choice[1], choice[2]))
@@ -59,7 +59,7 @@ def _run(name: str, words: list[str]) -> int:
         return _complain(launch.unknown_key(key[1], name, words))
 
 
-def report(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """One message for a mistake of the user's, a traceback for ours."""
     if os.environ.get("DFORCE_TRACEBACK") == "1":
         traceback.print_exception(error)

@@ -23,7 +23,7 @@ def kinds() -> dict[str, list[str]]:
     verbs = {folder.name: sorted((file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml")),
                                  key=lambda kind: (kind != folder.name, kind))
              for folder in (files("dforce.configs") / "verbs").iterdir() if folder.is_dir()}
-    return {verb: found for verb, found in sorted(verbs.items()) if found}
+    return {verb: names for verb, names in sorted(verbs.items()) if names}
 
 
 def named(words: list[str]) -> tuple[str, list[str]]:

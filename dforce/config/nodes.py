@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dforce.config.moved import present_name
-from dforce.config.values import described, fits, fitted, hints_of, line_of, nearest, plain
+from dforce.config.values import described, fits, fitted, hints_of, line_of, nearest, to_plain
 
 T = TypeVar("T")
 RESERVED = ("_target_", "_partial_")
@@ -49,7 +49,7 @@ def check(cfg: Any, *, trust: Iterable[str] | str | None = None, files: Sequence
     files: YAML files that cfg was composed from, searched for the line to name in a message.
     Raises ValueError that names the key, the nearest right one, all right ones, and the file and line.
     """
-    _check_node(plain(cfg), "", Scope.of(trust), files)
+    _check_node(to_plain(cfg), "", Scope.of(trust), files)
 
 
 def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequence[str] = ROOMS,
@@ -59,7 +59,7 @@ def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequenc
     build({"_target_": "dforce.core.loss.min_snr", "gamma": 5.0}) == dforce.core.loss.min_snr(gamma=5.0).
     Raises ValueError for whatever `check` refuses, a missing argument, or one given by both the node and the data.
     """
-    node = plain(node)
+    node = to_plain(node)
     if not (isinstance(node, dict) and "_target_" in node):
         raise ValueError(f"expected a node with a _target_, got {node!r}; "
                          "e.g. {_target_: dforce.core.schedule.linear}")
@@ -79,7 +79,7 @@ def read(cfg: Any, kind: type[T], *, trust: Iterable[str] | str | None = None, *
     that no key has. Keys that are no fields are passed over, and fields without a key take their defaults.
     Raises ValueError for a value that does not fit its field.
     """
-    values, hints = plain(cfg), typing.get_type_hints(kind)
+    values, hints = to_plain(cfg), typing.get_type_hints(kind)
     chosen = {name: values[name] for name in hints if name in values and name not in more}
     for name, value in chosen.items():
         if not fits(value, hints[name]):

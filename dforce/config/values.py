@@ -104,12 +104,12 @@ def described(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def plain(cfg: Any) -> Any:
+def to_plain(cfg: Any) -> Any:
     """OmegaConf containers as plain ones, without importing OmegaConf for those who use plain dicts."""
     if type(cfg).__module__.startswith("omegaconf"):
         from omegaconf import OmegaConf
 
         return OmegaConf.to_container(cfg, resolve=True)
     if isinstance(cfg, Mapping):
-        return {key: plain(value) for key, value in cfg.items()}
-    return [plain(value) for value in cfg] if isinstance(cfg, list) else cfg
+        return {key: to_plain(value) for key, value in cfg.items()}
+    return [to_plain(value) for value in cfg] if isinstance(cfg, list) else cfg

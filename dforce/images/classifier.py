@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dforce.data.images import ImageBatches, Images
-from dforce.train.atomic_folder import check, sealed, write_tensors
+from dforce.train.atomic_folder import sealed, verified, write_tensors
 from dforce.train.checkpoint import PRETRAINED, CheckpointError
 from dforce.train.fit import fit
 from dforce.train.state import load_weights
@@ -116,7 +116,7 @@ def load_classifier(where: str | Path) -> Classifier:
     """In evaluation mode, frozen. where: its folder, a run folder that has one, a checkpoint in such a run folder, or
     the name of a shipped one ("digits"). CheckpointError where there is none or it is damaged."""
     folder = find_classifier(where)
-    check(folder)
+    verified(folder)
     try:
         config = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         classifier = Classifier(tuple(config["shape"]), tuple(config["classes"]), features=config["features"])

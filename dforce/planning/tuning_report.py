@@ -20,8 +20,8 @@ from dforce.report.plots.maze import plan_grid
 from dforce.report.plots.tuning import tuning_curves
 from dforce.report.rows import write_episodes
 from dforce.report.table import markdown_table
-from dforce.runs.folder import RunFolder, write_atomic
 from dforce.runs.claims import locked
+from dforce.runs.folder import RunFolder, write_atomic
 
 Row = dict[str, Any]
 

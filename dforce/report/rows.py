@@ -170,10 +170,10 @@ def read_episodes(file: str | Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
 
 
-def select(rows: Iterable[Row], *, variant: Mapping[str, Any] | None = None, **equal: Any) -> list[Row]:
+def filter_rows(rows: Iterable[Row], *, variant: Mapping[str, Any] | None = None, **equal: Any) -> list[Row]:
     """Rows whose keys equal `equal` and whose variant holds every pair of `variant`. A tuple or list means any of them.
 
-    `select(rows, method=("straight", "controller"), metric="score", variant={"starts": "blocked"})`
+    `filter_rows(rows, method=("straight", "controller"), metric="score", variant={"starts": "blocked"})`
     """
     unknown = [key for key in equal if key not in ROW_KEYS]
     if unknown:
@@ -185,7 +185,7 @@ def select(rows: Iterable[Row], *, variant: Mapping[str, Any] | None = None, **e
     return [
         row
         for row in rows
-        if all(meets(row[key], wanted) for key, wanted in equal.items())
+        if all(meets(cast(dict, row)[key], wanted) for key, wanted in equal.items())
         and all(key in row["variant"] and meets(row["variant"][key], wanted) for key, wanted in (variant or {}).items())
     ]
 

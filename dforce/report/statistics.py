@@ -102,6 +102,11 @@ def probability_of_improvement(a: np.ndarray, b: np.ndarray, seed: np.ndarray) -
     return resampled(lambda samples: samples.mean(axis=-1), (a > b) + 0.5 * (a == b), seed)
 
 
+def median_interval(values: np.ndarray) -> Interval:
+    """Median of values [E] of one seed, and its interval."""
+    return resampled(lambda samples: np.median(samples, axis=-1), values, np.zeros(len(values)))
+
+
 def resampled(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, seed: np.ndarray, *,
               draws: int = 2000, rng_seed: int = 0) -> Interval:
     """Any statistic of episodes [E] with its 95% percentile bootstrap: seeds are drawn, then episodes within.
@@ -118,11 +123,11 @@ def resampled(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray,
     within = (rng.random((*picked.shape, sizes.max())) * sizes[picked][..., None]).astype(int)
     chosen = padded[picked[..., None], within]  # [D, S, largest size]
     used = np.arange(sizes.max()) < sizes[picked][..., None]
-    found = np.empty(draws)
+    drawn = np.empty(draws)
     for total in np.unique(used.sum((1, 2))):  # seeds with fewer episodes make smaller samples
         same = used.sum((1, 2)) == total
-        found[same] = statistic(values[chosen[same][used[same]]].reshape(-1, total))
-    low, high = np.percentile(found, [2.5, 97.5])
+        drawn[same] = statistic(values[chosen[same][used[same]]].reshape(-1, total))
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(statistic(values[None])[0]), float(low), float(high), len(values))
 
 

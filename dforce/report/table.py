@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from dforce.report.rows import Row, settled
 
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 def digits_for(rows: Iterable[Row]) -> int:
     """Decimals shared by a column: three significant ones of its largest number, more where its smallest would be 0."""
     rows = list(rows)
-    sizes = [abs(row[key]) for row in rows for key in ("value", "low", "high") if row[key]]
+    sizes = [abs(value) for row in rows for value in (row["value"], row["low"], row["high"]) if value]
     if not sizes:
         return 0
     smallest = min((abs(row["value"]) for row in rows if row["value"]), default=1.0)
@@ -121,11 +121,11 @@ def units_line(table: Table) -> str:
 
 
 def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) -> list[Cell]:
-    found = [row for row in column.values() if row["value"] is not None]
-    better = {row["higher_is_better"] for row in found}
+    defined = [(row["value"], row["higher_is_better"]) for row in column.values() if row["value"] is not None]
+    better = {higher for _, higher in defined}
     best = None
-    if len(found) > 1 and better in ({True}, {False}):
-        best = (max if better == {True} else min)(row["value"] for row in found)
+    if len(defined) > 1 and better in ({True}, {False}):
+        best = (max if better == {True} else min)(value for value, _ in defined)
     counts = {row["n"] for row in column.values()}
     digits = digits_for(column.values())
     cells = []
@@ -179,5 +179,5 @@ def csv_table(rows: Iterable[Row]) -> str:
     writer.writerow(["task", "method", *keys, *plain])
     for row in rows:
         named = [row["variant"].get(key) for key in keys]
-        writer.writerow([row["task"], row["method"], *named, *(row[key] for key in plain)])
+        writer.writerow([row["task"], row["method"], *named, *(cast(dict, row)[key] for key in plain)])
     return text.getvalue()

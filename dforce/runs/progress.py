@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Ticker:
 
 def progress(items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
     """Yields the items and shows how far it is. total: their number, where `len(items)` is not known."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Ticker(total, description) as ticker:
         for item in items:

@@ -36,12 +36,20 @@ class Prepared(NamedTuple):
     data: Any = None
 
 
-class Training(Protocol):
-    """One kind of training, with all its settings. resume: run folder or checkpoint to go on from."""
+class TrainingRun(Protocol):
+    """One kind of training, with all its settings.
 
-    resume: str | None
-    save_every: int
-    keep: int
+    resume: run folder or checkpoint to go on from. save_every: steps between checkpoints. keep: how many of them stay.
+    """
+
+    @property
+    def resume(self) -> str | None: ...
+
+    @property
+    def save_every(self) -> int: ...
+
+    @property
+    def keep(self) -> int: ...
 
     def prepare(self) -> Prepared:
         """Data, model and training loop; ValueError for what does not go together."""
@@ -50,7 +58,7 @@ class Training(Protocol):
         """Whatever belongs in the folder beside the checkpoints, of which `newest` is the last."""
 
 
-def run_training(training: Training, call: Invocation, *, longer: str = "fit.steps") -> Path | None:
+def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.steps") -> Path | None:
     """Trains; checkpoints, metrics and the page go into the run folder, the old one of a resumed run.
 
     longer: the key to raise for a longer run.
@@ -69,7 +77,7 @@ def run_training(training: Training, call: Invocation, *, longer: str = "fit.ste
     return folder.path if folder.writes else None
 
 
-def follow(training: Training, prepared: Prepared, folder: RunFolder, config: dict[str, Any],
+def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config: dict[str, Any],
            late: Callable[[], bool] = lambda: False) -> Path:
     """Trains to the end, or until Ctrl-C, SIGTERM or late(). Returns the newest checkpoint.
 
@@ -140,13 +148,13 @@ def _follow(prepared: Prepared, save_every: int, folder: RunFolder, write: Calla
             if log.step == begin + 1 and folder.writes:  # by now every process has read what it goes on from
                 rewind(folder, begin)
             ticker.total = log.steps - begin
-            last, asked = log.step == log.steps, stop()
+            last, requested = log.step == log.steps, stop()
             if log.step % LINE == 0 or last or log.validation:  # to read the numbers of a step is to wait for it
                 folder.log(log.step, **log.metrics)
                 note = f"loss {log.metrics['loss']:.4f}"
             ticker.advance(note=note)
-            write(log, due=log.step % save_every == 0 or last or asked)
-            if asked and not last:
+            write(log, due=log.step % save_every == 0 or last or requested)
+            if requested and not last:
                 raise KeyboardInterrupt(f"stopped at step {log.step}; go on with resume={folder.path}")
 
 

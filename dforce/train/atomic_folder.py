@@ -73,7 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(str(error)) from error
 
 
-def check(folder: Path) -> dict[str, Any]:
+def verified(folder: Path) -> dict[str, Any]:
     """The manifest, once every file is found to be what it says. Raises CheckpointError naming one that is not."""
     path = folder / MANIFEST
     if not path.is_file():

@@ -31,7 +31,8 @@ from dforce.config import CHECKPOINT_ROOMS, build, present
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
-from dforce.train.atomic_folder import CheckpointError, check, recover, sealed, write_tensors
+from dforce.train.atomic_folder import CheckpointError, recover, sealed, verified, write_tensors
+from dforce.train.model_card import model_card
 from dforce.train.state import TrainingState, load_weights
 
 __all__ = ["Bundle", "CheckpointError", "build_denoiser", "find", "keep_last", "latest", "load", "load_state",
@@ -42,7 +43,7 @@ MODEL = ("net", "schedule", "predict", "data_std")  # what a configuration says 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
-class Parts(NamedTuple):
+class Contents(NamedTuple):
     """What the files of a checkpoint hold, unbuilt: all that a migration may change."""
 
     tensors: dict[str, Tensor]
@@ -54,7 +55,7 @@ class Parts(NamedTuple):
 
 
 # format n -> what turns the parts of format n into those of n + 1. Every format ever released has to stay here.
-MIGRATIONS: dict[int, Callable[[Parts], Parts]] = {}
+MIGRATIONS: dict[int, Callable[[Contents], Contents]] = {}
 
 
 class Bundle(NamedTuple):
@@ -101,7 +102,7 @@ def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any],
         "state.json": _json({"step": state.step, "record": state.record, "extra": dict(extra or {})}, "state"),
         "config.yaml": yaml.safe_dump(json.loads(_json(config, "config")), sort_keys=False),
         "layout.json": _json(layout, "layout"),
-        "README.md": _card(Path(folder).name, state, layout),
+        "README.md": model_card(Path(folder).name, state, layout),
     }
     written = {"model": tensors, "optim": state.optim, "carried": state.carried}
     size = sum(t.nbytes for group in written.values() for t in group.values()) + sum(map(len, files.values()))
@@ -135,9 +136,9 @@ def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = F
         reason = f"no {error} in its configuration or layout" if isinstance(error, KeyError) else error
         raise CheckpointError(f"cannot use the checkpoint {folder}: {reason}") from error
     if not raw:  # on top of the raw ones: frozen weights have no average, tied ones only under their first name
-        own = denoiser.state_dict()
+        weights = denoiser.state_dict()
         for name, value in _stripped("ema.denoiser.", parts.tensors).items():
-            own[name].copy_(value)
+            weights[name].copy_(value)
     statistics = _stripped("normalizer.", parts.tensors)
     normalizer = Affine(**statistics).to(device) if statistics else None
     denoiser = denoiser.to(device).eval()
@@ -154,7 +155,7 @@ def load_state(where: str | Path) -> TrainingState:
 
 def verify(folder: str | Path) -> dict[str, Any]:
     """The manifest, if every byte is as it was written and this version can read it; else CheckpointError says what."""
-    manifest = check(Path(folder))
+    manifest = verified(Path(folder))
     if manifest.get("format") not in {*MIGRATIONS, FORMAT}:
         newer = "install a newer dforce" if manifest.get("format", 0) > FORMAT else "no dforce ever wrote it"
         raise CheckpointError(f"{folder} has checkpoint format {manifest.get('format')}, this is dforce "
@@ -202,18 +203,18 @@ def keep_last(checkpoints: str | Path, count: int = 3) -> None:
 
 
 def _steps(checkpoints: Path) -> list[Path]:
-    found = [folder for folder in checkpoints.glob("step_*") if folder.name.removeprefix("step_").isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step_")))
+    steps = [folder for folder in checkpoints.glob("step_*") if folder.name.removeprefix("step_").isdigit()]
+    return sorted(steps, key=lambda folder: int(folder.name.removeprefix("step_")))
 
 
-def _read(folder: Path) -> Parts:
+def _read(folder: Path) -> Contents:
     """The verified content, brought to the present format."""
     manifest = verify(folder)
     try:
         model, optim, carried = (load_file(folder / f"{name}.safetensors")
                                  if f"{name}.safetensors" in manifest["files"] else {}
                                  for name in ("model", "optim", "carried"))
-        parts = Parts(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
+        parts = Contents(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
                       present(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
                       json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
     except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
@@ -236,21 +237,3 @@ def _json(value: Any, what: str) -> str:
         return json.dumps(value, indent=1) + "\n"
     except TypeError as error:
         raise ValueError(f"{what} must be plain (dicts, lists, strings, numbers): {error}") from None
-
-
-def _card(name: str, state: TrainingState, layout: Mapping[str, Any]) -> str:
-    weights = sum(value.numel() for value in state.model.values())
-    data = layout.get("dataset") or layout.get("env") or "data described in layout.json"
-    return f"""# {name}
-
-A Diffusion Forcing model of {weights:,} weights after {state.step} training steps on {data}.
-Written by dforce {dforce.__version__}.
-
-```python
-import dforce
-model = dforce.load("path/to/{name}")   # model.denoiser, .schedule, .normalizer, .layout
-```
-
-`config.yaml` says how it was made, `layout.json` what the numbers of its tokens mean. `MANIFEST.json` holds the sha256
-of every file; a checkpoint that differs from it does not load.
-"""

@@ -2,15 +2,24 @@
 
 What is drawn at step s is a function of (seed, s, stream, part of the batch) and never of what was drawn before.
 So a run goes on bit for bit from its weights, moments and step number alone, and the number of processes may change.
+
+Parts: a batch is cut into `accumulate` parts of equal size, the objective is called on one after the other, and the
+gradients are averaged: memory of a part, effect of the whole where the loss is a plain mean over rows. Under torchrun
+the parts are dealt to the processes (there are at least as many parts as processes), so the numbers are those of one
+process with the same number of parts.
+
+Carried states: where objective.carry is true, it is called as objective(batch, generator, carried) -> (loss, logs,
+carried), with what it gave back for the same rows a step before (None at first); see
+`dforce.train.objectives.ForcingObjective`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,8 +28,9 @@ from torch import Tensor, nn
 from dforce.core.noise import seed_of
 from dforce.core.tree import leaves, map_state
 from dforce.train.distributed import Ranks, join, stop_requested
+from dforce.train.learning_rate import learning_rate
 from dforce.train.precision import choose
-from dforce.train.state import Log, Training, TrainingState, call, cut, restore, start
+from dforce.train.state import Log, Training, TrainingState, call, go_on_from, split_carried, start
 
 BUILDABLE = ("fit",)  # by name, in a configuration
 
@@ -52,67 +62,48 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
         seed: int = 0, resume: TrainingState | None = None, validate: Callable[[int], Any] | None = None,
         validate_every: int = 1000, validate_batches: int = 4,
         device: torch.device | str | None = None) -> Iterator[Log]:
-    """Trains `objective` by AdamW and yields a `Log` after each of the steps that remain.
+    """Trains `objective` by AdamW and yields a `Log` after each of the steps that remain; the module says more.
 
-    objective(batch, generator) -> (loss [], logs {name: []}) draws all it needs from the generator, which is seeded
-    anew for every step. batch_at(step) -> the batch of step 0, 1, ...: any nest of tensors, batch dimension first.
-
-    lr rises linearly over `warmup` steps, then falls along a half cosine to `floor` * lr, or stays (see
-    `learning_rate`). clip: largest norm of the gradient. ema: decay of the averaged weights, None for none.
-    precision: of the networks ("auto" asks the hardware; which was chosen, and why, is in `log.training.precision`).
-
-    accumulate: a batch is cut into so many parts of equal size, the objective called on one after the other, and
-    the gradients averaged: memory of a part, effect of the whole where the loss is a plain mean over rows. Under
-    torchrun the parts are dealt to the processes (there are at least as many parts as processes), so the numbers
-    are those of one process with the same number of parts. shards: in how many parts batch_at(step, shards=(lo, hi))
-    can be asked for (`Windows.virtual_shards`), so that a process gathers its own rows only.
-
-    validate(i) -> held-out batch i of `validate_batches`, looked at with the averaged weights every `validate_every`
-    steps and at the end, always under the same noise. resume: `log.training.state()` of the run to go on with.
-    device: None takes the accelerator if there is one.
-
-    Where objective.carry is true, it is called as objective(batch, generator, carried) -> (loss, logs, carried), with
-    what it gave back for the same rows a step before (None at first): see `dforce.train.objectives.ForcingObjective`.
+    objective: (batch, generator) -> loss [], logs {name: []}; draws from the generator, seeded anew for every step.
+    batch_at: step -> batch of step 0, 1, ...: any nest of tensors, batch dimension first.
+    lr, steps, warmup, decay, floor: of `learning_rate`. clip: largest norm of the gradient, None for any.
+    ema: decay of the averaged weights, None for none.
+    precision: of the networks; "auto" asks the hardware, and `log.training.precision` says what was chosen, and why.
+    accumulate: parts that a batch is cut into. shards: in how many parts batch_at(step, shards=(lo, hi)) can be asked
+        for (`Windows.virtual_shards`), so that a process gathers its own rows only.
+    validate: i -> held-out batch i of `validate_batches`, looked at with the averaged weights every `validate_every`
+        steps and at the end, always under the same noise.
+    resume: `log.training.state()` of the run to go on with. device: None takes the accelerator if there is one.
 
     A step whose loss or gradient is not finite leaves weights and moments as they were; FloatingPointError after 5 of
     them in a row. ValueError for arguments out of range and for a `resume` that belongs to another run.
     """
     _check(lr=lr, steps=steps, accumulate=accumulate, validate_every=validate_every, validate_batches=validate_batches)
-    if ema is not None and not 0 <= ema < 1:
-        raise ValueError(f"ema must lie in [0, 1), or be None for no averaging, got {ema}")
-    if decay not in ("cosine", "constant"):
-        raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
+    _check_choices(ema, decay)
     ranks = join(device)
     parts = ranks.world if accumulate == 1 else accumulate
     ranks.deal(parts, "accumulate")
     if resume is not None and precision == "auto":  # a clock decides "auto": going on exactly means not asking again
         precision = resume.record.get("precision", precision)
+    training = _begin(objective, ranks, resume, precision, {"seed": seed, "parts": parts}, weight_decay=weight_decay,
+                      betas=betas, ema=ema)
+    rate = partial(learning_rate, lr=lr, steps=steps, warmup=warmup, decay=decay, floor=floor)
+    return _run(training, _Plan(batch_at, steps, rate, clip, parts, shards, seed, validate, validate_every,
+                                max(validate_batches, ranks.world)), ranks)
+
+
+def _begin(objective: nn.Module, ranks: Ranks, resume: TrainingState | None, precision: Literal["auto", "fp32", "bf16"],
+           record: dict[str, Any], **optimizer: Any) -> Training:
+    """The live state of step 0, or of the step that `resume` is of. record: what has to be the same again."""
     chosen = choose(precision, ranks.device)
-    record = {"seed": seed, "parts": parts, "precision": chosen.name}
-    training = start(objective, weight_decay=weight_decay, betas=betas, ema=ema, precision=chosen, record=record,
-                     device=ranks.device)
+    record = {**record, "precision": chosen.name}
+    training = start(objective, precision=chosen, record=record, device=ranks.device, **optimizer)
     if resume is not None:
         _check_resume(record, resume)
-        restore(training, resume)
+        go_on_from(training, resume)
         training.carried = training.carried and [leaf[slice(*ranks.deal(len(leaf), "rows of a batch"))].to(ranks.device)
                                                  for leaf in training.carried]
-
-    def rate(step: int) -> float:
-        return learning_rate(step, lr=lr, steps=steps, warmup=warmup, decay=decay, floor=floor)
-
-    plan = _Plan(batch_at, steps, rate, clip, parts, shards, seed, validate, validate_every,
-                 max(validate_batches, ranks.world))
-    return _run(training, plan, ranks)
-
-
-def learning_rate(step: int, *, lr: float, steps: int, warmup: int = 0, decay: str = "cosine",
-                  floor: float = 0.0) -> float:
-    """Of step 0..steps-1: lr (step + 1) / warmup while that is below lr; then the half cosine, or constant."""
-    rising = min(1.0, (step + 1) / max(warmup, 1))
-    if decay == "constant" or step < warmup:
-        return lr * rising
-    done = (step - warmup) / max(steps - warmup, 1)
-    return lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+    return training
 
 
 def _run(training: Training, plan: _Plan, ranks: Ranks) -> Iterator[Log]:
@@ -157,7 +148,7 @@ def _gradients(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module
     """Accumulates the mean gradient of this process's parts; the mean loss and logs over all of them."""
     lo, hi = ranks.deal(plan.parts, "accumulate")
     sums: dict[str, Tensor] = {}
-    before, after = cut(training.carried, hi - lo), []
+    before, after = split_carried(training.carried, hi - lo), []
     for part, batch in zip(range(lo, hi), _local_parts(plan, ranks, step), strict=True):
         # DDP averages over the processes once, at the last part.
         alone = nullcontext() if ranks.world == 1 or part == hi - 1 else forward.no_sync()  # type: ignore[operator]
@@ -185,8 +176,8 @@ def _local_parts(plan: _Plan, ranks: Ranks, step: int) -> Iterator[Any]:
                          "change the batch size or accumulate")
     size = rows // count
     for part in range(lo, hi):
-        own = slice(part * size, (part + 1) * size)
-        yield map_state(lambda leaf, own=own: leaf[own].to(ranks.device, non_blocking=True), batch)
+        rows_of_part = slice(part * size, (part + 1) * size)
+        yield map_state(lambda leaf, rows=rows_of_part: leaf[rows].to(ranks.device, non_blocking=True), batch)
 
 
 @contextmanager
@@ -229,6 +220,13 @@ def _check(**positive: float) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
+def _check_choices(ema: float | None, decay: str) -> None:
+    if ema is not None and not 0 <= ema < 1:
+        raise ValueError(f"ema must lie in [0, 1), or be None for no averaging, got {ema}")
+    if decay not in ("cosine", "constant"):
+        raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
+
+
 def _check_resume(record: dict[str, Any], resume: TrainingState) -> None:
     before = resume.record
     if before.get("seed", record["seed"]) != record["seed"]:
@@ -237,7 +235,7 @@ def _check_resume(record: dict[str, Any], resume: TrainingState) -> None:
     for name in ("parts", "precision"):
         if before.get(name, record[name]) != record[name]:
             warnings.warn(f"resuming with {name} = {record[name]} instead of {before[name]}: the run goes on, "
-                          "but not bit for bit as it would have", stacklevel=3)
+                          "but not bit for bit as it would have", stacklevel=4)
 
 
 def _diverged(measured: dict[str, Tensor], step: int, rate: float) -> str:

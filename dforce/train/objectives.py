@@ -61,8 +61,8 @@ class ForcingObjective(nn.Module):
         few = {"state": state, "noise": noise}
         some, one = (max(1, len(batch.x) // part) for part in (ERROR_ROWS, BOUND_ROWS))
         with torch.autocast(batch.x.device.type, enabled=False):  # at level 1 an error of bfloat16 costs nats
-            found = held_out_error(self.denoiser, self.schedule, batch, rows=some, **few)  # type: ignore[arg-type]
-            logs = {f"error_{name}": value for name, value in found.items()}
+            errors = held_out_error(self.denoiser, self.schedule, batch, rows=some, **few)  # type: ignore[arg-type]
+            logs = {f"error_{name}": value for name, value in errors.items()}
             if self.denoiser.causal:
                 logs["bound"] = held_out_bound(self.denoiser, self.schedule, batch, levels=BOUND_LEVELS, rows=one,  # type: ignore[arg-type]
                                                **few)

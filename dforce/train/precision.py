@@ -23,10 +23,10 @@ def device_of(name: torch.device | str | None) -> torch.device:
         device = torch.device("meta")  # no device at all
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu, cuda or cuda:<number>, or null for the GPU if there is one; got {name}")
-    found = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= found:
-        raise ValueError(f"there is no {device} here: PyTorch {torch.__version__} sees {found or 'no'} "
-                         f"GPU{'s' if found > 1 else ''}; give device=cpu, or none for the GPU if there is one")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        raise ValueError(f"there is no {device} here: PyTorch {torch.__version__} sees {count or 'no'} "
+                         f"GPU{'s' if count > 1 else ''}; give device=cpu, or none for the GPU if there is one")
     return device
 
 
@@ -59,8 +59,8 @@ def choose(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> 
 @cache
 def _choose_cpu() -> Precision:
     capability = torch.backends.cpu.get_cpu_capability()
-    units = [name for name, found in (("AMX", torch.cpu._is_amx_tile_supported()),
-                                      ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported())) if found]
+    units = [name for name, present in (("AMX", torch.cpu._is_amx_tile_supported()),
+                                      ("AVX512-BF16", torch.cpu._is_avx512_bf16_supported())) if present]
     if not units and capability not in ("SVE256", "SVE128"):  # Arm tells of bfloat16 by no flag: only the clock does
         return Precision("fp32", f"{capability} without bfloat16 units")
     gain = _gemm_seconds(torch.float32) / _gemm_seconds(torch.bfloat16)

@@ -134,12 +134,12 @@ def start(objective: nn.Module, *, weight_decay: float, betas: tuple[float, floa
                     torch.zeros((), device=device), torch.zeros((), device=device))
 
 
-def restore(training: Training, state: TrainingState) -> None:
+def go_on_from(training: Training, state: TrainingState) -> None:
     """Puts `state` into a fresh `training`. ValueError if it belongs to another model or another optimiser."""
-    own = training.parameters
+    learning = training.parameters
     load_weights(training.objective, state.model, origin="the state to resume from")
     if training.decay is not None:
-        compare(own, state.ema, "the average to resume from")
+        check_weights(learning, state.ema, "the average to resume from")
         for name, value in state.ema.items():
             training.ema[name].copy_(value)
     if state.step and not state.optim:
@@ -150,8 +150,9 @@ def restore(training: Training, state: TrainingState) -> None:
         name, _, moment = key.rpartition(".")
         moments.setdefault(name, {})[moment] = value
     if moments:
-        compare(own, {name: value["exp_avg"] for name, value in moments.items()}, "the optimiser to resume from")
-        for name, parameter in own.items():
+        first = {name: value["exp_avg"] for name, value in moments.items()}
+        check_weights(learning, first, "the optimiser to resume from")
+        for name, parameter in learning.items():
             training.optimizer.state[parameter] = {key: value.to(parameter.device, copy=True)
                                                    for key, value in moments[name].items()}
     training.carried = [state.carried[str(i)].clone() for i in range(len(state.carried))] or None
@@ -168,7 +169,7 @@ def call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Gener
     return loss, logs, []
 
 
-def cut(carried: list[Tensor] | None, parts: int) -> list[Any]:
+def split_carried(carried: list[Tensor] | None, parts: int) -> list[Any]:
     """The carried states of each part of a batch, None for each where there are none."""
     return list(zip(*(leaf.chunk(parts) for leaf in carried), strict=True)) if carried else [None] * parts
 
@@ -184,22 +185,22 @@ def _all_rows(leaf: Tensor) -> Tensor:
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> None:
     """Copies `tensors` into the module's parameters and saved buffers. ValueError unless names and shapes agree."""
-    own = module.state_dict()
-    compare(own, tensors, origin)
+    weights = module.state_dict()
+    check_weights(weights, tensors, origin)
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in weights.items():
             value.copy_(tensors[name])
 
 
-def compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: str) -> None:
-    """ValueError that names what `found`, which comes from `origin`, lacks, has too much, or has in another shape."""
+def check_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
+    """ValueError that names what `given`, which comes from `origin`, lacks, has too much, or has in another shape."""
     groups = {
-        "lacks": [name for name in wanted if name not in found],
-        "has, unknown here,": [name for name in found if name not in wanted],
-        "differs in": [f"{name} {[*found[name].shape]} instead of {[*value.shape]}"
-                       for name, value in wanted.items() if name in found and found[name].shape != value.shape],
+        "lacks": [name for name in wanted if name not in given],
+        "has, unknown here,": [name for name in given if name not in wanted],
+        "differs in": [f"{name} {[*given[name].shape]} instead of {[*value.shape]}"
+                       for name, value in wanted.items() if name in given and given[name].shape != value.shape],
     }
-    told = [f"{verb} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+    differences = [f"{verb} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
             for verb, names in groups.items() if names]
-    if told:
-        raise ValueError(f"{origin} belongs to another model: it {'; '.join(told)}")
+    if differences:
+        raise ValueError(f"{origin} belongs to another model: it {'; '.join(differences)}")

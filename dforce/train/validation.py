@@ -42,10 +42,10 @@ def held_out_error(denoiser: Denoiser, schedule: Schedule, batch: Any, *, stds: 
     x0_hat, _ = denoiser(corrupt(schedule, given[0], flat, given[1]), flat, given[2], given[3] or None)
     counted = valid & noisy.view(*noisy.shape, *(1,) * (x.ndim - 2))
     errors = [_rms(each - x, counted) for each in x0_hat.view(len(levels), *x.shape)]
-    found = dict(zip(names, errors, strict=True))
+    by_noise = dict(zip(names, errors, strict=True))
     if last is not None and x.shape[1] > 1:
-        found[KEPT] = _rms((x[:, 1:] - x[:, :-1]), counted[:, 1:])
-    return found
+        by_noise[KEPT] = _rms((x[:, 1:] - x[:, :-1]), counted[:, 1:])
+    return by_noise
 
 
 def _last(valid: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ from dforce.train.checkpoint import load, load_state
 def read_checkpoint(folder: Path) -> list[Any]:
     """All that loading and resuming get from a checkpoint, as arrays and plain values."""
     state, bundle = load_state(folder), load(folder)
-    tensors = [*state.model.values(), *state.ema.values(), *state.optim.values(), bundle.normalizer.std]
+    statistics = bundle.normalizer.state_dict().values() if bundle.normalizer else ()
+    tensors = [*state.model.values(), *state.ema.values(), *state.optim.values(), *statistics]
     return [*tensors, state.step, state.record, bundle.config, bundle.layout]
 
 

@@ -7,20 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dforce.planning.scores import wilson_interval
-from dforce.report.rows import write_results
+from dforce.report.rows import Row, make_row, write_results
+from dforce.report.statistics import wilson_interval
 from dforce.runs.folder import environment, peak_memory_mb
 
 
-def share(task: str, method: str, metric: str, outcomes: Iterable[bool], **variant: Any) -> dict[str, Any]:
+def share(task: str, method: str, metric: str, outcomes: Iterable[bool], **variant: Any) -> Row:
     """The row of one metric: how many of the outcomes are true."""
     outcomes = list(outcomes)
-    interval = wilson_interval(sum(outcomes), len(outcomes))._asdict()
-    return {"task": task, "method": method, "variant": {**variant, "successes": sum(outcomes)}, "metric": metric,
-            **interval, "seeds": 1, "unit": "fraction", "higher_is_better": True}
+    return make_row(task, method, metric, wilson_interval(sum(outcomes), len(outcomes)),
+                    variant={**variant, "successes": sum(outcomes)}, unit="fraction", higher=True)
 
 
-def write(out: str | Path, rows: list[dict[str, Any]], begin: float) -> None:
+def write(out: str | Path, rows: list[Row], begin: float) -> None:
     """results.json at `out`, and a line a row on the terminal. begin: time.monotonic() of the start."""
     about = environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from dforce.images.classifier import FOLDER, load_classifier, save_classifier
-from dforce.train.checkpoint import PRETRAINED, find, load, save
+from dforce.train.checkpoint import PRETRAINED, find, load, model_of, save
 from dforce.train.state import TrainingState
 
 
@@ -38,12 +38,12 @@ def main() -> None:
     bundle = load(args.run)
     env = json.loads((args.run / "env.json").read_text(encoding="utf-8"))
     weights = {f"denoiser.{name}": value for name, value in bundle.denoiser.state_dict().items()}
-    config = {key: bundle.config[key] for key in ("net", "schedule", "predict", "data_std") if key in bundle.config}
+    config = model_of(bundle.config)
     config |= settings
     training = {key: value for key, value in bundle.config.items() if key != "out"}
-    told = "dforce plan"
+    use = "dforce plan"
     if bundle.layout.get("kind") == "video":
-        told, data = "dforce rollout", str(training.get("data", ""))
+        use, data = "dforce rollout", str(training.get("data", ""))
         training["data"] = bundle.layout["dataset"] = Path(data).name  # clips lie where their owner put them
         config |= {"frames": training.get("frames")} | ({"data": data} if data == "balls" else {})
     command = args.command or " ".join(word for word in env["command"].split() if not word.startswith("out="))
@@ -54,9 +54,9 @@ def main() -> None:
         about = json.loads((source / "classifier.json").read_text(encoding="utf-8"))["about"]
         print(save_classifier(PRETRAINED / f"{args.name}-{FOLDER}", load_classifier(source), about=about))
     if "classes" in bundle.layout:
-        told = "dforce sample image"
+        use = "dforce sample image"
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-    print(f"{folder}: {size:.1f} MB, from {find(args.run)}; `{told} checkpoint={args.name}`")
+    print(f"{folder}: {size:.1f} MB, from {find(args.run)}; `{use} checkpoint={args.name}`")
 
 
 if __name__ == "__main__":

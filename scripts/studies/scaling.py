@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ import dforce
 from dforce.benchmarks.speed.cost import flops
 from dforce.config import build
 from dforce.data import Batch
-from dforce.report.rows import write_results
+from dforce.report.rows import Row, make_row, write_results
 from dforce.runs.folder import environment, peak_memory_mb
 
 SIZES = {
@@ -65,7 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     series = {}
     for net, sizes in SIZES.items():
         for number, overrides in enumerate(sizes):
@@ -75,9 +74,8 @@ def main() -> None:
             series[f"{net}, {parameters / 1e6:.2f} M"] = ([cost * s for s in steps], losses)
             for step, loss in zip(steps, losses, strict=True):
                 variant = {"net": overrides, "parameters": parameters, "steps": step, "teraflops": cost * step / 1e12}
-                rows.append({"task": "maze2d-umaze", "method": net, "variant": variant, "metric": "val_loss",
-                             "value": loss, "low": None, "high": None, "n": 512, "seeds": 1,
-                             "unit": "weighted x0 error", "higher_is_better": False})
+                rows.append(make_row("maze2d-umaze", net, "val_loss", loss, n=512, variant=variant,
+                                     unit="weighted x0 error", higher=False))
     env, seconds = environment(), sum(map(duration, args.out.iterdir()))
     header = {key: env[key] for key in ("command", "commit", "versions", "machine")}
     header |= {"seconds": seconds, "peak_memory_mb": peak_memory_mb()}

@@ -47,7 +47,7 @@ def test_loss_and_gradients_are_equal():
 def test_stepper_trains():
     objective = train_step.objective(QUICK, 16, once_a_token=False)
     before = torch.cat([p.detach().flatten().clone() for p in objective.parameters()])
-    step = train_step.stepper(objective, random_batch(QUICK, 4), "fp32")
+    step = train_step.fit_stepper(objective, random_batch(QUICK, 4), "fp32")
     logs = [step() for _ in range(3)]
     assert logs[-1].step == 3
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in objective.parameters()]))
@@ -56,7 +56,7 @@ def test_stepper_trains():
 def test_all_ways_of_sampling_agree():
     denoiser, schedule = maze_denoiser(QUICK, 16)
     sizes = QUICK._replace(tokens=9, steps=12)
-    difference = agree(sampling.ways(sizes, denoiser, schedule, random_batch(sizes, 2)))
+    difference = agree(sampling.sampling_ways(sizes, denoiser, schedule, random_batch(sizes, 2)))
     assert all(value < 1e-5 for name, value in difference.items() if "bf16" not in name)
     assert 0 < difference["ours, wavefront, bf16"] < 5e-2  # it did run in another precision
 
@@ -80,7 +80,7 @@ def test_second_order_takes_a_fifth_of_the_calls():
 
 def test_batched_draws_and_windows_agree():
     denoiser, schedule = maze_denoiser(QUICK, 16)
-    assert agree(guidance.ways(QUICK, denoiser, schedule, 2))["draws batched"] < 1e-5
+    assert agree(guidance.guidance_ways(QUICK, denoiser, schedule, 2))["draws batched"] < 1e-5
     windows, dataset = data.sources(QUICK)
     assert len(windows) == len(dataset)
     index = torch.tensor([0, 5, len(dataset) - 1])
@@ -232,7 +232,7 @@ def test_the_official_layers_are_as_large_as_published_and_start_six_times_as_ma
     loss, _ = official(batch)
     loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in official.parameters())
-    theirs = train_step.stepper(OfficialObjective(schedule, sizes.numbers, latent=8, hidden=8), batch, "fp32")
-    ours = train_step.stepper(train_step.objective(sizes, 8, once_a_token=False), batch, "fp32")
+    theirs = train_step.fit_stepper(OfficialObjective(schedule, sizes.numbers, latent=8, hidden=8), batch, "fp32")
+    ours = train_step.fit_stepper(train_step.objective(sizes, 8, once_a_token=False), batch, "fp32")
     theirs(), ours()
     assert cost.launches(theirs) > 6 * cost.launches(ours)

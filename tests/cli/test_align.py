@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 from dforce.align import load_adapters, merge
 from dforce.cli.main import main
 from dforce.images import class_cond, draw, load_model
-from dforce.report.rows import read_results, select
+from dforce.report.rows import filter_rows, read_results
 from dforce.train.checkpoint import find, load, verify
 
 SMALL = ["algorithm.epochs=2", "algorithm.samples=20", "algorithm.updates=2", "steps=4", "evaluate=20", "best_of=2",
@@ -49,13 +49,13 @@ def test_what_a_run_leaves(capsys: pytest.CaptureFixture[str]) -> None:
         assert Path("a", file).stat().st_size > 0
     rows = read_results("a/results.json").rows
     for method in ("base", "tuned", "best of 2"):
-        assert {row["metric"] for row in select(rows, method=method)} >= METRICS
-    best, base = (select(rows, method=method, metric="reward")[0] for method in ("best of 2", "base"))
+        assert {row["metric"] for row in filter_rows(rows, method=method)} >= METRICS
+    best, base = (filter_rows(rows, method=method, metric="reward")[0] for method in ("best of 2", "base"))
     assert best["value"] > base["value"] and best["n"] == 20                       # candidate 0 is the base's own image
-    (gap,) = select(rows, method="tuned - base", metric="reward_difference")
-    (tuned,) = select(rows, method="tuned", metric="reward")
+    (gap,) = filter_rows(rows, method="tuned - base", metric="reward_difference")
+    (tuned,) = filter_rows(rows, method="tuned", metric="reward")
     assert gap["value"] == pytest.approx(tuned["value"] - base["value"])
-    (nats,) = select(rows, method="tuned", metric="kl")
+    (nats,) = filter_rows(rows, method="tuned", metric="kl")
     assert nats["value"] > 0
     seen = looks("a")
     assert [look["queries"] for look in seen] == [0, 20, 40] and seen[0]["watch_kl"] == 0 < seen[1]["watch_kl"]
@@ -108,7 +108,7 @@ def test_classes_never_tuned_on_are_judged_too() -> None:
     assert align("classes=[3,7]", "out=a") == 0
     rows = read_results("a/results.json").rows
     for classes in ("tuned on", "never tuned on"):
-        found = select(rows, metric="reward", variant={"classes": classes})
+        found = filter_rows(rows, metric="reward", variant={"classes": classes})
         assert {row["method"] for row in found} >= {"base", "tuned"}
     drawn = [json.loads(line) for line in Path("a/episodes.jsonl").read_text().splitlines()]
     assert {line["class"] for line in drawn} == set("0123456789")
@@ -120,7 +120,7 @@ def test_several_rewards_at_once_are_each_measured() -> None:
     assert main(["align", "image", "rewards={jpeg: 1, class: 0.5}", "fast_dev_run=true", "steps=4", "out=a"]) == 0
     rows = read_results("a/results.json").rows
     assert {row["method"] for row in rows} >= {"base", "tuned", "best of 2 by jpeg", "tuned - best of 2 by jpeg"}
-    both = {row["metric"]: row["value"] for row in select(rows, method="base")}
+    both = {row["metric"]: row["value"] for row in filter_rows(rows, method="base")}
     assert both["jpeg"] < -1 and both["class"] <= 0 and set(both) >= {"reward", "jpeg", "class", "class_accuracy"}
     assert {"watch_jpeg", "watch_class", "watch_reward"} <= set(looks("a")[0])
     for words in (["rewards={}"], ["rewards={jpg: 1}"]):

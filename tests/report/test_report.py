@@ -304,10 +304,10 @@ def test_episodes_written_anew_replace_what_was_there_and_what_a_killed_process_
 
 def test_select_by_key_and_variant():
     rows = [row("a"), row("b"), row("a", variant={"starts": "blocked", "hold": True})]
-    assert results.select(rows, method=("a", "c")) == [rows[0], rows[2]]
-    assert results.select(rows, variant={"hold": True}) == [rows[2]]
+    assert results.filter_rows(rows, method=("a", "c")) == [rows[0], rows[2]]
+    assert results.filter_rows(rows, variant={"hold": True}) == [rows[2]]
     with pytest.raises(ValueError, match="cannot select by"):
-        results.select(rows, methd="a")
+        results.filter_rows(rows, methd="a")
 
 
 def test_table_numbers_equal_the_rows():

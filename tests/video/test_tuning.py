@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from dforce.align.rewards.builtin import Brightness
 from dforce.cli.main import main
 from dforce.images.rewards import lifted
-from dforce.report.rows import read_results, select
+from dforce.report.rows import filter_rows, read_results
 from dforce.train.checkpoint import build_denoiser, find, load, save
 from dforce.train.state import TrainingState
 from dforce.video.tuning_report import measured
@@ -27,7 +27,7 @@ BARE = [*QUICK, "watch=0", "evaluate=0"]
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dforce.data.video.select.BALLS", {"train": 24, "val": 12})
+    monkeypatch.setattr("dforce.data.video.filter_rows.BALLS", {"train": 24, "val": 12})
     torch.set_num_threads(1)
 
 
@@ -78,15 +78,15 @@ def test_what_a_run_leaves(checkpoint: Path, capsys: pytest.CaptureFixture[str])
                  "media/drift_base.png", "media/drift_tuned.png", "episodes.jsonl"):
         assert Path("a", file).stat().st_size > 0
     rows = read_results("a/results.json").rows
-    short = {name: {row["metric"] for row in select(rows, method=name, variant={"sampling": "policy"})}
+    short = {name: {row["metric"] for row in filter_rows(rows, method=name, variant={"sampling": "policy"})}
              for name in ("base", "tuned", "real video", "tuned - base")}
     assert short["base"] == {"reward", "brightness", "contrast", "change", "diversity"}
     assert short["tuned"] == {*short["base"], "kl"} and "reward_difference" in short["tuned - base"]
-    (gap,) = select(rows, method="tuned - base", metric="reward_difference")
-    means = [select(rows, method=name, metric="reward")[0]["value"] for name in ("tuned", "base")]
+    (gap,) = filter_rows(rows, method="tuned - base", metric="reward_difference")
+    means = [filter_rows(rows, method=name, metric="reward")[0]["value"] for name in ("tuned", "base")]
     assert gap["value"] == pytest.approx(means[0] - means[1]) and gap["n"] == 6
     for name in ("base", "tuned"):                                                 # drift, as a rollout reports it
-        drift = {row["metric"] for row in select(rows, method=name, variant={"sampling": "rollout"})}
+        drift = {row["metric"] for row in filter_rows(rows, method=name, variant={"sampling": "rollout"})}
         assert {"frechet", "frechet / floor", "brightness / real", "broken off", "speed of balls"} <= drift
     looks = [json.loads(line) for line in Path("a/metrics.jsonl").read_text().splitlines()]
     looks = [line for line in looks if "watch_kl" in line]
@@ -187,5 +187,5 @@ def test_tuning_raises_the_brightness_of_what_follows(tmp_path: Path) -> None:
     base = save_model(tmp_path / "haze", shape=(1, 8, 8), width=16)
     assert align(f"checkpoint={base}", *QUICK, "watch=0", "rollouts=0", "evaluate=12", "samples=32", "updates=4",
                  "epochs=12", "lr=1e-3", "out=a") == 0
-    (gap,) = select(read_results("a/results.json").rows, method="tuned - base", metric="reward_difference")
+    (gap,) = filter_rows(read_results("a/results.json").rows, method="tuned - base", metric="reward_difference")
     assert gap["low"] > 0.02, gap

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dforce.align.rewards.learnt import BradleyTerry
 from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.ratings import MeanRating, RatingHead
-from dforce.train.atomic_folder import CheckpointError, check, sealed, write_tensors
+from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
 from dforce.train.state import load_weights
 
 FOLDER = "reward"  # in a run folder
@@ -46,7 +46,7 @@ def load_reward(where: str | Path, *, encoder: Any = None) -> BradleyTerry | Mea
     is no such folder, it is damaged, or the encoder is missing or another.
     """
     folder = find_reward(where)
-    if check(folder).get("format") != FORMAT:
+    if verified(folder).get("format") != FORMAT:
         raise CheckpointError(f"{folder} was written by another version of dforce")
     try:
         config = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def find_reward(where: str | Path) -> Path:
 def needed_encoder(where: str | Path) -> str | None:
     """The name of the encoder that `load_reward` has to be given, None if it needs none. Raises CheckpointError."""
     folder = find_reward(where)
-    check(folder)
+    verified(folder)
     told = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
     return told.get("name") if told.get("kind") == "other" else None
 

@@ -13,11 +13,11 @@ from dforce.planning.pictures import on_paper, reach
 from dforce.planning.pooled import headline_of
 from dforce.planning.scores import Row
 from dforce.report.plots import style
-from dforce.report.plots.benchmark import Point, Seen, same_starts, sweep_panels
+from dforce.report.plots.benchmark import Paths, Point, same_starts, sweep_panels
 from dforce.report.plots.curves import bars_with_intervals
 from dforce.report.plots.forest import forest
 from dforce.report.plots.studies import Estimate
-from dforce.report.rows import select
+from dforce.report.rows import filter_rows
 
 STARTS = 3  # shown of each method
 REFERENCES = ("random", "straight", "controller")
@@ -80,7 +80,7 @@ def starts_figure(bench: Bench) -> Any:
         arrays = {key: values[[own.index(e) for e in shown]] for key, values in kept[name].items()}
         path = on_paper(bench.task.maze, arrays["path"])
         plan = on_paper(bench.task.maze, arrays["plan"]) if "plan" in arrays else None
-        seen[name] = Seen(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
+        seen[name] = Paths(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
     starts, goals = path[:, 0], on_paper(bench.task.maze, arrays["goal"])
     return same_starts(bench.task.maze.walls, seen, starts, goals,
                        title=f"{bench.task.name}:\nall methods from the same starts", reach=reach(bench.task.maze))
@@ -92,7 +92,7 @@ def _named(method: MethodNode) -> str:
 
 def points(rows: list[Row], metric: str, starts: str, x: dict[str, float]) -> list[Point]:
     """One point for each method of `x`, label -> where it stands, that has a row."""
-    found = [(x[row["method"]], row) for row in select(rows, metric=metric, variant={"starts": starts})
+    found = [(x[row["method"]], row) for row in filter_rows(rows, metric=metric, variant={"starts": starts})
              if row["method"] in x and row["value"] is not None]
     return [Point(at, row["value"], row["low"], row["high"]) for at, row in found]
 
@@ -110,14 +110,14 @@ def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) ->
 
 def references(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
     return {f"{starts} starts": {row["method"]: row["value"] for row in
-                                 select(rows, metric=metric, method=REFERENCES[1:], variant={"starts": starts})}
+                                 filter_rows(rows, metric=metric, method=REFERENCES[1:], variant={"starts": starts})}
             for starts in ("all", "blocked")}
 
 
 def curve_figure(bench: Bench, rows: list[Row], metric: str, over: str, methods: list[str]) -> Any:
     """The score of several methods over a setting of theirs, a line an executor."""
     series: dict[str, dict[str, float]] = {}
-    for row in select(rows, metric=metric):
+    for row in filter_rows(rows, metric=metric):
         name, executor = labelled(row["method"])
         if name in methods and over in row["variant"]:
             series.setdefault(executor, {})[row["method"]] = row["variant"][over]
@@ -140,7 +140,7 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
         if len(there) > 1:
             joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}")
     series: dict[str, dict[str, float]] = {}
-    for row in select(rows, metric="episode_seconds"):
+    for row in filter_rows(rows, metric="episode_seconds"):
         method, executor = labelled(row["method"])
         if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
             series.setdefault(joined.get(method, method), {})[row["method"]] = row["value"]
@@ -154,7 +154,7 @@ def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
 def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     """All paired differences of the suite, a line an executor; None where there are none."""
     found: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for row in select(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
+    for row in filter_rows(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
         comparison, executor = labelled(row["method"])
         if not executor or labelled(comparison)[1] or len(bench.suite.executors) >= len(style.PALETTE):
             # Of two executors, of none, or of more than there are colours for.
@@ -167,20 +167,20 @@ def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
 
 def scale_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     """The score over the guidance scale, from the tunings, under each method's first executor."""
-    return _variant_figure(bench, select(rows, task=f"{bench.task.name}, tuning"), metric, "scale", log_x=True,
+    return _variant_figure(bench, filter_rows(rows, task=f"{bench.task.name}, tuning"), metric, "scale", log_x=True,
                            xlabel="guidance scale", title=f"{metric} over the guidance scale (tuning starts)")
 
 
 def learning_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
     """The score over training steps, under each method's first executor."""
-    return _variant_figure(bench, select(rows, task=f"{bench.task.name}, over training"), metric, "step",
+    return _variant_figure(bench, filter_rows(rows, task=f"{bench.task.name}, over training"), metric, "step",
                            xlabel="training steps", title=f"{metric} over training")
 
 
 def _variant_figure(bench: Bench, rows: list[Row], metric: str, over: str, *, title: str, **look: Any) -> Any:
     """A curve a method over a key of the variants; None where no row has it."""
     found: dict[str, dict[str, list[Point]]] = {}
-    for row in select(rows, metric=metric):
+    for row in filter_rows(rows, metric=metric):
         name, executor = labelled(row["method"])
         first = (*bench.suite.methods[name].executors, "")[0]
         if executor == first and over in row["variant"] and row["value"] is not None:

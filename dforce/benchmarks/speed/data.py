@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from dforce.benchmarks.speed.harness import Measured, Way, race, row
+from dforce.benchmarks.speed.harness import Timings, Way, median_row, race
 from dforce.benchmarks.speed.sizes import ACTION, OBSERVATION, Sizes, random_batch
-from dforce.benchmarks.speed.train_step import objective, stepper
+from dforce.benchmarks.speed.train_step import fit_stepper, objective
 from dforce.data.episodes import Episodes, pack
 from dforce.data.normalize import Affine
 from dforce.data.windows import Windows
@@ -64,19 +64,19 @@ def sources(sizes: Sizes) -> tuple[Windows, WindowDataset]:
     return windows, WindowDataset(episodes, windows.train_episodes, windows.normalizer, **shape)
 
 
-def races(sizes: Sizes) -> list[Callable[[], Measured]]:
+def data_races(sizes: Sizes) -> list[Callable[[], Timings]]:
     """One race."""
     return [partial(_one, sizes)]
 
 
-def _one(sizes: Sizes) -> Measured:
+def _one(sizes: Sizes) -> Timings:
     """Times of a batch, and its share of a training step of the default network in the precision that `fit` chooses."""
     windows, dataset = sources(sizes)
     index = torch.arange(sizes.train_batch) * (len(windows) // sizes.train_batch)
     loader, step = _endless(DataLoader(dataset, sizes.train_batch, shuffle=True, drop_last=True)), count()
     precision = choose("auto", sizes.device).name
     width = DEFAULT_WIDTH if DEFAULT_WIDTH in sizes.widths else sizes.widths[0]
-    train = stepper(objective(sizes, width, once_a_token=False), random_batch(sizes, sizes.train_batch), precision)
+    train = fit_stepper(objective(sizes, width, once_a_token=False), random_batch(sizes, sizes.train_batch), precision)
     ways = [Way("DataLoader over a per-item dataset", lambda: next(loader),
                 result=lambda: default_collate([dataset[i] for i in index.tolist()])),
             Way("ours, batch_at", lambda: windows.batch_at(next(step)), result=_gathered(windows, index))]
@@ -86,8 +86,8 @@ def _one(sizes: Sizes) -> Measured:
     spent = float(np.median(training.seconds["training step"]))
     measured = raced.measured(TASK, variant)
     return measured._replace(rows=measured.rows + [
-        row(task=TASK, method=name, variant=variant, metric="share of a training step", samples=seconds / spent,
-            unit=f"fraction, width {width} in {precision}", higher_is_better=False)
+        median_row(TASK, name, "share of a training step", seconds / spent, variant=variant,
+                   unit=f"fraction, width {width} in {precision}", higher=False)
         for name, seconds in raced.seconds.items()])
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dforce.benchmarks.speed.harness import Measured, Way, race
+from dforce.benchmarks.speed.harness import Timings, Way, race
 from dforce.benchmarks.speed.sizes import Sizes, maze_denoiser, parameters, random_batch
 from dforce.core.denoiser import Precond
 from dforce.core.matrix import pyramid
@@ -18,7 +18,7 @@ from dforce.guidance.monte_carlo import monte_carlo
 TASK = "guided row"
 
 
-def races(sizes: Sizes) -> list[Callable[[], Measured]]:
+def guidance_races(sizes: Sizes) -> list[Callable[[], Timings]]:
     """Times at every width and batch size."""
     return [partial(_one, sizes, width, size) for width in sizes.plan_widths for size in sizes.batches]
 
@@ -28,7 +28,7 @@ def away(x0: Tensor) -> Tensor:
     return -(x0 - 1).square().sum((1, 2))
 
 
-def ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, size: int) -> list[Way]:
+def guidance_ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, size: int) -> list[Way]:
     """x0_hat of the row in mid-pyramid, where all stages of denoising meet."""
     batch = random_batch(sizes, size)
     matrix = pyramid(schedule.grid(sizes.steps), sizes.tokens, 1)
@@ -42,9 +42,9 @@ def ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, size: int) -> list
     return [Way("draws one at a time", lambda: draws(1)), Way("draws batched", lambda: draws(sizes.draws))]
 
 
-def _one(sizes: Sizes, width: int, size: int) -> Measured:
+def _one(sizes: Sizes, width: int, size: int) -> Timings:
     denoiser, schedule = maze_denoiser(sizes, width)
     variant = {"width": width, "parameters": parameters(denoiser), "batch": size, "tokens": sizes.tokens,
                "draws": sizes.draws}
-    raced = race(ways(sizes, denoiser, schedule, size), rounds=sizes.rounds, seconds=sizes.seconds)
+    raced = race(guidance_ways(sizes, denoiser, schedule, size), rounds=sizes.rounds, seconds=sizes.seconds)
     return raced.measured(TASK, variant)

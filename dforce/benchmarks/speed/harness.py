@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dforce.core.tree import leaves
+from dforce.report.rows import Row, make_row
+from dforce.report.statistics import median_interval
 
 FEWEST = 3  # rounds, however long they take
-RESAMPLES = 2000
 
 
 class Way(NamedTuple):
@@ -33,10 +34,10 @@ class Way(NamedTuple):
     tolerance: float = 1e-4
 
 
-class Measured(NamedTuple):
+class Timings(NamedTuple):
     """rows: as results.json has them. runs: one flat object a timed run, as episodes.jsonl has them."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     runs: list[dict[str, Any]]
 
 
@@ -50,19 +51,19 @@ class Race(NamedTuple):
         """[R]: how many times as fast `name` was as `over`, in every round."""
         return self.seconds[over] / self.seconds[name]
 
-    def measured(self, task: str, variant: dict[str, Any], *, metric: str = "time") -> Measured:
+    def measured(self, task: str, variant: dict[str, Any], *, metric: str = "time") -> Timings:
         """Rows of time, speed-up over the first way and difference of the results from its own."""
         first, *_ = self.seconds
         rows, runs = [], []
         for name, seconds in self.seconds.items():
-            about = {"task": task, "method": name, "variant": variant}
-            rows.append(row(**about, metric=metric, samples=seconds, unit="s", higher_is_better=False))
+            rows.append(median_row(task, name, metric, seconds, variant=variant, unit="s", higher=False))
             if name != first:
-                rows.append(row(**about, metric="speed-up", samples=self.speedup(name, first), unit="times the first",
-                                higher_is_better=True))
-                rows.append(row(**about, metric="difference", samples=[self.difference[name]], unit="relative rms"))
+                rows.append(median_row(task, name, "speed-up", self.speedup(name, first), variant=variant,
+                                       unit="times the first", higher=True))
+                rows.append(make_row(task, name, "difference", self.difference[name], n=1, variant=variant,
+                                     unit="relative rms"))
             runs += [{"task": task, "method": name, **variant, "round": i, "seconds": s} for i, s in enumerate(seconds)]
-        return Measured(rows, runs)
+        return Timings(rows, runs)
 
 
 def race(ways: Sequence[Way], *, rounds: int = 9, seconds: float = 60.0,
@@ -116,10 +117,10 @@ def agree(ways: Sequence[Way]) -> dict[str, float]:
     reference = _results(first)
     difference = {first.name: 0.0}
     for way in others:
-        found = difference[way.name] = relative_difference(_results(way), reference)
-        if not found <= way.tolerance:  # NaN is no agreement either
+        gap = difference[way.name] = relative_difference(_results(way), reference)
+        if not gap <= way.tolerance:  # NaN is no agreement either
             raise AssertionError(f"{way.name!r} computes something else than {first.name!r}: they differ by "
-                                 f"{found:.3g} of its size, {way.tolerance:g} is allowed; nothing was timed")
+                                 f"{gap:.3g} of its size, {way.tolerance:g} is allowed; nothing was timed")
     return difference
 
 
@@ -127,32 +128,21 @@ def _results(way: Way) -> list[Tensor]:
     return [leaf.detach().double().cpu() for leaf in leaves((way.result or way.run)())]
 
 
-def relative_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest over the tensors of rms(found - wanted) / rms(wanted)."""
+def relative_difference(results: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest over the tensors of rms(results - wanted) / rms(wanted)."""
     parts = [(a - b).square().mean().sqrt() / b.square().mean().sqrt().clamp(min=1e-30)
-             for a, b in zip(found, wanted, strict=True)]
+             for a, b in zip(results, wanted, strict=True)]
     return float(torch.stack(parts).max())  # unlike Python's max, it does not lose a NaN
 
 
-def median_interval(samples: Iterable[float], *, level: float = 0.95) -> tuple[float, float, float]:
-    """(median, low, high): the percentile bootstrap (Efron 1979), with draws that are the same every time."""
-    values = np.asarray(list(samples), dtype=float)
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(values[drawn], 1), [(1 - level) / 2, (1 + level) / 2])
-    return float(np.median(values)), float(low), float(high)
-
-
-def join(parts: Iterable[Measured]) -> Measured:
-    """All rows and all runs."""
+def all_timings(parts: Iterable[Timings]) -> Timings:
+    """The rows and the runs of all parts."""
     parts = list(parts)
-    return Measured([row for part in parts for row in part.rows], [run for part in parts for run in part.runs])
+    return Timings([row for part in parts for row in part.rows], [run for part in parts for run in part.runs])
 
 
-def row(*, task: str, method: str, variant: dict[str, Any], metric: str, samples: Sequence[float] | np.ndarray,
-        unit: str = "", higher_is_better: bool | None = None) -> dict[str, Any]:
-    """A row of results.json: the median of the samples, and its interval where there are several."""
-    value, low, high = median_interval(samples)
-    alone = len(samples) == 1
-    return {"task": task, "method": method, "variant": variant, "metric": metric, "value": value,
-            "low": None if alone else low, "high": None if alone else high, "n": len(samples), "seeds": 1, "unit": unit,
-            "higher_is_better": higher_is_better}
+def median_row(task: str, method: str, metric: str, samples: Sequence[float] | np.ndarray, *, variant: dict[str, Any],
+               unit: str = "", higher: bool | None = None) -> Row:
+    """A row of results.json: the median of the samples with its interval."""
+    return make_row(task, method, metric, median_interval(np.asarray(samples, dtype=float)), variant=variant, unit=unit,
+                    higher=higher)

@@ -22,7 +22,7 @@ CLIP, DECAY = 5.0, 0.9
 NOISE = 6.0          # noise is clamped to +- so many standard deviations
 
 
-class Block(nn.Module):
+class OfficialBlock(nn.Module):
     """GELU of a shortcut plus two linear maps with a GELU between them."""
 
     def __init__(self, inputs: int, outputs: int):
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 def _blocks(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(Block(inputs, hidden), *(Block(hidden, hidden) for _ in range(LAYERS - 2)),
+    return nn.Sequential(OfficialBlock(inputs, hidden), *(OfficialBlock(hidden, hidden) for _ in range(LAYERS - 2)),
                          nn.Linear(hidden, outputs))
 
 
@@ -76,13 +76,13 @@ class OfficialObjective(nn.Module):
         z = self._latent(noisy, level, z)
         x0 = self.read(z)
         _ = (noisy / alpha - x0) / (sigma / alpha)  # the noise estimate that their model always returns
-        own = self.snr[level - 1] / CLIP  # type: ignore[index]
-        clipped = own.clamp(max=1.0)
+        share = self.snr[level - 1] / CLIP  # type: ignore[index]
+        clipped = share.clamp(max=1.0)
         weight, after = clipped, clipped
         if past is not None:
             after = past * DECAY + clipped * (1 - DECAY)
             weight = 1 - (1 - past * DECAY) * (1 - clipped)
-            _ = 1 - (1 - past * DECAY) * (1 - own)
+            _ = 1 - (1 - past * DECAY) * (1 - share)
         error = nn.functional.mse_loss(x0, x, reduction="none")
         return z, error * (weight * CLIP)[:, None], after
 
@@ -90,7 +90,7 @@ class OfficialObjective(nn.Module):
         half = self.features // 2
         rates = torch.exp(torch.arange(half, device=noisy.device) * (-math.log(10000) / (half - 1)))
         angles = level[:, None] * rates[None]
-        told = self.level(torch.cat([angles.sin(), angles.cos()], -1))
-        inner = self.before(torch.cat([noisy, z, told], -1))
+        level_code = self.level(torch.cat([angles.sin(), angles.cos()], -1))
+        inner = self.before(torch.cat([noisy, z, level_code], -1))
         return self.after(self.cell(inner, z))
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dforce.benchmarks.speed.harness import Measured, Way, race, row
+from dforce.benchmarks.speed.harness import Timings, Way, median_row, race
 from dforce.benchmarks.speed.sizes import ACTION, Sizes, maze_denoiser, parameters, random_batch
 from dforce.core.denoiser import Denoiser
 from dforce.core.matrix import pyramid
@@ -45,7 +45,7 @@ class one_by_one(monte_carlo):
     _shares = False
 
 
-def races(sizes: Sizes) -> list[Callable[[], Measured]]:
+def planning_races(sizes: Sizes) -> list[Callable[[], Timings]]:
     """One plan: unguided, guided at delay 1 and at a quarter of the steps; then many episodes side by side."""
     steps = min(STEPS, sizes.steps)
     alone = [partial(_one, sizes, 1, delay, guided)
@@ -53,7 +53,7 @@ def races(sizes: Sizes) -> list[Callable[[], Measured]]:
     return [*alone, *(partial(_one, sizes, sizes.batches[-1], 1, guided) for guided in (False, True))]
 
 
-def ways(sizes: Sizes, batch: int, delay: int, guided: bool) -> list[Way]:
+def planning_ways(sizes: Sizes, batch: int, delay: int, guided: bool) -> list[Way]:
     """From noise to plans [batch, T, stack * D], the slower way first; many guided plans by the faster one alone."""
     denoiser, schedule = maze_denoiser(sizes, sizes.width)
     denoiser.requires_grad_(False)  # as the planner does: guidance differentiates in the plan, not in the weights
@@ -71,14 +71,14 @@ def ways(sizes: Sizes, batch: int, delay: int, guided: bool) -> list[Way]:
     return [Way(f"MCTG, {draws} draws one by one", tree[0]), shared] if batch == 1 else [shared]
 
 
-def _one(sizes: Sizes, batch: int, delay: int, guided: bool) -> Measured:
+def _one(sizes: Sizes, batch: int, delay: int, guided: bool) -> Timings:
     denoiser, _ = maze_denoiser(sizes, sizes.width)
     variant = {"width": sizes.width, "parameters": parameters(denoiser), "batch": batch, "tokens": sizes.tokens,
                "steps": min(STEPS, sizes.steps), "delay": delay, "threads": torch.get_num_threads()}
-    raced = race(ways(sizes, batch, delay, guided), rounds=sizes.rounds, seconds=sizes.seconds)
+    raced = race(planning_ways(sizes, batch, delay, guided), rounds=sizes.rounds, seconds=sizes.seconds)
     measured = raced.measured(TASK, variant)
     if batch == 1:
         return measured
     return measured._replace(rows=measured.rows + [
-        row(task=TASK, method=name, variant=variant, metric="throughput", samples=batch / seconds, unit="plans/s",
-            higher_is_better=True) for name, seconds in raced.seconds.items()])
+        median_row(TASK, name, "throughput", batch / seconds, variant=variant, unit="plans/s", higher=True)
+        for name, seconds in raced.seconds.items()])

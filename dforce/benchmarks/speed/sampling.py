@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dforce.benchmarks.speed.cost import launches
-from dforce.benchmarks.speed.harness import Measured, Way, race, row
+from dforce.benchmarks.speed.harness import Timings, Way, race
 from dforce.benchmarks.speed.official import TokenByToken, double_loop
 from dforce.benchmarks.speed.sizes import Sizes, maze_denoiser, parameters, random_batch
 from dforce.core.denoiser import Cond, Denoiser, Precond
@@ -21,18 +20,19 @@ from dforce.core.tree import State
 from dforce.core.wavefront import wavefront
 from dforce.data.batch import Batch
 from dforce.guidance.wrapper import Wrapper
+from dforce.report.rows import Row, make_row
 
 TASK, CALLS = "plan, unguided", "network calls of a plan"
 FIRST, SECOND = (100, 1), (20, 2)  # (steps, order) of equal law: 20 second-order steps beat 100 first-order ones
 
 
-def races(sizes: Sizes) -> list[Callable[[], Measured]]:
+def sampling_races(sizes: Sizes) -> list[Callable[[], Timings]]:
     """Times at every width and batch size, and network calls."""
     timed = [partial(_one, sizes, width, size) for width in sizes.plan_widths for size in sizes.batches]
     return [*timed, partial(_calls, sizes)]
 
 
-def ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, batch: Batch) -> list[Way]:
+def sampling_ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, batch: Batch) -> list[Way]:
     """From noise `batch.x` to a plan, the official way first. All are first order, as the official code is."""
     matrix = pyramid(schedule.grid(sizes.steps), sizes.tokens, 1)
     official = TokenByToken(denoiser.net)  # type: ignore[arg-type]
@@ -56,17 +56,18 @@ def ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, batch: Batch) -> l
             *([Way("ours, wavefront, bf16", bf16, tolerance=5e-2)] if sizes.bf16 else [])]
 
 
-def _one(sizes: Sizes, width: int, size: int) -> Measured:
+def _one(sizes: Sizes, width: int, size: int) -> Timings:
     denoiser, schedule = maze_denoiser(sizes, width)
     variant = {"width": width, "parameters": parameters(denoiser), "batch": size, "tokens": sizes.tokens,
                "steps": sizes.steps}
-    raced = race(ways(sizes, denoiser, schedule, random_batch(sizes, size)), rounds=sizes.rounds, seconds=sizes.seconds)
+    ways = sampling_ways(sizes, denoiser, schedule, random_batch(sizes, size))
+    raced = race(ways, rounds=sizes.rounds, seconds=sizes.seconds)
     measured = raced.measured(TASK, variant)
     if (width, size) == (sizes.plan_widths[0], sizes.batches[0]):  # they depend on neither
-        small = ways(sizes, *maze_denoiser(sizes, 8), random_batch(sizes, 1))
+        small = sampling_ways(sizes, *maze_denoiser(sizes, 8), random_batch(sizes, 1))
         measured = measured._replace(rows=measured.rows + [
-            row(task=TASK, method=way.name, variant=variant, metric="launches", samples=[launches(way.run)],
-                unit="kernels", higher_is_better=False) for way in small])
+            make_row(TASK, way.name, "launches", launches(way.run), n=1, variant=variant, unit="kernels", higher=False)
+            for way in small])
     return measured
 
 
@@ -82,9 +83,9 @@ class Counted(Wrapper):
         return self.denoiser(x, level, state, cond)
 
 
-def _calls(sizes: Sizes) -> Measured:
+def _calls(sizes: Sizes) -> Timings:
     """20 second-order steps against 100 first-order ones: next-token rollout, and the wavefront of a pyramid."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     small, schedule = maze_denoiser(sizes, 8)
     batch = random_batch(sizes, 1)
     for matrix, path in (("autoregressive", "rows"), ("pyramid, delay 1", "wavefront")):
@@ -94,9 +95,10 @@ def _calls(sizes: Sizes) -> Measured:
             levels = autoregressive(grid, sizes.tokens) if path == "rows" else pyramid(grid, sizes.tokens, 1)
             generate(counted, schedule, levels, batch.x, cond=batch.cond, order=order, path=path)  # type: ignore[arg-type]
             counts.append((counted.calls, counted.tokens))
-            about: dict[str, Any] = {"task": CALLS, "method": f"{steps} steps, order {order}",
-                                     "variant": {"matrix": matrix, "path": path, "tokens": sizes.tokens}}
+            method = f"{steps} steps, order {order}"
+            variant = {"matrix": matrix, "path": path, "tokens": sizes.tokens}
             for metric, count, first in zip(("calls", "tokens evaluated"), counts[-1], counts[0], strict=True):
-                rows.append(row(**about, metric=metric, samples=[count], higher_is_better=False))
-                rows.append(row(**about, metric=f"fewer {metric}", samples=[first / count], unit="times fewer"))
-    return Measured(rows, [])
+                rows.append(make_row(CALLS, method, metric, count, n=1, variant=variant, higher=False))
+                rows.append(make_row(CALLS, method, f"fewer {metric}", first / count, n=1, variant=variant,
+                                     unit="times fewer"))
+    return Timings(rows, [])

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dforce.benchmarks.speed.cost import flops, gemm_peak, launches, peak_memory
-from dforce.benchmarks.speed.harness import Measured, Race, Way, race, row
+from dforce.benchmarks.speed.harness import Race, Timings, Way, median_row, race
 from dforce.benchmarks.speed.official import TokenByToken
 from dforce.benchmarks.speed.official_layers import OfficialObjective
 from dforce.benchmarks.speed.sizes import QUICK, Sizes, maze_denoiser, parameters, random_batch
 from dforce.core.denoiser import Precond
 from dforce.data.batch import Batch
+from dforce.report.rows import Row, make_row
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective
 from dforce.train.precision import Precision
@@ -31,7 +32,7 @@ WAYS: tuple[tuple[str, bool, Name], ...] = (
     ("ours, fp32", False, "fp32"), ("ours, bf16", False, "bf16"))
 
 
-def races(sizes: Sizes) -> list[Callable[[], Measured]]:
+def train_step_races(sizes: Sizes) -> list[Callable[[], Timings]]:
     """Time, fraction of the measured GEMM peak, kernel launches and memory of a step, at every width."""
     return [partial(_one_width, sizes, width) for width in sizes.widths]
 
@@ -58,20 +59,20 @@ def _forward(objective: nn.Module, batch: Batch, precision: Name) -> Tensor:
         return objective(batch, torch.Generator(device).manual_seed(0))[0]
 
 
-def stepper(objective: nn.Module, batch: Batch, precision: Name) -> Callable[[], Any]:
+def fit_stepper(objective: nn.Module, batch: Batch, precision: Name) -> Callable[[], Any]:
     """A function that does one step of `fit`, always on this batch."""
     logs = fit(objective, lambda step: batch, lr=1e-4, steps=10**9, decay="constant", ema=None, precision=precision,
                device=batch.x.device)
     return lambda: next(logs)
 
 
-def _one_width(sizes: Sizes, width: int) -> Measured:
+def _one_width(sizes: Sizes, width: int) -> Timings:
     batch = random_batch(sizes, sizes.train_batch)
     ways, chosen = [], [way for way in WAYS if sizes.bf16 or way[2] == "fp32"]
     for name, once_a_token, precision in chosen:
         built = objective(sizes, width, once_a_token=once_a_token)
-        ways.append(Way(name, stepper(deepcopy(built), batch, precision), tolerance=TOLERANCE[precision],
-                        result=lambda built=built, precision=precision: loss_and_gradient(built, batch, precision)))
+        ways.append(Way(name, fit_stepper(deepcopy(built), batch, precision), tolerance=TOLERANCE[precision],
+                        result=partial(loss_and_gradient, built, batch, precision)))
     raced = race(ways, rounds=sizes.rounds, seconds=sizes.seconds)
     variant = {"width": width, "parameters": parameters(maze_denoiser(sizes, width)[0]), "batch": sizes.train_batch,
                "tokens": sizes.tokens}
@@ -80,26 +81,26 @@ def _one_width(sizes: Sizes, width: int) -> Measured:
 
 
 def _costs(sizes: Sizes, chosen: list[tuple[str, bool, Name]], variant: dict[str, Any], ways: list[Way],
-           raced: Race) -> list[dict[str, Any]]:
+           raced: Race) -> list[Row]:
     rows = []
     batch = random_batch(QUICK._replace(tokens=sizes.tokens, stack=sizes.stack, device=sizes.device), 2)
     work = flops(ways[0].run)
     for (name, once_a_token, precision), way in zip(chosen, ways, strict=True):
-        about: dict[str, Any] = {"task": TASK, "method": name, "variant": variant}
         peak = gemm_peak(DTYPE[precision], sizes.device)
-        rows.append(row(**about, metric="rate", samples=work / raced.seconds[name] / 1e9, unit="GFLOP/s",
-                        higher_is_better=True))
-        rows.append(row(**about, metric="of GEMM peak", samples=work / raced.seconds[name] / peak,
-                        unit="fraction, in the same dtype", higher_is_better=True))
+        rate = work / raced.seconds[name]
+        rows.append(median_row(TASK, name, "rate", rate / 1e9, variant=variant, unit="GFLOP/s", higher=True))
+        rows.append(median_row(TASK, name, "of GEMM peak", rate / peak, variant=variant,
+                               unit="fraction, in the same dtype", higher=True))
         # How many kernels start depends on no width and no batch size, so a small network tells.
-        small = stepper(objective(sizes, 8, once_a_token=once_a_token), batch, precision)
+        small = fit_stepper(objective(sizes, 8, once_a_token=once_a_token), batch, precision)
         small()
-        rows.append(row(**about, metric="launches", samples=[launches(small)], unit="kernels", higher_is_better=False))
-        rows.append(row(**about, metric="peak memory", samples=[peak_memory(way.run)], unit="MB",
-                        higher_is_better=False))
+        rows.append(make_row(TASK, name, "launches", launches(small), n=1, variant=variant, unit="kernels",
+                             higher=False))
+        rows.append(make_row(TASK, name, "peak memory", peak_memory(way.run), n=1, variant=variant, unit="MB",
+                             higher=False))
     schedule = maze_denoiser(sizes, 8)[1]
-    theirs = stepper(OfficialObjective(schedule, sizes.numbers, latent=8, hidden=8).to(sizes.device), batch, "fp32")
+    theirs = fit_stepper(OfficialObjective(schedule, sizes.numbers, latent=8, hidden=8).to(sizes.device), batch, "fp32")
     theirs()
-    rows.append(row(task=TASK, method="official layers and loss, once a token", variant=variant, metric="launches",
-                    samples=[launches(theirs)], unit="kernels", higher_is_better=False))
+    rows.append(make_row(TASK, "official layers and loss, once a token", "launches", launches(theirs), n=1,
+                         variant=variant, unit="kernels", higher=False))
     return rows

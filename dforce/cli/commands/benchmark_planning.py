@@ -23,7 +23,7 @@ from dforce.config import nearest
 from dforce.planning.tasks import Task, get_task
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
-from dforce.runs.jobs import Outcome, claim
+from dforce.runs.jobs import Outcome
 from dforce.runs.resumable import asked_out, do_jobs, go_on, open_folder, publish, until
 from dforce.train.precision import device_of
 

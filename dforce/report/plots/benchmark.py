@@ -26,7 +26,7 @@ class Point(NamedTuple):
     high: float | None = None
 
 
-class Seen(NamedTuple):
+class Paths(NamedTuple):
     """What a method did from a few starts. path: [E, H + 1, 2]; plan: [E, P, 2] or None; notes: one an episode."""
 
     path: np.ndarray
@@ -90,7 +90,7 @@ def _log_ticks(ax: Axes, values: Sequence[float]) -> None:
     ax.tick_params(axis="x", which="minor", length=0)
 
 
-def same_starts(walls: np.ndarray, seen: Mapping[str, Seen], starts: np.ndarray, goals: np.ndarray, *,
+def same_starts(walls: np.ndarray, seen: Mapping[str, Paths], starts: np.ndarray, goals: np.ndarray, *,
                 title: str = "", reach: float = 0.5) -> Figure:
     """Every method on the same starts: a line a method, a column a start; plans coloured by time, paths dark.
 
@@ -117,7 +117,7 @@ def same_starts(walls: np.ndarray, seen: Mapping[str, Seen], starts: np.ndarray,
     return figure
 
 
-def _episode(ax: Axes, walls: np.ndarray, seen: Seen, e: int, start: np.ndarray, goal: np.ndarray,
+def _episode(ax: Axes, walls: np.ndarray, seen: Paths, e: int, start: np.ndarray, goal: np.ndarray,
              reach: float) -> None:
     look: dict[str, Any] = {"size": 0.45}
     draw_maze(ax, walls)

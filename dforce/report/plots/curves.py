@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dforce.report.plots import style
-from dforce.report.rows import Row, select
+from dforce.report.rows import Row, filter_rows
 from dforce.report.table import digits_for, line_key, line_labels, number
 
 DOTS: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgecolor": "white"}
@@ -164,7 +164,7 @@ def bars_with_intervals(
 
     references: methods drawn as dashed vertical lines through their own panel instead of bars (controller, straight).
     """
-    chosen = select(rows, metric=metric)
+    chosen = filter_rows(rows, metric=metric)
     if not chosen:
         known = ", ".join(dict.fromkeys(row["metric"] for row in rows)) or "no rows at all"
         raise ValueError(f"no row has the metric {metric!r}; there are {known}")
@@ -211,7 +211,7 @@ def _bars(ax: Axes, rows: Sequence[Row], order: Sequence[Any], color: str, by: s
         ax.annotate(number(value, digits), (1, place), **at, **aside)
         if value is None:
             continue
-        low, high = (value, value) if row["low"] is None else (row["low"], row["high"])
+        low, high = (value if end is None else end for end in (row["low"], row["high"]))
         ax.barh(place, value, height=0.62, color=color, alpha=0.30)
         ax.plot([low, high], [place, place], color=color, linewidth=2.4, solid_capstyle="butt")
         ax.plot(value, place, "o", color=color, markersize=6.5, markeredgecolor="white")
@@ -219,16 +219,12 @@ def _bars(ax: Axes, rows: Sequence[Row], order: Sequence[Any], color: str, by: s
 
 def _reference_lines(ax: Axes, rows: Sequence[Row]) -> None:
     """Dashed lines, their names one above the other, so that near ones stay legible."""
-    rows = sorted((row for row in rows if row["value"] is not None), key=lambda row: row["value"])
     digits = digits_for(rows)
-    for level, row in enumerate(rows):
-        ax.axvline(row["value"], color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
-        text = f"{row['method']} {number(row['value'], digits)}"
-        above: dict[str, Any] = {
-            "xytext": (0, 4 + REFERENCE_LINE * level),
-            "textcoords": "offset points",
-            "ha": "center",
-            "va": "bottom",
-        }
+    marks = sorted((row["value"], row["method"]) for row in rows if row["value"] is not None)
+    for level, (value, name) in enumerate(marks):
+        ax.axvline(value, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
+        text = f"{name} {number(value, digits)}"
+        above: dict[str, Any] = {"xytext": (0, 4 + REFERENCE_LINE * level), "textcoords": "offset points",
+                                 "ha": "center", "va": "bottom"}
         at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "fontsize": style.TICK, "color": style.INK}
-        ax.annotate(text, (row["value"], 1), **at, **above)
+        ax.annotate(text, (value, 1), **at, **above)

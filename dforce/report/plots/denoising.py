@@ -21,7 +21,7 @@ def denoising_curves(errors: Mapping[int, Mapping[str, float | None]], *, title:
     has done nothing; dotted, what repeating the token before errs by, where it is known. ValueError where there is
     nothing to draw.
     """
-    last = next(reversed(errors.values()), {})
+    last = errors[[*errors][-1]] if errors else {}
     names = [name for name in last if name != KEPT]
     if not names:
         raise ValueError(f"denoising_curves draws errors of at least one validation, got {dict(errors)}")

@@ -25,7 +25,7 @@ def forest(panels: Mapping[str, Panel], *, xlabel: str, title: str = "") -> Figu
     they come first, a series has one colour throughout. Filled: the interval leaves zero out, as a line below says. A
     single series needs no name. ValueError without any difference, and for more series than there are colours.
     """
-    names = list(dict.fromkeys(name for panel in panels.values() for found in panel.values() for name in found))
+    names = list(dict.fromkeys(name for panel in panels.values() for series in panel.values() for name in series))
     if not names:
         raise ValueError("nothing to draw: no difference in any of the panels")
     if len(names) > len(style.PALETTE):
@@ -33,11 +33,11 @@ def forest(panels: Mapping[str, Panel], *, xlabel: str, title: str = "") -> Figu
     places, middles, end = _places(panels, names)
     figure = style.new_figure(3.7 * len(panels) + 2.6, max(2.2, 1.3 + 0.2 * end))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, (panel, found) in zip(axes, panels.items(), strict=True):
+    for ax, (panel, comparisons) in zip(axes, panels.items(), strict=True):
         style.plain_axes(ax, title=panel, xlabel=xlabel, grid="x")
         ax.tick_params(axis="y", length=0)
         ax.axvline(0, color=style.INK, linewidth=1.0, zorder=2)
-        for comparison, series in found.items():
+        for comparison, series in comparisons.items():
             for name, estimate in series.items():
                 _line(ax, estimate, places[comparison, name], style.PALETTE[names.index(name)])
     axes[0].set_yticks(list(middles.values()), list(middles), fontsize=style.TICK)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dforce.report.plots import style
-from dforce.report.rows import Row, select
+from dforce.report.rows import Row, filter_rows
 
 Estimate = tuple[float, float, float]  # value, low, high
 
@@ -31,9 +31,10 @@ def panels_of(rows: Sequence[Row], key: str, wanted: Mapping[str, tuple[str, Map
     panels: dict[str, dict[str, list[Estimate | None]]] = {}
     for title, (metric, variant) in wanted.items():
         for method in dict.fromkeys(row["method"] for row in rows):
-            found = {row["variant"][key]: (row["value"], row["low"], row["high"])
-                     for row in select(rows, method=method, metric=metric, variant=variant)}
-            panels.setdefault(title, {})[method] = [found.get(setting) for setting in settings]
+            intervals: dict[Any, Any] = {
+                row["variant"][key]: (row["value"], row["low"], row["high"])
+                for row in filter_rows(rows, method=method, metric=metric, variant=variant)}
+            panels.setdefault(title, {})[method] = [intervals.get(setting) for setting in settings]
     return settings, panels
 
 
@@ -98,7 +99,7 @@ def path_panels(panels: Mapping[str, tuple[object, Sequence[str]]], colors: Mapp
             raise ValueError(f"{name}: want one of the kinds {sorted(colors)} for each of {len(points)} paths, got "
                              f"{len(kinds)} of {sorted(set(kinds))}")
         for kind, color in colors.items():
-            of_kind = points[[found == kind for found in kinds]]
+            of_kind = points[[each == kind for each in kinds]]
             ax.add_collection(LineCollection(list(of_kind), colors=color, linewidths=1.3, alpha=0.45, zorder=2,
                                              capstyle="round"))
         ax.scatter(*points[:, 0].T, s=9, color=style.INK, zorder=3, linewidths=0)

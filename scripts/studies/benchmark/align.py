@@ -34,10 +34,10 @@ from torch import Tensor
 
 from dforce.align import AlignObjective, OnPolicy, Sampler, policy_gradient, standardised
 from dforce.benchmarks.speed.cost import peak_memory
-from dforce.benchmarks.speed.harness import Measured, Way, join, race, row
+from dforce.benchmarks.speed.harness import Timings, Way, all_timings, median_row, race
 from dforce.benchmarks.speed.sizes import parameters
 from dforce.core.tree import select
-from dforce.report.rows import write_results
+from dforce.report.rows import make_row, write_results
 from dforce.report.table import markdown_table
 from dforce.runs.folder import environment, peak_memory_mb
 from dforce.train.fit import fit
@@ -84,7 +84,7 @@ def gradient(make: Callable[[], Plain | Ours]) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------- the races
 
-def epoch_race(bed: Bed, cfg: Any) -> tuple[Measured, dict[str, np.ndarray]]:
+def epoch_race(bed: Bed, cfg: Any) -> tuple[Timings, dict[str, np.ndarray]]:
     """Equal work: the plain loop at microbatch 1 and `rows`, batched replay of as many runs; then a share of steps."""
     chosen: dict[str, Callable[[], Plain | Ours]] = {
         f"{PLAIN}, microbatch 1": partial(Plain, bed, cfg.samples, 1),
@@ -104,8 +104,8 @@ def epoch_race(bed: Bed, cfg: Any) -> tuple[Measured, dict[str, np.ndarray]]:
             names[-1]: Ours(bed, cfg.held, cfg.rows, fraction=cfg.fraction),
             f"{names[-1]}, sampled in two parts": Ours(bed, cfg.held, cfg.rows, fraction=cfg.fraction,
                                                        rows=cfg.held // 2)}
-    rows += [row(task="epoch, memory", method=name, variant=variant, metric="peak memory",
-                 samples=[peak_memory(way.run)], unit="MB of tensors", higher_is_better=False)
+    rows += [make_row("epoch, memory", name, "peak memory", peak_memory(way.run), n=1, variant=variant,
+                      unit="MB of tensors", higher=False)
              for name, way in held.items()]
     return measured._replace(rows=rows), raced.seconds
 
@@ -133,7 +133,7 @@ def reached(curve: np.ndarray, target: float, width: int = 5) -> float:
     return float(found[0] + width) if len(found) else float("nan")
 
 
-def reward_race(bed: Bed, cfg: Any, seconds: dict[str, np.ndarray]) -> Measured:
+def reward_race(bed: Bed, cfg: Any, seconds: dict[str, np.ndarray]) -> Timings:
     """Own seconds until the reward that all steps reach in `epochs` epochs, less a tenth of the way to it."""
     full, part, runs = [], [], []
     for seed in range(1, cfg.seeds + 1):
@@ -151,21 +151,23 @@ def reward_race(bed: Bed, cfg: Any, seconds: dict[str, np.ndarray]) -> Measured:
     price = {name: np.median(seconds[name]) * bed.learn / cfg.samples for name in names}
     rows = []
     for name in names:
-        about = {"task": "to equal reward", "method": name, "variant": variant}
         if np.isnan(epochs[name]).any():
             print(f"{bed.name}: {name} did not reach the reward in {int(np.isnan(epochs[name]).sum())} runs")
             continue
         spent = np.array(epochs[name]) * price[name]
-        rows.append(row(**about, metric="epochs", samples=epochs[name], higher_is_better=False))
-        rows.append(row(**about, metric="time", samples=spent, unit="s", higher_is_better=False))
-        rows.append(row(**about, metric="speed-up", samples=np.array(full) * price[names[0]] / spent,
-                        unit="times the first", higher_is_better=True))
-    return Measured([{**one, "seeds": cfg.seeds} for one in rows], runs)
+        task = "to equal reward"
+        rows.append(median_row(task, name, "epochs", epochs[name], variant=variant, higher=False))
+        rows.append(median_row(task, name, "time", spent, variant=variant, unit="s", higher=False))
+        rows.append(median_row(task, name, "speed-up", np.array(full) * price[names[0]] / spent, variant=variant,
+                               unit="times the first", higher=True))
+    for row in rows:
+        row["seeds"] = cfg.seeds
+    return Timings(rows, runs)
 
 
 def main() -> None:
     given = OmegaConf.from_cli(sys.argv[1:])
-    cfg = OmegaConf.create(DEFAULTS)
+    cfg: Any = OmegaConf.create(DEFAULTS)
     OmegaConf.set_struct(cfg, True)
     cfg = OmegaConf.merge(cfg, QUICK if given.get("quick") else {}, given)
     torch.set_num_threads(1)
@@ -176,9 +178,9 @@ def main() -> None:
         found.append(measured)
         if "reward" in cfg.parts:
             found.append(reward_race(bed, cfg, seconds))
-        print(markdown_table(join(found).rows), flush=True)
+        print(markdown_table(all_timings(found).rows), flush=True)
         if cfg.out:
-            write(Path(cfg.out), join(found).rows, begin)
+            write(Path(cfg.out), all_timings(found).rows, begin)
 
 
 def write(out: Path, rows: list[dict[str, Any]], begin: float) -> None:

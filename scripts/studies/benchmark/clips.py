@@ -31,9 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.benchmarks.speed.harness import Way, agree, row
+from dforce.benchmarks.speed.harness import Way, agree, median_row
 from dforce.data import VideoClips
 from dforce.data.generate.video import doom
+from dforce.report.rows import Row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, progress
 
@@ -63,7 +64,8 @@ def written(videos: list[np.ndarray], folder: Path, kind: str) -> Path:
             continue
         with iio.imopen(folder / f"{i:03}.mp4", "w", plugin="pyav") as out:
             out.init_video_stream("libx264", fps=15, pixel_format="yuv420p")
-            out._video_stream.codec_context.options = {"crf": "18", **FORMATS[kind]}
+            stream: Any = out._video_stream
+            stream.codec_context.options = {"crf": "18", **FORMATS[kind]}
             for frame in video:
                 out.write_frame(frame)
     return folder
@@ -114,7 +116,7 @@ def timed(run: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
-def measured(kind: str, found: list[Way], frames: int, rounds: int) -> tuple[list[dict], list[dict]]:
+def measured(kind: str, found: list[Way], frames: int, rounds: int) -> tuple[list[Row], list[dict]]:
     """Rows of frames a second, and of how many times those of the first way; and one line a timed run."""
     agree(found)
     taken: dict[str, list[float]] = {way.name: [] for way in found}
@@ -122,11 +124,10 @@ def measured(kind: str, found: list[Way], frames: int, rounds: int) -> tuple[lis
         for way in found if index % 2 == 0 else found[::-1]:
             taken[way.name].append(timed(way.run))
     first, *others = taken
-    rows = [row(task=TASK, method=name, variant={"format": kind}, metric="frames", samples=frames / np.array(seconds),
-                unit="per CPU s", higher_is_better=True) for name, seconds in taken.items()]
-    rows += [row(task=TASK, method=name, variant={"format": kind}, metric="speed-up",
-                 samples=np.array(taken[first]) / np.array(taken[name]), unit="times from the start",
-                 higher_is_better=True) for name in others]
+    rows = [median_row(TASK, name, "frames", frames / np.array(seconds), variant={"format": kind}, unit="per CPU s",
+                       higher=True) for name, seconds in taken.items()]
+    rows += [median_row(TASK, name, "speed-up", np.array(taken[first]) / np.array(taken[name]),
+                        variant={"format": kind}, unit="times from the start", higher=True) for name in others]
     return rows, [{"task": TASK, "method": name, "format": kind, "round": i, "cpu_seconds": s, "frames": frames}
                   for name, seconds in taken.items() for i, s in enumerate(seconds)]
 
@@ -143,7 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     place = Path(tempfile.mkdtemp(prefix="clips-"))
-    rows: list[dict] = []
+    rows: list[Row] = []
     try:
         with RunFolder("benchmark/clips", vars(args), out=args.out) as folder, warnings.catch_warnings():
             videos = films(args, place)

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.benchmarks.speed.harness import median_interval
 from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.noise import Noise
 from dforce.core.schedule import Schedule, cosine
@@ -36,7 +35,7 @@ from dforce.core.transition import transition
 from dforce.data.pixels import to_uint8
 from dforce.nets.conv import ConvGRUNet
 from dforce.report.rows import Row
-from dforce.report.statistics import Interval
+from dforce.report.statistics import median_interval
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker
 from dforce.train.precision import device_of
@@ -125,8 +124,7 @@ def clock(device: torch.device) -> float:
 
 
 def _timed(method: str, variant: dict[str, Any], metric: str, values: Any, unit: str, higher: bool) -> Row:
-    value, low, high = median_interval(values)
-    return Subject(TASK, method, variant).row(metric, Interval(value, low, high, len(values)), unit=unit, higher=higher)
+    return Subject(TASK, method, variant).row(metric, median_interval(np.asarray(values)), unit=unit, higher=higher)
 
 
 def drifts(model: VideoModel, args: argparse.Namespace) -> list[Row]:

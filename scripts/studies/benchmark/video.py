@@ -17,6 +17,7 @@ import argparse
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from dforce.benchmarks.speed.cost import flops, launches, peak_memory
-from dforce.benchmarks.speed.harness import Measured, Race, Way, join, race, row
-from dforce.benchmarks.speed.train_step import TOLERANCE, loss_and_gradient, stepper
+from dforce.benchmarks.speed.harness import Race, Timings, Way, all_timings, median_row, race
+from dforce.benchmarks.speed.train_step import TOLERANCE, Name, fit_stepper, loss_and_gradient
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import cosine
 from dforce.data.batch import Batch
 from dforce.nets.conv import ConvGRUNet, State
+from dforce.report.rows import make_row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.train.objectives import ForcingObjective
@@ -80,38 +82,38 @@ def batch_of(args: argparse.Namespace, size: int) -> Batch:
     return Batch(x, torch.ones(shape, dtype=torch.bool), {"token": {"action": action}}, first).to(args.device)
 
 
-def measure(args: argparse.Namespace, size: int) -> Measured:
+def measure(args: argparse.Namespace, size: int) -> Timings:
     """Time of a step of `size` clips both ways, how many times faster ours is, and what either costs."""
     batch, found = batch_of(args, size), []
     names = [("whole network once a frame", True), ("ours", False)]
     weights = sum(p.numel() for p in objective(args, once_a_frame=False).parameters())
-    for precision in ("fp32", "bf16")[:1 + args.bf16]:
+    precisions: tuple[Name, ...] = ("fp32", "bf16") if args.bf16 else ("fp32",)
+    for precision in precisions:
         variant = {"size": args.size, "batch": size, "frames": args.frames, "parameters": weights,
                    "precision": precision, "threads": torch.get_num_threads(), "device": args.device.type}
         ways = []
         for name, once in names:
             built = objective(args, once_a_frame=once)
-            ways.append(Way(name, stepper(deepcopy(built), batch, precision), tolerance=TOLERANCE[precision],
-                            result=lambda built=built, precision=precision: loss_and_gradient(built, batch, precision)))
+            ways.append(Way(name, fit_stepper(deepcopy(built), batch, precision), tolerance=TOLERANCE[precision],
+                            result=partial(loss_and_gradient, built, batch, precision)))
         timer: Callable[[], float] = time.process_time if args.device.type == "cpu" else time.perf_counter
         raced = race(ways, rounds=args.rounds, seconds=args.seconds, timer=timer)
         found.append(_with_costs(raced, raced.measured(TASK, variant), ways, variant))
-    return join(found)
+    return all_timings(found)
 
 
-def _with_costs(raced: Race, measured: Measured, ways: list[Way], variant: dict[str, Any]) -> Measured:
+def _with_costs(raced: Race, measured: Timings, ways: list[Way], variant: dict[str, Any]) -> Timings:
     rows = list(measured.rows)
     for way in ways:
-        about: dict[str, Any] = {"task": TASK, "method": way.name, "variant": variant}
         work, frames = flops(way.run), variant["batch"] * variant["frames"]
-        rows.append(row(**about, metric="arithmetic of a step", samples=[work / 1e9], unit="GFLOP"))
-        rows.append(row(**about, metric="rate", samples=frames / raced.seconds[way.name], unit="frames/s",
-                        higher_is_better=True))
-        rows.append(row(**about, metric="launches", samples=[launches(way.run)], unit="kernels",
-                        higher_is_better=False))
-        rows.append(row(**about, metric="peak memory", samples=[peak_memory(way.run)], unit="MB",
-                        higher_is_better=False))
-    return Measured(rows, measured.runs)
+        rows.append(make_row(TASK, way.name, "arithmetic of a step", work / 1e9, n=1, variant=variant, unit="GFLOP"))
+        rows.append(median_row(TASK, way.name, "rate", frames / raced.seconds[way.name], variant=variant,
+                               unit="frames/s", higher=True))
+        rows.append(make_row(TASK, way.name, "launches", launches(way.run), n=1, variant=variant, unit="kernels",
+                             higher=False))
+        rows.append(make_row(TASK, way.name, "peak memory", peak_memory(way.run), n=1, variant=variant, unit="MB",
+                             higher=False))
+    return Timings(rows, measured.runs)
 
 
 def main() -> None:
@@ -127,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"bfloat16 here: {choose('auto', args.device).reason}")
     with RunFolder("benchmark/video", {k: str(v) for k, v in vars(args).items()}, out=args.out) as folder:
-        measured = join(measure(args, size) for size in args.batch)
+        measured = all_timings(measure(args, size) for size in args.batch)
         folder.results(measured.rows)
         folder.episodes(measured.runs)
     print(markdown_table(measured.rows))

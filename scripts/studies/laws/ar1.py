@@ -24,7 +24,8 @@ from figures import TRUE, figures, interval, joint, moments, rolled
 from learn import even, learn, planned
 
 from dforce.core.denoiser import Precond
-from dforce.report.rows import write_results
+from dforce.report.rows import Row, make_row, write_results
+from dforce.report.statistics import Interval
 from dforce.runs.folder import environment, peak_memory_mb
 from tests.gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
 
@@ -36,11 +37,6 @@ NETS: dict[str, dict[str, Any]] = {
 TOKENS, SEQUENCES, COUNTED = 640, 256, 320  # rolled out, how many, and the last ones that are judged
 VARIANTS = [*itertools.product((20, 10), (2, 1), (0.0, 1.0)), (100, 1, 0.0)]  # steps, order, eta
 STEPS, DELAYS, DRAWS = 20, (0, 1, 5, 10, 20), 2048  # of pyramids
-
-
-def row(method: str, variant: dict[str, Any], metric: str, value: float, **about: Any) -> dict[str, Any]:
-    return {"task": "AR(1)", "method": method, "variant": variant, "metric": metric, "value": value, **about,
-            "unit": "", "higher_is_better": None}
 
 
 def network(asked: argparse.Namespace, name: str, seed: int, **options: Any) -> Precond:
@@ -59,38 +55,39 @@ def rolled_moments(asked: argparse.Namespace, seed: int, variant: tuple[int, int
     return np.load(file)
 
 
-def rollout_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def rollout_rows(asked: argparse.Namespace) -> Iterator[Row]:
     for variant in VARIANTS:
         runs = [rolled_moments(asked, seed, variant) for seed in range(asked.seeds)]
         for seed, chosen in [("all", runs), *((seed, [run]) for seed, run in enumerate(runs))]:
             label = dict(zip(("steps", "order", "eta"), variant, strict=True)) | {"seed": seed}
             means = np.mean([figures(run) for run in chosen], axis=0)
             for metric, value, low, high in zip(TRUE, means, *interval(chosen), strict=True):
-                yield row("GRU, rollout", label, metric, float(value), low=float(low), high=float(high),
-                          n=len(chosen) * SEQUENCES, seeds=len(chosen))
+                estimate = Interval(float(value), float(low), float(high), len(chosen) * SEQUENCES)
+                yield make_row("AR(1)", "GRU, rollout", metric, estimate, variant=label, seeds=len(chosen))
 
 
-def matrix_rows(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def matrix_rows(asked: argparse.Namespace) -> Iterator[Row]:
     if asked.mode == "non-causal":
         nets = [network(asked, "U-Net", 0, horizon=16, steps=asked.steps * 3 // 10, lr=2e-3, levels=planned)]
         return joint_rows({"exact, non-causal": [NonCausal(nets[0].schedule, 16)], "temporal U-Net": nets})
     grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
     schedule = grus[0].schedule
-    methods = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
+    methods: dict[str, list[Any]] = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
                "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
                                                 levels=even)]}
     return joint_rows(methods)
 
 
-def joint_rows(methods: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+def joint_rows(methods: dict[str, list[Any]]) -> Iterator[Row]:
     """The law of 16 tokens down every pyramid, by networks of several seeds each."""
     schedule = next(iter(methods.values()))[0].schedule
     for (method, denoisers), delay in itertools.product(methods.items(), DELAYS):
         laws = [joint(denoiser, schedule, steps=STEPS, delay=delay, batch=DRAWS) for denoiser in denoisers]
         for metric in laws[0]:
             values = [law[metric] for law in laws]
-            yield row(method, {"steps": STEPS, "delay": delay, "delay / steps": delay / STEPS}, metric,
-                      float(np.mean(values)), low=min(values), high=max(values), n=DRAWS, seeds=len(laws))
+            yield make_row("AR(1)", method, metric,
+                           Interval(float(np.mean(values)), min(values), max(values), DRAWS), seeds=len(laws),
+                           variant={"steps": STEPS, "delay": delay, "delay / steps": delay / STEPS})
 
 
 def main() -> None:

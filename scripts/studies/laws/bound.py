@@ -19,7 +19,8 @@ from dforce import load
 from dforce.core.denoiser import Denoiser
 from dforce.core.elbo import elbo
 from dforce.core.schedule import Schedule, linear
-from dforce.report.rows import write_results
+from dforce.report.rows import make_row, write_results
+from dforce.report.statistics import Interval
 from dforce.runs.folder import environment, peak_memory_mb
 from tests.gaussian_bed import Causal, ar1  # in tests/, where `figures` looks
 
@@ -46,7 +47,7 @@ def main() -> None:
     asked, begin, about = parser.parse_args(), time.monotonic(), environment()
     torch.set_num_threads(1)
     x, rows = ar1(SEQUENCES, TOKENS, torch.Generator().manual_seed(0)), []
-    cases: list[tuple[str, dict[str, Any], Denoiser, Schedule, int | None]] = []
+    cases: list[tuple[str, dict[str, Any], Any, Schedule, int | None]] = []
     for make, levels in itertools.product((even, linear), (50, 200, 1000)):
         schedule = make(levels)
         cases.append(("exact", {"schedule": make.__name__, "K": levels}, Causal(schedule), schedule, None))
@@ -58,9 +59,8 @@ def main() -> None:
         gaps = gap(denoiser, schedule, x, strata)
         mean, half = float(gaps.mean()), 1.96 * float(gaps.std()) / SEQUENCES**0.5
         print(f"{method:6} {variant}: {mean:.3f} +- {half:.3f} nats a token below the likelihood", flush=True)
-        rows.append({"task": "AR(1)", "method": method, "variant": variant | {"strata": strata},
-                     "metric": "gap of the bound", "value": mean, "low": mean - half, "high": mean + half,
-                     "n": SEQUENCES, "seeds": 1, "unit": "nats a token", "higher_is_better": False})
+        rows.append(make_row("AR(1)", method, "gap of the bound", Interval(mean, mean - half, mean + half, SEQUENCES),
+                             variant=variant | {"strata": strata}, unit="nats a token", higher=False))
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
     write_results(asked.out, header, rows)

@@ -22,7 +22,7 @@ from dforce.benchmarks.planning.suite import label, labelled
 from dforce.planning.pooled import headline_of
 from dforce.report.plots.forest import forest
 from dforce.report.plots.studies import Estimate
-from dforce.report.rows import Row, read_results, select
+from dforce.report.rows import Row, filter_rows, read_results
 
 COMPARED = ("MCTG n=4 - Diffuser", "MCTG n=4 - guided", "MCTG n=4 - full sequence matrix", "MCTD - MCTG n=4",
             "MCTG n=4 - controller")
@@ -47,18 +47,19 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
     ValueError where the run lacks the controller, random driving (a score has its 0), or differences by that executor.
     """
     rows, task, metric = run
-    paired = select(rows, task=f"{task}, paired differences", metric=f"{metric}_difference")
+    paired = filter_rows(rows, task=f"{task}, paired differences", metric=f"{metric}_difference")
     if not any(labelled(row["method"])[1] == executor for row in paired):
         there = filter(None, dict.fromkeys(labelled(row["method"])[1] for row in paired))
         raise ValueError(f"no differences under {executor!r}; there are {', '.join(there) or 'none at all'}")
     found: dict[str, dict[str, Estimate]] = {}
     for starts in dict.fromkeys(row["variant"]["starts"] for row in paired):
-        of = {row["method"]: row["value"] for row in select(rows, task=task, metric=metric, variant={"starts": starts})}
+        of = {row["method"]: row["value"]
+              for row in filter_rows(rows, task=task, metric=metric, variant={"starts": starts})}
         if "controller" not in of or not (metric == "score" or "random" in of):
             raise ValueError(f"percent take the methods controller and random; it has {', '.join(of)}")
         share = 100 / (of["controller"] - (0 if metric == "score" else of["random"]))
         for name in COMPARED:
-            for row in select(paired, method=label(name, executor), variant={"starts": starts}):
+            for row in filter_rows(paired, method=label(name, executor), variant={"starts": starts}):
                 panel = found.setdefault(f"{starts} starts", {})
                 panel[name] = (share * row["value"], share * row["low"], share * row["high"])
     return found
@@ -69,7 +70,8 @@ def scores(run: Run, name: str, executor: str) -> list[Row]:
     rows, task, metric = run
     return [{**row, "task": "planning", "method": labelled(row["method"])[0], "metric": name,
              "variant": {"starts": row["variant"]["starts"]}}
-            for row in select(rows, task=task, metric=metric) if row["variant"]["executor"] in (executor, "its own")]
+            for row in filter_rows(rows, task=task, metric=metric)
+            if row["variant"]["executor"] in (executor, "its own")]
 
 
 def main() -> None:

@@ -1,0 +1,90 @@
+"""What of an installation works, and one line that mends what does not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+# module -> (distribution, what is lost without it, what brings it)
+MODULES = {
+    "numpy": ("numpy", "everything", "pip install numpy"),
+    "hydra": ("hydra-core", "the command line", "pip install hydra-core"),
+    "gymnasium": ("gymnasium", "environments", "pip install 'dforce[planning]'"),
+    "mujoco": ("mujoco", "maze and robot physics", "pip install 'dforce[planning]'"),
+    "minari": ("minari", "data sets", "pip install 'dforce[planning]'"),
+    "h5py": ("h5py", "data sets", "pip install 'dforce[planning]'"),
+    "av": ("av", "video files (pictures and gifs work)", "pip install 'dforce[video]'"),
+    "diffusers": ("diffusers", "pretrained diffusers models", "pip install 'dforce[align]'"),
+}
+NEEDED = ("numpy", "hydra")
+DISK_GB = 2.0  # a demo run with its data is far below; an install of a CUDA torch is not counted
+
+
+class Finding(NamedTuple):
+    """One line of the report. state: "ok", "warn" (works, with a loss) or "fail" (does not work)."""
+
+    state: str
+    name: str
+    text: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, the most basic first."""
+    return [_python(), *_torch(), *map(_module, MODULES), _disk(), _write()]
+
+
+def _python() -> Finding:
+    return Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")  # pip refuses older ones
+
+
+def _torch() -> list[Finding]:
+    try:
+        import torch
+
+        from dforce.train.precision import choose
+    except ImportError as error:
+        return [Finding("fail", "torch", str(error), "pip install torch")]
+    findings = [Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        findings.append(Finding("ok", "gpu", torch.cuda.get_device_name()))
+    chosen = choose("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return [*findings, Finding("ok", "precision", f"{chosen.name}: {chosen.reason}")]
+
+
+def _module(name: str) -> Finding:
+    distribution, lost, fix = MODULES[name]
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a broken shared library raises anything
+        text = f"{type(error).__name__}: {error}; lost: {lost}".replace("\n", " ")
+        return Finding("fail" if name in NEEDED else "warn", name, text, fix)
+    return Finding("ok", name, importlib.metadata.version(distribution))
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    if free < DISK_GB:
+        return Finding("warn", "disk", f"{free:.1f} GB free here", "free some space, or run from another disk")
+    return Finding("ok", "disk", f"{free:.1f} GB free here")
+
+
+def _write() -> Finding:
+    """Run folders here, data sets in Minari's store: both have to take files."""
+    store = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    for place, fix in ((Path.cwd(), "run from a folder of yours"), (store, "set MINARI_DATASETS_PATH")):
+        while not place.exists():
+            place = place.parent
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(b"dforce")
+        except OSError as error:
+            return Finding("fail", "write", f"{place}: {error}", fix)
+    return Finding("ok", "write", f"run folders in {Path.cwd() / 'runs'}, data sets in {store}")

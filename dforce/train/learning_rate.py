@@ -1,0 +1,18 @@
+"""The learning rate over a training."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(step: int, *, lr: float, steps: int, warmup: int = 0, decay: str = "cosine",
+                  floor: float = 0.0) -> float:
+    """The rate of step 0..steps-1: it rises linearly to `lr` over `warmup` steps, then falls or stays.
+
+    decay: "cosine" falls along a half cosine to `floor` * lr at the last step, "constant" stays at lr.
+    """
+    rising = min(1.0, (step + 1) / max(warmup, 1))
+    if decay == "constant" or step < warmup:
+        return lr * rising
+    done = (step - warmup) / max(steps - warmup, 1)
+    return lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
