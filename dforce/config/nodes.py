@@ -106,7 +106,7 @@ def _resolve(path: Any, scope: Scope) -> Callable[..., Any]:
     parts = path.split(".") if isinstance(path, str) else []
     if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("_") for part in parts):
         raise ValueError(f"_target_ must be a public dotted name such as dforce.core.schedule.linear, got {path!r}")
-    if parts[0] in trusted:
+    if parts[0] in trusted and parts[0] != "dforce":
         return _in_trusted(path, parts, trusted)
     if parts[0] != "dforce":
         raise ValueError(f"_target_ {path!r} is outside {', '.join(('dforce', *trusted))}; a package of yours: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,14 +10,14 @@ import torch
 from torch import nn
 
 from dforce.benchmarks.speed import cost, data, guidance, harness, planning, sampling, train_step
-from dforce.benchmarks.speed.harness import Way, agree, median_interval, race, relative_difference
+from dforce.benchmarks.speed.benchmark import SpeedBenchmark
+from dforce.benchmarks.speed.harness import Way, agree, race, relative_difference
 from dforce.benchmarks.speed.official import TokenByToken, double_loop
 from dforce.benchmarks.speed.official_layers import OfficialObjective
 from dforce.benchmarks.speed.sizes import QUICK, Sizes, maze_denoiser, random_batch
-from dforce.cli.commands import benchmark
+from dforce.cli.main import main
 from dforce.nets.recurrent import RecurrentNet
 from dforce.report.rows import ROW_KEYS, check_row, read_results
-from dforce.runs.folder import RunFolder
 
 # --------------------------------------------------------------------------------------------------- the references
 
@@ -144,15 +143,6 @@ def test_clock_measures_one_call():
     assert harness.clock(lambda: calls.append(1), lambda: next(now)) == 2.5 and calls == [1]
 
 
-def test_median_interval():
-    assert median_interval([2.0]) == (2.0, 2.0, 2.0)
-    values = np.random.default_rng(1).normal(5, 1, 400)
-    median, low, high = median_interval(values)
-    assert median == np.median(values) and median_interval(values) == (median, low, high)
-    # the median of n normal values has standard deviation sqrt(pi / 2 / n)
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 2 / 400), rel=0.3)
-
-
 # -------------------------------------------------------------------------------------------------------- the costs
 
 
@@ -195,18 +185,12 @@ def test_gemm_peak_is_positive_and_remembered():
     assert first > 0 and cost.gemm_peak(torch.float32, torch.device("cpu"), sides=(64,), seconds=0.01) == first
 
 
-# --------------------------------------------------------------------------------------------------------- the verb
+# ------------------------------------------------------------------------------------------------------ the command
 
 
-def config(**changes):
-    return SimpleNamespace(**{"kind": "speed", "parts": [*benchmark.PARTS], "quick": True, "rounds": 3, "device": "cpu",
-                              **changes})
-
-
-def test_verb_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_step, "gemm_peak", lambda *_: 1e12)  # half a second for each side and dtype
-    with RunFolder("benchmark", out=tmp_path / "run") as folder:
-        benchmark.run(config(), folder)
+    assert main(["benchmark", "speed", "quick=true", "rounds=3", "device=cpu", f"out={tmp_path / 'run'}"]) == 0
     rows = read_results(tmp_path / "run" / "results.json").rows
     tasks = {train_step.TASK, sampling.TASK, sampling.CALLS, guidance.TASK, planning.TASK, data.TASK}
     assert {row["task"] for row in rows} == tasks
@@ -216,11 +200,9 @@ def test_verb_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
     assert "**training step**" in capsys.readouterr().out
 
 
-def test_verb_names_what_there_is(tmp_path):
+def test_the_benchmark_names_the_parts_there_are():
     with pytest.raises(ValueError, match="did you mean 'sampling'"):
-        benchmark.run(config(parts=["sampler"]), None)
-    with pytest.raises(ValueError, match="kinds: speed"):
-        benchmark.run(config(kind="size"), None)
+        SpeedBenchmark(("sampler",))
 
 
 def test_the_official_layers_are_as_large_as_published_and_start_six_times_as_many_kernels():

@@ -8,8 +8,10 @@ from html import unescape
 from pathlib import Path
 
 import imageio.v3 as iio
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 
 from dforce.report import html, movie, table
@@ -18,6 +20,7 @@ from dforce.report.plots import curves, style
 from dforce.report.plots import maze as maze_plots
 from dforce.report.plots.forest import forest
 from dforce.report.plots.maze_axes import draw_maze, timed_lines, view
+from dforce.report.statistics import median_interval
 
 UMAZE = np.array([[c == "#" for c in row] for row in ("#####", "#GOO#", "###O#", "#OOO#", "#####")])
 WIDE = np.array([[c == "#" for c in row] for row in ("######", "#OO#O#", "#OOOO#", "######")])
@@ -230,9 +233,13 @@ def test_line_with_band_draws_value_and_interval(tmp_path):
 
 
 def test_no_global_matplotlib_state_is_touched():
-    import sys
-
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    """Figures are drawn beside a user's own: no figure of pyplot's is made or kept, and no setting changes."""
+    before = dict(matplotlib.rcParams), pyplot.get_fignums()
+    maze_plots.plan_figure(UMAZE, fan(), walk(), START, GOAL, "a plan")
+    curves.bars_with_intervals([row("a", 3.0)], "score")
+    curves.line_with_band([1, 2], {"a": ([1, 2], [0, 1], [2, 3])}, xlabel="n", ylabel="score")
+    forest({"all": {"a - b": {"x": (2.0, 1.0, 3.0)}}}, xlabel="difference")
+    assert (dict(matplotlib.rcParams), pyplot.get_fignums()) == before
 
 
 # ---------------------------------------------------------------------------------------------- results and tables
@@ -459,3 +466,12 @@ def test_wrong_input_is_answered_with_what_came_and_was_wanted(call, message):
 def test_no_page_without_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run folder"):
         html.write_index(tmp_path / "nowhere")
+
+
+def test_median_interval():
+    assert median_interval(np.array([2.0])) == (2.0, 2.0, 2.0, 1)
+    values = np.random.default_rng(1).normal(5, 1, 400)
+    median, low, high, n = median_interval(values)
+    assert (median, n) == (np.median(values), 400) and median_interval(values) == (median, low, high, n)
+    # the median of n normal values has standard deviation sqrt(pi / 2 / n)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 2 / 400), rel=0.3)

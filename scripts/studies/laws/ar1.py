@@ -72,10 +72,9 @@ def matrix_rows(asked: argparse.Namespace) -> Iterator[Row]:
         return joint_rows({"exact, non-causal": [NonCausal(nets[0].schedule, 16)], "temporal U-Net": nets})
     grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
     schedule = grus[0].schedule
-    methods: dict[str, list[Any]] = {"exact, causal": [Causal(schedule)], "GRU": grus, "exact, non-causal": [NonCausal(schedule, 16)],
-               "transformer, no mask": [network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3,
-                                                levels=even)]}
-    return joint_rows(methods)
+    transformer = network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3, levels=even)
+    return joint_rows({"exact, causal": [Causal(schedule)], "GRU": grus,
+                       "exact, non-causal": [NonCausal(schedule, 16)], "transformer, no mask": [transformer]})
 
 
 def joint_rows(methods: dict[str, list[Any]]) -> Iterator[Row]:

@@ -58,7 +58,8 @@ def planned(schedule: Schedule, shape: tuple[int, int], generator: torch.Generat
 
 
 def learn(folder: Path, net: dict[str, Any], *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,
-          cap: float = 100.0, levels: Levels = independent, precision: Literal["auto", "fp32", "bf16"] = "auto") -> Precond:
+          cap: float = 100.0, levels: Levels = independent,
+          precision: Literal["auto", "fp32", "bf16"] = "auto") -> Precond:
     """The network of the configuration `net` after `steps` steps: its averaged weights, in float32.
 
     Goes on where `folder` stopped; bit for bit as if it had not, on the same machine.
