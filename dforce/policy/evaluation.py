@@ -1,0 +1,81 @@
+"""How well a policy does: episodes of an environment, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dforce.core.tree import reset, select
+from dforce.policy.protocol import Observation, Policy
+
+
+class PolicyEpisode(NamedTuple):
+    """One episode. seed: of its start. total: sum of its rewards. steps: how long it was. failed: it was terminated."""
+
+    seed: int
+    total: float
+    steps: int
+    failed: bool
+
+
+def run_policy(policy: Policy, make_env: Callable[[], Any], episodes: int, *, seed: int = 0,
+               copies: int = 8) -> list[PolicyEpisode]:
+    """Plays episodes to their ends, number i from the start of seed + i, and returns them in this order.
+
+    make_env: () -> an environment as gymnasium has them: reset(seed=...) -> (observation, info),
+        step(action) -> (observation, reward, terminated, truncated, info).
+    copies: how many episodes are played side by side; it changes memory and speed, not what comes out.
+    """
+    envs = [make_env() for _ in range(min(copies, episodes))]
+    seeds = iter(range(seed, seed + episodes))
+    running = [_begin(env, next(seeds)) for env in envs]
+    state, over = policy.reset(len(running)), []
+    while running:
+        actions, state = policy.act(_stacked([each.observation for each in running]), state)
+        running = [each.after(action) for each, action in zip(running, actions, strict=True)]
+        done = torch.tensor([each.done for each in running])
+        over += [each.result() for each in running if each.done]
+        ended = done.nonzero()[:, 0].tolist()
+        fresh = {row: _begin(running[row].env, each) for row, each in zip(ended, seeds, strict=False)}
+        running = [fresh.get(row, each) for row, each in enumerate(running)]
+        state = reset(state, policy.reset(len(running)), done)
+        if len(fresh) < len(ended):  # no further episode for some of the rows
+            keep = [row for row, each in enumerate(running) if not each.done]
+            running, state = [running[row] for row in keep], select(state, torch.tensor(keep, dtype=torch.long))
+    for env in envs:
+        env.close()
+    return sorted(over)
+
+
+class _Running(NamedTuple):
+    """An episode that is being played."""
+
+    env: Any
+    seed: int
+    observation: Any
+    total: float = 0.0
+    steps: int = 0
+    failed: bool = False
+    done: bool = False
+
+    def after(self, action: np.ndarray) -> _Running:
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return self._replace(observation=observation, total=self.total + float(reward), steps=self.steps + 1,
+                             failed=bool(terminated), done=bool(terminated or truncated))
+
+    def result(self) -> PolicyEpisode:
+        return PolicyEpisode(self.seed, self.total, self.steps, self.failed)
+
+
+def _begin(env: Any, seed: int) -> _Running:
+    return _Running(env, seed, env.reset(seed=seed)[0])
+
+
+def _stacked(observations: Sequence[Any]) -> Observation:
+    """The observations of all rows as one, batch first."""
+    if isinstance(observations[0], Mapping):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)
