@@ -11,12 +11,12 @@ import numpy as np
 
 
 class Copies(Protocol):
-    """n episodes of one world, stepped together. Nothing ends an episode but its caller."""
+    """n episodes of one world, stepped together. Only the caller ends an episode."""
 
     def begin(self, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Starts n episodes from `start`, one row each, towards `goal` [n, G]; returns their observations [n, O].
 
-        A start is a row that determines the episode's course: the observation itself, unless the world says otherwise.
+        A start determines the state of the world: it is an observation, unless the world says otherwise.
         """
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,8 @@ class Env(Protocol):
 
     @property
     def gains(self) -> tuple[float, float] | None:
-        """What steers at position p and velocity v: clip(gain_p (p - position) + gain_d (v - velocity), -1, 1).
+        """(gain_p, gain_d) of what steers to position p and velocity v,
+        clip(gain_p (p - position) + gain_d (v - velocity), -1, 1).
 
         In actions a unit of length and of speed; observations are (position, velocity) or the position alone, A = G.
         None where actions do not move the position so directly.
@@ -59,7 +60,7 @@ class Env(Protocol):
         """draw(observation [O], goal [G]) -> uint8 [H, W, 3], a picture; None where the world has none."""
 
     def copies(self, n: int, /) -> Copies:
-        """n copies of the world, to be begun and stepped."""
+        """n copies of the world, to be started with `begin`."""
 
     def position(self, observation: np.ndarray) -> np.ndarray:
         """The position [..., G] in observations [..., O]."""

@@ -13,8 +13,8 @@ SPLIT, TRAIN, VAL = 0, 1, 2  # streams: of orders and splits, of training batche
 def philox_uniform(size: int, *, seed: int, stream: int, step: int) -> np.ndarray:
     """[size] float64 in [0, 1), a pure function of its arguments.
 
-    Made from raw Philox words (Salmon et al. 2011), which numpy promises to keep from version to version; of the output
-    of its distributions it does not.
+    Made from raw Philox words (Salmon et al. 2011), which numpy promises to keep from version to version, unlike the
+    output of its distributions.
     """
     if seed < 0 or step < 0:
         raise ValueError(f"seed and step must not be negative, got {seed} and {step}")

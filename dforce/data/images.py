@@ -44,8 +44,8 @@ def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size
     name: "digits", the 1,797 real 8x8 digits of scikit-learn; "patches", 32x32 RGB crops of the natural images that
     scikit-image ships, the class being the image; or a folder of one folder of image files for each class.
     split: "train" and "test" share no image, and no pixel of a natural image. seed: which images of digits and of a
-    folder are test, and where patches are cut; models that ship know 0. size: side in pixels that the images of a
-    folder are cut to a square and resized to, None where they have one size already.
+    folder are test, and where patches are cut; the shipped models were trained with 0. size: side in pixels that the
+    images of a folder are cut to a square and resized to, None where they have one size already.
 
     Raises ValueError for an unknown set or split and for a folder without images of one size for each class,
     ImportError where the package is missing. Files of a folder that cannot be read are skipped, with a warning.

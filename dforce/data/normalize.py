@@ -33,8 +33,8 @@ class Affine(nn.Module):
     def fit(cls, data: Any, *, lengths: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Affine:
         """Statistics of data [N, D], accumulated in float64; a constant column gets std 1 (it becomes 0, not NaN).
 
-        lengths (rows per episode) and names (of columns) only serve the message of the ValueError
-        that non-finite data raise.
+        lengths (rows per episode) and names (of columns) only serve the message of the ValueError for
+        data that are not finite.
         """
         data = np.asarray(data)
         if data.ndim != 2 or not len(data):

@@ -84,7 +84,7 @@ def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bo
     if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
         verify_checksums(folder)
         return name
-    if folder.exists() and not overwrite:  # before the work, not after it
+    if folder.exists() and not overwrite:  # the error comes before the work
         raise ValueError(f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another "
                          "name")
     made = generate()

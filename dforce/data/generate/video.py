@@ -55,10 +55,10 @@ def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) 
 
 @dataclass(frozen=True)
 class ClipGeneration:
-    """A data set to be made: settings of `dforce data video`, as `doom` and `bouncing_balls` take them.
+    """Settings of a generated data set, as `doom` and `bouncing_balls` take them.
 
-    source: "doom" or "balls". size: pixels a side; None: 64 of a maze, 16 of balls.
-    clips: of each maze (None: 16), or of the training split of balls (None: 1000).
+    source: "doom" or "balls". size: of a frame, in pixels; None is 64 for doom, 16 for balls. clips: of each maze
+    (None is 16), or in the training split of balls (None is 1000).
     """
 
     source: Literal["doom", "balls"]
@@ -82,7 +82,7 @@ class ClipGeneration:
         return count * self.frames
 
     def make(self, root: str | os.PathLike) -> Iterator[int]:
-        """Makes the clips that are not there; yields frames made, clip by clip."""
+        """Makes the clips that do not exist yet; yields the number of frames of each."""
         if self.source == "balls":
             return bouncing_balls(root, clips=self.clips or 1000, test_clips=self.test_clips, frames=self.frames,
                                   size=self.size or 16, balls=self.balls, seed=self.seed)
