@@ -3,7 +3,8 @@
 from dforce.config.groups import option, options
 from dforce.config.moved import present
 from dforce.config.nodes import CHECKPOINT_ROOMS, Node, build, check, read, resolve
-from dforce.config.values import check_like, nearest
+from dforce.config.values import check_like, nearest, to_yaml
 
 __all__ = ["CHECKPOINT_ROOMS", "Node", "build", "check", "check_like", "nearest", "option", "options",
-           "present", "read", "resolve"]
+           "present", "read", "resolve",
+           "to_yaml"]

@@ -113,3 +113,10 @@ def to_plain(cfg: Any) -> Any:
     if isinstance(cfg, Mapping):
         return {key: to_plain(value) for key, value in cfg.items()}
     return [to_plain(value) for value in cfg] if isinstance(cfg, list) else cfg
+
+
+def to_yaml(cfg: Any) -> str:
+    """The text of a configuration, resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(cfg), resolve=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from dforce.config import to_yaml
 from dforce.report.html import write_index
 from dforce.report.rows import append_episodes, write_results
 from dforce.runs.environment import environment, peak_memory_mb
@@ -95,7 +96,7 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         self.status("running")
         if config is not None:
-            write_atomic(self.path / "config.yaml", _yaml(config))
+            write_atomic(self.path / "config.yaml", to_yaml(config))
         write_atomic(self.path / "env.json", json.dumps({**self._env, "before": self._before()}, indent=2) + "\n")
 
     def _before(self) -> list[dict[str, Any]]:
@@ -167,12 +168,6 @@ def _timed(parent: Path) -> Path:
         except FileExistsError:
             continue
     raise FileExistsError(f"{parent / stamp} and 999 more exist; give out=")
-
-
-def _yaml(config: Any) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(config), resolve=True)
 
 
 def _json(value: Any) -> Any:

@@ -54,10 +54,10 @@ def flips(folder: Path, read: Callable[[Path], list[Any]], count: int, seed: int
         bad[place] ^= 1 << bit
         file.write_bytes(bad)
         try:
-            found = read(folder)
+            damaged_content = read(folder)
             reported.append(False)
             harmless.append(all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-                                for a, b in zip(intact, found, strict=True)))
+                                for a, b in zip(intact, damaged_content, strict=True)))
             print(f"not reported: {file.name}, byte {place}, bit {bit}")
         except ValueError:  # a CheckpointError is one; anything else is a fault of the library, and ends this
             reported.append(True)
@@ -79,11 +79,11 @@ if __name__ == "__main__":
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="docs/results/flips.json")
-    asked, begin, rows = parser.parse_args(), time.monotonic(), []
+    args, begin, rows = parser.parse_args(), time.monotonic(), []
     with tempfile.TemporaryDirectory() as work:
         os.environ["MINARI_DATASETS_PATH"] = f"{work}/minari"
         for what, (folder, read) in targets(Path(work)).items():
-            outcomes = flips(folder, read, asked.flips // 2, asked.seed)
+            outcomes = flips(folder, read, args.flips // 2, args.seed)
             for metric, good in zip(("flip reported", "flip not used silently"), outcomes, strict=True):
                 rows.append(record.share("faults", "load", metric, good, files=what))
-    record.write(asked.out, rows, begin)
+    record.write(args.out, rows, begin)

@@ -93,10 +93,10 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="docs/results/kills.json")
-    asked, begin, rows = parser.parse_args(), time.monotonic(), []
+    args, begin, rows = parser.parse_args(), time.monotonic(), []
     with tempfile.TemporaryDirectory() as work:
         os.environ["MINARI_DATASETS_PATH"] = f"{work}/minari"
-        for carry, count in (("false", asked.kills - asked.kills // 2), ("true", asked.kills // 2)):
-            equal = trials(Path(work) / carry, count, asked.seed, f"carry={carry}")
+        for carry, count in (("false", args.kills - args.kills // 2), ("true", args.kills // 2)):
+            equal = trials(Path(work) / carry, count, args.seed, f"carry={carry}")
             rows.append(record.share("train umaze", "resume", "bit-exact after SIGKILL", equal, carry=carry == "true"))
-    record.write(asked.out, rows, begin)
+    record.write(args.out, rows, begin)

@@ -118,19 +118,19 @@ def _together(cfg: Any) -> str:
 def curve(bed: Bed, fraction: float, seed: int, epochs: int, target: float = float("inf")) -> np.ndarray:
     """Mean reward of each epoch's samples, for `epochs` epochs or until the target is reached."""
     way = Ours(bed, bed.learn, bed.learn, fraction=fraction, seed=seed)
-    found: list[float] = []
-    while len(found) < epochs and np.isnan(reached(np.array(found), target)):
+    rewards: list[float] = []
+    while len(rewards) < epochs and np.isnan(reached(np.array(rewards), target)):
         way.run()
-        found.append(way.source.epochs[-1]["reward"])
-    return np.array(found)
+        rewards.append(way.source.epochs[-1]["reward"])
+    return np.array(rewards)
 
 
 def reached(curve: np.ndarray, target: float, width: int = 5) -> float:
     """Epochs until the mean of `width` of them is at the target, NaN where it never is."""
     if len(curve) < width:
         return float("nan")
-    found = np.flatnonzero(np.convolve(curve, np.ones(width) / width, "valid") >= target)
-    return float(found[0] + width) if len(found) else float("nan")
+    late = np.flatnonzero(np.convolve(curve, np.ones(width) / width, "valid") >= target)
+    return float(late[0] + width) if len(late) else float("nan")
 
 
 def reward_race(bed: Bed, cfg: Any, seconds: dict[str, np.ndarray]) -> Timings:
@@ -171,16 +171,16 @@ def main() -> None:
     OmegaConf.set_struct(cfg, True)
     cfg = OmegaConf.merge(cfg, QUICK if given.get("quick") else {}, given)
     torch.set_num_threads(1)
-    begin, found = time.monotonic(), []
+    begin, timings = time.monotonic(), []
     for name in cfg.nets:
         bed = make_bed(name, cfg.steps)
         measured, seconds = epoch_race(bed, cfg)
-        found.append(measured)
+        timings.append(measured)
         if "reward" in cfg.parts:
-            found.append(reward_race(bed, cfg, seconds))
-        print(markdown_table(all_timings(found).rows), flush=True)
+            timings.append(reward_race(bed, cfg, seconds))
+        print(markdown_table(all_timings(timings).rows), flush=True)
         if cfg.out:
-            write(Path(cfg.out), all_timings(found).rows, begin)
+            write(Path(cfg.out), all_timings(timings).rows, begin)
 
 
 def write(out: Path, rows: list[dict[str, Any]], begin: float) -> None:

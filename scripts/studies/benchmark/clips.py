@@ -51,8 +51,8 @@ def films(args: argparse.Namespace, place: Path) -> list[np.ndarray]:
         for _ in progress(making, "clips"):
             pass
         data = place / "made"
-    found = VideoClips(data, frames=args.window, held_out=0, size=args.size)
-    return [found._read(clip, np.arange(clip.frames)) for clip in found.clips[:args.clips]]
+    clips = VideoClips(data, frames=args.window, held_out=0, size=args.size)
+    return [clips._read(clip, np.arange(clip.frames)) for clip in clips.clips[:args.clips]]
 
 
 def written(videos: list[np.ndarray], folder: Path, kind: str) -> Path:
@@ -116,12 +116,12 @@ def timed(run: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
-def measured(kind: str, found: list[Way], frames: int, rounds: int) -> tuple[list[Row], list[dict]]:
+def measured(kind: str, chosen: list[Way], frames: int, rounds: int) -> tuple[list[Row], list[dict]]:
     """Rows of frames a second, and of how many times those of the first way; and one line a timed run."""
-    agree(found)
-    taken: dict[str, list[float]] = {way.name: [] for way in found}
+    agree(chosen)
+    taken: dict[str, list[float]] = {way.name: [] for way in chosen}
     for index in range(rounds):
-        for way in found if index % 2 == 0 else found[::-1]:
+        for way in chosen if index % 2 == 0 else chosen[::-1]:
             taken[way.name].append(timed(way.run))
     first, *others = taken
     rows = [median_row(TASK, name, "frames", frames / np.array(seconds), variant={"format": kind}, unit="per CPU s",
@@ -149,8 +149,8 @@ def main() -> None:
         with RunFolder("benchmark/clips", vars(args), out=args.out) as folder, warnings.catch_warnings():
             videos = films(args, place)
             for number, kind in enumerate(FORMATS):
-                found, frames = ways(written(videos, place / str(number) / "set", kind), kind, args)
-                more, runs = measured(kind, found, frames, args.rounds)
+                chosen, frames = ways(written(videos, place / str(number) / "set", kind), kind, args)
+                more, runs = measured(kind, chosen, frames, args.rounds)
                 rows += more
                 folder.episodes(runs)
                 folder.results(rows, clips=len(videos), frames=sum(map(len, videos)))

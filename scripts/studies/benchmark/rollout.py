@@ -81,14 +81,14 @@ def official(denoiser: Denoiser, schedule: Schedule, state: Any, shape: tuple[in
 
 def ways(model: VideoModel, args: argparse.Namespace) -> dict[str, Any]:
     """Name -> (state, batch) -> frames."""
-    found: dict[str, Any] = {}
+    streams: dict[str, Any] = {}
     for steps in args.official:
-        found[f"official, {steps} steps"] = lambda state, batch, steps=steps: official(
+        streams[f"official, {steps} steps"] = lambda state, batch, steps=steps: official(
             model.denoiser, model.schedule, state, (batch, 1, *model.shape), steps=steps, clamp=1.0, noise=Noise(1))
     recipe = Recipe(steps=args.steps, stabilise_std=args.std, refresh=args.refresh and tuple(args.refresh))
-    found[f"ours, {args.steps} steps of second order"] = lambda state, batch: stream(
+    streams[f"ours, {args.steps} steps of second order"] = lambda state, batch: stream(
         model, recipe, state, batch=batch, noise=Noise(1))
-    return found
+    return streams
 
 
 def times(model: VideoModel, args: argparse.Namespace) -> list[Row]:

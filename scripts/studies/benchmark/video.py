@@ -84,7 +84,7 @@ def batch_of(args: argparse.Namespace, size: int) -> Batch:
 
 def measure(args: argparse.Namespace, size: int) -> Timings:
     """Time of a step of `size` clips both ways, how many times faster ours is, and what either costs."""
-    batch, found = batch_of(args, size), []
+    batch, timings = batch_of(args, size), []
     names = [("whole network once a frame", True), ("ours", False)]
     weights = sum(p.numel() for p in objective(args, once_a_frame=False).parameters())
     precisions: tuple[Name, ...] = ("fp32", "bf16") if args.bf16 else ("fp32",)
@@ -98,8 +98,8 @@ def measure(args: argparse.Namespace, size: int) -> Timings:
                             result=partial(loss_and_gradient, built, batch, precision)))
         timer: Callable[[], float] = time.process_time if args.device.type == "cpu" else time.perf_counter
         raced = race(ways, rounds=args.rounds, seconds=args.seconds, timer=timer)
-        found.append(_with_costs(raced, raced.measured(TASK, variant), ways, variant))
-    return all_timings(found)
+        timings.append(_with_costs(raced, raced.measured(TASK, variant), ways, variant))
+    return all_timings(timings)
 
 
 def _with_costs(raced: Race, measured: Timings, ways: list[Way], variant: dict[str, Any]) -> Timings:

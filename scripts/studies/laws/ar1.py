@@ -39,15 +39,15 @@ VARIANTS = [*itertools.product((20, 10), (2, 1), (0.0, 1.0)), (100, 1, 0.0)]  # 
 STEPS, DELAYS, DRAWS = 20, (0, 1, 5, 10, 20), 2048  # of pyramids
 
 
-def network(asked: argparse.Namespace, name: str, seed: int, **options: Any) -> Precond:
-    return learn(asked.runs / f"{name}-{seed}", NETS[name], seed=seed, **{"steps": asked.steps, **options})
+def network(args: argparse.Namespace, name: str, seed: int, **options: Any) -> Precond:
+    return learn(args.runs / f"{name}-{seed}", NETS[name], seed=seed, **{"steps": args.steps, **options})
 
 
-def rolled_moments(asked: argparse.Namespace, seed: int, variant: tuple[int, int, float]) -> np.ndarray:
+def rolled_moments(args: argparse.Namespace, seed: int, variant: tuple[int, int, float]) -> np.ndarray:
     """moments [SEQUENCES, 6] of one seed's rollout, from its file where there is one."""
-    file = asked.runs / f"GRU-{seed}" / "rollouts" / f"{asked.steps}-{'-'.join(map(str, variant))}.npy"
+    file = args.runs / f"GRU-{seed}" / "rollouts" / f"{args.steps}-{'-'.join(map(str, variant))}.npy"
     if not file.is_file():
-        denoiser, (steps, order, eta) = network(asked, "GRU", seed), variant
+        denoiser, (steps, order, eta) = network(args, "GRU", seed), variant
         x = rolled(denoiser, denoiser.schedule, steps=steps, order=order, eta=eta, tokens=TOKENS, batch=SEQUENCES,
                    seed=seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +55,9 @@ def rolled_moments(asked: argparse.Namespace, seed: int, variant: tuple[int, int
     return np.load(file)
 
 
-def rollout_rows(asked: argparse.Namespace) -> Iterator[Row]:
+def rollout_rows(args: argparse.Namespace) -> Iterator[Row]:
     for variant in VARIANTS:
-        runs = [rolled_moments(asked, seed, variant) for seed in range(asked.seeds)]
+        runs = [rolled_moments(args, seed, variant) for seed in range(args.seeds)]
         for seed, chosen in [("all", runs), *((seed, [run]) for seed, run in enumerate(runs))]:
             label = dict(zip(("steps", "order", "eta"), variant, strict=True)) | {"seed": seed}
             means = np.mean([figures(run) for run in chosen], axis=0)
@@ -66,13 +66,13 @@ def rollout_rows(asked: argparse.Namespace) -> Iterator[Row]:
                 yield make_row("AR(1)", "GRU, rollout", metric, estimate, variant=label, seeds=len(chosen))
 
 
-def matrix_rows(asked: argparse.Namespace) -> Iterator[Row]:
-    if asked.mode == "non-causal":
-        nets = [network(asked, "U-Net", 0, horizon=16, steps=asked.steps * 3 // 10, lr=2e-3, levels=planned)]
+def matrix_rows(args: argparse.Namespace) -> Iterator[Row]:
+    if args.mode == "non-causal":
+        nets = [network(args, "U-Net", 0, horizon=16, steps=args.steps * 3 // 10, lr=2e-3, levels=planned)]
         return joint_rows({"exact, non-causal": [NonCausal(nets[0].schedule, 16)], "temporal U-Net": nets})
-    grus = [network(asked, "GRU", seed) for seed in range(asked.seeds)]
+    grus = [network(args, "GRU", seed) for seed in range(args.seeds)]
     schedule = grus[0].schedule
-    transformer = network(asked, "transformer", 0, horizon=16, steps=asked.steps // 4, lr=2e-3, levels=even)
+    transformer = network(args, "transformer", 0, horizon=16, steps=args.steps // 4, lr=2e-3, levels=even)
     return joint_rows({"exact, causal": [Causal(schedule)], "GRU": grus,
                        "exact, non-causal": [NonCausal(schedule, 16)], "transformer, no mask": [transformer]})
 
@@ -96,16 +96,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="of training")
     parser.add_argument("--runs", type=Path, default=Path("runs/laws"))
     parser.add_argument("--out", type=Path, help="default docs/results/ar1_<mode>.json")
-    asked, begin, about, rows = parser.parse_args(), time.monotonic(), environment(), []
+    args, begin, about, rows = parser.parse_args(), time.monotonic(), environment(), []
     torch.set_num_threads(1)  # of so small a network, more of them only wait for each other
-    for each in rollout_rows(asked) if asked.mode == "rollout" else matrix_rows(asked):
+    for each in rollout_rows(args) if args.mode == "rollout" else matrix_rows(args):
         rows.append(each)
         named = ", ".join(f"{name} {value}" for name, value in each["variant"].items())
         print(f"{each['method']:20} {named}: {each['metric']} {each['value']:.3f} [{each['low']:.3f}, "
               f"{each['high']:.3f}]", flush=True)
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
-    write_results(asked.out or Path(f"docs/results/ar1_{asked.mode}.json"), header, rows)
+    write_results(args.out or Path(f"docs/results/ar1_{args.mode}.json"), header, rows)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/laws"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/ar1_bound.json"))
-    asked, begin, about = parser.parse_args(), time.monotonic(), environment()
+    args, begin, about = parser.parse_args(), time.monotonic(), environment()
     torch.set_num_threads(1)
     x, rows = ar1(SEQUENCES, TOKENS, torch.Generator().manual_seed(0)), []
     cases: list[tuple[str, dict[str, Any], Any, Schedule, int | None]] = []
@@ -52,7 +52,7 @@ def main() -> None:
         schedule = make(levels)
         cases.append(("exact", {"schedule": make.__name__, "K": levels}, Causal(schedule), schedule, None))
     cases.append(("exact", {"schedule": "linear", "K": 1000}, Causal(schedule), schedule, STRATA))  # noise as below
-    for folder in sorted(asked.runs.glob("GRU-*")):
+    for folder in sorted(args.runs.glob("GRU-*")):
         bundle = load(folder)
         cases.append((folder.name, {"schedule": "linear", "K": 1000}, bundle.denoiser, bundle.schedule, STRATA))
     for method, variant, denoiser, schedule, strata in cases:
@@ -63,7 +63,7 @@ def main() -> None:
                              variant=variant | {"strata": strata}, unit="nats a token", higher=False))
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
-    write_results(asked.out, header, rows)
+    write_results(args.out, header, rows)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def joint(denoiser: Denoiser, schedule: Schedule, *, steps: int, delay: int, tim
                  order=order)[..., 0].double()
     cov = torch.cov(x.T)
     noise = cov.diagonal()[1:] + RHO**2 * cov.diagonal()[:-1] - 2 * RHO * cov.diagonal(1)
-    found = {"std at token 7": cov[7, 7].sqrt(), "std at the last token": cov[-1, -1].sqrt(),
+    values = {"std at token 7": cov[7, 7].sqrt(), "std at the last token": cov[-1, -1].sqrt(),
              "innovation std": noise.mean().sqrt(), "largest covariance error": (cov - covariance(time)).abs().max(),
              "largest mean error": x.mean(0).abs().max()}
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in values.items()}
