@@ -4,7 +4,8 @@ from the same frames and in the same noise."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,22 +15,22 @@ from torch import Tensor
 from dforce.align import Sampler
 from dforce.align.monitor import divergence, has_density
 from dforce.align.rewards.protocol import ask_reward
-from dforce.cli.commands.rollout import FILMED, LOOKS
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise
 from dforce.core.tree import map_state, select
 from dforce.data.pixels import to_uint8
 from dforce.images.rewards import Rewards
-from dforce.report.statistics import paired_difference
+from dforce.report.rows import Row, difference_row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, write_atomic
-from dforce.video.context import asked
-from dforce.video.evaluation import Wanted, rollout_rows, yardstick
-from dforce.video.film import Film, enlarge, grid, strip
+from dforce.video.context import continuation_cond
+from dforce.video.evaluation import MetricSettings, rollout_rows, yardstick
+from dforce.video.film import FILMED, LOOKS, Film, enlarge, grid, strip
 from dforce.video.metrics.drift import statistics
-from dforce.video.metrics.measure import Row, mean_row, picture, row
+from dforce.video.metrics.measure import picture
+from dforce.video.metrics.subject import Subject
 from dforce.video.model import VideoModel
-from dforce.video.reference_clips import RealVideo, ReferenceClips, fed
+from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
 from dforce.video.stream import Recipe, continued
 
 DRAWS = 2        # videos from each context: how they differ is the diversity
@@ -47,9 +48,13 @@ CAPTIONS = {
     "watch.png": "What became of the policy on held-out contexts, with 95% intervals; dashed: the model begun with."}
 
 
-class Both(NamedTuple):
-    """The models that are compared. sampler: of the tuned `model`; reference: `base`, as `sampler` takes it; context:
-    frames of `held_out` that both go on from; decode: tokens to frames on a screen."""
+class Contestants(NamedTuple):
+    """The models that are compared.
+
+    sampler: of the tuned `model`; reference: `base`, as `sampler` takes it.
+    held_out: real clips, of which the first `context` frames are what both go on from.
+    decode: from tokens to frames on a screen.
+    """
 
     base: VideoModel
     model: VideoModel
@@ -61,102 +66,113 @@ class Both(NamedTuple):
     decode: Callable[[Tensor], Tensor]
 
 
-def report(own: Both, cfg: Any, folder: RunFolder) -> None:
-    """results.json, episodes.jsonl, film, pictures and the table. Of cfg: evaluate, rollouts and what belongs to them,
-    watch (clips that were looked at on the way are passed over), eval_seed."""
-    (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
-    variant = {"algorithm": cfg.algorithm, "reward": own.rewards.name}
-    rows = short(own, cfg, folder, {**variant, "sampling": "policy", "frames": f"0-{cfg.frames}"})
-    if cfg.rollouts:
-        rows += long(own, cfg, folder, {**variant, "sampling": "rollout"})
-    folder.results([one for one in rows if one["value"] is not None])
-    there = {name: text for name, text in CAPTIONS.items() if (folder.media / name).is_file()}
-    write_atomic(folder.media / "captions.json", json.dumps(there, indent=1) + "\n")
-    print(markdown_table([one for one in rows if one["metric"] in (*SHOWN, "reward_difference")
-                          and one["variant"]["sampling"] == "policy"]))
-    print(markdown_table([one for one in rows if one["metric"] in ("frechet", "brightness / real", "change / real")]))
+@dataclass(frozen=True)
+class TuningReport:
+    """How both models are compared at the end of a tuning run.
+
+    variant: algorithm and reward, as rows name them.
+    frames: of a short video. evaluate: contexts of those; skip: held-out clips before them, which were looked at on the
+        way. rows: videos at a time.
+    rollouts: long ones, of rollout_frames frames; metrics: how their drift is measured. fps: of their film.
+    seed: of contexts and noise.
+    """
+
+    variant: Mapping[str, Any]
+    frames: int
+    evaluate: int
+    skip: int
+    rows: int | None
+    rollouts: int
+    rollout_frames: int
+    metrics: MetricSettings
+    fps: float
+    seed: int
+
+    def write(self, both: Contestants, folder: RunFolder) -> None:
+        """results.json, episodes.jsonl, film, pictures and the table."""
+        (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
+        rows = self._short(both, folder) + (self._long(both, folder) if self.rollouts else [])
+        folder.results([row for row in rows if row["value"] is not None])
+        captions = {name: text for name, text in CAPTIONS.items() if (folder.media / name).is_file()}
+        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
+        print(markdown_table([row for row in rows if row["metric"] in (*SHOWN, "reward_difference")
+                              and row["variant"]["sampling"] == "policy"]))
+        print(markdown_table([row for row in rows
+                              if row["metric"] in ("frechet", "brightness / real", "change / real")]))
+
+    def _short(self, both: Contestants, folder: RunFolder) -> list[Row]:
+        """Rows of the reward and its price on videos as they are tuned on, after clips that nobody has seen."""
+        count = min(self.evaluate, len(both.held_out))
+        clip = both.held_out.clips(count, both.context + self.frames, skip=self.skip)
+        device = both.sampler.schedule.alpha.device
+        every = torch.arange(count, device=device).repeat_interleave(DRAWS)
+        known = continuation_cond(both.model, clip.frames, clip.actions, both.context)
+        cond: Cond = select(map_state(lambda leaf: leaf.to(device), known), every)
+        noise, before = Noise(self.seed), both.sampler._replace(denoiser=both.reference)
+        made = {name: both.decode(sampler.tokens(len(every), cond, noise))
+                for name, sampler in (("base", before), ("tuned", both.sampler))}
+        values = {name: video_values(both.rewards, frames, clip.numbers) for name, frames in made.items()}
+        if has_density(both.sampler):
+            _, nats = divergence(both.sampler, both.reference, len(every), cond, noise, rows=self.rows)
+            values["tuned"]["kl"] = nats.view(count, DRAWS).mean(1).cpu()
+        values["real video"] = video_values(both.rewards, clip.frames[:, both.context:], clip.numbers)
+        folder.episodes({"task": both.held_out.data, "method": name, "sampling": "policy", "clip": number,
+                         **{metric: float(value[i]) for metric, value in metrics.items()}}
+                        for name, metrics in values.items() for i, number in enumerate(clip.numbers))
+        _before_after(clip, made, both.context, folder)
+        variant = {**self.variant, "sampling": "policy", "frames": f"0-{self.frames}"}
+        return comparison_rows(values, both.held_out.data, variant, self.seed)
+
+    def _long(self, both: Contestants, folder: RunFolder) -> list[Row]:
+        """Rows of drift of both models' rollouts, sampled as `dforce rollout` does; the film of them side by side."""
+        recipe = Recipe(clamp=None if both.base.latents is not None else Recipe().clamp)
+        batch, frames = self.rollouts, self.rollout_frames
+        start = both.held_out.clips(batch, both.context, skip=self.skip) if both.context else None
+        actions = rollout_actions("data", both.base, both.held_out, batch=batch, context=start, frames=frames,
+                                  seed=self.seed)
+        context = torch.zeros(batch, 0, *both.base.shape) if start is None else start.frames
+        made = {name: to_uint8(continued(model, recipe, context, frames, actions=actions, noise=Noise(self.seed))
+                               .transpose(0, 1)) for name, model in (("base", both.base), ("tuned", both.model))}
+        fed = None if actions is None else actions(both.context, frames).transpose(0, 1).numpy()
+        yard = yardstick(both.base, both.held_out, frames, self.metrics)
+        rows: list[Row] = []
+        for name, each in made.items():
+            subject = Subject(both.held_out.data, name, {**self.variant, "sampling": "rollout"})
+            measured, drift = rollout_rows(yard, each, fed, subject, start=start)
+            rows += [row for row in measured if row not in rows]  # real video beside both is the same
+            picture(drift.drift, yard.of, folder.media / f"drift_{name}.png", f"drift: {name}")
+            folder.episodes(drift.samples)
+        _film(made, self.fps, folder)
+        return rows
 
 
-# ------------------------------------------------------------------------------------------- what is tuned on, held out
-
-def short(own: Both, cfg: Any, folder: RunFolder, variant: dict[str, Any]) -> list[Row]:
-    """Rows of the reward and its price on videos as they are tuned on, after clips that nobody has seen."""
-    count = min(cfg.evaluate, len(own.held_out))
-    clip = own.held_out.clips(count, own.context + cfg.frames, skip=cfg.watch)
-    device = own.sampler.schedule.alpha.device
-    every = torch.arange(count, device=device).repeat_interleave(DRAWS)
-    cond: Cond = select(map_state(lambda leaf: leaf.to(device), asked(own.model, clip.frames, clip.actions,
-                                                                      own.context)), every)
-    noise, before = Noise(cfg.eval_seed), own.sampler._replace(denoiser=own.reference)
-    made = {name: own.decode(sampler.tokens(len(every), cond, noise))
-            for name, sampler in (("base", before), ("tuned", own.sampler))}
-    found = {name: measured(own.rewards, frames, clip.numbers) for name, frames in made.items()}
-    if has_density(own.sampler):
-        _, nats = divergence(own.sampler, own.reference, len(every), cond, noise, rows=cfg.rows)
-        found["tuned"]["kl"] = nats.view(count, DRAWS).mean(1).cpu()
-    real = clip.frames[:, own.context:]
-    found["real video"] = measured(own.rewards, real, clip.numbers)
-    folder.episodes({"task": own.held_out.data, "method": name, "sampling": variant["sampling"], "clip": number,
-                     **{metric: float(value[i]) for metric, value in values.items()}}
-                    for name, values in found.items() for i, number in enumerate(clip.numbers))
-    _before_after(clip, made, own.context, folder)
-    return compared(found, own.held_out.data, variant, cfg.eval_seed)
-
-
-def measured(rewards: Rewards, frames: Tensor, clips: list[int]) -> dict[str, Tensor]:
+def video_values(rewards: Rewards, frames: Tensor, clips: list[int]) -> dict[str, Tensor]:
     """Of videos [clips * n, T, C, H, W], n in a row of one clip: name -> [clips], the mean over the n."""
     draws = len(frames) // len(clips)
     prompts = [f"clip {i}" for i in clips for _ in range(draws)]
-    found = {"reward": ask_reward(rewards.tuned, frames, prompts, where="the report")}
+    values = {"reward": ask_reward(rewards.tuned, frames, prompts, where="the report")}
     if rewards.held_out is not None:
-        found["held_out_reward"] = ask_reward(rewards.held_out, frames, prompts, where="the report")
-    told = statistics(frames.cpu())
-    found |= {name: told[name].nanmean(1) for name in ("brightness", "contrast", "change") if frames.shape[1] > 1
-              or name != "change"}
-    pairs = frames.cpu().double().unflatten(0, (-1, draws))
-    values = {name: value.cpu().double().view(-1, draws).mean(1) for name, value in found.items()}
+        values["held_out_reward"] = ask_reward(rewards.held_out, frames, prompts, where="the report")
+    looks = statistics(frames.cpu())
+    values |= {name: looks[name].nanmean(1) for name in ("brightness", "contrast", "change")
+               if frames.shape[1] > 1 or name != "change"}
+    means = {name: value.cpu().double().view(-1, draws).mean(1) for name, value in values.items()}
     if draws > 1:
-        values["diversity"] = (pairs[:, 0] - pairs[:, 1]).square().flatten(2).sum(2).mean(1)
-    return values
+        pairs = frames.cpu().double().unflatten(0, (-1, draws))
+        means["diversity"] = (pairs[:, 0] - pairs[:, 1]).square().flatten(2).sum(2).mean(1)
+    return means
 
 
-def compared(found: dict[str, dict[str, Tensor]], task: str, variant: dict[str, Any], seed: int) -> list[Row]:
+def comparison_rows(values: dict[str, dict[str, Tensor]], task: str, variant: dict[str, Any], seed: int) -> list[Row]:
     """A row of every metric of every set, and the differences of the tuned model to the base, paired by clip."""
-    rows = []
-    for name, values in found.items():
-        rows += [mean_row({"task": task, "method": name}, variant, metric, value, seed, UNITS.get(metric, ""),
-                          True if "reward" in metric else None) for metric, value in values.items()]
-    for metric, value in found["base"].items():
-        gap = paired_difference(found["tuned"][metric].numpy(), value.numpy())
-        rows.append(row({"task": task, "method": "tuned - base"}, variant, f"{metric}_difference", *gap,
-                        unit="paired by clip and noise", higher=True if "reward" in metric else None))
-    return rows
+    rows = [Subject(task, name, variant).mean(metric, value, seed=seed, unit=UNITS.get(metric, ""),
+                                              higher=True if "reward" in metric else None)
+            for name, metrics in values.items() for metric, value in metrics.items()]
+    return rows + [difference_row(task, "tuned - base", metric, values["tuned"][metric].numpy(), value.numpy(),
+                                  variant=variant, unit="paired by clip and noise",
+                                  higher=True if "reward" in metric else None)
+                   for metric, value in values["base"].items()]
 
-
-# ------------------------------------------------------------------------------------------------------------- drift
-
-def long(own: Both, cfg: Any, folder: RunFolder, variant: dict[str, Any]) -> list[Row]:
-    """Rows of drift of both models' rollouts, sampled as `dforce rollout` does; the film of them side by side."""
-    recipe = Recipe(clamp=None if own.base.latents is not None else Recipe().clamp)
-    batch, frames = cfg.rollouts, cfg.rollout_frames
-    start = own.held_out.clips(batch, own.context, skip=cfg.watch) if own.context else None
-    actions = fed("data", own.base, own.held_out, batch=batch, context=start, frames=frames, seed=cfg.eval_seed)
-    context = torch.zeros(batch, 0, *own.base.shape) if start is None else start.frames
-    made = {name: to_uint8(continued(model, recipe, context, frames, actions=actions, noise=Noise(cfg.eval_seed))
-                           .transpose(0, 1)) for name, model in (("base", own.base), ("tuned", own.model))}
-    told = None if actions is None else actions(own.context, frames).transpose(0, 1).numpy()
-    yard = yardstick(own.base, own.held_out, frames, Wanted(cfg.window, steps=cfg.feature_steps, seed=cfg.eval_seed))
-    rows: list[Row] = []
-    for name, each in made.items():
-        found, seen = rollout_rows(yard, each, told, method=name, variant=variant, start=start)
-        rows += [one for one in found if one not in rows]  # real video beside both is the same
-        picture(seen.drift, yard.of, folder.media / f"drift_{name}.png", f"drift: {name}")
-        folder.episodes(seen.samples)
-    _film(made, cfg.fps, folder)
-    return rows
-
-
-# ---------------------------------------------------------------------------------------------------------- pictures
 
 def _before_after(clip: ReferenceClips, made: dict[str, Tensor], context: int, folder: RunFolder) -> None:
     """media/before_after.png: contexts, and what follows: really, by the base, by the tuned model."""
