@@ -79,15 +79,15 @@ def states_before(denoiser: Precond, x0: Tensor, cond: Cond | None) -> State:
 
     With gradient, token by token, by `Precond.remember` (encoder and recurrence alone).
     """
-    state, found = denoiser.init_state(len(x0), cond), []
+    state, states = denoiser.init_state(len(x0), cond), []
     clean = torch.zeros(len(x0), 1, dtype=torch.long, device=x0.device)
     token = (cond or {}).get("token") or {}
     for t in range(x0.shape[1]):
-        found.append(state)
+        states.append(state)
         if t + 1 < x0.shape[1]:
             here = {**(cond or {}), "token": {name: value[:, t:t + 1] for name, value in token.items()}}
             state = denoiser.remember(x0[:, t:t + 1], clean, state, here)
-    return map_state(lambda *leaves: torch.stack(leaves, 1).flatten(0, 1), *found)
+    return map_state(lambda *leaves: torch.stack(leaves, 1).flatten(0, 1), *states)
 
 
 class WindowPast(NamedTuple):

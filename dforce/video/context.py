@@ -27,8 +27,8 @@ class AfterContext(Precond):
         if known is None or not known.shape[1]:
             return state
         level = torch.zeros(known.shape[:2], dtype=torch.long, device=known.device)
-        told = {"token": {"action": static["context_action"]}} if "context_action" in static else None
-        return self.remember(known, level, state, told)
+        actions = {"token": {"action": static["context_action"]}} if "context_action" in static else None
+        return self.remember(known, level, state, actions)
 
 
 def continuation_cond(model: VideoModel, frames: Tensor, actions: Tensor | None, context: int) -> Cond:
@@ -36,8 +36,8 @@ def continuation_cond(model: VideoModel, frames: Tensor, actions: Tensor | None,
 
     The tokens asked for are those of the frames after. ValueError where frames or actions do not fit the model.
     """
-    static, told = {"context": model.tokens(frames[:, :context])}, model.cond(actions)
-    if told is None:
+    static, token_cond = {"context": model.tokens(frames[:, :context])}, model.cond(actions)
+    if token_cond is None:
         return {"static": static, "token": {}}
-    action, known = told["token"]["action"], context // model.stack
+    action, known = token_cond["token"]["action"], context // model.stack
     return {"static": {**static, "context_action": action[:, :known]}, "token": {"action": action[:, known:]}}

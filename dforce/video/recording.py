@@ -99,9 +99,9 @@ class Record:
         """Drops what was written after the state; ValueError if less is there than the state has seen."""
         file, wanted = self.folder / name, self.frames_done * size
         with open(file, "ab") as content:
-            found = content.tell()
-            if found < wanted:
-                raise ValueError(f"{file} holds {found // size} frames of {self.frames_done}; start anew in another "
+            length = content.tell()
+            if length < wanted:
+                raise ValueError(f"{file} holds {length // size} frames of {self.frames_done}; start anew in another "
                                  "out=")
             content.truncate(wanted)
 

@@ -80,8 +80,8 @@ class RealVideo:
         chosen = [order[(skip + i) % len(order)] for i in range(count)]
         if frames is not None:
             frames = -(-frames // self.model.stack) * self.model.stack
-        found, actions = self._unstacked(self.set.sequence(chosen, frames=frames))
-        return ReferenceClips(found, actions, chosen)
+        stretch, actions = self._unstacked(self.set.sequence(chosen, frames=frames))
+        return ReferenceClips(stretch, actions, chosen)
 
     def __len__(self) -> int:
         """How many clips the split has."""
@@ -93,8 +93,8 @@ class RealVideo:
 
     def _unstacked(self, batch: object) -> tuple[Tensor, Tensor | None]:
         frames = batch.x.unflatten(2, (self.model.stack, -1)).flatten(1, 2)  # type: ignore[attr-defined]
-        told = batch.cond.get("token", {}).get("action")  # type: ignore[attr-defined]
-        return frames, None if told is None else told.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
+        actions = batch.cond.get("token", {}).get("action")  # type: ignore[attr-defined]
+        return frames, None if actions is None else actions.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
 
 
 def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: ReferenceClips | None,
@@ -165,7 +165,7 @@ def _random(known: Tensor, actions: int, seed: int) -> Actions:
     """After the known ones, an action drawn anew every HOLD frames: a function of (seed, rollout, time)."""
     batch, before = known.shape[:2]
 
-    def told(frame: int, count: int) -> Tensor:
+    def actions_at(frame: int, count: int) -> Tensor:
         at = torch.arange(frame, frame + count)
         drawn = mix(seed, 2, torch.arange(batch)[:, None], at[None] // HOLD) % actions
         out = torch.nn.functional.one_hot(drawn, actions).float()
@@ -173,7 +173,7 @@ def _random(known: Tensor, actions: int, seed: int) -> Actions:
             out[:, 0] = 0  # nothing led to the first frame
         old = min(max(before - frame, 0), count)
         return torch.cat([known[:, frame:frame + old], out[:, old:]], 1)
-    return told
+    return actions_at
 
 
 def _from_file(name: str, actions: int, frames: int) -> Tensor:
@@ -197,6 +197,6 @@ def _from_file(name: str, actions: int, frames: int) -> Tensor:
 
 def _table(values: Tensor) -> Actions:
     """The actions of a table [B, T, A]; past its end the last one is repeated, for the rest of a chunk."""
-    def told(frame: int, count: int) -> Tensor:
+    def actions_at(frame: int, count: int) -> Tensor:
         return values[:, torch.arange(frame, frame + count).clamp(max=values.shape[1] - 1)]
-    return told
+    return actions_at

@@ -58,10 +58,10 @@ class World:
         """Begins at the next clip; returns its last frame [C, H, W], mid grey where there is no context."""
         self.visits += 1
         if self.real is None or not self.context:
-            frames, told = torch.zeros(1, 0, *self.model.shape), None
+            frames, known = torch.zeros(1, 0, *self.model.shape), None
         else:
             clip = self.real.clips(1, self.context, skip=self.visits)
-            frames, told = clip.frames, clip.actions
+            frames, known = clip.frames, clip.actions
         before = frames.shape[1]
 
         def actions(frame: int, count: int) -> Tensor:
@@ -69,7 +69,7 @@ class World:
             if self.held is not None:
                 now[..., self.held] = 1
             old = min(max(before - frame, 0), count)
-            return now if told is None else torch.cat([told[:, frame:frame + old], now[:, old:]], 1)
+            return now if known is None else torch.cat([known[:, frame:frame + old], now[:, old:]], 1)
 
         state = begin(self.model, self.recipe, frames, actions)
         self._frames = stream(self.model, self.recipe, state, batch=1, actions=actions, context=before,
@@ -103,14 +103,14 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
     def handler(connection: Any) -> None:
         _visit(connection, World(model, recipe, real, context=context, seed=seed), fps, ending)
 
-    def request(connection: Any, asked: Any) -> Any:
-        origin = asked.headers.get("Origin")
-        if origin and urlsplit(origin).netloc != asked.headers.get("Host"):
+    def request(connection: Any, query: Any) -> Any:
+        origin = query.headers.get("Origin")
+        if origin and urlsplit(origin).netloc != query.headers.get("Host"):
             return connection.respond(403, "other pages may not steer\n")
-        if asked.headers.get("Upgrade", "").lower() == "websocket":
+        if query.headers.get("Upgrade", "").lower() == "websocket":
             return None
-        answer = connection.respond(200 if asked.path == "/" else 404, page if asked.path == "/" else "no such page\n")
-        if asked.path == "/":
+        answer = connection.respond(200 if query.path == "/" else 404, page if query.path == "/" else "no such page\n")
+        if query.path == "/":
             del answer.headers["Content-Type"]
             answer.headers["Content-Type"] = "text/html; charset=utf-8"
         return answer

@@ -98,8 +98,8 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
     policy = begun(lambda: WalkerPolicy(shape, actions, memory=memory), seed).to(device)  # type: ignore[arg-type]
 
     def loss(step: int) -> Tensor:
-        frames, told = clips(step)
-        seen = None if told is None else decisions(frames, told, memory)
+        frames, taken = clips(step)
+        seen = None if taken is None else decisions(frames, taken, memory)
         if seen is None or not len(seen.label):
             raise ValueError(f"the real clips of step {step} hold no actions, so there is no walker to learn from")
         chosen = torch.randint(len(seen.label), (batch,), generator=generator).to(seen.label.device)
@@ -137,8 +137,8 @@ def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
     """How likely every action [B, T, A] is to the policy, after all that came before it in clips [B, T, C, H, W] with
     actions [B, T, A]; zeros for frame 0, to which nothing led."""
     device, parts = next(policy.parameters()).device, []
-    for one, told in zip(frames.split(1), actions.split(1), strict=True):
-        pairs, past = _before(one, told, policy.memory)
+    for one, taken in zip(frames.split(1), actions.split(1), strict=True):
+        pairs, past = _before(one, taken, policy.memory)
         parts.append(policy(pairs.to(device), past.to(device)).cpu().softmax(-1))
     return F.pad(torch.stack(parts), (0, 0, 1, 0))
 
@@ -161,30 +161,30 @@ class Walker:
         self.policy, self.seed = policy, seed
         self.rollouts = torch.arange(len(frames)) if rollouts is None else rollouts
         self.seen, self.decided = frames.shape[1], frames.shape[1]  # frames shown, actions known
-        self.told = actions.cpu()                                   # [B, n, A], the last of those decided
+        self.taken = actions.cpu()                                   # [B, n, A], the last of those decided
         self.frames = frames[:, -2:].cpu()                          # [B, 0 to 2, C, H, W]
 
     def __call__(self, frame: int, count: int) -> Tensor:
-        first = self.decided - self.told.shape[1]
+        first = self.decided - self.taken.shape[1]
         if not first <= frame <= self.seen:
             raise ValueError(f"the walker has seen {self.seen} frames and remembers actions from frame {first} on; it "
                              f"is asked what leads to frame {frame}: show it the frames before (see)")
         while self.decided < frame + count:
-            self.told, self.decided = torch.cat([self.told, self._next()[:, None]], 1), self.decided + 1
-        return self.told[:, frame - first:frame - first + count]
+            self.taken, self.decided = torch.cat([self.taken, self._next()[:, None]], 1), self.decided + 1
+        return self.taken[:, frame - first:frame - first + count]
 
     def see(self, frames: Tensor) -> None:
         """The next frames [B, n, C, H, W], in -1..1."""
         self(self.seen, frames.shape[1])
         self.seen += frames.shape[1]
         self.frames = torch.cat([self.frames, frames.cpu()], 1)[:, -2:]
-        self.told = self.told[:, -max(self.policy.memory, self.decided - self.seen):]
+        self.taken = self.taken[:, -max(self.policy.memory, self.decided - self.seen):]
 
     def recall(self, record: Record) -> None:
         """All that a record holds came next, actions too."""
         frames, actions = record.frames(), record.actions_fed()
         assert actions is not None
-        self.told = torch.cat([self.told, torch.from_numpy(actions).transpose(0, 1)], 1)[:, -self.policy.memory:]
+        self.taken = torch.cat([self.taken, torch.from_numpy(actions).transpose(0, 1)], 1)[:, -self.policy.memory:]
         self.frames = torch.cat([self.frames, from_uint8(np.array(frames[-2:])).transpose(0, 1)], 1)[:, -2:]
         self.seen = self.decided = self.seen + len(frames)
 
@@ -195,7 +195,7 @@ class Walker:
             return torch.zeros(len(self.rollouts), self.policy.actions)
         frames = self.frames if len(self.frames[0]) else torch.zeros(len(self.rollouts), 1, *self.policy.shape)
         pairs = torch.cat([frames[:, 0], frames[:, -1]], 1).contiguous()  # as it is after a recall, to the last bit
-        past = F.pad(self.told, (0, 0, max(self.policy.memory - self.told.shape[1], 0), 0))[:, -self.policy.memory:]
+        past = F.pad(self.taken, (0, 0, max(self.policy.memory - self.taken.shape[1], 0), 0))[:, -self.policy.memory:]
         device = next(self.policy.parameters()).device
         part = self.policy(pairs.to(device), past.to(device)).cpu().double().softmax(-1)
         drawn = (part.cumsum(-1) <= uniform_numbers(self.seed, self.rollouts, self.decided)[:, None]).sum(-1)

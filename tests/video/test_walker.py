@@ -178,7 +178,7 @@ def test_a_walker_that_recalls_a_record_goes_on_as_one_that_saw_it(before, done,
         assert torch.equal(saw(before + t, 1), recalls(before + t, 1))
         for walker in (saw, recalls):
             walker.see(from_uint8(pixels[:, t:t + 1]))
-    assert saw.told.shape[1] <= 5 and saw.frames.shape[1] == 2                 # memory stays what it is
+    assert saw.taken.shape[1] <= 5 and saw.frames.shape[1] == 2                 # memory stays what it is
 
 
 def test_a_policy_comes_back_from_its_file_and_other_files_are_refused(tmp_path):

@@ -41,9 +41,9 @@ def statistics(frames: Tensor) -> dict[str, Tensor]:
     kernel = _LAPLACE.to(flat).expand(channels, 1, 3, 3)
     detail = F.conv2d(flat, kernel, groups=channels).abs().flatten(1).mean(1)
     change = (frames[:, 1:] - frames[:, :-1]).abs().flatten(2).mean(2)
-    found = {"brightness": (flat.flatten(1).mean(1) + 1) / 2, "contrast": flat.flatten(1).std(1), "detail": detail,
+    values = {"brightness": (flat.flatten(1).mean(1) + 1) / 2, "contrast": flat.flatten(1).std(1), "detail": detail,
              "saturated": (flat.abs() > 0.98).float().flatten(1).mean(1)}
-    return {**{name: value.view(size, time) for name, value in found.items()},
+    return {**{name: value.view(size, time) for name, value in values.items()},
             "change": torch.cat([change.new_full((size, 1), torch.nan), change], 1)}
 
 
@@ -76,8 +76,8 @@ def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int
     if min(real.shape[1], others.shape[1]) < max(window, 2):
         raise ValueError(f"real clips of {min(real.shape[1], others.shape[1])} frames are shorter than a window of "
                          f"{window}; choose a smaller window")
-    found = statistics(torch.cat([real[:, :others.shape[1]], others[:, :real.shape[1]]]))
-    means = {name: windows_of(value, window).flatten() for name, value in found.items()}
+    values = statistics(torch.cat([real[:, :others.shape[1]], others[:, :real.shape[1]]]))
+    means = {name: windows_of(value, window).flatten() for name, value in values.items()}
     mean = {name: float(value.mean()) for name, value in means.items()}
     std = {name: max(float(value.std()), LEAST * abs(mean[name]), 1e-4) for name, value in means.items()}
     band = {name: (float(value.quantile(0.025)), float(value.quantile(0.975))) for name, value in means.items()}
@@ -149,13 +149,13 @@ def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int
 
 def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]]) -> list[Interval]:
     """The distance of each span of frames (begin, end) of a rollout uint8 [T, B, H, W, C] from real video."""
-    found = []
+    intervals = []
     for begin, end in spans:
         if not 0 <= begin < end <= len(frames) or end - begin < 2:
             raise ValueError(f"frames {begin}..{end} are no span of a rollout of {len(frames)} frames")
         clip = from_uint8(frames[begin:end]).transpose(0, 1)
-        found.append(frechet_interval(clip_features(of.encoder, clip), of.features))
-    return found
+        intervals.append(frechet_interval(clip_features(of.encoder, clip), of.features))
+    return intervals
 
 
 def spans_of(frames: int, length: int = 100) -> list[tuple[int, int]]:

@@ -97,8 +97,8 @@ def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: in
 @torch.no_grad()
 def clip_features(encoder: PairEncoder, frames: Tensor, *, at_once: int = 1024) -> Tensor:
     """Features [B, T - 1, width], on the CPU, of clips [B, T, C, H, W]; computed where the encoder is."""
-    found = [encoder(part.to(encoder.mean.device)).cpu() for part in pairs_of(frames).split(at_once)]
-    return torch.cat(found).view(len(frames), frames.shape[1] - 1, -1)
+    parts = [encoder(part.to(encoder.mean.device)).cpu() for part in pairs_of(frames).split(at_once)]
+    return torch.cat(parts).view(len(frames), frames.shape[1] - 1, -1)
 
 
 def save_features(encoder: PairEncoder, file: str | Path) -> Path:

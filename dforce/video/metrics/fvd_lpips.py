@@ -44,9 +44,9 @@ class I3D:
     def __call__(self, frames: Tensor, *, at_once: int = 8) -> Tensor:
         if frames.ndim != 5 or frames.shape[1] < SHORTEST:
             raise ValueError(f"I3D looks at clips [B, T, C, H, W] of at least {SHORTEST} frames, got {[*frames.shape]}")
-        found = [self.net(part.transpose(1, 2), rescale=False, resize=True, return_features=True)
+        features = [self.net(part.transpose(1, 2), rescale=False, resize=True, return_features=True)
                  for part in _rgb(frames).split(at_once)]
-        return torch.cat(found).flatten(1)
+        return torch.cat(features).flatten(1)
 
 
 class Lpips(nn.Module):
@@ -76,12 +76,12 @@ class Lpips(nn.Module):
         self.eval().requires_grad_(False)
 
     def _features(self, x: Tensor) -> list[Tensor]:
-        found = []
+        features = []
         x = (x - x.new_tensor(SHIFT).view(1, 3, 1, 1)) / x.new_tensor(SCALE).view(1, 3, 1, 1)
         for conv, (index, *_) in zip(self.convs, ALEXNET, strict=True):
             x = F.relu(conv(F.max_pool2d(x, 3, 2) if index in POOLED else x))
-            found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
-        return found
+            features.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return features
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape != y.shape or min(x.shape[-2:]) < 32:

@@ -31,7 +31,7 @@ def revisits(pose: Tensor, *, near: float = 0.35, turned: float = 12.0, away: fl
     """
     if pose.ndim != 3 or pose.shape[2] != 3:
         raise ValueError(f"poses are x, y and an angle, [B, T, 3], got {[*pose.shape]}")
-    found = []
+    pairs = []
     for b, walk in enumerate(pose.double()):
         apart = torch.cdist(walk[:, :2], walk[:, :2])
         angle = (walk[:, 2, None] - walk[:, 2] + 180).remainder(360) - 180
@@ -44,8 +44,8 @@ def revisits(pose: Tensor, *, near: float = 0.35, turned: float = 12.0, away: fl
                 continue
             candidates = same[t, :int(gone[-1])].nonzero()
             if len(candidates):
-                found.append(Revisit(b, t, int(candidates[-1])))
-    return found
+                pairs.append(Revisit(b, t, int(candidates[-1])))
+    return pairs
 
 
 class RevisitGains(NamedTuple):

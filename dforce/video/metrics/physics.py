@@ -28,9 +28,9 @@ def physics(frames: Tensor, positions: Tensor | None = None, *, balls: int = 1, 
     residual = (frames - wanted).square().flatten(2).mean(2)
     moved = (centres[:, 1:] - centres[:, :-1]).norm(dim=-1) / speed
     lost = moved.new_full((len(frames), 1), torch.nan)
-    found = {"mass": light / due, "residual": residual, "speed": torch.cat([lost, moved.mean(2)], 1),
+    values = {"mass": light / due, "residual": residual, "speed": torch.cat([lost, moved.mean(2)], 1),
              "energy": torch.cat([lost, moved.square().mean(2)], 1)}
     if positions is not None:
-        found["error"] = (centres - positions).norm(dim=-1).mean(2) * size
-    bad = (residual > BAD_RESIDUAL) | ((found["mass"] - 1).abs() > BAD_MASS) | centres.isnan().flatten(2).any(2)
-    return {name: value.double() for name, value in {**found, "bad": bad}.items()}
+        values["error"] = (centres - positions).norm(dim=-1).mean(2) * size
+    bad = (residual > BAD_RESIDUAL) | ((values["mass"] - 1).abs() > BAD_MASS) | centres.isnan().flatten(2).any(2)
+    return {name: value.double() for name, value in {**values, "bad": bad}.items()}

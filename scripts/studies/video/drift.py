@@ -167,16 +167,16 @@ def _run(command: list[str]) -> None:
 
 def collect(args: argparse.Namespace, done: dict[tuple[str, str], list[Path]], begin: float) -> list[Row]:
     """Rows of all rollouts, pooled over seeds; OUT/results.json, OUT/brightness.png and OUT/change.png."""
-    found: dict[str, Row] = {}  # real video is the same beside all methods, and stands once
+    rows_by_name: dict[str, Row] = {}  # real video is the same beside all methods, and stands once
     lines: list[dict] = []
     for (training, name), folders in done.items():
         each = [[_named(row, training, name) for row in read_results(folder / "results.json").rows]
                 for folder in folders]
         for one in over_seeds(each):
-            found.setdefault(same(one), one)
+            rows_by_name.setdefault(same(one), one)
         lines += [line | {"method": training, "rollout": name, "seed": int(folder.name.rsplit("-", 1)[1])}
                   for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
-    rows, about = list(found.values()), environment()
+    rows, about = list(rows_by_name.values()), environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     write_results(args.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
                   "peak_memory_mb": peak_memory_mb()}, rows)
@@ -192,8 +192,8 @@ def collect(args: argparse.Namespace, done: dict[tuple[str, str], list[Path]], b
 
 def _curve(folders: list[Path], metric: str) -> np.ndarray:
     """[seeds, windows]."""
-    found = [json.loads((folder / "curves.json").read_text(encoding="utf-8"))[metric] for folder in folders]
-    return np.array([np.mean(each, 0) for each in found])
+    curves = [json.loads((folder / "curves.json").read_text(encoding="utf-8"))[metric] for folder in folders]
+    return np.array([np.mean(each, 0) for each in curves])
 
 
 def _named(row: Row, training: str, name: str) -> Row:
