@@ -18,7 +18,7 @@ from dforce.report.movie import write_frames
 from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
 from dforce.video.film import enlarge, grid
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 
 ROWS, COLUMNS, SIDE = 6, 12, 96  # of the contact sheet; least side of a picture on it, in pixels
 FPS = 15
@@ -66,11 +66,11 @@ def _rows(source: str, lines: list[dict[str, Any]], speed: float) -> list[Row]:
     """Means over clips with their intervals, and the speed of the generator in frames a second, 0 where it idled."""
     rows = []
     for split in ("train", "val"):
-        subject, clips = Subject(f"{source} clips", split, {}), [line for line in lines if line["split"] == split]
-        rows += [subject.mean(metric, torch.tensor([line[metric] for line in clips]), unit=unit)
+        maker, clips = RowMaker(f"{source} clips", split, {}), [line for line in lines if line["split"] == split]
+        rows += [maker.mean(metric, torch.tensor([line[metric] for line in clips]), unit=unit)
                  for metric, unit in METRICS.items()]
-        rows.append(subject.row("frames", float(sum(line["frames"] for line in clips)), n=1))
-    return rows + ([Subject(f"{source} clips", "all", {}).row("generated", speed, n=1, unit="frames/s")] if speed else
+        rows.append(maker.row("frames", float(sum(line["frames"] for line in clips)), n=1))
+    return rows + ([RowMaker(f"{source} clips", "all", {}).row("generated", speed, n=1, unit="frames/s")] if speed else
                    [])
 
 

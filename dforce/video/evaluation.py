@@ -14,7 +14,7 @@ from dforce.video.metrics.drift import Reference, reference
 from dforce.video.metrics.features import PairEncoder, load_features, save_features, train_features
 from dforce.video.metrics.measure import DriftReport, measure_drift, picture, probe_rows
 from dforce.video.metrics.probe import train_probe
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.model import VideoModel
 from dforce.video.reference_clips import RealVideo, ReferenceClips
 from dforce.video.truth import ball_rows, fvd_rows, memory_rows, position_rows, truth_rows
@@ -64,7 +64,7 @@ def yardstick(model: VideoModel, real: RealVideo, frames: int, settings: MetricS
     return Yardstick(model, learnt, real, of, counts, settings)
 
 
-def evaluate_rollout(folder: RunFolder, yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, subject: Subject, *,
+def evaluate_rollout(folder: RunFolder, yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, maker: RowMaker, *,
                      start: ReferenceClips | None) -> list[Row]:
     """Rows about the frames `made`, uint8 [T, B, H, W, C]; lines go into episodes.jsonl, a picture into media/, the
     curves of all windows into curves.json ({statistic: [B, n]}), the features into features.safetensors.
@@ -72,44 +72,44 @@ def evaluate_rollout(folder: RunFolder, yard: Yardstick, made: np.ndarray, fed: 
     fed: the actions [T, B, A]. start: the real clips that the rollouts began with.
     """
     save_features(yard.of.encoder, folder.path / "features.safetensors")
-    rows, measured = rollout_rows(yard, made, fed, subject, start=start)
-    picture(measured.drift, yard.of, folder.media / "drift.png", f"drift: {subject.method}")
+    rows, measured = rollout_rows(yard, made, fed, maker, start=start)
+    picture(measured.drift, yard.of, folder.media / "drift.png", f"drift: {maker.method}")
     curves = {name: value.tolist() for name, value in measured.drift.values.items()}
     write_atomic(folder.path / "curves.json", json.dumps({"window": yard.of.window, **curves}) + "\n")
     folder.episodes(measured.samples)
     return rows
 
 
-def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, subject: Subject, *,
+def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, maker: RowMaker, *,
                  start: ReferenceClips | None) -> tuple[list[Row], DriftReport]:
     """All rows about a rollout, arguments as in `evaluate_rollout`, and what drift was measured among them."""
     real, settings = yard.real, yard.settings
-    measured = measure_drift(made, yard.of, subject, seed=settings.seed)
+    measured = measure_drift(made, yard.of, maker, seed=settings.seed)
     rows = list(measured.rows)
     if fed is not None and is_one_hot(fed):
-        rows += action_rows(yard.learnt, real, made, fed, subject, steps=settings.feature_steps, seed=settings.seed)
+        rows += action_rows(yard.learnt, real, made, fed, maker, steps=settings.feature_steps, seed=settings.seed)
     if start is not None:
-        rows += truth_rows(real, made, start, subject, lpips=settings.lpips, seed=settings.seed)
-        rows += memory_rows(real, made, fed, start, subject)
+        rows += truth_rows(real, made, start, maker, lpips=settings.lpips, seed=settings.seed)
+        rows += memory_rows(real, made, fed, start, maker)
     if real.data == "balls":
-        rows += ball_rows(real.clips(min(CLIPS, len(real))).frames, made, subject, settings.seed)
-        rows += position_rows(real, made, start, subject, settings.seed) if start is not None else []
+        rows += ball_rows(real.clips(min(CLIPS, len(real))).frames, made, maker, settings.seed)
+        rows += position_rows(real, made, start, maker, settings.seed) if start is not None else []
     if settings.i3d:
         length = max(yard.of.window, 16)
         near, far = (each.clips(n, length).frames
                      for each, n in zip((yard.learnt, real), yard.counts, strict=True))
-        rows += fvd_rows(settings.i3d, made, near, far, subject)
+        rows += fvd_rows(settings.i3d, made, near, far, maker)
     return rows, measured
 
 
-def action_rows(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.ndarray, subject: Subject, *, steps: int,
+def action_rows(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.ndarray, maker: RowMaker, *, steps: int,
                 seed: int) -> list[Row]:
     """What a probe, trained `steps` steps on clips that the model has learnt from, sees of the actions fed."""
     probe = train_probe(lambda step: labelled_windows(learnt, step), learnt.model.actions, steps=steps, seed=seed,
                         device=learnt.model.device)
     held_out = real.clips(min(CLIPS, max(len(real), 2)))
     assert held_out.actions is not None
-    return probe_rows(probe, made, fed, (held_out.frames, held_out.actions), subject, seed=seed)
+    return probe_rows(probe, made, fed, (held_out.frames, held_out.actions), maker, seed=seed)
 
 
 def measuring_features(settings: MetricSettings, learnt: RealVideo) -> PairEncoder:

@@ -22,7 +22,7 @@ from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
 from dforce.video.evaluation import MetricSettings, evaluate_rollout, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, film_frame, strip
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.model import VideoModel
 from dforce.video.recording import Record
 from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
@@ -121,11 +121,11 @@ class RolloutRun:
         strip(np.asarray(made[:, :FILMED]), LOOKS, folder.media / "strip.png")
         write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS, indent=1) + "\n")
         variant = variant_of(self.recipe) | ({"actions": "walker"} if isinstance(actions, Walker) else {})
-        subject = Subject(self.model.data or "video", self.recipe.method, variant)
-        rows: list[Row] = [subject.row("frames per second", speed, n=1, unit="1/s", higher=True)] if speed else []
+        maker = RowMaker(self.model.data or "video", self.recipe.method, variant)
+        rows: list[Row] = [maker.row("frames per second", speed, n=1, unit="1/s", higher=True)] if speed else []
         if real is not None and self.measured:
             yard = yardstick(self.model, real, len(made), self.settings)
-            rows += evaluate_rollout(folder, yard, made, record.actions_fed(), subject._replace(task=real.data),
+            rows += evaluate_rollout(folder, yard, made, record.actions_fed(), maker._replace(task=real.data),
                                      start=start)
         folder.results(rows)
         print(markdown_table(rows) if rows else f"{len(made)} frames were there already, and nothing is measured")

@@ -17,7 +17,7 @@ from dforce.video.metrics.frechet import psnr, ssim
 from dforce.video.metrics.fvd_lpips import I3D, clips_of, load_lpips
 from dforce.video.metrics.memory import memory
 from dforce.video.metrics.physics import physics
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.reference_clips import RealVideo, ReferenceClips
 
 AGES = (1, 20), (20, 60), (60, 300)  # frames since a place was left
@@ -26,7 +26,7 @@ UNITS = {"mass": "times the balls'", "residual": "pixel value squared", "speed":
          "energy": "times the balls'", "bad": "fraction of frames"}
 
 
-def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, subject: Subject, *,
+def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, maker: RowMaker, *,
                lpips: Sequence[str] | None, seed: int) -> list[Row]:
     """PSNR, SSIM and LPIPS of the first frames with what really followed the context.
 
@@ -43,13 +43,13 @@ def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, subject
         scores["ssim"] = (ssim, "", True)
     if lpips:
         scores["lpips"] = (load_lpips(lpips), "", False)
-    return [subject.having(frames=f"0-{end}").mean(name, score(guess[:, :end], truth[:, :end]).mean(1), seed=seed,
+    return [maker.having(frames=f"0-{end}").mean(name, score(guess[:, :end], truth[:, :end]).mean(1), seed=seed,
                                                    unit=unit, higher=higher)
             for end in FIRST if end <= time for name, (score, unit, higher) in scores.items()]
 
 
 def memory_rows(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start: ReferenceClips,
-                subject: Subject) -> list[Row]:
+                maker: RowMaker) -> list[Row]:
     """How much better the right frame is drawn where the camera comes back.
 
     Only where true poses are known (x, y and an angle) and the clips' own actions were fed; else no rows.
@@ -71,29 +71,29 @@ def memory_rows(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start
         for young, old in AGES:
             chosen = (gains.age >= young) & (gains.age < old)
             if chosen.any():
-                part = subject.having(**{"revisit of": name, "after frames": f"{young}-{old}"})
+                part = maker.having(**{"revisit of": name, "after frames": f"{young}-{old}"})
                 rows += [who.mean("memory gain", gain[chosen], unit="dB", higher=True)
                          for who, gain in ((part, gains.gain), (part.real(), gains.real))]
     return rows
 
 
-def ball_rows(truth: Tensor, made: np.ndarray, subject: Subject, seed: int) -> list[Row]:
+def ball_rows(truth: Tensor, made: np.ndarray, maker: RowMaker, seed: int) -> list[Row]:
     """Mass, speed and shape of the balls of the first, middle and last frames, and of real video [B, T, 1, H, W]."""
-    rows = _balls(truth, subject.real(), seed)
+    rows = _balls(truth, maker.real(), seed)
     for begin, end in spans_of(len(made)):
-        rows += _balls(from_uint8(made[begin:end]).transpose(0, 1), subject.having(frames=f"{begin}-{end}"), seed)
+        rows += _balls(from_uint8(made[begin:end]).transpose(0, 1), maker.having(frames=f"{begin}-{end}"), seed)
     return rows
 
 
-def _balls(frames: Tensor, subject: Subject, seed: int) -> list[Row]:
+def _balls(frames: Tensor, maker: RowMaker, seed: int) -> list[Row]:
     lit = int((frames.amax((0, 1, 3, 4)) > 0).sum())
     values = physics(frames, balls=max(lit, 1))
-    return [subject.mean(f"{name} of balls" if name != "bad" else "bad frames", values[name].nanmean(1), seed=seed,
+    return [maker.mean(f"{name} of balls" if name != "bad" else "bad frames", values[name].nanmean(1), seed=seed,
                          unit=unit, higher=False if name in ("residual", "bad") else None)
             for name, unit in UNITS.items() if not values[name].isnan().all()]
 
 
-def position_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, subject: Subject, seed: int) -> list[Row]:
+def position_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, maker: RowMaker, seed: int) -> list[Row]:
     """Distance in pixels of the balls from where they really are, by the exact dynamics from the end of the context."""
     pose = real.set.poses(start.numbers, frames=start.frames.shape[1])
     assert pose is not None and pose.shape[2] == 4                             # x, y and their velocities
@@ -102,22 +102,22 @@ def position_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, subj
     rows = []
     for end in [n for n in FIRST if n <= len(made)]:
         error = physics(from_uint8(made[:end]).transpose(0, 1), places[:, 1:end + 1])["error"].nanmean(1)
-        rows.append(subject.having(frames=f"0-{end}").mean(
+        rows.append(maker.having(frames=f"0-{end}").mean(
             "position error of balls", error.nan_to_num(real.model.shape[1]), seed=seed, unit="pixels", higher=False))
     return rows
 
 
-def fvd_rows(i3d: str, made: np.ndarray, learnt: Tensor, held_out: Tensor, subject: Subject) -> list[Row]:
+def fvd_rows(i3d: str, made: np.ndarray, learnt: Tensor, held_out: Tensor, maker: RowMaker) -> list[Row]:
     """FVD of clips of 16 frames against real ones, and that of held-out real clips: biased where clips are few.
 
     i3d: path of the published network. learnt, held_out: real frames [N, T, C, H, W].
     """
     look = I3D(i3d)
     to = look(clips_of(learnt))
-    rows = [subject.real().row("fvd[i3d]", frechet_interval(look(clips_of(held_out))[:, None], to), higher=False)]
+    rows = [maker.real().row("fvd[i3d]", frechet_interval(look(clips_of(held_out))[:, None], to), higher=False)]
     for begin, end in spans_of(len(made)):
         if end - begin >= 16:
             seen = look(clips_of(from_uint8(made[begin:end]).transpose(0, 1)))
-            rows.append(subject.having(frames=f"{begin}-{end}").row(
+            rows.append(maker.having(frames=f"{begin}-{end}").row(
                 "fvd[i3d]", frechet_interval(seen[:, None], to), higher=False))
     return rows

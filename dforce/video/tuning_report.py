@@ -14,12 +14,12 @@ from torch import Tensor
 
 from dforce.align import Sampler
 from dforce.align.monitor import divergence, has_density
+from dforce.align.rewards.named import Rewards
 from dforce.align.rewards.protocol import ask_reward
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise
 from dforce.core.tree import map_state, select
 from dforce.data.pixels import to_uint8
-from dforce.images.rewards import Rewards
 from dforce.report.rows import Row, difference_row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, write_atomic
@@ -28,7 +28,7 @@ from dforce.video.evaluation import MetricSettings, rollout_rows, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, enlarge, grid, strip
 from dforce.video.metrics.drift import statistics
 from dforce.video.metrics.measure import picture
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.model import VideoModel
 from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
 from dforce.video.stream import Recipe, continued
@@ -137,8 +137,8 @@ class TuningReport:
         yard = yardstick(both.base, both.held_out, frames, self.metrics)
         rows: list[Row] = []
         for name, each in made.items():
-            subject = Subject(both.held_out.data, name, {**self.variant, "sampling": "rollout"})
-            measured, drift = rollout_rows(yard, each, fed, subject, start=start)
+            maker = RowMaker(both.held_out.data, name, {**self.variant, "sampling": "rollout"})
+            measured, drift = rollout_rows(yard, each, fed, maker, start=start)
             rows += [row for row in measured if row not in rows]  # real video beside both is the same
             picture(drift.drift, yard.of, folder.media / f"drift_{name}.png", f"drift: {name}")
             folder.episodes(drift.samples)
@@ -165,7 +165,7 @@ def video_values(rewards: Rewards, frames: Tensor, clips: list[int]) -> dict[str
 
 def comparison_rows(values: dict[str, dict[str, Tensor]], task: str, variant: dict[str, Any], seed: int) -> list[Row]:
     """A row of every metric of every set, and the differences of the tuned model to the base, paired by clip."""
-    rows = [Subject(task, name, variant).mean(metric, value, seed=seed, unit=UNITS.get(metric, ""),
+    rows = [RowMaker(task, name, variant).mean(metric, value, seed=seed, unit=UNITS.get(metric, ""),
                                               higher=True if "reward" in metric else None)
             for name, metrics in values.items() for metric, value in metrics.items()]
     return rows + [difference_row(task, "tuned - base", metric, values["tuned"][metric].numpy(), value.numpy(),

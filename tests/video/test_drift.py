@@ -29,7 +29,7 @@ from dforce.video.metrics.frechet import frechet
 from dforce.video.metrics.fvd_lpips import ALEXNET, I3D, Lpips, clips_of, load_lpips
 from dforce.video.metrics.measure import measure_drift, picture
 from dforce.video.metrics.physics import physics
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 
 
 def clips(count, frames, seed):
@@ -117,12 +117,12 @@ def test_the_jackknife_interval_covers():
 
 def test_measured_rows_are_rows_of_results(of, tmp_path):
     made = stored(clips(5, 60, 4))
-    found = measure_drift(made, of, Subject("balls", "forcing", {"steps": 3}))
+    found = measure_drift(made, of, RowMaker("balls", "forcing", {"steps": 3}))
     rows = [check_row(row) for row in found.rows]
     assert {row["metric"] for row in rows} >= {"frechet", "frechet / floor", "change / real", "broken off"}
     ratio = next(row for row in rows if row["metric"] == "brightness / real")
     assert ratio["n"] == 5 and 0.9 < ratio["value"] < 1.1
-    longer = measure_drift(stored(clips(5, 240, 6)), of, Subject("balls", "forcing", {})).rows
+    longer = measure_drift(stored(clips(5, 240, 6)), of, RowMaker("balls", "forcing", {})).rows
     ratios = {row["metric"]: row["value"] for row in longer if row["metric"].endswith("last / first")}
     assert ratios.keys() == {"frechet last / first", "brightness last / first", "change last / first"}
     assert 0.9 < ratios["brightness last / first"] < 1.1 and ratios["frechet last / first"] < 6

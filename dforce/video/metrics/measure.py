@@ -15,7 +15,7 @@ from dforce.report.rows import Row
 from dforce.report.statistics import Interval, bootstrap_of, success_interval
 from dforce.video.metrics.drift import STATISTICS, Drift, Reference, distances, drift, floor, spans_of
 from dforce.video.metrics.probe import ActionProbe, fed_and_seen, kappa
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 
 
 class DriftReport(NamedTuple):
@@ -26,7 +26,7 @@ class DriftReport(NamedTuple):
     drift: Drift
 
 
-def measure_drift(frames: np.ndarray, of: Reference, subject: Subject, *, seed: int = 0) -> DriftReport:
+def measure_drift(frames: np.ndarray, of: Reference, maker: RowMaker, *, seed: int = 0) -> DriftReport:
     """How far generated frames, uint8 [T, B, H, W, C], have come from real video.
 
     Distances of the first, middle and last 100 frames beside their floor, statistics of these frames over those of
@@ -36,7 +36,7 @@ def measure_drift(frames: np.ndarray, of: Reference, subject: Subject, *, seed: 
     far = distances(frames, of, spans)
     rows: list[Row] = []
     for (begin, end), distance in zip(spans, far, strict=True):
-        part, least = subject.having(frames=f"{begin}-{end}"), floor(of, frames.shape[1], end - begin)
+        part, least = maker.having(frames=f"{begin}-{end}"), floor(of, frames.shape[1], end - begin)
         rows += [part.row("frechet", distance, higher=False), part.real().row("frechet", least, higher=False),
                  part.row("frechet / floor", distance.value / max(least.value, 1e-12), n=distance.n, unit="times",
                           higher=False)]
@@ -44,17 +44,17 @@ def measure_drift(frames: np.ndarray, of: Reference, subject: Subject, *, seed: 
         rows += [part.mean(f"{name} / real", curves.values[name][:, windows].mean(1) / of.mean[name], seed=seed)
                  for name in ("brightness", "contrast", "change")]
     if len(spans) > 1:
-        rows.append(subject.row("frechet last / first", far[-1].value / max(far[0].value, 1e-12), n=far[0].n,
+        rows.append(maker.row("frechet last / first", far[-1].value / max(far[0].value, 1e-12), n=far[0].n,
                                 unit="times", higher=False))
         for name in ("brightness", "change"):
             first, last = (curves.values[name][:, begin // of.window:end // of.window].mean(1)
                            for begin, end in (spans[0], spans[-1]))
-            rows.append(subject.mean(f"{name} last / first", last / first.clamp(min=1e-6), seed=seed))
+            rows.append(maker.mean(f"{name} last / first", last / first.clamp(min=1e-6), seed=seed))
     share = success_interval((curves.broken >= 0).numpy(), rng=np.random.default_rng(seed))
     frozen = curves.frozen.double().mean(1)
-    rows += [subject.row("broken off", share, unit="fraction of rollouts", higher=False),
-             subject.mean("frozen windows", frozen, seed=seed, unit="fraction", higher=False)]
-    samples = [{"task": subject.task, "method": subject.method, **subject.variant, "sample": b,
+    rows += [maker.row("broken off", share, unit="fraction of rollouts", higher=False),
+             maker.mean("frozen windows", frozen, seed=seed, unit="fraction", higher=False)]
+    samples = [{"task": maker.task, "method": maker.method, **maker.variant, "sample": b,
                 "broken_at": int(curves.broken[b]),
                 **{f"{name}_last": float(curves.values[name][b, -1]) for name in STATISTICS},
                 "frozen": float(frozen[b])} for b in range(frames.shape[1])]
@@ -62,7 +62,7 @@ def measure_drift(frames: np.ndarray, of: Reference, subject: Subject, *, seed: 
 
 
 def probe_rows(probe: ActionProbe, frames: np.ndarray, actions: np.ndarray, real: tuple[Tensor, Tensor],
-               subject: Subject, *, seed: int = 0) -> list[Row]:
+               maker: RowMaker, *, seed: int = 0) -> list[Row]:
     """How much of the fed actions the probe sees in the first, middle and last 100 frames, beside real clips.
 
     Kappa (agreement beyond chance) on generated frames, the same on real held-out clips, and their ratio; intervals
@@ -70,10 +70,10 @@ def probe_rows(probe: ActionProbe, frames: np.ndarray, actions: np.ndarray, real
     frames: uint8 [T, B, H, W, C]. actions: [T, B, A]. real: frames [N, T, C, H, W] and actions [N, T, A].
     """
     on_real = _kappa(probe, *real, seed)
-    rows = [subject.real().row("action seen (kappa)", on_real, higher=True)]
+    rows = [maker.real().row("action seen (kappa)", on_real, higher=True)]
     for begin, end in spans_of(len(frames)):
         clip, fed = from_uint8(frames[begin:end]).transpose(0, 1), torch.from_numpy(actions[begin:end]).transpose(0, 1)
-        seen, part = _kappa(probe, clip, fed, seed), subject.having(frames=f"{begin}-{end}")
+        seen, part = _kappa(probe, clip, fed, seed), maker.having(frames=f"{begin}-{end}")
         rows.append(part.row("action seen (kappa)", seen, higher=True))
         if on_real.value:
             rows.append(part.row("action seen / real", seen.value / on_real.value, n=seen.n, unit="fraction",

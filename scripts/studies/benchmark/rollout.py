@@ -42,7 +42,7 @@ from dforce.train.precision import device_of
 from dforce.video.metrics.drift import distances, floor, reference
 from dforce.video.metrics.features import train_features
 from dforce.video.metrics.physics import physics
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.model import VideoModel, load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Recipe, begin, stream
@@ -124,7 +124,7 @@ def clock(device: torch.device) -> float:
 
 
 def _timed(method: str, variant: dict[str, Any], metric: str, values: Any, unit: str, higher: bool) -> Row:
-    return Subject(TASK, method, variant).row(metric, median_interval(np.asarray(values)), unit=unit, higher=higher)
+    return RowMaker(TASK, method, variant).row(metric, median_interval(np.asarray(values)), unit=unit, higher=higher)
 
 
 def drifts(model: VideoModel, args: argparse.Namespace) -> list[Row]:
@@ -138,16 +138,16 @@ def drifts(model: VideoModel, args: argparse.Namespace) -> list[Row]:
     end = args.drift_frames
     spans, rows = [(0, 50), (end - 50, end)], []
     least = floor(of, args.rollouts, 50)
-    rows.append(Subject(TASK, "real video", {"frames": 50}).row("frechet", least, higher=False))
+    rows.append(RowMaker(TASK, "real video", {"frames": 50}).row("frechet", least, higher=False))
     for name, way in ways(model, args).items():
         state = begin(model, Recipe(refresh=args.refresh and tuple(args.refresh)), start.frames) \
             if name.startswith("ours") else begin(model, Recipe(), start.frames)
         made = torch.cat([x for x, _ in itertools.islice(way(state, args.rollouts), end)], 1).cpu()
         stored = to_uint8(made).swapaxes(0, 1)
         for (a, b), each in zip(spans, distances(stored, of, spans), strict=True):
-            subject, values = Subject(TASK, name, {"frames": f"{a}-{b}"}), physics(made[:, a:b])
-            rows.append(subject.row("frechet", each, higher=False))
-            rows += [subject.mean(metric, values[metric].nanmean(1).nan_to_num(0.0))
+            maker, values = RowMaker(TASK, name, {"frames": f"{a}-{b}"}), physics(made[:, a:b])
+            rows.append(maker.row("frechet", each, higher=False))
+            rows += [maker.mean(metric, values[metric].nanmean(1).nan_to_num(0.0))
                      for metric in ("speed", "mass", "bad")]
         print(markdown_table(rows), flush=True)
     return rows
@@ -170,11 +170,11 @@ def endless(args: argparse.Namespace, folder: RunFolder) -> list[Row]:
             folder.log(BLOCK * len(seconds), seconds_a_frame=seconds[-1], resident_mb=memory[-1])
     half = len(seconds) // 2
     slope = float(np.polyfit(np.arange(len(memory) - 1) * BLOCK / 1000, memory[1:], 1)[0]) if len(memory) > 2 else 0.0
-    subject = Subject(TASK, "ours, a tiny network", {"frames": args.frames})
+    maker = RowMaker(TASK, "ours, a tiny network", {"frames": args.frames})
     ratio = np.median(seconds[half:]) / np.median(seconds[:half]) if half else 1.0
-    return [subject.row("time of the second half / first", float(ratio), n=len(seconds), unit="times"),
-            subject.row("memory per 1000 frames", slope, n=len(memory), unit="MB"),
-            subject.row("resident memory at the end", memory[-1], n=1, unit="MB")]
+    return [maker.row("time of the second half / first", float(ratio), n=len(seconds), unit="times"),
+            maker.row("memory per 1000 frames", slope, n=len(memory), unit="MB"),
+            maker.row("resident memory at the end", memory[-1], n=1, unit="MB")]
 
 
 def _resident(device: torch.device) -> float:

@@ -25,7 +25,7 @@ from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.train.precision import device_of
 from dforce.video.evaluation import action_rows
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Actions
@@ -83,7 +83,7 @@ def main() -> None:
         made = np.stack(frames, 1)
         np.save(folder.path / "frames.npy", made)
         np.save(folder.path / "actions.npy", fed)
-        rows = action_rows(learnt, real, made, fed, Subject(real.data, "engine, another maze", {"actions": "walker"}
+        rows = action_rows(learnt, real, made, fed, RowMaker(real.data, "engine, another maze", {"actions": "walker"}
                                                             if walks else {}), steps=cfg.feature_steps, seed=cfg.seed)
         folder.results(rows)
     print(markdown_table(rows))

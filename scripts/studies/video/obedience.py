@@ -27,7 +27,7 @@ from dforce.runs.folder import RunFolder
 from dforce.video.evaluation import CLIPS, labelled_windows
 from dforce.video.metrics.measure import probe_rows
 from dforce.video.metrics.probe import train_probe
-from dforce.video.metrics.subject import Subject
+from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.walker import FILE, WalkerPolicy, expected, load_walker
@@ -73,7 +73,7 @@ def main() -> None:
             for method, (made, fed) in runs.items():
                 other = change(policy, from_uint8(made).transpose(0, 1), torch.from_numpy(fed).transpose(0, 1))
                 rows += probe_rows(probe, made, other.transpose(0, 1).numpy(), known,
-                                   Subject(real.data, method, {"actions": "walker", "of": name}))
+                                   RowMaker(real.data, method, {"actions": "walker", "of": name}))
         rows = [row for i, row in enumerate(rows) if row not in rows[:i]]  # real clips come with every run
         folder.results(rows)
     print(markdown_table(rows))

@@ -12,18 +12,18 @@ from dforce.report.rows import Row, make_row
 from dforce.report.statistics import Interval, bootstrap_interval
 
 
-class Subject(NamedTuple):
-    """What rows are about: task, method and variant, as `dforce.report.rows.Row` has them."""
+class RowMaker(NamedTuple):
+    """Makes rows of one task, method and variant (see `dforce.report.rows.Row`)."""
 
     task: str
     method: str
     variant: dict[str, Any]
 
-    def real(self) -> Subject:
+    def real(self) -> RowMaker:
         """Real video, beside the same method."""
         return self._replace(method="real video")
 
-    def having(self, **variant: Any) -> Subject:
+    def having(self, **variant: Any) -> RowMaker:
         """With more to its variant."""
         return self._replace(variant={**self.variant, **variant})
 

@@ -1,0 +1,149 @@
+"""A world model of video tuned towards a reward of images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dforce.align import Query, Sampler
+from dforce.align.algorithms.common import Setup
+from dforce.align.monitor import Measure, Monitor
+from dforce.align.on_policy import Ask
+from dforce.align.rewards.named import reward_of_frames
+from dforce.align.rewards.protocol import Subject, ask_reward
+from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
+from dforce.config import Node
+from dforce.core.matrix import pyramid
+from dforce.runs.folder import RunFolder
+from dforce.train.checkpoint import load
+from dforce.train.precision import device_of
+from dforce.video.context import AfterContext, continuation_cond
+from dforce.video.evaluation import MetricSettings
+from dforce.video.model import VideoModel, load_video, no_checkpoint
+from dforce.video.reference_clips import RealVideo
+from dforce.video.tuning_report import Contestants, TuningReport
+
+FEW = {"watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12, "window": 4, "feature_steps": 5}  # fast_dev_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTuning(TuningRun):
+    """A run of `dforce align video`, with all its settings.
+
+    reward: of every generated frame, by name; reward_node: a node of one instead.
+    data: real video; None for what the model learnt from. context: its frames that a video begins with; None for half a
+        training window. frames: generated after them.
+    steps, delay, spacing: of the sampler; delay None for frame by frame.
+    rollouts, rollout_frames, window, feature_steps, fps: of the report at the end, see `TuningReport`.
+    raw: the weights to begin with are not the averaged ones.
+    """
+
+    raw: bool
+    reward: str
+    reward_node: Node | None
+    data: str | None
+    context: int | None
+    frames: int
+    steps: int
+    delay: int | None
+    spacing: Literal["index", "log_snr"]
+    rollouts: int
+    rollout_frames: int
+    window: int
+    feature_steps: int
+    fps: float
+
+    def prepare(self) -> PreparedTuning:
+        """Model, reward and algorithm, or ValueError."""
+        if not self.checkpoint:
+            raise no_checkpoint()
+        device = device_of(self.device)
+        base = load_video(self.checkpoint, device=device, raw=self.raw, trust=self.trust)
+        self._check(base)
+        model = base._replace(denoiser=AfterContext(copy.deepcopy(base.denoiser).requires_grad_(True)))
+        self.adapted(model.denoiser)
+        context, sampler = base.context_frames(self.context), self._sampler(model)
+        rewards = reward_of_frames(self.reward_node or self.reward, Subject(base.shape, device=device),
+                                   trust=self.trust)
+        train, held_out = (RealVideo(base, self.data or base.data, split=split, window=context + self.frames, seed=seed)
+                           for split, seed in (("train", self.seed), ("val", self.eval_seed)))
+        both = Contestants(base, model, sampler, AfterContext(base.denoiser), rewards, held_out, context,
+                           on_screen(model))
+        aligning = self.settings().prepare(Setup(sampler, rewards.tuned, windows_of(train, context),
+                                                 decode=both.decode, seed=self.seed, rows=self.rows))
+        return PreparedTuning(aligning, self._monitor(both), load(base.checkpoint, trust=self.trust),
+                              lambda config: {**base.config, "align": config},
+                              self.record(aligning, reward=rewards.name, context=context),
+                              resumed_state(aligning, self.resume), both)
+
+    def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
+        """Lets both models go on from the same frames in the same noise."""
+        both: Contestants = prepared.data
+        report = TuningReport({"algorithm": prepared.aligning.name, "reward": both.rewards.name}, self.frames,
+                              self.evaluate, self.watch, self.rows, self.rollouts, self.rollout_frames,
+                              MetricSettings(self.window, feature_steps=self.feature_steps, seed=self.eval_seed),
+                              self.fps, self.eval_seed)
+        report.write(both, folder)
+
+    def _check(self, model: VideoModel) -> None:
+        """ValueError for what this model cannot do."""
+        if self.frames < 1 or self.frames % model.stack:
+            raise ValueError(f"frames must fill whole tokens of {model.stack} frames, at least one, got {self.frames}")
+        if not self.data and not model.data:
+            raise ValueError("the checkpoint does not say what it learnt from: give data=")
+        if self.evaluate and self.rollouts and find_spec("av") is None:  # before hours of tuning, not after
+            raise ValueError("the film of rollouts needs the package av (pip install av); or go without, rollouts=0")
+        if min(self.rollout_frames, self.window, self.feature_steps) < 1 or \
+                min(self.watch, self.evaluate, self.rollouts) < 0:
+            raise ValueError("rollout_frames, window and feature_steps must be >= 1, watch, evaluate and rollouts >= 0")
+
+    def _sampler(self, model: VideoModel) -> Sampler:
+        """How the model samples the frames after a context: first order, as policy gradients want it."""
+        grid, tokens = model.schedule.grid(self.steps, self.spacing), self.frames // model.stack
+        matrix = pyramid(grid, tokens, self.steps if self.delay is None else self.delay)
+        return Sampler(model.denoiser, model.schedule, matrix, (tokens, *model.event), eta=self.eta,
+                       min_std=self.min_std, rows=self.rows)
+
+    def _monitor(self, both: Contestants) -> Monitor | None:
+        """Looks at reward, held-out reward and motion of what follows held-out clips."""
+        if not self.watch:
+            return None
+
+        def ask(count: int, _: torch.Generator) -> Query:
+            clip = both.held_out.clips(count, both.context + self.frames)
+            return Query([f"clip {i}" for i in clip.numbers],
+                         continuation_cond(both.model, clip.frames, clip.actions, both.context))
+
+        instruments = {"reward": both.rewards.tuned, "held_out": both.rewards.held_out}
+        measures: dict[str, Measure] = {
+            name: lambda x, query, reward=reward: ask_reward(reward, x, query.prompts, where="the watch")
+            for name, reward in instruments.items() if reward is not None}
+        if self.frames > 1:
+            measures["change"] = lambda x, query: (x[:, 1:] - x[:, :-1]).abs().flatten(1).mean(1)
+        return Monitor(both.sampler, both.reference, ask, measures, samples=min(self.watch, len(both.held_out)),
+                       seed=self.eval_seed + 1, decode=both.decode)
+
+
+def on_screen(model: VideoModel) -> Callable[[Tensor], Tensor]:
+    """Tokens [B, T, *event] -> frames [B, T * stack, C, H, W] as a screen has them."""
+    return lambda tokens: model.frames(tokens).clamp(-1, 1)
+
+
+def windows_of(real: RealVideo, context: int) -> Ask:
+    """Asks for what follows windows of clips: their first `context` frames, and the actions of the others."""
+    def ask(count: int, generator: torch.Generator) -> Query:
+        first = int(torch.randint(2**30, (), generator=generator))
+        parts = [real.windows(first)]
+        while sum(len(frames) for frames, _ in parts) < count:
+            parts.append(real.windows(first + len(parts)))
+        frames, actions = torch.cat([frames for frames, _ in parts])[:count], [each for _, each in parts
+                                                                               if each is not None]
+        return Query([f"window {first}.{i}" for i in range(count)], continuation_cond(
+            real.model, frames, torch.cat(actions)[:count] if actions else None, context))
+    return ask
