@@ -29,7 +29,7 @@ BARE = [*QUICK, "watch=0", "evaluate=0"]
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dforce.data.video.filter_rows.BALLS", {"train": 24, "val": 12})
+    monkeypatch.setattr("dforce.data.video.select.BALLS", {"train": 24, "val": 12})
     torch.set_num_threads(1)
 
 
