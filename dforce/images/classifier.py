@@ -74,13 +74,13 @@ class CrossEntropy(nn.Module):
 def train_classifier(images: Images, *, seed: int = 0, steps: int = 600, batch: int = 128) -> Classifier:
     """A classifier of `images` after so many steps of AdamW, averaged weights, in evaluation mode and frozen."""
     classifier = None
-    for classifier in training(images, seed=seed, steps=steps, batch=batch):  # noqa: B007
+    for classifier in classifier_steps(images, seed=seed, steps=steps, batch=batch):  # noqa: B007
         pass
     assert classifier is not None
     return classifier
 
 
-def training(images: Images, *, seed: int, steps: int, batch: int = 128) -> Iterator[Classifier]:
+def classifier_steps(images: Images, *, seed: int, steps: int, batch: int = 128) -> Iterator[Classifier]:
     """As `train_classifier`, yielding after each step, so that it can be watched and stopped; the last one is ready.
 
     Under torchrun all processes have to go through it together.

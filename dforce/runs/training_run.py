@@ -58,10 +58,11 @@ class TrainingRun(Protocol):
         """Whatever belongs in the folder beside the checkpoints, of which `newest` is the last."""
 
 
-def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.steps") -> Path | None:
+def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.steps",
+                 begin: Callable[[Prepared, RunFolder], None] = lambda prepared, folder: None) -> Path | None:
     """Trains; checkpoints, metrics and the page go into the run folder, the old one of a resumed run.
 
-    longer: the key to raise for a longer run.
+    longer: the key to raise for a longer run. begin: on every process, before the first step, once there is a folder.
     Returns the run folder; None where nothing was left to do, and on processes that write nothing.
     """
     prepared = training.prepare()
@@ -71,6 +72,7 @@ def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.
         return None
     # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
     with call.folder(resume=bool(training.resume)) as folder:
+        begin(prepared, folder)
         newest = follow(training, prepared, folder, call.config)
         if folder.writes:
             training.finish(prepared, folder, newest)

@@ -1,0 +1,144 @@
+"""Training on images of named classes: a model of them, and a classifier that judges its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dforce.config import Node
+from dforce.data.images import ImageBatches, Images, load_images
+from dforce.images.classifier import FOLDER, Classifier, classifier_steps, load_classifier, save_classifier
+from dforce.images.judge import judge
+from dforce.images.metrics import accuracy
+from dforce.images.model import draw, layout_of, load_model
+from dforce.images.pictures import side_by_side
+from dforce.nets.image import ImageMLP
+from dforce.report.rows import Row
+from dforce.report.table import markdown_table
+from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.runs.training_run import FEW, Prepared, has_checkpoint
+from dforce.train.checkpoint import build_denoiser, load, load_state
+from dforce.train.fit import TrainingState, stop_requested
+
+MANY = 1024      # numbers of an image from which an MLP is a poor choice
+SHOWN = 8        # images of a class in the picture
+FEW_SAMPLES = 2  # of each class, under fast_dev_run
+STEPS = 20       # of sampling
+
+
+@dataclass(frozen=True)
+class ImageTraining:
+    """A training of `dforce train image`, with all its settings.
+
+    model: nodes `net` and `schedule`, and `predict`.
+    data: a name or a folder; size: pixels that its images are resized to, None as they are. batch: images a step.
+    drop: share of labels replaced by the null class.
+    objective: (denoiser, schedule) -> objective. fit: `dforce.fit`, waiting for objective and data.
+    classifier: training steps of the classifier, 0 for none. samples: images judged at the end, 0 for none.
+    resume: run folder or checkpoint to go on from.
+    """
+
+    model: Node
+    data: Any
+    size: Any
+    batch: int
+    drop: float
+    objective: Callable[..., Any]
+    fit: partial[Any]
+    classifier: int
+    samples: int
+    seed: int
+    save_every: int
+    keep: int
+    fast_dev_run: bool = False
+    resume: str | None = None
+    trust: Any = None
+
+    def prepare(self) -> Prepared:
+        """Data, model and training loop, or ValueError. data: (training images, held-out images)."""
+        images, held_out = (load_images(self.data, split=split, size=self.size) for split in ("train", "test"))
+        layout = {**layout_of(images.shape, images.classes, self.data), "digest": _digest(images)}
+        torch.manual_seed(self.seed)
+        denoiser = build_denoiser(self.model, layout, trust=self.trust)
+        if isinstance(denoiser.net, ImageMLP) and images.x[0].numel() >= MANY:
+            print(f"note: an image has {images.x[0].numel()} numbers, many for an MLP: net=image_unet learns them "
+                  "better")
+        objective, state = self.objective(denoiser, denoiser.schedule), self._state(layout)
+        options = FEW if self.fast_dev_run else {}
+        batches = ImageBatches(images, batch=min(self.batch, len(images.x)), seed=self.seed, drop=self.drop)
+        known = ImageBatches(held_out, batch=min(self.batch, len(held_out.x)), seed=self.seed)
+        logs = self.fit(objective, batches, seed=self.seed, resume=state, validate=known, **options)
+        return Prepared(logs, {"layout": layout}, state.step if state else 0,
+                        options.get("steps", self.fit.keywords["steps"]), (images, held_out))
+
+    def train_judge(self, prepared: Prepared, folder: RunFolder) -> None:
+        """The classifier of the run folder, trained if there is none yet: it is quick, and wanted while training."""
+        images, held_out = prepared.data
+        place = folder.path / FOLDER
+        if not self.classifier or (place / "classifier.json").is_file():
+            return
+        steps = FEW["steps"] if self.fast_dev_run else self.classifier
+        with Ticker(steps, "classifier") as ticker, stop_requested() as stop:
+            for classifier in classifier_steps(images, seed=self.seed, steps=steps):  # noqa: B007  # the last is ready
+                ticker.advance()
+                if stop():
+                    raise KeyboardInterrupt("stopped before the first step of the model; go on with "
+                                            f"resume={folder.path}")
+        if not folder.writes:  # all processes train it, one keeps it
+            return
+        right = float(accuracy(classifier, held_out.x, held_out.label).float().mean())
+        save_classifier(place, classifier, about={"data": str(self.data), "steps": steps, "seed": self.seed,
+                                                  "test_accuracy": round(right, 4)})
+        print(f"classifier: {right:.1%} of {len(held_out.x)} held-out images")
+
+    def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
+        """results.json, episodes.jsonl and media/samples.png: samples beside as many held-out images."""
+        if not self.samples:
+            return
+        model, (_, held_out) = load_model(newest, trust=self.trust), prepared.data
+        count = min(FEW_SAMPLES * len(model.classes) if self.fast_dev_run else self.samples, len(held_out.x))
+        some = torch.arange(count) * len(held_out.x) // count  # spread over all: folders are in the order of classes
+        real = held_out._replace(x=held_out.x[some], label=held_out.label[some])
+        x = draw(model, real.label, seed=self.seed, steps=STEPS)
+        self._report(folder, real, x, load_classifier(folder.path / FOLDER) if self.classifier else None)
+        side_by_side({"held-out images": real.x, "samples": x}, real.label, model.classes, per_class=SHOWN).savefig(
+            folder.media / "samples.png")
+        write_atomic(folder.media / "captions.json", json.dumps(
+            {"samples.png": "Held-out images, and samples of the same classes."}) + "\n")
+
+    def _report(self, folder: RunFolder, real: Images, x: torch.Tensor, classifier: Classifier | None) -> None:
+        task, rows = str(self.data), list[Row]()
+        sets = [judge("data", real.x, real.label, classifier=classifier),
+                judge("samples", x, real.label, classifier=classifier)]
+        for judged, variant in zip(sets, ({}, {"steps": STEPS}), strict=True):
+            rows += judged.rows(task=task, variant=variant)
+            if classifier is not None and len(real.x) >= 4:  # half of them is what the others are compared with
+                part = judged.some(slice(1, None, 2))
+                rows.append(part.frechet_row(real.x[::2], classifier, task=task, variant=variant))
+        folder.results(rows)
+        (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
+        folder.episodes(line for judged in sets for line in judged.lines(task=task, classes=real.classes))
+        print(markdown_table(rows))
+
+    def _state(self, layout: dict[str, Any]) -> TrainingState | None:
+        """Where the run stopped; None for a new run, and for one that was stopped before its first checkpoint."""
+        if not self.resume or not has_checkpoint(Path(self.resume)):
+            return None
+        if load(self.resume, trust=self.trust).layout.get("digest") != layout["digest"]:
+            raise ValueError(f"the images of {self.data} are not those that {self.resume} was trained on: bring the "
+                             "old ones back, or start a new run")
+        return load_state(self.resume)
+
+
+def _digest(images: Images) -> str:
+    """Of all pixels and labels: a run goes on with the images that it began with."""
+    digest = hashlib.sha256(images.x.numpy().tobytes())
+    digest.update(images.label.numpy().tobytes())
+    return digest.hexdigest()[:16]
