@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,15 +11,22 @@ import torch
 from dforce.align.rewards.builtin import ClassLogProb
 from dforce.align.rewards.combined import Weighted, scales_of
 from dforce.align.rewards.named import Rewards, named_reward
-from dforce.align.rewards.protocol import Subject, Watched
+from dforce.align.rewards.protocol import Reward, Subject, Watched
+from dforce.align.rewards.store import load_reward, needed_encoder
 from dforce.data.images import load_images
-from dforce.images.classifier import train_classifier
+from dforce.images.classifier import load_classifier, train_classifier
 from dforce.images.model import ImageModel, draw
 
 BUILDABLE = ("class_log_prob",)  # by name, in a configuration
 OTHER_SEED = 7919   # of the classifier that is a reward, apart from the one that judges
 FEW_STEPS = 60      # of its training, where little is to be done
 SCALED_ON = 200     # images of the base that several rewards are brought to one scale on
+
+
+def open_reward(where: str | Path) -> Reward:
+    """The learnt reward of a run folder, or of the reward/ folder in it, with its encoder. Raises CheckpointError."""
+    name = needed_encoder(where)
+    return load_reward(where, encoder=None if name is None else load_classifier(name))
 
 
 def class_log_prob(subject: Subject, *, steps: int) -> Watched:
