@@ -13,11 +13,12 @@ import torch
 import yaml
 
 from dforce.align.rewards.builtin import Jpeg
-from dforce.benchmarks.align.methods import Bed, draw, make_bed, searched, tuned
-from dforce.benchmarks.align.runs import BASE, Bench, Part
-from dforce.benchmarks.align.tables import collect, draw_all, marks_of
-from dforce.cli.commands.benchmark_align import jobs
+from dforce.benchmarks.align.jobs import align_jobs
+from dforce.benchmarks.align.methods import Bed, make_bed, policy_samples, run_algorithm, run_search
+from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part
+from dforce.benchmarks.align.tables import align_tables, draw_all, marks_of
 from dforce.cli.main import main
+from dforce.config import read
 from dforce.images import load_classifier, load_model
 from dforce.runs.jobs import check_jobs
 from dforce.runs.shards import Shard, write_shard
@@ -45,19 +46,19 @@ def constant(samples, prompts, metadata):
 ], ids=lambda value: value["search"] if isinstance(value, dict) else "")
 def test_a_search_that_has_nothing_to_choose_by_is_plain_sampling(reward, node) -> None:
     one = bed(reward)
-    plain = draw(one, one.model.denoiser, 20, 0)
-    made = searched(one, node, {}, seed=0, count=20)
-    torch.testing.assert_close(made.judged.x, plain.x, rtol=0, atol=1e-5)
+    plain = policy_samples(one, one.model.denoiser, 20, 0)
+    made = run_search(one, node, {}, seed=0, count=20)
+    torch.testing.assert_close(made.samples.x, plain.x, rtol=0, atol=1e-5)
     assert (plain.kl == 0).all()
     if node["search"] == "guidance":
-        np.testing.assert_allclose(made.judged.kl, 0, atol=1e-6)
+        np.testing.assert_allclose(made.samples.kl, 0, atol=1e-6)
 
 
 def test_doodl_with_nothing_to_gain_is_edict_from_the_same_noise() -> None:
     one = bed(constant)
-    made = [searched(one, {"search": "doodl", "settings": {"updates": updates}}, {"rate": 0.3}, seed=0, count=20)
+    made = [run_search(one, {"search": "doodl", "settings": {"updates": updates}}, {"rate": 0.3}, seed=0, count=20)
             for updates in (1, 2)]
-    torch.testing.assert_close(made[0].judged.x, made[1].judged.x, rtol=0, atol=0)
+    torch.testing.assert_close(made[0].samples.x, made[1].samples.x, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("node", [{"algorithm": "ddpo_is"}, {"algorithm": "ddpo_is", "rank": 2},
@@ -65,10 +66,10 @@ def test_doodl_with_nothing_to_gain_is_edict_from_the_same_noise() -> None:
                          ids=lambda node: " ".join(map(str, node.values())))
 def test_a_constant_reward_tunes_nothing(node) -> None:
     one = bed(constant)
-    plain = draw(one, one.model.denoiser, 20, 0)
-    made = tuned(one, node, {}, seed=0, budget=BUDGET, count=20)
-    torch.testing.assert_close(made.judged.x, plain.x, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(made.judged.kl, 0, atol=1e-4)
+    plain = policy_samples(one, one.model.denoiser, 20, 0)
+    made = run_algorithm(one, node, {}, seed=0, budget=BUDGET, count=20)
+    torch.testing.assert_close(made.samples.x, plain.x, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(made.samples.kl, 0, atol=1e-4)
 
 
 def test_tuning_asks_for_its_classes_alone_counts_every_reward_and_leaves_the_model_before() -> None:
@@ -80,13 +81,13 @@ def test_tuning_asks_for_its_classes_alone_counts_every_reward_and_leaves_the_mo
 
     one = bed(dark)
     before = {name: value.clone() for name, value in one.model.denoiser.state_dict().items()}
-    made = tuned(one, {"algorithm": "ddpo_is"}, {"lr": 1e-3}, seed=0, count=20, classes=[1, 2],
+    made = run_algorithm(one, {"algorithm": "ddpo_is"}, {"lr": 1e-3}, seed=0, count=20, classes=[1, 2],
                  budget={"epochs": 2, "samples": 16, "points": 1})
     in_training = asked[:-20]  # the last are those of judging
     assert made.queries == 32 == len(in_training)
     assert set(in_training) == {1, 2}
     assert asked[-20:] == [*range(10), *range(10)]
-    assert made.judged.kl.mean() > 0.01
+    assert made.samples.kl.mean() > 0.01
     for name, value in one.model.denoiser.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -105,7 +106,7 @@ def test_queries_of_searches() -> None:
                  {"search": "guidance", "settings": {"scale": 1.0}},
                  {"search": "doodl", "settings": {"updates": 2}}):
         calls.clear()
-        made = searched(own, node, {}, seed=0, count=10)
+        made = run_search(own, node, {}, seed=0, count=10)
         judging = 10 + (10 * one.steps if node["search"] == "guidance" else 0)  # the KL replays what guidance did
         assert made.a_sample * 10 == sum(calls) - judging, node["search"]
 
@@ -117,13 +118,13 @@ def test_unknown_tasks(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------------- what is chosen and counted
 
-def asked(**more) -> dict:
-    own = yaml.safe_load((ROOT / "configs" / "benchmark" / "align.yaml").read_text("utf-8"))
-    return {**own, "seeds": 2, **more}
+def benchmark(folder: Path, **more) -> AlignBenchmark:
+    cfg = yaml.safe_load((ROOT / "configs" / "verbs" / "benchmark" / "align.yaml").read_text("utf-8"))
+    return read({**cfg, "seeds": 2, **more}, AlignBenchmark, folder=folder)
 
 
-def put(bench: Bench, method: str, part: Part, reward: float, *, accuracy: float = 1.0, diversity: float = 10.0,
-        gain=lambda label: 0.0, task: str = "jpeg") -> None:
+def put(bench: AlignBenchmark, method: str, part: Part, reward: float, *, accuracy: float = 1.0,
+        diversity: float = 10.0, gain=lambda label: 0.0, task: str = "jpeg") -> None:
     """A result as if it had been measured: 20 samples, two of each class."""
     lines = [{"sample": i, "label": i % 10, "reward": reward + gain(i % 10), "right": i < 20 * accuracy, "kl": 0.5}
              for i in range(20)]
@@ -135,12 +136,12 @@ def put(bench: Bench, method: str, part: Part, reward: float, *, accuracy: float
 
 
 def test_the_trial_chosen_has_the_highest_reward_of_those_that_do_no_damage(tmp_path: Path) -> None:
-    bench = Bench(asked(), tmp_path)
+    bench = benchmark(tmp_path)
     put(bench, BASE, Part(100), -1.3)
     with pytest.raises(LookupError):
         bench.best("jpeg", "RWR")
     assert bench.read("jpeg", "RWR", Part(0)) == "the trials of RWR are not all there"
-    bench.asked["methods"]["RWR"]["trials"] = [{"lr": 1e-5}, {"lr": 2e-5}, {"lr": 4e-5}]
+    bench.methods["RWR"]["trials"] = [{"lr": 1e-5}, {"lr": 2e-5}, {"lr": 4e-5}]
     for trial, (reward, accuracy, diversity) in enumerate([(-1.25, 0.95, 9.0), (-1.2, 0.95, 8.0), (-0.5, 0.9, 9.0)]):
         put(bench, "RWR", Part(100, trial=trial), reward, accuracy=accuracy, diversity=diversity)
     assert bench.best("jpeg", "RWR") == 1
@@ -155,8 +156,8 @@ def test_the_trial_chosen_has_the_highest_reward_of_those_that_do_no_damage(tmp_
 
 
 def test_units_need_what_they_read_and_methods_fit_their_task(tmp_path: Path) -> None:
-    bench = Bench(asked(), tmp_path)
-    found = list(jobs(bench))
+    bench = benchmark(tmp_path)
+    found = list(align_jobs(bench))
     check_jobs(found)
     names = [job.name for job in found]
     assert "class, DOODL, seed 0" in names
@@ -164,14 +165,14 @@ def test_units_need_what_they_read_and_methods_fit_their_task(tmp_path: Path) ->
     needs = {job.name: job.needs for job in found}
     assert {f"jpeg, DPOK, trial {i}" for i in range(3)} <= set(needs["jpeg, DPOK, on 1, seed 1"])
     assert "jpeg, base, seed 100" in needs["jpeg, DPOK, trial 0"]
-    with_trials = {name: len(bench.trials(name)) for name in bench.methods("class") if len(bench.trials(name)) > 1}
+    with_trials = {name: len(bench.trials(name)) for name in bench.methods_of("class") if len(bench.trials(name)) > 1}
     assert set(with_trials.values()) == {3}                          # as many for every method
     with pytest.raises(ValueError, match="did you mean 'DPOK'"):
-        list(jobs(Bench(asked(only=["DPOC"]), tmp_path)))
+        list(align_jobs(benchmark(tmp_path, only=["DPOC"])))
 
 
 def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path) -> None:
-    bench = Bench(asked(tasks=["jpeg"], only=["DPOK"], spread=[3], spread_methods=["DPOK"]), tmp_path / "run")
+    bench = benchmark(tmp_path / "run", tasks=["jpeg"], only=["DPOK"], spread=[3], spread_methods=["DPOK"])
     for seed in (100, 0, 1):
         put(bench, BASE, Part(seed), -1.3 - seed, diversity=10.0)
     for trial in range(3):
@@ -180,7 +181,7 @@ def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path
         put(bench, "DPOK", Part(seed), -1.3 - seed, diversity=8.0, gain=lambda label: 0.25)
         put(bench, "DPOK", Part(seed, classes=3), -1.3 - seed, gain=lambda label: 0.5 if label < 3 else -0.125)
     rows = {(row["task"], row["method"], row["metric"], str(row["variant"].get("tuned on", ""))): row
-            for row in collect(bench).rows if "trials" not in row["task"]}
+            for row in align_tables(bench).rows if "trials" not in row["task"]}
 
     def value(task: str, metric: str, on: str = "", method: str = "DPOK") -> float:
         return rows[task, method, metric, on]["value"]
@@ -194,12 +195,12 @@ def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path
     assert value("jpeg, generalisation", "gain unseen", "3 of 10 classes") == pytest.approx(-0.125)
     assert value("jpeg, generalisation", "gain seen", "10 of 10 classes") == pytest.approx(0.25)
     assert rows["jpeg, generalisation", "DPOK", "gain unseen", "3 of 10 classes"]["n"] == 2 * 14
-    trials = [row for row in collect(bench).rows if row["task"] == "jpeg, trials" and row["metric"] == "reward"]
+    trials = [row for row in align_tables(bench).rows if row["task"] == "jpeg, trials" and row["metric"] == "reward"]
     assert [row["variant"]["chosen"] for row in trials] == [True, False, False]
-    marks = marks_of(collect(bench).rows, "jpeg")
+    marks = marks_of(align_tables(bench).rows, "jpeg")
     assert sum(mark.small for mark in marks) == 3 and sum(not mark.small for mark in marks) == 2
     (tmp_path / "run").mkdir(exist_ok=True)
-    assert set(draw_all(collect(bench).rows, tmp_path)) == {"frontier_jpeg.png", "curves_jpeg.png"}
+    assert set(draw_all(align_tables(bench).rows, tmp_path)) == {"frontier_jpeg.png", "curves_jpeg.png"}
 
 
 # ------------------------------------------------------------------------------------------------------- the speed

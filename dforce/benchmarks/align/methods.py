@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from dforce.align import Edict, Query, Sampler, add_lowrank, best_of_n, demon, doodl, kl, steer
-from dforce.align.algorithms import build
-from dforce.align.loop import tune
+from dforce.align.algorithms.common import Setup
+from dforce.align.loop import tuning_epochs
 from dforce.align.on_policy import START_SALT
 from dforce.align.rewards.builtin import ClassLogProb, Jpeg
 from dforce.align.rewards.protocol import Reward, ask_reward
+from dforce.config import build, option
 from dforce.core.denoiser import Precond
 from dforce.core.noise import Noise, NoiseSource, seed_of
 from dforce.core.sample import sample
@@ -69,7 +70,7 @@ class Bed:
             self.reward(x, labels.repeat(len(x) // len(labels)).tolist(), [None] * len(x)))
 
 
-class Judged(NamedTuple):
+class ScoredSamples(NamedTuple):
     """B samples of a method from the noise that all methods get. kl: nats to the model before, or None."""
 
     x: Tensor
@@ -97,38 +98,39 @@ class Made:
     """What a method came to. points: its summary on the way, by rewards asked; queries: in training; a_sample: asked
     for every sample drawn; seconds: of this process, judging left out."""
 
-    judged: Judged
+    samples: ScoredSamples
     queries: int = 0
     a_sample: float = 0.0
     seconds: float = 0.0
     points: list[dict[str, Any]] = field(default_factory=list)
 
 
-def judged(bed: Bed, x: Tensor, label: Tensor, nats: Tensor | None = None) -> Judged:
+def scored(bed: Bed, x: Tensor, label: Tensor, nats: Tensor | None = None) -> ScoredSamples:
     reward = ask_reward(bed.reward, x, label.tolist())
-    return Judged(x, label, reward.numpy(), accuracy(bed.judge, x, label).numpy(),
+    return ScoredSamples(x, label, reward.numpy(), accuracy(bed.judge, x, label).numpy(),
                   None if nats is None else nats.numpy())
 
 
-def draw(bed: Bed, policy: Any, count: int, seed: int) -> Judged:
+def policy_samples(bed: Bed, policy: Any, count: int, seed: int) -> ScoredSamples:
     """`count` samples of a policy, and the KL of each run to the model before."""
     label = bed.labels(count)
     trace = bed.sampler(policy).record(count, class_cond(label), Noise(seed_of(seed, HELD_OUT)))
     with torch.no_grad():
         nats = kl(trace, policy, bed.model.denoiser, bed.model.schedule).sum((1, 2))
-    return judged(bed, trace.x[:, -1], label, nats)
+    return scored(bed, trace.x[:, -1], label, nats)
 
 
 # --------------------------------------------------------------------------------------------------------- tuning
 
-def tuned(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int, budget: Mapping[str, int],
-          count: int, classes: Sequence[int] | None = None) -> Made:
-    """An algorithm run from the model before. classes: those it is asked for; None: all.
+def run_algorithm(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int,
+                  budget: Mapping[str, int], count: int, classes: Sequence[int] | None = None) -> Made:
+    """An algorithm run from the model before, which stays as it is.
 
-    budget: epochs, samples (an epoch), points (how often it is judged on the way). The model in `bed` stays as it is.
+    budget: epochs, samples (an epoch), points (how often it is judged on the way).
+    count: samples that it is judged by. classes: those it is asked for; None for all.
     """
     policy = copy.deepcopy(bed.model.denoiser)
-    own = {**(node.get("settings") or {}), **setting, "epochs": budget["epochs"], "samples": budget["samples"]}
+    settings = {**(node.get("settings") or {}), **setting, "epochs": budget["epochs"], "samples": budget["samples"]}
     if node.get("rank"):
         add_lowrank(policy, rank=node["rank"], generator=torch.Generator().manual_seed(seed))
     chosen = torch.tensor(list(classes) if classes is not None else range(len(bed.model.classes)))
@@ -137,72 +139,73 @@ def tuned(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed
         number = chosen[torch.randint(0, len(chosen), (n,), generator=generator)]
         return Query(number.tolist(), class_cond(number))
 
-    aligning = build(node["algorithm"], bed.sampler(policy), bed.reward, ask, settings=own, seed=seed)
+    algorithm = build({**option("algorithm", node["algorithm"]), **settings})
+    aligning = algorithm.prepare(Setup(bed.sampler(policy), bed.reward, ask, seed=seed))
     every, points, spent, begin = max(1, budget["epochs"] // budget["points"]), [], 0.0, time.process_time()
     queries = 0
-    for epoch in tune(aligning, seed=seed, device="cpu"):
+    for epoch in tuning_epochs(aligning, seed=seed, device="cpu"):
         queries = epoch.queries
         if epoch.number % every == 0 and epoch.number < budget["epochs"]:
             spent += time.process_time() - begin
-            points.append({"queries": queries, **draw(bed, policy, count // 2, seed).summary()})
+            points.append({"queries": queries, **policy_samples(bed, policy, count // 2, seed).summary()})
             begin = time.process_time()
     spent += time.process_time() - begin
-    end = draw(bed, policy, count, seed)
+    end = policy_samples(bed, policy, count, seed)
     return Made(end, queries, 0.0, spent, [*points, {"queries": queries, **end.summary()}])
 
 
 # ------------------------------------------------------------------------------------------------------ searching
 
-def searched(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int, count: int) -> Made:
-    """Samples found at test time, the model as it is, from the same noise and for the same classes as `draw`."""
-    own = {**(node.get("settings") or {}), **setting}
+def run_search(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int, count: int) -> Made:
+    """Samples of a search at test time, from the noise and for the classes of `policy_samples`; the model stays."""
+    settings = {**(node.get("settings") or {}), **setting}
     label, noise = bed.labels(count), Noise(seed_of(seed, HELD_OUT))
     start = noise(0, torch.zeros(1, dtype=torch.long), torch.empty(count, 1, *bed.model.shape), salt=START_SALT)
     begin = time.process_time()
-    x, asked, nats = SEARCHES[node["search"]](bed, start, label, noise, own)
-    return Made(judged(bed, x, label, nats), 0, asked, time.process_time() - begin)
+    x, queries, nats = SEARCHES[node["search"]](bed, start, label, noise, settings)
+    return Made(scored(bed, x, label, nats), 0, queries, time.process_time() - begin)
 
 
-Found = tuple[Tensor, float, Tensor | None]  # samples, rewards asked for each, KL to the model before
+SearchResult = tuple[Tensor, float, Tensor | None]  # samples, rewards asked for each, KL to the model before
 
 
-def _best_of_n(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
+def _best_of_n(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, settings: dict[str, Any]) -> SearchResult:
     """KL: log n - (n - 1) / n, what best-of-n is bounded by (Beirami et al. 2024)."""
-    n = own["n"]
-    found = best_of_n(bed.model.denoiser, bed.model.schedule, bed.matrix, x, n, bed.scorer(label),
+    n = settings["n"]
+    best = best_of_n(bed.model.denoiser, bed.model.schedule, bed.matrix, x, n, bed.scorer(label),
                       cond=class_cond(label), order=1, noise=noise, rows=2048)
-    return found.x, n, torch.full((len(x),), float(np.log(n) - (n - 1) / n))
+    return best.x, n, torch.full((len(x),), float(np.log(n) - (n - 1) / n))
 
 
-def _demon(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
+def _demon(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, settings: dict[str, Any]) -> SearchResult:
     cond = class_cond(label)
-    draw = demon(bed.model.denoiser, bed.model.schedule, bed.scorer(label), cond=cond, noise=noise, **own)
+    draw = demon(bed.model.denoiser, bed.model.schedule, bed.scorer(label), cond=cond, noise=noise, **settings)
     *_, last = sample(bed.model.denoiser, bed.model.schedule, bed.matrix, x, cond=cond, eta=1.0, order=1, draw=draw,
                       noise=noise)
     return last.x.detach(), draw.queries, None
 
 
-def _steering(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
-    found = steer(bed.model.denoiser, bed.model.schedule, bed.matrix, x, own["particles"], bed.scorer(label),
-                  lam=own["lam"], potential=own["potential"], cond=class_cond(label), noise=noise)
-    return found.best(), own["particles"] * (bed.steps + 1), None
+def _steering(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, settings: dict[str, Any]) -> SearchResult:
+    best = steer(bed.model.denoiser, bed.model.schedule, bed.matrix, x, settings["particles"], bed.scorer(label),
+                  lam=settings["lam"], potential=settings["potential"], cond=class_cond(label), noise=noise)
+    return best.best(), settings["particles"] * (bed.steps + 1), None
 
 
-def _guidance(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
-    policy = guided(bed.model.denoiser, bed.model.schedule, bed.scorer(label), own["scale"])
+def _guidance(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, settings: dict[str, Any]) -> SearchResult:
+    policy = guided(bed.model.denoiser, bed.model.schedule, bed.scorer(label), settings["scale"])
     trace = bed.sampler(policy).record(len(x), class_cond(label), noise)
     with torch.no_grad():
         nats = kl(trace, policy, bed.model.denoiser, bed.model.schedule).sum((1, 2))
     return trace.x[:, -1], bed.steps, nats
 
 
-def _doodl(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, own: dict[str, Any]) -> Found:
+def _doodl(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, settings: dict[str, Any]) -> SearchResult:
     edict = Edict(bed.model.denoiser, bed.model.schedule, bed.matrix, cond=class_cond(label))
-    found = doodl(edict, x, bed.scorer(label), **own)
-    return found.x0.detach(), own["updates"] + 1, None
+    best = doodl(edict, x, bed.scorer(label), **settings)
+    return best.x0.detach(), settings["updates"] + 1, None
 
 
-SEARCHES: dict[str, Callable[[Bed, Tensor, Tensor, Noise, dict[str, Any]], Found]] = {
+SEARCHES: dict[str, Callable[[Bed, Tensor, Tensor, Noise, dict[str, Any]], SearchResult]] = {
     "best_of_n": _best_of_n, "demon": _demon, "steering": _steering, "guidance": _guidance, "doodl": _doodl}
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dforce.benchmarks.align.methods import GRADIENT, Bed, make_bed
+from dforce.benchmarks.align.methods import GRADIENT, TASKS, Bed, make_bed
 from dforce.config import nearest
 from dforce.runs.jobs import slug
 from dforce.runs.shards import Shard, read_shard
@@ -31,44 +31,73 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What is asked for, and where its results are. asked: the configuration, plain."""
+class AlignBenchmark:
+    """What is asked for, as in configs/verbs/benchmark/align.yaml, and where its results are.
 
-    asked: dict[str, Any]
-    folder: Path
+    tasks, methods, only: what is compared. seeds, tune_seed: of what is reported, and of trials.
+    epochs, samples, points: of every algorithm. steps, spacing: of the sampler.
+    judged, searched: samples that a tuned model, or a search, is judged by.
+    spread, spread_methods: numbers of classes that methods are tuned on, to see how they generalise.
+    accuracy, diversity: what a trial must keep to be chosen.
+    weak_steps, judge_steps: training steps of the model of task `class`, and of the judge.
+    """
+
+    tasks: list[str]
+    methods: dict[str, dict[str, Any]]
+    only: list[str] | None
+    seeds: int
+    tune_seed: int
+    epochs: int
+    samples: int
+    points: int
+    steps: int
+    spacing: str
+    judged: int
+    searched: int
+    spread: list[int]
+    spread_methods: list[str]
+    accuracy: float
+    diversity: float
+    weak_steps: int
+    judge_steps: int
+    folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ValueError(f"no task {task!r}{nearest(task, TASKS)}")
 
     @property
-    def judge(self) -> Path:
+    def judge_folder(self) -> Path:
         return self.folder / "models" / "judge"
 
     @property
-    def weak(self) -> Path:
+    def weak_folder(self) -> Path:
         return self.folder / "models" / "weak"
 
     def bed(self, task: str) -> Bed:
-        return _bed(task, self.weak, self.judge, self.asked["steps"], self.asked["spacing"])
+        return _bed(task, self.weak_folder, self.judge_folder, self.steps, self.spacing)
 
-    def methods(self, task: str) -> dict[str, dict[str, Any]]:
+    def methods_of(self, task: str) -> dict[str, dict[str, Any]]:
         """Those that the task has: a search by gradient wants a reward that has one."""
-        named = self.asked["methods"]
-        unknown = [name for name in self.asked["only"] or [] if name not in named]
+        unknown = [name for name in self.only or [] if name not in self.methods]
         if unknown:
-            raise ValueError(f"no method {unknown[0]!r}{nearest(unknown[0], named)}")
-        return {name: node for name, node in named.items() if (not self.asked["only"] or name in self.asked["only"])
+            raise ValueError(f"no method {unknown[0]!r}{nearest(unknown[0], self.methods)}")
+        return {name: node for name, node in self.methods.items() if (not self.only or name in self.only)
                 and (task == "class" or node.get("search") not in GRADIENT)}
 
     def parts(self, method: str) -> list[Part]:
         """The runs of a method, in the order in which they are done."""
-        seeds = range(self.asked["seeds"])
+        seeds = range(self.seeds)
         if method == BASE:
-            return [Part(self.asked["tune_seed"]), *(Part(seed) for seed in seeds)]
-        trials = [Part(self.asked["tune_seed"], trial=i) for i in range(len(self.trials(method)))]
-        several = self.asked["spread"] if method in self.asked["spread_methods"] else []
+            return [Part(self.tune_seed), *(Part(seed) for seed in seeds)]
+        trials = [Part(self.tune_seed, trial=i) for i in range(len(self.trials(method)))]
+        several = self.spread if method in self.spread_methods else []
         return [*(trials if len(trials) > 1 else []), *(Part(seed) for seed in seeds),
                 *(Part(seed, classes=count) for count in several for seed in seeds)]
 
     def trials(self, method: str) -> list[dict[str, Any]]:
-        return self.asked["methods"][method].get("trials") or [{}]
+        return self.methods[method].get("trials") or [{}]
 
     def read(self, task: str, method: str, part: Part) -> Shard | str:
         """The result, or why there is none."""
@@ -82,24 +111,25 @@ class Bench:
 
     def identity(self, task: str, method: str, part: Part) -> dict[str, Any]:
         """All that the result follows from. LookupError while the trials that it is chosen by are not all there."""
-        own = {key: self.asked[key] for key in ("steps", "spacing", "judge_steps")}
+        about: dict[str, Any] = {"task": task, "steps": self.steps, "spacing": self.spacing,
+                                 "judge_steps": self.judge_steps}
         if task == "class":
-            own["weak_steps"] = self.asked["weak_steps"]
-        about = {"task": task, **own, "seed": part.seed, "classes": part.classes, "count": self.count(method, part)}
+            about["weak_steps"] = self.weak_steps
+        about |= {"seed": part.seed, "classes": part.classes, "count": self.count(method, part)}
         if method == BASE:
             return about
-        node = {key: value for key, value in self.asked["methods"][method].items() if key != "trials"}
+        node = {key: value for key, value in self.methods[method].items() if key != "trials"}
         if "algorithm" in node:
             about |= self.budget(part)
         return {**about, "node": node, "setting": self.setting(task, method, part)}
 
     def budget(self, part: Part) -> dict[str, int]:
         """Of an algorithm. Trials are judged at their end alone."""
-        return {"epochs": self.asked["epochs"], "samples": self.asked["samples"],
-                "points": self.asked["points"] if part.trial is None else 1}
+        return {"epochs": self.epochs, "samples": self.samples,
+                "points": self.points if part.trial is None else 1}
 
     def count(self, method: str, part: Part) -> int:
-        many = self.asked["searched" if "search" in self.asked["methods"].get(method, {}) else "judged"]
+        many = self.searched if "search" in self.methods.get(method, {}) else self.judged
         return many if part.trial is None else many // 2
 
     def setting(self, task: str, method: str, part: Part) -> dict[str, Any]:
@@ -111,16 +141,16 @@ class Bench:
 
     def best(self, task: str, method: str) -> int:
         """The highest reward of the trials that keep accuracy and diversity; where none does, the least damage."""
-        base = self.read(task, BASE, Part(self.asked["tune_seed"]))
-        found = [self.read(task, method, part) for part in self.parts(method) if part.trial is not None]
-        if isinstance(base, str) or any(isinstance(one, str) for one in found):
+        base = self.read(task, BASE, Part(self.tune_seed))
+        shards = [self.read(task, method, part) for part in self.parts(method) if part.trial is not None]
+        whole = [shard for shard in shards if isinstance(shard, Shard)]
+        if not isinstance(base, Shard) or len(whole) < len(shards):
             raise LookupError(f"the trials of {method} are not all there")
-        before = base.header["summary"]
-        scores = []
-        for one in found:
-            now = one.header["summary"]  # type: ignore[union-attr]
-            lost = max(0.0, min(self.asked["accuracy"], before["accuracy"]) - now["accuracy"])
-            lost += max(0.0, self.asked["diversity"] - now["diversity"] / before["diversity"])
+        before, scores = base.header["summary"], []
+        for shard in whole:
+            now = shard.header["summary"]
+            lost = max(0.0, min(self.accuracy, before["accuracy"]) - now["accuracy"])
+            lost += max(0.0, self.diversity - now["diversity"] / before["diversity"])
             scores.append((-lost, now["reward"]))
         return max(range(len(scores)), key=scores.__getitem__)
 

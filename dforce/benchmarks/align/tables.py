@@ -9,13 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.benchmarks.align.runs import BASE, Bench, Part
+from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part
 from dforce.report.plots.benchmark import Point, sweep_panels
 from dforce.report.plots.frontier import Mark, frontier
-from dforce.report.statistics import Z95, Interval, bootstrap_interval, paired_difference, success_interval
+from dforce.report.rows import Row, make_row
+from dforce.report.statistics import (
+    Z95,
+    Interval,
+    bootstrap_interval,
+    normal_interval,
+    paired_difference,
+    success_interval,
+)
 from dforce.runs.shards import Shard
 
-Row = dict[str, Any]
 UNITS = {"jpeg": "minus kB of a JPEG (quality 95, 64 pixels)", "class": "log p(class), nats"}
 METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is better); the reward's unit is the task's
     "reward": ("", True),
@@ -29,11 +36,11 @@ METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is bett
 DELIVERED = 100  # samples that queries and seconds are counted for
 
 
-class Tables(NamedTuple):
+class AlignTables(NamedTuple):
     """rows, of results.json; lines, of episodes.jsonl."""
 
     rows: list[Row]
-    lines: list[Row]
+    lines: list[dict[str, Any]]
 
 
 class Runs(NamedTuple):
@@ -55,72 +62,73 @@ class Runs(NamedTuple):
                                for s, own, before in zip(self.seeds, self.shards, self.bases, strict=True)])
 
 
-def collect(bench: Bench) -> Tables:
+def align_tables(bench: AlignBenchmark) -> AlignTables:
     """Scores, generalisation, curves and trials of all that is there by now."""
     rows, lines = [], []
-    for task in bench.asked["tasks"]:
-        for method in ("base", *bench.methods(task)):
+    for task in bench.tasks:
+        for method in ("base", *bench.methods_of(task)):
             parts = bench.parts(method)
-            reported = [part for part in parts if part.trial is None and part.seed != bench.asked["tune_seed"]]
+            reported = [part for part in parts if part.trial is None and part.seed != bench.tune_seed]
             for classes in dict.fromkeys(part.classes for part in reported):
                 own = [part for part in reported if part.classes == classes]
                 runs = gathered(bench, task, method, own)
                 if not runs.shards:
                     continue
                 rows += (scores(task, method, runs) + curves(task, method, runs) if classes is None else [])
-                if classes is not None or (method in bench.asked["spread_methods"] and bench.asked["spread"]):
-                    rows += spread(task, method, runs, classes, bench.asked["spread"])
+                if classes is not None or (method in bench.spread_methods and bench.spread):
+                    rows += generalisation(task, method, runs, classes, bench.spread)
                 lines += [{"task": task, "method": method, "tuned_on": classes, "seed": seed, **line}
                           for seed, shard in zip(runs.seeds, runs.shards, strict=True) for line in shard.lines]
             rows += trials(bench, task, method, [part for part in parts if part.trial is not None])
-    return Tables(rows, lines)
+    return AlignTables(rows, lines)
 
 
-def gathered(bench: Bench, task: str, method: str, parts: Iterable[Part]) -> Runs:
+def gathered(bench: AlignBenchmark, task: str, method: str, parts: Iterable[Part]) -> Runs:
     found = [(part.seed, bench.read(task, method, part), bench.read(task, BASE, Part(part.seed))) for part in parts]
     whole = [(s, own, base) for s, own, base in found if isinstance(own, Shard) and isinstance(base, Shard)]
     return Runs([s for s, _, _ in whole], [own for _, own, _ in whole], [base for _, _, base in whole])
 
 
-def row(task: str, method: str, variant: Row, metric: str, estimate: Interval | Row, seeds: int) -> Row:
+def align_row(task: str, method: str, variant: dict[str, Any], metric: str, estimate: Interval | float, seeds: int,
+              n: int | None = None) -> Row:
+    """A row of METRICS; of a reward the unit is the task's. n: beside a number that has no interval."""
     name = metric.split()[0]
     unit, higher = METRICS.get(name, ("", None))
     unit = UNITS.get(task.split(",")[0], "") if name == "reward" else unit
-    found = estimate._asdict() if isinstance(estimate, Interval) else estimate
-    return {"task": task, "method": method, "variant": dict(variant), "metric": metric, **found, "seeds": seeds,
-            "unit": unit, "higher_is_better": higher}
+    return make_row(task, method, metric, estimate, n=n, variant=variant, seeds=seeds, unit=unit, higher=higher)
 
 
 def scores(task: str, method: str, runs: Runs) -> list[Row]:
     """What a method comes to, with 95% intervals: over seeds, then samples."""
     seed, rng, many = runs.seed(), np.random.default_rng(0), len(runs.seeds)
-    found: dict[str, Interval | Row] = {
+    intervals = {
         "reward": bootstrap_interval(runs.values("reward"), seed, rng=rng),
         "gain": paired_difference(runs.values("reward"), runs.values("reward", base=True), seed),
-        "accuracy": success_interval(runs.values("right") > 0, seed, rng=rng), "diversity": diversity(runs)}
+        "accuracy": success_interval(runs.values("right") > 0, seed, rng=rng), "diversity": diversity_share(runs)}
     if all(line["kl"] is not None for shard in runs.shards for line in shard.lines):
-        found["kl"] = bootstrap_interval(runs.values("kl"), seed, rng=rng)
-    for name, values in (("queries", [asked(shard) for shard in runs.shards]),
-                         ("seconds", [shard.header["work_seconds"] for shard in runs.shards])):
-        found[name] = {"value": float(np.mean(values)), "low": None, "high": None, "n": many}
-    return [row(task, method, {}, metric, estimate, many) for metric, estimate in found.items()]
+        intervals["kl"] = bootstrap_interval(runs.values("kl"), seed, rng=rng)
+    rows = [align_row(task, method, {}, metric, estimate, many) for metric, estimate in intervals.items()]
+    costs = {"queries": [queries_for_delivery(shard) for shard in runs.shards],
+             "seconds": [shard.header["work_seconds"] for shard in runs.shards]}
+    return rows + [align_row(task, method, {}, metric, float(np.mean(values)), many, many)
+                   for metric, values in costs.items()]
 
 
-def asked(shard: Shard) -> float:
+def queries_for_delivery(shard: Shard) -> float:
+    """Rewards asked for to have DELIVERED samples."""
     return shard.header["queries"] + DELIVERED * shard.header["a_sample"]
 
 
-def diversity(runs: Runs) -> Interval:
-    """The mean share over seeds; its variance is that between seeds plus that of each (jackknife)."""
+def diversity_share(runs: Runs) -> Interval:
+    """The mean over seeds of the share of diversity left; its variance is that between seeds plus that of each."""
     share, within = [], []
     for own, base in zip(runs.shards, runs.bases, strict=True):
         now, before = own.header["summary"], base.header["summary"]["diversity"]
         share.append(now["diversity"] / before)
         within.append(((now["diversity_high"] - now["diversity_low"]) / 2 / Z95 / before) ** 2)
     between = float(np.var(share, ddof=1)) if len(share) > 1 else 0.0
-    half = Z95 * ((between + float(np.mean(within))) / len(share)) ** 0.5
-    value = float(np.mean(share))
-    return Interval(value, max(0.0, value - half), value + half, sum(len(shard.lines) for shard in runs.shards))
+    error = ((between + float(np.mean(within))) / len(share)) ** 0.5
+    return normal_interval(float(np.mean(share)), error, sum(len(shard.lines) for shard in runs.shards), least=0.0)
 
 
 def curves(task: str, method: str, runs: Runs) -> list[Row]:
@@ -133,15 +141,13 @@ def curves(task: str, method: str, runs: Runs) -> list[Row]:
         for metric in ("reward", "accuracy", "diversity", "kl"):
             values = [point[metric] for point in points]
             values = [a / b for a, b in zip(values, before, strict=False)] if metric == "diversity" else values
-            mean = float(np.mean(values))
-            half = Z95 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-            low, high = (None, None) if half is None else (mean - half, mean + half)
-            rows.append(row(f"{task}, by queries", method, variant, metric,
-                            {"value": mean, "low": low, "high": high, "n": len(values)}, len(values)))
+            mean, count = float(np.mean(values)), len(values)
+            estimate = mean if count < 2 else normal_interval(mean, float(np.std(values, ddof=1)) / count**0.5, count)
+            rows.append(align_row(f"{task}, by queries", method, variant, metric, estimate, count, count))
     return rows
 
 
-def spread(task: str, method: str, runs: Runs, classes: int | None, several: Sequence[int]) -> list[Row]:
+def generalisation(task: str, method: str, runs: Runs, classes: int | None, several: Sequence[int]) -> list[Row]:
     """Gain and accuracy on the classes tuned on (seen) and on those never asked for (unseen)."""
     every = sorted({line["label"] for line in runs.bases[0].lines})
     own = list(range(classes)) if classes is not None else every
@@ -154,14 +160,14 @@ def spread(task: str, method: str, runs: Runs, classes: int | None, several: Seq
         right = success_interval(runs.values("right", **which) > 0, seed, rng=np.random.default_rng(0))
         variant = {"tuned on": f"{len(own)} of {len(every)} classes"}
         for metric, estimate in (("gain", gain), ("accuracy", right)):
-            rows.append(row(f"{task}, generalisation", method, variant, f"{metric} {name}", estimate,
-                            len(runs.seeds)))
+            rows.append(align_row(f"{task}, generalisation", method, variant, f"{metric} {name}", estimate,
+                                  len(runs.seeds)))
     return rows
 
 
-def trials(bench: Bench, task: str, method: str, parts: Iterable[Part]) -> list[Row]:
+def trials(bench: AlignBenchmark, task: str, method: str, parts: Iterable[Part]) -> list[Row]:
     """Every trial, and which was chosen."""
-    base, rows = bench.read(task, BASE, Part(bench.asked["tune_seed"])), []
+    base, rows = bench.read(task, BASE, Part(bench.tune_seed)), []
     for part in parts:
         shard = bench.read(task, method, part)
         if isinstance(shard, str) or isinstance(base, str):
@@ -174,8 +180,7 @@ def trials(bench: Bench, task: str, method: str, parts: Iterable[Part]) -> list[
         variant = {**bench.trials(method)[part.trial or 0], "chosen": chosen}
         values = {"reward": own["reward"], "accuracy": own["accuracy"],
                   "diversity": own["diversity"] / base.header["summary"]["diversity"], "kl": own["kl"]}
-        rows += [row(f"{task}, trials", method, variant, metric,
-                     {"value": value, "low": None, "high": None, "n": own["n"]}, 1)
+        rows += [align_row(f"{task}, trials", method, variant, metric, value, 1, own["n"])
                  for metric, value in values.items() if value is not None]
     return rows
 
