@@ -33,7 +33,7 @@ class ELBO(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """Rows that a network is shown side by side: every token of the data alone, after its clean past, or sequences."""
+    """Rows that a network evaluates side by side: single tokens, each after its clean past, or whole sequences."""
 
     x0: Tensor          # [R, S, *E]: S = 1, or all T tokens
     mask: Tensor        # [R, S, *E]: which numbers count
@@ -44,7 +44,7 @@ class _Cells(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """The terms to be estimated: level low + 0..size-1 at random, standing for `size` transitions. [N] each."""
+    """The terms to be estimated: a random level of low..low+size-1 stands for `size` transitions. [N] each."""
 
     low: Tensor
     size: Tensor
@@ -58,14 +58,16 @@ def elbo(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, cond: Cond | Non
     """Lower bound of log p(x_t | x_<t) of every token of x0 [B, T, *E] (Ho et al. 2020, eq. 5; Sohl-Dickstein 2015).
 
     The model is ancestral sampling, all K levels at eta = 1. By the chain rule a token is scored after its *clean*
-    past: the state before every token comes from absorbing those before it, and tokens x levels are then calls of a
-    single token each, side by side. The sum over T bounds log p(x0). A denoiser that is not causal has no such
-    conditionals: all tokens are noised alike, and only the sum over T is a bound, of full-sequence diffusion.
+    past: the state before it comes from absorbing the tokens before it, and each pair of token and level is then a call
+    of one token, side by side with the others. The sum over T bounds log p(x0). A denoiser that is not causal has no
+    such conditionals: all tokens have the same level, and only the sum over T is a bound, of full-sequence diffusion.
 
-    levels: None computes every transition; an n in 1..K-1 draws one level from each of n strata, evenly spaced in
-    log-SNR, which is unbiased. samples: draws of noise (and level) of each, averaged. noise: counters, so that
-    results do not depend on how the work is cut up. mask: [B, T] or [B, T, *E], true where there is data; elsewhere
-    a token counts 0. Raises ValueError for `levels` or `samples` out of range.
+    levels: None computes every transition; n in 1..K-1 draws one level from each of n strata, evenly spaced in log-SNR,
+        which is unbiased.
+    samples: draws of noise (and level) of each term, averaged.
+    noise: counters, which draw the levels too; the result does not depend on how the work is cut into calls.
+    mask: [B, T] or [B, T, *E], true where there is data; elsewhere a token counts 0.
+    Raises ValueError for `levels` or `samples` out of range.
     """
     terms = _terms(schedule, levels, samples, x0.device)
     state = denoiser.init_state(len(x0), cond) if state is None else state
@@ -115,7 +117,7 @@ def _terms(schedule: Schedule, levels: int | None, samples: int, device: torch.d
 
 
 def _tokens(denoiser: Denoiser, whole: _Cells, terms: int) -> Iterator[_Cells]:
-    """The tokens one by one, each with the state that its clean past leaves; as many at once as fit into FLOATS."""
+    """The tokens one by one, each with the state after its clean past; as many at once as fit into FLOATS."""
     batch, time = whole.token.shape
     state, held = whole.state, []
     each = sum(leaf[0].numel() for leaf in leaves(state)) + whole.x0[0, 0].numel()

@@ -20,7 +20,7 @@ BUILDABLE = (  # by name, in a configuration
 Levels = Callable[[Schedule, tuple[int, int], torch.Generator | None], Tensor]  # -> levels [B, T]
 Weight = Callable[[Tensor], Tensor]                                             # log-SNR [B, T] -> weight of x0 error
 
-DECAY = 0.9  # a token, of the default weight
+DECAY = 0.9  # per token, of the default weight
 
 
 def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | None) -> Tensor:
@@ -34,8 +34,8 @@ def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Gen
                 power: float = 1.0) -> Tensor:
     """Every token at its own level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024), uniform for power 1.
 
-    power > 1 draws u ** power of a uniform u: little noise more often, so that more is seen of pasts that are all but
-    clean, as they are in a rollout. ValueError unless power > 0.
+    power: > 1 draws u ** power of a uniform u: low levels more often, so that training sees more of nearly clean pasts,
+        as in a rollout. ValueError unless power > 0.
     """
     if power == 1:
         return _draw(torch.randint, 0, schedule.levels + 1, shape, generator=generator)
@@ -53,7 +53,7 @@ def shared(schedule: Schedule, shape: tuple[int, int], generator: torch.Generato
 
 def rising(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
            power: float = 1.0) -> Tensor:
-    """Independent levels, sorted so that they rise along time: only what a pyramid shows."""
+    """Independent levels, sorted so that they rise along time, as in every row of a pyramid."""
     return independent(schedule, shape, generator, power=power).sort(1).values
 
 
@@ -61,9 +61,9 @@ def pyramids(schedule: Schedule, shape: tuple[int, int], generator: torch.Genera
              share: float = 0.5, steps: int = 20) -> Tensor:
     """Rows of planners' schedules: in a `share` of the sequences a random row of a random pyramid, else `independent`.
 
-    A pyramid of `steps` steps evenly spaced in log-SNR and of a delay between full sequence and autoregressive (steps
-    times u ** 2, u uniform): finished tokens, a few on their way, then nothing but pure noise, however long. Of such
-    futures independent levels show none of more than a few tokens, and guidance hangs on what is predicted there.
+    A pyramid has `steps` steps evenly spaced in log-SNR and a delay between full sequence and autoregressive (steps
+    times u ** 2, u uniform): finished tokens, a few in between, then a long future of pure noise. Independent levels
+    show hardly any future of pure noise longer than a few tokens, and guidance depends on the predictions there.
     ValueError unless share lies in 0..1.
     """
     if not 0 <= share <= 1:
@@ -87,7 +87,7 @@ def teacher_forcing(schedule: Schedule, shape: tuple[int, int], generator: torch
 
 
 # ---------------------------------------------------------------------------------------------------------- weights
-# Of the x0 error, whatever the network predicts: the eps objective is SNR, the v objective SNR + 1, the x0 objective 1.
+# A weight is that of the x0 error, whatever the network predicts: SNR for the eps objective, SNR + 1 for v, 1 for x0.
 
 def snr(cap: float = 100.0) -> Weight:
     """min(SNR, cap): the eps objective of Ho et al. (2020), capped near clean tokens, where SNR is unbounded."""
@@ -105,7 +105,7 @@ def v_weight(cap: float = 5.0) -> Weight:
 
 
 def uniform() -> Weight:
-    """1: the x0 objective as it is."""
+    """1 at every level: the x0 objective."""
     return torch.ones_like
 
 
@@ -118,12 +118,12 @@ def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
     `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
     """
     def weight(log_snr: Tensor) -> Tensor:
-        own = log_snr.exp().clamp(max=clip) / clip
-        token = torch.arange(own.shape[1], device=own.device)
+        ratio = log_snr.exp().clamp(max=clip) / clip
+        token = torch.arange(ratio.shape[1], device=ratio.device)
         age = token - 1 - token[:, None]                                # of token s in C_{t-1}, [s, t]
-        share = torch.where(age < 0, 0.0, decay ** age.clamp(min=0).to(own.dtype))
+        share = torch.where(age < 0, 0.0, decay ** age.clamp(min=0).to(ratio.dtype))
         share[1:] *= 1 - decay                                          # C_0 = S_0
-        return clip * (1 - (1 - own) * (1 - decay * own @ share))
+        return clip * (1 - (1 - ratio) * (1 - decay * ratio @ share))
     return weight
 
 
@@ -142,9 +142,10 @@ def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Te
                  weight: Weight | None = None, generator: torch.Generator | None = None) -> tuple[Tensor, State]:
     """Weighted x0 error at random levels, one pass (Chen et al. 2024, Algorithm 1). Returns (loss, state after).
 
-    x0: [B, T, *E]; mask: [B, T] or [B, T, *E], true where there is data; `state` None starts new sequences from
-    `denoiser.init_state`; weight default `fused_snr(5, .9)`: under `min_snr` (which it is for a single token) one of
-    pure noise weighs near 0, and what follows from the past alone is hardly learnt.
+    mask: [B, T] or [B, T, *E], true where there is data.
+    state: before the first token; None starts new sequences from `denoiser.init_state`.
+    weight: default `fused_snr(5, .9)`, which for a single token is `min_snr`. Under `min_snr` a token of pure noise
+        weighs near 0, and what follows from the past alone is hardly learnt.
     """
     level = levels(schedule, (x0.shape[0], x0.shape[1]), generator).to(x0.device)
     noisy = corrupt(schedule, x0, level, generator)

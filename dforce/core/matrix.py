@@ -1,4 +1,4 @@
-"""Schedule matrices: which noise level every token has at every row of sampling. A matrix is data, not an algorithm.
+"""Schedule matrices: the noise level of every token at every row of sampling. A matrix is data, not an algorithm.
 
 [M, T] or [M, B, T] integers in 0..K; a token's level (a column) never rises from one row to the next. Full-sequence
 diffusion and next-token prediction are the two ends of `pyramid`.
@@ -13,9 +13,11 @@ from torch import Tensor
 def pyramid(grid: Tensor, horizon: int, delay: int = 1) -> Tensor:
     """[M, T]: token t starts `delay * t` rows after token 0 (Chen et al. 2024, section 3.4, 'zig-zag').
 
-    grid: [S + 1] levels from `Schedule.grid`; horizon: T tokens; `delay` >= 0 in rows is the paper's uncertainty
-    scale. delay = 0 is full-sequence diffusion, delay = S is autoregressive. M = S + delay (T - 1) + 1.
-    What decides the law of a causal planner's samples is delay / S: from a quarter on it is good.
+    grid: [S + 1] levels from `Schedule.grid`.
+    horizon: T tokens.
+    delay: rows >= 0, the paper's uncertainty scale; 0 is full-sequence diffusion, S is autoregressive. The law of a
+        causal planner's samples depends on delay / S: from a quarter on it is good.
+    M = S + delay (T - 1) + 1. Raises ValueError for counts out of range.
     """
     if delay < 0 or horizon < 1:
         raise ValueError(f"horizon must be >= 1 token and delay >= 0 rows, got horizon={horizon}, delay={delay}")
@@ -35,10 +37,11 @@ def autoregressive(grid: Tensor, horizon: int) -> Tensor:
 
 
 def checked_matrix(matrix: Tensor, levels: int, *, horizon: int | None = None, complete: bool = True) -> Tensor:
-    """`matrix` as int64, or ValueError: integers in 0..levels, [M, T] or [M, B, T] with M >= 2, columns never rising.
+    """`matrix` as int64; ValueError unless it is integers in 0..levels, [M, T] or [M, B, T], with falling columns.
 
-    `complete` also demands a first row of pure noise and a clean last row (warm starts, inpainting, padding and RL
-    stop elsewhere); `horizon` the number of tokens.
+    horizon: the number of tokens it must have.
+    complete: also demands a first row of pure noise and a clean last row; warm starts, inpainting, padding and RL begin
+        or end elsewhere.
     """
     if matrix.ndim not in (2, 3) or len(matrix) < 2:
         raise ValueError(f"a schedule matrix is [M, T] or [M, B, T] with at least two rows, got {[*matrix.shape]}")

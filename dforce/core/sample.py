@@ -1,4 +1,4 @@
-"""Sampling: one row at a time (`sample`), or the same result with nothing needless computed (`generate`)."""
+"""Sampling: row by row (`sample`), or the same result without needless computation (`generate`)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def _rows(matrix: Tensor, x: Tensor, schedule: Schedule, order: int) -> Tensor:
 def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
            cond: Cond | None = None, eta: float = 0.0, order: int = 2, draw: Draw = gaussian_draw,
            noise: NoiseSource | None = None, std: Std | None = None, min_std: float = 0.0) -> Iterator[Step]:
-    """Walk down the rows of `matrix` [M, T] or [M, B, T] from x [B, T, *E], yielding every step, all tokens in each.
+    """Yields the step of every row of `matrix` [M, T] or [M, B, T], from x [B, T, *E] on; each step has all tokens.
 
-    `*_, last = sample(...)` for the end only; `generate` gives the same tokens faster. `noise` is drawn only where a
-    step is stochastic (eta > 0, std, min_std or a draw of one's own).
+    `*_, last = sample(...)` gives the end only; `generate` gives the same tokens faster. `noise` is drawn only where a
+    step is stochastic (eta > 0, std, min_std or another draw than `gaussian_draw`).
     """
     rows = _rows(matrix, x, schedule, order)
     state = denoiser.init_state(len(x), cond) if state is None else state
@@ -51,28 +51,30 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
             cond = select(cond, step.ancestors) if cond else cond
         x = step.x
         yield step
-        del step, after  # so that the network's next call need not share memory with what nobody reads any more
+        del step, after  # frees their memory before the network's next call
 
 
 @torch.no_grad()
 def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, state: State = None,
              cond: Cond | None = None, eta: float = 0.0, order: int = 2, noise: NoiseSource | None = None,
              path: Literal["auto", "wavefront", "constant", "rows", "double_loop"] = "auto") -> Tensor:
-    """The tokens at the end of `sample`, [B, T, *E], computing nothing that nobody needs. Equal up to rounding.
+    """The tokens at the end of `sample`, [B, T, *E], equal up to rounding, without needless computation.
 
-    "wavefront" (recurrent denoisers without guidance): stage s holds the cells with row + token = s, all of them one
-    batched step of the network; "constant" is the same with equal shapes in all stages, as CUDA graphs and compiled
-    stages want. "rows": finished tokens are absorbed once into the state, tokens that have not started
-    are left alone (unless guidance needs their estimates). "double_loop": every token at every row. "auto": the first
-    of these that the denoiser allows. Raises ValueError if a path is asked for that it does not.
+    path:
+    - "wavefront" (recurrent denoisers without guidance): the cells with row + token = s are one batched step;
+    - "constant": the same with equal shapes in all stages, for CUDA graphs and compiled stages;
+    - "rows": finished tokens are absorbed once into the state, and tokens that have not started are left alone (unless
+      guidance needs their estimates);
+    - "double_loop": every token at every row;
+    - "auto": the first of these that the denoiser allows ("constant" excepted).
+    Raises ValueError for a path that the denoiser or the matrix does not allow.
     """
     rows = _rows(matrix, x, schedule, order)
     state = denoiser.init_state(len(x), cond) if state is None else state
     may_wave = denoiser.recurrent and not denoiser.global_x0 and ordered(rows)
-    # What a finished token is absorbed as may differ from what it is beside others (history guidance).
     may_absorb = denoiser.causal and ordered(rows) and not denoiser.keeps_chunk
     if path == "auto":
-        # a wavefront shows finished tokens once more, for those behind them: one token alone has none
+        # a wavefront shows a finished token once more to the tokens behind it: a single token has none
         path = "wavefront" if may_wave and x.shape[1] > 1 else "rows" if may_absorb else "double_loop"
     match path:
         case "wavefront" | "constant":
@@ -96,7 +98,7 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
 
 def _absorbing(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *, state: State, cond: Cond | None,
                eta: float, order: int, noise: NoiseSource | None) -> Tensor:
-    """Row by row over the window of tokens that move: the finished prefix lives in the state."""
+    """Row by row over the tokens that move; the finished prefix is in the state."""
     noise, memory, tokens = noise or Noise(), no_memory(x), torch.arange(x.shape[1], device=x.device)
     moves = (rows[:-1] != rows[1:]).any(1).cpu()                 # [M - 1, T]
     final = (rows == rows[-1]).all(1).cpu()                      # [M, T]: at its last level for good

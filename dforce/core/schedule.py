@@ -1,7 +1,7 @@
 """Noise schedules: two float64 tables (alpha, sigma) over integer levels 0..K, where level 0 is exactly clean.
 
-Nothing downstream sees a beta: every formula of the library is written in (alpha, sigma), and a network is told a
-level only through the third column, `label` (log-SNR, or a pretrained network's own timestep).
+Every formula of the library is written in (alpha, sigma), none in betas. A network is told a level only through the
+third column, `label` (log-SNR, or the timestep of a pretrained network).
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ LABEL_RANGE = 20.0  # nats of log-SNR: beyond e^20 a token is clean, below e^-20
 class Schedule(nn.Module):
     """A Gaussian path x_k = alpha_k x_0 + sigma_k eps, tabulated at levels k = 0..K.
 
-    alpha, sigma, label: [K+1]. alpha[0] = 1 and sigma[0] = 0; the signal-to-noise ratio falls strictly with k.
-    `label` is what a network is told about a level; by default the log-SNR, a clean token being presented as level 1,
-    the least noisy level there is, so that networks never meet an infinity. The tables are float64 and stay float64
-    under `.to(dtype)`, `.half()` and `.bfloat16()` (1 - alpha_bar cancels in float32: DDPM's last steps lose 4 digits).
-
-    Raises ValueError if the tables are not such a path.
+    alpha, sigma: [K+1], alpha[0] = 1 and sigma[0] = 0; the signal-to-noise ratio falls strictly with k.
+    label: [K+1], what a network is told about a level; by default the log-SNR, where a clean token has that of level 1,
+        so that networks never see an infinity.
+    The tables are float64 and stay float64 under `.to(dtype)`, `.half()` and `.bfloat16()` (1 - alpha_bar cancels in
+    float32: DDPM's last steps lose 4 digits). Raises ValueError if the tables are not such a path.
     """
 
     alpha: Tensor
@@ -43,10 +42,10 @@ class Schedule(nn.Module):
         label = log_snr.clone() if label is None else label.double()
         for name, table in {"alpha": alpha, "sigma": sigma, "label": label, "_log_snr": log_snr}.items():
             self.register_buffer(name, table, persistent=False)
-        self._grids: dict[int, Tensor] = {}  # on the CPU; made once, for training may ask for one every step
+        self._grids: dict[int, Tensor] = {}  # on the CPU; kept, since training may use one at every step
 
     def _apply(self, fn: Any, recurse: bool = True) -> Schedule:
-        """Follow `.to(device)`, but never a cast: tables are put back to float64 from the unrounded values."""
+        """Follows `.to(device)`, but no cast: the tables keep their float64 values."""
         exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         super()._apply(fn, recurse)
         for name, buffer in exact.items():
@@ -76,10 +75,10 @@ class Schedule(nn.Module):
     def grid(self, steps: int, spacing: Literal["log_snr", "index"] = "log_snr") -> Tensor:
         """[steps + 1] levels from K down to 0, strictly falling.
 
-        "log_snr": the first `steps` levels are evenly spaced in log-SNR between K and 1, then 0 (the spacing of
-        DPM-Solver, Lu et al. 2022, and the one second-order sampling wants). Where K is noisier than -12 nats (cosine,
-        sigmoid, flow) the spacing counts from there, or a third of 10 steps would go into pure noise. "index": evenly
-        spaced in the level ('trailing', Lin et al. 2023; the protocol of the Diffusion Forcing paper).
+        spacing: "log_snr": the first `steps` levels are evenly spaced in log-SNR between K and 1, then 0 (the spacing
+        of DPM-Solver, Lu et al. 2022, which second-order sampling needs). Where K is noisier than -12 nats (cosine,
+        sigmoid, flow) the spacing counts from there; otherwise a third of 10 steps would go into pure noise. "index":
+        evenly spaced in the level ('trailing', Lin et al. 2023; the protocol of the Diffusion Forcing paper).
         """
         K = self.levels
         if not 1 <= steps <= K:
@@ -147,7 +146,7 @@ def _from_alpha_bar(alpha_bar: Tensor) -> Schedule:
 def _shifted(alpha_bar: Tensor, shift: float) -> Tensor:
     """alpha_bar [K+1] with sigma / alpha multiplied by `shift`: log-SNR moves by -2 log(shift).
 
-    Frames of more pixels want noise of a larger share of the levels: Hoogeboom et al. (2023), eq. 4, shift by the side
+    Frames of more pixels need noise at a larger share of the levels: Hoogeboom et al. (2023), eq. 4, shift by the side
     over 64. `flow` has the same shift. ValueError unless positive.
     """
     if shift <= 0:

@@ -15,8 +15,11 @@ from dforce.core.tree import State
 
 
 class Memory(NamedTuple):
-    """What second-order sampling remembers of each token: its estimate x0 [B, T, *E] at its last move, made at
-    `level` [B, T]. A level that is not above the token's present one means that there is nothing to remember."""
+    """The last estimates, which second-order sampling extrapolates from.
+
+    x0: [B, T, *E], the estimate of each token at its last move.
+    level: [B, T], the level of that estimate; not above the token's present level where the token has no memory.
+    """
 
     x0: Tensor
     level: Tensor
@@ -45,19 +48,19 @@ def gaussian_draw(step: Step, noise: Tensor) -> tuple[Tensor, None]:
 
 
 def no_memory(x: Tensor) -> Memory:
-    """Memory of tokens that have not moved yet."""
+    """The memory of tokens x [B, T, *E] that have not moved yet."""
     return Memory(torch.zeros_like(x), torch.zeros(x.shape[:2], dtype=torch.long, device=x.device))
 
 
 def forget(memory: Memory, where: Tensor) -> Memory:
-    """Memory dropped for the tokens `where` [B, T], as it must be when they are noised again."""
+    """The memory without the tokens `where` [B, T]; call it when tokens are noised again."""
     return memory._replace(level=memory.level.masked_fill(where, 0))
 
 
 def extrapolate(schedule: Schedule, x0: Tensor, level: Tensor, to: Tensor, memory: Memory) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2) per token: x0 + (x0 - x0_prev) h / (2 h_prev).
 
-    h is the step in half log-SNR. First order where a token has no memory, is held, or steps to level 0.
+    h is the step in half log-SNR. The step is first order where a token has no memory, is held, or moves to level 0.
     With eta = 1 the same extrapolation gives SDE-DPM-Solver++(2M).
     """
     factor = extrapolation(schedule, level, to, memory.level)
@@ -78,9 +81,10 @@ def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to
             ) -> tuple[Step, Memory, State]:
     """One pure step of any set of tokens x [B, T, *E] from `level` to `to` [B, T].
 
-    Returns the step, the memory after it and the denoiser's state past the last token. `noise` [B, T, *E] standard
-    normal, or what draws it, asked once the network's activations are gone; None where eta = 0 needs none. eta, std,
-    min_std as in `transition`; order 1 is DDIM/DDPM, 2 is 2M.
+    Returns the step, the memory after it, and the denoiser's state past the last token.
+    eta, std, min_std: as in `transition`. order: 1 is DDIM/DDPM, 2 is 2M.
+    noise: standard normal [B, T, *E], or a function that draws it, called once the network's activations are freed;
+        None where eta = 0 needs none.
     """
     x0, state = denoiser(x, level, state, cond)
     mean = x0 if order == 1 else extrapolate(schedule, x0, level, to, memory)

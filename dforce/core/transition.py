@@ -46,7 +46,7 @@ class Gaussian(NamedTuple):
         return _sum_event(nats, moving if mask is None else moving & mask)
 
     def dims(self, mask: Tensor | None = None) -> Tensor:
-        """How many dimensions of each token move, [B, T]: what a loss on summed log-probs is divided by."""
+        """The number of dimensions of each token that move, [B, T]; a loss on summed log-probs divides by it."""
         moving = self.std > 0
         return _sum_event(torch.ones_like(self.std), moving if mask is None else moving & mask)
 
@@ -65,11 +65,10 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
 
         mean = alpha_to x0 + r sqrt(1 - eta^2 d) (x - alpha_level x0)        std = eta sigma_to sqrt(d)
 
-    An explicit `std` ([B, T] or a number; Flow-SDE and its kin) replaces eta's; it cannot exceed sigma_to, the noise
-    that is left at `to`: it is clamped there, with a warning. `min_std` is the least std of a step to level 0, which
-    else has none and so no log-probability. Tokens with to == level come back bit for bit, with std 0.
-
-    The coefficients are float64, the result has the dtype of `x` (float32 at least).
+    std: [B, T] or a number, replaces eta's std (Flow-SDE); it is clamped to sigma_to, with a warning.
+    min_std: least std of a step to level 0, which otherwise has std 0 and so no log-probability.
+    Tokens with to == level come back bit for bit, with std 0. The coefficients are float64; the result has the dtype of
+    `x`, float32 at least.
     """
     of_x0, of_x, spread = coefficients(schedule, level, to, x, eta=eta, std=std, min_std=min_std)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -79,9 +78,9 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
 
 def coefficients(schedule: Schedule, level: Tensor, to: Tensor, like: Tensor, *, eta: float = 1.0,
                  std: Tensor | float | None = None, min_std: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """What `transition` multiplies x0 and x with, and its std: float64, of level's shape, broadcastable to `like`.
+    """The factors of x0 and of x in `transition`, and its std: float64, broadcastable to `like` [B, T, *E].
 
-    For samplers that know all their steps beforehand. A held token has 0, 1 and 0.
+    For samplers that know all their steps beforehand. A held token has factors 0 and 1, and std 0.
     """
     alpha, sigma = schedule(level, like)
     alpha_s, sigma_s = schedule(to, like)

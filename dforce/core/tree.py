@@ -40,7 +40,7 @@ def leaves(state: State) -> list[Tensor]:
 
 
 def fork(state: State, n: int) -> State:
-    """n copies of every row, the draw as the slow dimension: [B, ...] -> [n * B, ...]."""
+    """n copies of every row, the copy as the slow dimension: [B, ...] -> [n * B, ...]."""
     return map_state(lambda leaf: leaf.repeat(n, *(1,) * (leaf.ndim - 1)), state)
 
 
@@ -50,6 +50,6 @@ def select(state: State, rows: Tensor) -> State:
 
 
 def reset(state: State, fresh: State, where: Tensor) -> State:
-    """`fresh` in the rows where `where` [B] is true, `state` elsewhere: one episode of a batch begins anew."""
+    """`fresh` in the rows where `where` [B] is true, `state` elsewhere: those episodes of a batch begin anew."""
     return map_state(lambda old, new: torch.where(where.view(-1, *(1,) * (old.ndim - 1)), new.to(old.dtype), old),
                      state, fresh)

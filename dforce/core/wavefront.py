@@ -1,8 +1,8 @@
 """The wavefront: cells (row m, token t) of a recurrent denoiser with m + t = s do not depend on each other.
 
-Cell (m, t) needs the latent that token t - 1 left at row m (stage s - 1) and the token's own value after row m - 1
-(also stage s - 1). So stage s runs all its cells as one batched single-token step, and a 60-token plan costs
-M + T small calls in place of M * T: 18x faster at batch 1, with equal results.
+Cell (m, t) needs the latent of token t - 1 at row m (stage s - 1) and the value of token t after row m - 1 (also stage
+s - 1). So stage s runs all its cells as one batched single-token step, and a 60-token plan costs M + T small calls in
+place of M * T: 18x faster at batch 1, with equal results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dforce.core.tree import State, fork, map_state
 
 
 def _lives(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """First row at which each token moves, and the row at which it has reached its last level; [T], on the CPU."""
+    """For each token the row of its first move and the row where it has reached its last level; [T], on the CPU."""
     moves = (rows[:-1] != rows[1:]).any(1).cpu()
     counter = torch.arange(1, len(moves) + 1)[:, None]
     last = (moves * counter).amax(0)                                             # 0 for tokens that never move
@@ -40,10 +40,10 @@ def ordered(rows: Tensor) -> bool:
 
 def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *, state: State, cond: Cond | None,
               eta: float, order: int, noise: NoiseSource | None, constant: bool = False) -> Tensor:
-    """x [B, T, *E] walked down rows [M, B, T] by stages; see the module's docstring. The caller checks `ordered`.
+    """x [B, T, *E] at the end of rows [M, B, T], stage by stage; see above. The caller checks `ordered`.
 
-    constant: every stage has as many cells as the fullest one, a token that nobody reads standing in where there are
-    fewer. Then all shapes are the same from stage to stage, as a CUDA graph or a compiled stage wants them.
+    constant: every stage has as many cells as the fullest one; an unread token fills up the others. So all stages have
+    the same shapes, as CUDA graphs and compiled stages need.
     """
     batch, time = x.shape[:2]
     first, last = _lives(rows)
@@ -65,7 +65,7 @@ def wavefront(denoiser: Denoiser, schedule: Schedule, rows: Tensor, x: Tensor, *
 
 
 class _Front(NamedTuple):
-    """What stages read and write in place, token first: a gather of cells is then a copy of whole rows."""
+    """The tensors that stages read and write in place, token first, so that gathering cells copies whole rows."""
 
     x: Tensor                         # [T, B, *E]
     x0: Tensor                        # [T, B, *E] the estimate at each token's last move
@@ -75,7 +75,7 @@ class _Front(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """Cells (row [N], token [N]) and what their steps multiply with, [N, B, 1, ...]: known before the first stage."""
+    """Cells (row [N], token [N]) and the factors of their steps [N, B, 1, ...]: known before the first stage."""
 
     cells: Tensor
     row: Tensor
@@ -89,7 +89,7 @@ class _Steps(NamedTuple):
 
 def _steps(schedule: Schedule, rows: Tensor, cells: Tensor, row: Tensor, last: Tensor, like: Tensor, *, eta: float,
            order: int) -> _Steps:
-    """The steps of the cells, each from its row to the next, or held where its token has reached its last level."""
+    """The steps of the cells, from each one's row to the next; a token at its last level is held."""
     after = torch.minimum(row + 1, last[cells])
     cells, row, after = cells.to(like.device), row.to(like.device), after.to(like.device)
     counter = torch.arange(1, len(rows), device=rows.device)[:, None, None]
@@ -104,9 +104,9 @@ def _steps(schedule: Schedule, rows: Tensor, cells: Tensor, row: Tensor, last: T
 
 
 def _stages(first: Tensor, last: Tensor, constant: bool) -> tuple[Tensor, Tensor, list[int]]:
-    """All cells in the order of their stages: token [N] and row [N] of each, and how many every stage has; on the CPU.
+    """All cells in the order of their stages: token [N], row [N], and the number of cells of each stage; on the CPU.
 
-    Token t is shown at rows first[t]..last[t]. If `constant`, all stages have as many: cells (0, T) fill them up.
+    Token t is shown at rows first[t]..last[t]. If `constant`, cells (0, T) fill all stages up to the same number.
     """
     lives = last - first + 1
     token = torch.arange(len(first)).repeat_interleave(lives)
@@ -123,7 +123,7 @@ def _stages(first: Tensor, last: Tensor, constant: bool) -> tuple[Tensor, Tensor
 
 
 def _stage(denoiser: Denoiser, front: _Front, steps: _Steps, *, cond: Cond | None, noise: NoiseSource | None) -> None:
-    """One step of n cells: `advance`, with its coefficients looked up. Changes `front`, waits for no GPU."""
+    """One step of n cells: `advance` with precomputed coefficients. Changes `front`; does not wait for a GPU."""
     cells, (n, batch) = steps.cells, steps.level.shape
     x, before = front.x[cells], front.x0[cells]
     x0, carry = denoiser(_flatten(x), steps.level.reshape(-1, 1),
@@ -150,7 +150,7 @@ def _each(counter: Tensor, batch: int) -> Tensor:
 
 
 def _cond(cond: Cond | None, front: _Front, cells: Tensor) -> Cond | None:
-    """Conditioning of the cells: their own token entries, and the static ones once for each cell."""
+    """Conditioning of the cells: the token entries of each, and the static entries once for each cell."""
     if not cond:
         return cond
     token = {name: _flatten(value[cells]) for name, value in front.per_token.items()}

@@ -1,9 +1,8 @@
 """History guidance (Song et al. 2025, 'History-Guided Video Diffusion'): a past that is shown at several noise levels.
 
-A causal denoiser is told the past through its state, and every absorbed token has a noise level of its own. So the past
-can be shown as it is, noised in part, or as pure noise (which tells nothing), and the answers be combined, as
-classifier-free guidance combines those with and without a prompt. Nothing has to be trained for it: a model trained at
-independent levels has seen them all.
+A causal denoiser knows the past through its state, and every absorbed token has its own noise level. So the past can be
+shown as it is, noised in part, or as pure noise (no past), and the estimates combined, as classifier-free guidance
+combines those with and without a prompt. A model trained at independent levels needs no further training for it.
 """
 
 from __future__ import annotations
@@ -22,30 +21,33 @@ from dforce.core.transition import renoise
 from dforce.core.tree import State, map_state
 from dforce.guidance.wrapper import Wrapper
 
-SALT = 11  # of the noise that pasts are given: a stream of its own
-SUM = 1e-6  # weights sum to one up to this
+SALT = 11  # stream of the noise that is added to pasts
+SUM = 1e-6  # tolerance of the sum of the weights
 
 
 class Past(NamedTuple):
-    """One showing of the past. weight: of the answer that it gives. std: of its noise, in units of the data; 0 shows
-    it as it was given, math.inf as pure noise."""
+    """A way to show the past.
+
+    weight: of the estimate after it.
+    std: of its noise, in data units; 0 shows the past as it is given, math.inf shows pure noise.
+    """
 
     weight: float
     std: float
 
 
 def vanilla(weight: float) -> tuple[Past, ...]:
-    """x0(past) + (weight - 1) (x0(past) - x0(no past)): 1 is no guidance; larger ones follow the past more closely.
+    """x0(past) + (weight - 1) (x0(past) - x0(no past)): 1 is no guidance, larger weights follow the past more closely.
 
-    Consistency for motion: large weights freeze the video (section 4 of the paper; 1.5 to 3 was good there).
+    Large weights buy consistency with motion: they freeze the video (section 4 of the paper; 1.5 to 3 was good there).
     """
     return Past(weight, 0.0), Past(1 - weight, math.inf)
 
 
 def fractional(weight: float, std: float) -> tuple[Past, ...]:
-    """x0(past) + (weight - 1) (x0(noised past) - x0(no past)): guided by the coarse past only, which keeps motion.
+    """x0(past) + (weight - 1) (x0(noised past) - x0(no past)): only the coarse past guides, which keeps motion.
 
-    std: of the noise on the past that guides: noise hides its high frequencies.
+    std: of the noise on the guiding past, which hides its high frequencies.
     """
     return Past(1.0, 0.0), Past(weight - 1, std), Past(1 - weight, math.inf)
 
@@ -53,14 +55,14 @@ def fractional(weight: float, std: float) -> tuple[Past, ...]:
 class history_guided(Wrapper):
     """A denoiser that answers sum_i weight_i x0_hat(past shown with std_i), for weights that sum to one.
 
-    A token is absorbed at the level at which it is given or at that of std_i, whichever is noisier, and really noised
-    to it: counter-based `noise`, the same for all pasts, so that their differences tell of the level alone. Tokens of
-    one call (a chunk) are shown alike to all, so `generate` absorbs none of them before the chunk is done. One past
-    costs one state and one more row of the batch for each row.
-    State: {"past": a tuple of states, "token": [B] int64, tokens so far}.
-
+    A token is absorbed at its own level or that of std_i, whichever is noisier, and is noised to it with counter-based
+    `noise`, the same for all pasts, so that they differ in level only. The tokens of one call (a chunk) are not noised,
+    so `generate` absorbs none of them before the chunk is finished. Each past costs a state and a row of the batch.
     Pasts of weight 0 are left out, so weight 1 of `vanilla` and `fractional` is the denoiser itself, bit for bit.
-    ValueError for a denoiser that is not causal, weights that do not sum to one, and a negative std.
+
+    State: {"past": a tuple of states, "token": [B] int64, tokens so far}.
+    Raises ValueError for a denoiser that is not causal or is guided already, weights that do not sum to one, and a
+    negative std.
     """
 
     keeps_chunk = True

@@ -41,7 +41,7 @@ class _Draws(NamedTuple):
 
 
 def jump_levels(schedule: Schedule, lookahead: int) -> list[int]:
-    """The levels that a jumpy draw visits between pure noise and its last estimate: lookahead - 1 of them.
+    """The lookahead - 1 levels that a draw visits between pure noise and its last estimate.
 
     Evenly spaced in log-SNR, 4 nats apart around 0 (2 passes: 0; 3: -2, 2) until they span the table.
     """
@@ -55,27 +55,25 @@ def jump_levels(schedule: Schedule, lookahead: int) -> list[int]:
 class monte_carlo(WithEnergy):
     """Monte Carlo Tree Guidance (Chen et al. 2024, section 3.4). draws = 1 is `guided`, exactly.
 
-    The tilt asks for the gradient of log E[exp(energy)] over the futures that noisy tokens may have. `branch` says
-    what a draw is:
+    The tilt is the gradient of log E[exp(energy)] over the possible futures of noisy tokens; gradients flow through the
+    draws. The noise is fresh at every row: the levels of a row are its counter.
 
-    - "tree": draw 1 keeps every token as it is; draw j keeps the tokens up to a split and draws the later ones anew
-      from the model, from pure noise, splits stratified over the unfinished tokens. A token's gradient is combined
-      only over the draws that kept it, so its scale does not depend on their number.
-    - "posterior": every draw is a sample of all clean tokens given the noisy ones, each token denoised from its own
-      level. This is what the law of the tilt needs.
+    draws: number of futures.
+    branch: "tree": draw 1 keeps every token as it is; draw j keeps the tokens up to a split and draws the later ones
+        anew from pure noise, splits stratified over the unfinished tokens. A token's gradient is combined only over the
+        draws that kept it, so its scale does not depend on their number. "posterior": every draw is a sample of all
+        clean tokens given the noisy ones, each denoised from its own level; the law of the tilt needs this one.
+    lookahead: >= 2, stochastic (eta = 1) passes of a draw, second order.
+    futures: "joint" moves all tokens at once; "sequential" (causal denoisers without guidance) moves token after token,
+        each given the finished ones before it: the same work in more and smaller calls, and the right joint law for a
+        causal denoiser.
+    reduce: how draws are combined: "logmeanexp" (the tilt, for energies in nats), "gaussian" (moment-matched
+        log N(goal; mean_j, std^2 + var_j), for a `GoalEnergy`), "mean" (the paper's). None takes the energy's own
+        `reduce`, or "logmeanexp". With "mean", draws of a causal denoiser share the tokens that they keep
+        (`dforce.guidance.shared_draws`): equal results, half of the tokens.
+    chunk: most draws in one network call; None takes up to 2^16 tokens, beyond which larger calls only take memory.
 
-    A draw takes `lookahead` >= 2 stochastic (eta = 1) passes, second order: "joint" moves all tokens at once,
-    "sequential" (causal denoisers) token after token, each given the finished ones before it: the same network work
-    in more and smaller calls, and the right joint law for a causal denoiser. Gradients flow through the draws.
-
-    `reduce` combines draws: "logmeanexp" (the tilt, for energies in nats), "gaussian" (moment-matched
-    log N(goal; mean_j, std^2 + var_j), for a `GoalEnergy`), "mean" (the paper's). None takes the energy's own
-    `reduce`, or "logmeanexp". `chunk` bounds how many draws share one network call; None lets them share it while that
-    helps, up to 2^16 tokens: beyond, a batch fills the machine anyway and larger ones only take memory.
-    Noise is fresh at every row: the levels of a row are its counter. With "mean", draws of a causal denoiser share what
-    they keep (`dforce.guidance.shared_draws`): equal results, half of the tokens.
-
-    Raises ValueError for draws or lookahead out of range and for unknown names.
+    Raises ValueError for numbers out of range, unknown names, and denoisers whose estimates have no gradient.
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy | GoalEnergy, draws: int, *,
@@ -107,44 +105,45 @@ class monte_carlo(WithEnergy):
             leaf = x.detach().requires_grad_()
             x0, inner = self.estimate(leaf, level, state["inner"], cond)
             whole_row = torch.ones_like(level, dtype=torch.bool)[None]
-            found = [self._differentiate(leaf, x0, whole_row, state)] if tree else []
+            parts = [self._differentiate(leaf, x0, whole_row, state)] if tree else []
             kept = self._kept(level, self.draws - 1 if tree else self.draws)
             chunk = self.chunk or max(1, SHARED_TOKENS // level.numel())
             for first in range(0, len(kept) if self.draws > 1 else 0, chunk):
-                part = kept[first:first + chunk]
-                leaf = x.detach().repeat(len(part), *(1,) * (x.ndim - 1)).requires_grad_()
-                drawn = self._draw(leaf, level.repeat(len(part), 1), part, state, cond, first)
-                found.append(self._differentiate(leaf, drawn, part, state))
-        draws = _Draws(torch.cat([f.value for f in found]), torch.cat([f.gradient for f in found], 1),
-                       torch.cat([f.kept for f in found]))
+                some = kept[first:first + chunk]
+                leaf = x.detach().repeat(len(some), *(1,) * (x.ndim - 1)).requires_grad_()
+                drawn = self._draw(leaf, level.repeat(len(some), 1), some, state, cond, first)
+                parts.append(self._differentiate(leaf, drawn, some, state))
+        draws = _Draws(torch.cat([part.value for part in parts]), torch.cat([part.gradient for part in parts], 1),
+                       torch.cat([part.kept for part in parts]))
         gradient = self._combine(draws)
         return tilt(self.schedule, x, x0.detach(), level, gradient), {**state, "inner": inner}
 
     @property
     def _shares(self) -> bool:
-        """May draws share what they keep? Each then goes with one weight for all tokens, so they are added up before
-        they are differentiated; and a draw's kept tokens do not hear of its later ones."""
+        """May draws share the tokens that they keep? Their sum is then differentiated at once, for each has one weight
+        for all tokens; and kept tokens must not depend on later ones."""
         return (self.draws > 1 and self.reduce == "mean" and self.branch == "tree" and self.futures == "joint"
                 and self.denoiser.causal and not self.denoiser.global_x0)
 
     def _shared(self, x: Tensor, level: Tensor, state: State, cond: Cond | None) -> tuple[Tensor, State]:
-        """What the draws one by one give, their kept tokens computed once."""
+        """The result of the draws one by one, with their kept tokens computed once."""
         split, x0, gradient, inner = self._splits(level, self.draws - 1), x, torch.zeros_like(x), state["inner"]
         chunk = self.chunk or max(1, SHARED_TOKENS // level.numel())
         for first in range(0, len(split), chunk):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                own = SharedDraws(self.denoiser, split[first:first + chunk], leaf, level, state["inner"], cond)
-                like, pure = x[own.plan, own.token][:, None], level.new_full((len(own.plan), 1), self.schedule.levels)
-                noise = self._noise(like, level.sum(1)[own.plan][:, None], own.token[:, None], state,
-                                    first * len(x) + own.draw)
-                found, _ = self._jump(noise(0), pure, torch.ones_like(pure, dtype=torch.bool), None, None, noise, own)
-                found = whole(state["past"], own.sequences(found)[len(x) if first else 0:])
-                gradient += torch.autograd.grad(energies(self.energy, found).sum(), leaf)[0]
-            x0, inner = own.x0.detach(), own.after  # type: ignore[union-attr]
+                side = SharedDraws(self.denoiser, split[first:first + chunk], leaf, level, state["inner"], cond)
+                like = x[side.plan, side.token][:, None]
+                pure = level.new_full((len(side.plan), 1), self.schedule.levels)
+                noise = self._noise(like, level.sum(1)[side.plan][:, None], side.token[:, None], state,
+                                    first * len(x) + side.draw)
+                drawn, _ = self._jump(noise(0), pure, torch.ones_like(pure, dtype=torch.bool), None, None, noise, side)
+                plans = whole(state["past"], side.sequences(drawn)[len(x) if first else 0:])
+                gradient += torch.autograd.grad(energies(self.energy, plans).sum(), leaf)[0]
+            x0, inner = side.x0.detach(), side.after  # type: ignore[union-attr]
         behind = torch.arange(level.shape[1], device=level.device) > split[..., None]           # [draws - 1, B, T]
         count, event = len(split) + 1 - behind.sum(0), (1,) * (x.ndim - 2)
-        # A scale of each plan's own is [B, 1], like the weights of draws.
+        # A scale for each plan is [B, 1], like the weights of draws.
         scale = self.scale.view(*self.scale.shape, *event) if isinstance(self.scale, Tensor) else self.scale
         gradient = scale * gradient / count.view(*count.shape, *event)
         return tilt(self.schedule, x, x0, level, gradient), {**state, "inner": inner}
@@ -171,7 +170,7 @@ class monte_carlo(WithEnergy):
         token = token if state["past"] is None else token + state["past"].shape[1]
 
         def noise(salt: int, at: slice = slice(None)) -> Tensor:
-            # Salts below 0 are these draws': a sampler that shares `noise` has its own at salt 0 and above.
+            # Salts below 0 belong to these draws; a sampler with the same `noise` uses salts from 0 on.
             return self.noise(row, token[..., at], like[:, at], salt=-2 - salt, sample=sample)
 
         return noise
@@ -198,7 +197,7 @@ class monte_carlo(WithEnergy):
 
     def _jump(self, x: Tensor, level: Tensor, moving: Tensor, state: State, cond: Cond | None,
               noise: Callable[[int], Tensor], denoiser: Denoiser | SharedDraws | None = None) -> tuple[Tensor, State]:
-        """Stochastic jumps of the `moving` tokens down to the last jump level; the estimate there, the state after."""
+        """Stochastic jumps of the `moving` tokens to the last jump level: the estimate there, and the state after."""
         memory, denoiser = no_memory(x), denoiser or self.denoiser
         for salt, jump in enumerate(self.jumps, 1):
             to = torch.where(moving, level.clamp(max=jump), level)

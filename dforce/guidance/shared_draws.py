@@ -1,8 +1,8 @@
-"""The draws of a tree beside the row they belong to: what a draw keeps of it is computed once, for all of them.
+"""Draws of a tree beside the row that they branch off: the tokens that draws keep are computed once, for all of them.
 
-Up to its split a draw shows a denoiser what the row itself shows it, so a causal one has the same states and estimates
-there. A draw therefore enters where it parts from the row, with the state that the row has there, and row and draws go
-on side by side. With stratified splits half of the draws' tokens are left, and one walk through the tokens less.
+Up to its split a draw equals its row, so a causal denoiser has the same states and estimates there. A draw therefore
+enters where it branches off, with the state of the row at that token, and row and draws go on side by side. With
+stratified splits half of the draws' tokens remain, and one walk through the tokens is saved.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from torch import Tensor
 from dforce.core.denoiser import Cond, Denoiser, fork_cond, slice_cond
 from dforce.core.tree import State, fork, map_state, select
 
-GRAIN = 8  # draws enter at multiples of so many tokens: shorter stretches cost more calls than they save work
+GRAIN = 8  # tokens; draws enter at multiples of it, since shorter stretches cost more calls than they save work
 
 
 class SharedDraws:
-    """A denoiser of the tokens that draws do not keep, given the row that they part from.
+    """A denoiser of the tokens that draws do not keep, given the row that they branch off.
 
-    split: [n, B], the last token that each draw keeps, not falling from draw to draw; x [B, T, *E], level [B, T],
-    state, cond: of the row. Those tokens are packed: token `token` [N] of draw `draw` [N], which counts the n B draws,
-    the plan the fast dimension; `plan` [N] is that one. A call answers for them, [N, 1, *E], and for the row too
-    the first time: its estimates [B, T, *E] are then `x0`, its state behind the last token is `after`.
+    split: [n, B], the last token that each draw keeps, not falling from draw to draw.
+    x [B, T, *E], level [B, T], state, cond: of the row.
+
+    The N tokens are packed. `token` [N]: the place of each in its sequence; `draw` [N]: its draw, of n B, the plan as
+    the fast dimension; `plan` [N]: its plan. A call returns their estimates [N, 1, *E]; the first call also evaluates
+    the row: `x0` [B, T, *E] are its estimates, `after` is its state behind the last token.
     """
 
     def __init__(self, denoiser: Denoiser, split: Tensor, x: Tensor, level: Tensor, state: State,
@@ -48,32 +50,32 @@ class SharedDraws:
             self.answer = partial(self._by_segments, segments)
 
     def __call__(self, x: Tensor, level: Tensor, state: State = None, cond: Cond | None = None) -> tuple[Tensor, State]:
-        """x0_hat of the draws' own tokens x [N, 1, *E] at `level` [N, 1]; state and conditioning are the row's."""
+        """x0_hat of the packed tokens x [N, 1, *E] at `level` [N, 1]; state and conditioning are those of the row."""
         return self.answer(x, level), None
 
     def sequences(self, x0: Tensor) -> Tensor:
-        """Row and draws with the estimates x0 [N, 1, *E] of their own tokens: [(1 + n) B, T, *E], the row first."""
+        """Row and draws as whole sequences, given the packed estimates x0 [N, 1, *E]: [(1 + n) B, T, *E], row first."""
         assert self.x0 is not None, "the row is evaluated with the first estimates"
         return torch.cat([self.x0, self._whole(self.x0, x0)])
 
-    def _whole(self, row: Tensor, own: Tensor) -> Tensor:
-        """row [B, T, ...] for every draw, but `own` [N, 1, ...] where the draw does not keep it."""
+    def _whole(self, row: Tensor, packed: Tensor) -> Tensor:
+        """row [B, T, ...] for every draw, with `packed` [N, 1, ...] in place of the tokens that the draw redraws."""
         whole, time = fork(row, len(self.split)), row.shape[1]
-        return whole.flatten(0, 1).index_copy(0, self.draw * time + self.token, own[:, 0]).view(whole.shape)
+        return whole.flatten(0, 1).index_copy(0, self.draw * time + self.token, packed[:, 0]).view(whole.shape)
 
     def _branched(self, x: Tensor, level: Tensor) -> Tensor:
-        """By a denoiser that takes sequences that begin anywhere."""
+        """The estimates by a denoiser that takes sequences that branch off one another."""
         (batch, time), draws = self.x.shape[:2], self._cond(self.plan, self.token)
         if self.x0 is not None:
             return self.denoiser.branched(x, level, self.state, self.begins, time, [], draws)[0] if len(x) else x
         plan = torch.arange(batch, device=x.device).repeat_interleave(time)
         token = torch.arange(time, device=x.device).repeat(batch)
-        found, self.state, self.after = self.denoiser.branched(
+        estimates, self.state, self.after = self.denoiser.branched(
             torch.cat([self.x.flatten(0, 1)[:, None], x]), torch.cat([self.level.reshape(-1, 1), level]), self.state,
             [0] * batch + self.begins, time, self.parents,
             self._cond(torch.cat([plan, self.plan]), torch.cat([token, self.token])))
-        self.x0 = found[:batch * time].view(self.x.shape)
-        return found[batch * time:]
+        self.x0 = estimates[:batch * time].view(self.x.shape)
+        return estimates[batch * time:]
 
     def _cond(self, plan: Tensor, token: Tensor) -> Cond | None:
         """Conditioning of single tokens, as of sequences of one."""
@@ -82,19 +84,18 @@ class SharedDraws:
             "token": {name: value[plan, token][:, None] for name, value in (self.cond.get("token") or {}).items()}}
 
     def _by_segments(self, segments: _Segments, x: Tensor, level: Tensor) -> Tensor:
-        """By any causal denoiser."""
-        found = segments(torch.cat([self.x, self._whole(self.x, x)]),
-                         torch.cat([self.level, self._whole(self.level, level)]))
-        self.x0, self.after = found[:len(self.x)], segments.after
-        return found[len(self.x):].flatten(0, 1)[self.draw * self.x.shape[1] + self.token][:, None]
+        """The estimates by any causal denoiser."""
+        estimates = segments(torch.cat([self.x, self._whole(self.x, x)]),
+                             torch.cat([self.level, self._whole(self.level, level)]))
+        self.x0, self.after = estimates[:len(self.x)], segments.after
+        return estimates[len(self.x):].flatten(0, 1)[self.draw * self.x.shape[1] + self.token][:, None]
 
 
 class _Segments:
-    """1 + n whole sequences for each of B, the row and its draws, from the one token where a draw enters to the next.
+    """Evaluates B rows and their n B draws in segments, from each token where a draw enters to the next.
 
-    x, level: [(1 + n) B, T, ...], the row first; state, cond: of the row, B each. It is called with the same row every
-    time: only draws may move, and only tokens behind their split. So after the first call the row is not evaluated
-    again.
+    x, level: [(1 + n) B, T, ...], the rows first; state, cond: of the rows, B each. Every call must have the same rows,
+    and draws may differ only behind their splits: after the first call the rows are not evaluated again.
     """
 
     def __init__(self, denoiser: Denoiser, split: Tensor, state: State, cond: Cond | None):
