@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dforce.data.episodes import pack
-from dforce.data.minari import ABOUT, read_metadata, save_episodes
+import numpy as np
+
+from dforce.data.episodes import Episodes, pack
+from dforce.data.minari import ABOUT, load_episodes, read_metadata, save_episodes
 from dforce.data.store import datasets_root, recovered, verify_checksums
 
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
@@ -15,6 +20,42 @@ DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the e
 RELEASED_STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of D4RL's files; 1,000,000 for the others
 
 NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy"]}
+
+
+@dataclass(frozen=True)
+class MazeGeneration:
+    """Settings of generated maze2d demonstrations.
+
+    maze: a name of `MAZES`, a text grid, or a file that holds one. steps: environment steps, None is as many as D4RL
+    has. noise, seed, overwrite: as for `make_maze_dataset`. dense: make the data set of `make_dense_dataset` from the
+    sparse one, which is kept. name: of the data set; None is dforce/maze2d-<maze>-v1, with a digest of another grid.
+    """
+
+    maze: str
+    steps: int | None = None
+    noise: float = 0.5
+    dense: bool = False
+    seed: int = 0
+    name: str | None = None
+    overwrite: bool = False
+
+    def make(self) -> str:
+        """Generates the data set unless an equal one exists; returns its name. ValueError for what is no maze."""
+        from dforce.envs import MAZES, get_maze
+
+        maze = self.maze.removeprefix("maze2d-").removeprefix("multi2d-")
+        name = self.name
+        if maze not in MAZES:
+            maze = "/".join(get_maze(maze).rows)
+            digest = hashlib.sha256(maze.encode()).hexdigest()[:8]
+            name = name or _default_name(f"custom-{digest}", self.noise)
+        if self.dense and self.name:
+            name = _inserted("sparse", self.name)
+        sparse = make_maze_dataset(maze=maze, steps=self.steps or RELEASED_STEPS.get(maze, 1_000_000), noise=self.noise,
+                                   seed=self.seed, name=name, overwrite=self.overwrite)
+        if not self.dense:
+            return sparse
+        return make_dense_dataset(sparse, self.name or _inserted("dense", sparse), overwrite=self.overwrite)
 
 
 def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: float = 0.5, seed: int = 0,
@@ -35,7 +76,7 @@ def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: flo
     about = {"maze": grid.name, "rows": list(grid.rows), "env": f"maze2d-{grid.name}", "dt": DT, **settings, **NAMES}
     known = grid.name in envs.MAZES and envs.MAZES[grid.name].rows == grid.rows
     return _kept(name or _default_name(grid.name, noise), about,
-                 lambda: envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed),
+                 lambda: _episodes(envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed)),
                  overwrite=overwrite, root=root, **(_minari_facts(grid, noise) if known else {}))
 
 
@@ -52,8 +93,8 @@ def make_pointmaze_dataset(size: str, *, steps: int, name: str, seed: int = 0, o
              **NAMES}
     facts = {"algorithm_name": "waypoint controller, action noise 0.5", "author": "dforce",
              "description": f"{IDS[size]}, observations without goals: one scripted driver, random targets."}
-    return _kept(name, about, lambda: pointmaze_demonstrations(
-        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed), overwrite=overwrite, root=root, **facts)
+    return _kept(name, about, lambda: _episodes(pointmaze_demonstrations(
+        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed)), overwrite=overwrite, root=root, **facts)
 
 
 def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
@@ -70,13 +111,33 @@ def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, se
              "observation_names": ["x", "y"], "action_names": ["dx", "dy"]}
     facts = {"algorithm_name": "oracle sub-goals, action noise 0.5", "author": "dforce",
              "description": f"OGBench's pointmaze-{size}-navigate, generated anew by its recipe."}
-    return _kept(name, about, lambda: ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed),
+    return _kept(name, about,
+                 lambda: _episodes(ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed)),
                  overwrite=overwrite, root=root, **facts)
 
 
-def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bool, root: str | os.PathLike | None,
-          **facts: Any) -> str:
-    """Saves what generate() returns as dataset `name`, unless one with the same `about` exists; returns `name`.
+def make_dense_dataset(sparse: str, name: str, *, overwrite: bool = False) -> str:
+    """Saves the maze data set `sparse` with the reward exp(-distance to the goal) of the next state as `name`.
+
+    The trajectories are the same, as in D4RL, whose dense files are its sparse ones with other rewards. An equal data
+    set that exists is left as it is; another one of that name is replaced only with `overwrite`. Returns `name`.
+    """
+    from dforce.envs import MAZES, maze_from_text, maze_reward
+
+    episodes = load_episodes(sparse, infos=["goal"])
+    about = {**episodes.about, "dense": True}
+    about.pop("dataset")
+    maze = maze_from_text("/".join(about["rows"]), name=about["maze"])
+    after = np.delete(episodes.observations[:, :2], episodes.first_observation, axis=0)
+    rewards = maze_reward(after, maze.goal, dense=True)
+    facts = {"env": f"dforce/maze2d-{maze.name}-dense-v1", "ref_min_score": MAZES[maze.name].dense_ref_min,
+             "ref_max_score": MAZES[maze.name].dense_ref_max} if maze.name in MAZES else {}
+    return _kept(name, about, lambda: replace(episodes, rewards=rewards), overwrite=overwrite, root=None, **facts)
+
+
+def _kept(name: str, about: dict, generate: Callable[[], Episodes], *, overwrite: bool,
+          root: str | os.PathLike | None, **facts: Any) -> str:
+    """Saves the episodes of generate() as dataset `name`, unless one with the same `about` exists; returns `name`.
 
     ValueError where another dataset of that name exists, unless `overwrite`.
     """
@@ -87,10 +148,12 @@ def _kept(name: str, about: dict, generate: Callable[[], dict], *, overwrite: bo
     if folder.exists() and not overwrite:  # the error comes before the work
         raise ValueError(f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another "
                          "name")
-    made = generate()
-    episodes = pack(made["observations"], made["actions"], made["rewards"], infos={"goal": made["goals"]}, about=about)
-    save_episodes(name, episodes, overwrite=overwrite, root=root, **facts)
+    save_episodes(name, replace(generate(), about=about), overwrite=overwrite, root=root, **facts)
     return name
+
+
+def _episodes(made: dict[str, Any]) -> Episodes:
+    return pack(made["observations"], made["actions"], made["rewards"], infos={"goal": made["goals"]})
 
 
 def _minari_facts(grid: Any, noise: float) -> dict[str, Any]:
@@ -108,3 +171,8 @@ def _chains(steps: int) -> int:
 def _default_name(maze: str, noise: float) -> str:
     suffix = "" if noise == 0.5 else f"-noise{noise:g}".replace(".", "p")
     return f"dforce/maze2d-{maze}{suffix}-v1"
+
+
+def _inserted(word: str, name: str) -> str:
+    """dforce/mine-v0 -> dforce/mine-<word>-v0."""
+    return re.sub(r"(-v\d+)?$", rf"-{word}\1", name, count=1)
