@@ -168,10 +168,11 @@ def unknown_key(key: str, name: str, words: list[str]) -> str:
 
 def _of_other_options(key: str, choices: Mapping[str, str]) -> str:
     """`; algorithm.beta is a key of algorithm=rwr, ...` where other options of a group in use have the key."""
-    for group in (name for name in choices if "/" not in name and not name.startswith("hydra")):
+    for choice in (name for name in choices if "/" not in name and not name.startswith("hydra")):
+        group, _, place = choice.partition("@")  # net@train.net: one of configs/net, at train.net
         having = [name for name in options(group) if key in option(group, name)]
         if having:
-            return f"; {group}.{key} is a key of {', '.join(f'{group}={name}' for name in having)}"
+            return f"; {place or group}.{key} is a key of {', '.join(f'{choice}={name}' for name in having)}"
     return ""
 
 

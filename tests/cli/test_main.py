@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 import dforce
-from dforce.cli import main as cli
+from dforce.cli import launch, manual
 from dforce.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = sorted(file.stem for file in (ROOT / "configs").glob("*.yaml"))
+NAMES = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.kinds().items() for kind in kinds]
+GROUPS = sorted(file for file in (ROOT / "configs").glob("*/*.yaml") if file.parent.name != "suite")
 
 
 @pytest.fixture(autouse=True)
@@ -64,41 +65,49 @@ def test_the_version_is_the_project_s() -> None:
 # help
 
 
-def test_help_lists_every_verb_and_loads_neither_torch_nor_hydra() -> None:
-    asked = [["--help"], *([verb, "--help"] for verb in VERBS)]
-    code = f"from dforce.cli.main import main\nfor a in {asked}: assert main(a) == 0\n"
-    text = fresh(code + "print('loaded', {'torch', 'hydra'} & set(sys.modules))")
+def test_help_lists_every_kind_and_loads_neither_torch_nor_hydra() -> None:
+    words = [["--help"], *([*name.split("/"), "--help"] for name in NAMES)]
+    code = f"from dforce.cli.main import main\nfor a in {words}: assert main(a) == 0\n"
+    text = fresh(code + "print('loaded', {'torch', 'hydra', 'omegaconf'} & set(sys.modules))")
     assert text.endswith("loaded set()\n")
-    for verb in VERBS:
-        assert re.search(rf"^  {verb} +\w.{{20,}}", text, re.M), verb
+    for name in NAMES:
+        assert re.search(rf"^  {name.replace('/', ' ')} +\w.{{20,}}", text, re.M), name
 
 
 def test_help_of_a_verb_shows_groups_defaults_and_comments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("schedule=cosine|flow|linear|sigmoid   (default linear)", "width: ", "horizon: 300", "# "):
+    for part in ("schedule=cosine|flow|linear|sigmoid   (default linear)", "width: ", "horizon: 300", "# ",
+                 "see also: dforce train image --help"):
         assert part in text
+    assert "@package" not in text
+    assert main(["align", "--help"]) == 0  # a verb without a kind of its own name
+    text = capsys.readouterr().out
+    assert "dforce align <kind>" in text and "see also: dforce align video --help" in text
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_a_module_and_a_configuration_that_passes_the_check(verb: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_has_a_command_and_a_configuration_that_passes_the_check(name: str) -> None:
     from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
 
-    from dforce.config import check
+    from dforce.config import check, check_like
 
-    assert callable(importlib.import_module(f"dforce.cli.commands.{verb}").run)
+    assert callable(importlib.import_module(f"dforce.cli.commands.{name.replace('/', '_')}").run)
     with initialize_config_module("dforce.configs", version_base="1.3"):
-        check(compose(verb))
+        cfg = OmegaConf.to_container(compose(manual.file_of(name)))
+    check(cfg)
+    check_like(cfg, manual.text_of(name))
+    assert "verbs" not in cfg and "out" in cfg
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}/{f.stem}")
+@pytest.mark.parametrize("file", GROUPS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_group_file_passes_the_check(file: Path) -> None:
     from omegaconf import OmegaConf
 
-    from dforce.cli.commands.benchmark_planning import with_base
     from dforce.config import check
 
-    check(with_base(file) if file.parent.name == "planning" else OmegaConf.load(file), files=[file])
+    check(OmegaConf.load(file), files=[file])
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "net").glob("*.yaml")), ids=lambda file: file.stem)
@@ -122,20 +131,26 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
     ("arguments", "parts"),
     [
         (["trian"], ["no verb 'trian'", "did you mean 'train'", "doctor"]),
-        (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train.yaml"]),
+        (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train/train.yaml"]),
         (["train", "net.widht=3"], ["no key 'net.widht'", "did you mean 'width'", "net/recurrent.yaml"]),
         (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
         (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
         (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
-        (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be int, got 'x'", "train.yaml, line"]),
+        (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be a whole number, got 'x'", "train.yaml, line"]),
         (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
         (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
-        (["train", "net.width=wide"], ["net.width must be int, got 'wide'"]),
+        (["train", "net.width=wide"], ["net.width must be a whole number, got 'wide'"]),
         (["train", "net._target_=os.system"], ["'os.system'", "outside dforce"]),
-        (["train", "net=nosuch"], ["net/nosuch", "recurrent"]),
-        (["train", "steps"], ["key=value", "'steps'"]),
+        (["train", "net=nosuch"], ["no net 'nosuch'", "recurrent"]),
+        (["train", "steps"], ["no kind 'steps'", "image"]),
         (["train", "steps=["], ["["]),
-        (["data", "robot"], ["'robot'", "maze"]),
+        (["data", "robot"], ["no kind 'robot'", "maze", "video"]),
+        (["data"], ["data what?", "dforce data maze", "dforce data video"]),
+        (["data", "kind=maze"], ["data what?"]),
+        (["train", "train"], ["no kind 'train'", "image", "video"]),
+        (["plan", "umaze"], ["takes key=value", "'umaze'"]),
+        (["train", "trust=dforce", "net._target_=dforce.runs.folder.write_atomic"], ["nothing that a configuration"]),
+        (["train", "+net.trust=os"], ["takes no 'trust'"]),
         (["data", "maze", "maze=nosuch", "steps=100"], ["'nosuch'", "umaze"]),
         (["data", "maze", "maze=nosuch", "-m", "seed=0,1"], ["'nosuch'", "umaze"]),
     ],
@@ -153,7 +168,7 @@ def test_the_traceback_is_there_for_those_who_ask(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DFORCE_TRACEBACK", "1")
-    assert main(["data", "robot"]) == 2
+    assert main(["data", "maze", "maze=nosuch", "steps=100"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -161,14 +176,14 @@ def test_a_mistake_of_ours_shows_where(capsys: pytest.CaptureFixture[str], monke
     def broken(*_: object) -> None:
         raise AssertionError("impossible")
 
-    monkeypatch.setattr(cli, "_run_verb", broken)
+    monkeypatch.setattr(launch, "launch", broken)
     assert main(["doctor"]) == 1
     assert "in broken" in capsys.readouterr().err
 
 
 def test_the_process_is_left_as_it_was() -> None:
     before = list(sys.argv), dict(os.environ)
-    main(["data", "robot"])
+    assert main(["data", "maze", "maze=nosuch", "steps=100"]) == 2
     assert (sys.argv, dict(os.environ)) == before
 
 
@@ -190,19 +205,35 @@ def test_data_maze_writes_a_data_set_and_a_run_folder(tmp_path: Path, capsys: py
     assert main(["data", "maze", "steps=2000", f"name={name}", "out=here"]) == 2
 
 
-def test_a_failed_run_says_so(tmp_path: Path) -> None:
-    assert main(["data", "robot", "out=here"]) == 2
-    assert (tmp_path / "here" / "STATUS").read_text().startswith("failed: data of kind 'robot'")
+def test_a_failed_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dforce.cli.commands.benchmark_speed.SpeedBenchmark.measure", _refuse)
+    assert main(["benchmark", "speed", "out=here"]) == 2
+    assert (tmp_path / "here" / "STATUS").read_text() == "failed: no room for it\n"
+
+
+def _refuse(*_: object) -> None:
+    raise ValueError("no room for it")
 
 
 def test_sigterm_is_on_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dforce.cli.commands.data.run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("dforce.cli.commands.benchmark_speed.SpeedBenchmark.measure",
+                        lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
-    assert main(["data", "maze", "out=here"]) == 130
+    assert main(["benchmark", "speed", "out=here"]) == 130
     assert (tmp_path / "here" / "STATUS").read_text() == "failed: stopped by SIGTERM\n"
     assert "stopped by SIGTERM" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_command_gets_plain_values_and_what_the_command_line_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("dforce.cli.commands.benchmark_speed.run", lambda cfg, call: calls.append((cfg, call)))
+    assert main(["benchmark", "speed", "rounds=3", "+new.key=1", "quick=true"]) == 0
+    (cfg, call), = calls
+    assert type(cfg) is dict and cfg["rounds"] == 3 and call.config == cfg and cfg["new"] == {"key": 1}
+    assert call.given == {"rounds", "new.key", "quick"} and (call.verb, call.out) == ("benchmark/speed", None)
+    assert call.command == "dforce benchmark speed rounds=3 +new.key=1 quick=true"
 
 
 def test_a_sweep_makes_one_folder_a_job(tmp_path: Path) -> None:
@@ -220,10 +251,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 def test_doctor_gives_a_fix_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dforce.cli.commands import doctor
+    from dforce.runs import diagnosis
 
     monkeypatch.setitem(sys.modules, "av", None)
-    finding = doctor._module("av")
+    finding = diagnosis._module("av")
     assert finding.state == "warn" and "dforce[video]" in finding.fix
     monkeypatch.setitem(sys.modules, "numpy", None)
-    assert doctor._module("numpy").state == "fail"
+    assert diagnosis._module("numpy").state == "fail"

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import dforce
-from dforce.cli.commands import train
 from dforce.cli.main import main
 from dforce.data import make_maze_dataset
+from dforce.runs.training_run import Keeper
 from dforce.train.checkpoint import CheckpointError, load_state
 from tests.train.test_distributed import environment
 from tests.train.test_fit import assert_same
@@ -60,14 +60,14 @@ def checkpoints(folder: Path) -> list[str]:
 
 def stopped_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on training signals itself after `step` steps."""
-    write = train.Keeper.write
+    write = Keeper.write
 
-    def signalling(self: train.Keeper, log: Any, **due: bool) -> None:
+    def signalling(self: Keeper, log: Any, **due: bool) -> None:
         write(self, log, **due)
         if log.step == step - 1:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(train.Keeper, "write", signalling)
+    monkeypatch.setattr(Keeper, "write", signalling)
 
 
 def test_best_and_last() -> None:
