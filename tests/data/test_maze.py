@@ -52,9 +52,9 @@ def test_a_grid_of_ones_own_from_the_command_line_and_from_a_file(tmp_path: Path
     assert made("maze=corner.txt") == 0 and made(f"maze='{GRID}'", "dense=true") == 0
     assert made(f"maze='{GRID}'", "dense=true", "name=dforce/near-v2", "seed=1") == 0
     names = list_datasets()
-    own = [name for name in names if name.startswith("dforce/maze2d-custom-")]
-    assert len(own) == 3 and {"dforce/near-v2", "dforce/near-sparse-v2"} < set(names)  # each grid has its own name
-    rows = {name: tuple(load_episodes(name).about["rows"]) for name in own}
+    custom = [name for name in names if name.startswith("dforce/maze2d-custom-")]
+    assert len(custom) == 3 and {"dforce/near-v2", "dforce/near-sparse-v2"} < set(names)  # each grid has its own name
+    rows = {name: tuple(load_episodes(name).about["rows"]) for name in custom}
     assert len(set(rows.values())) == 2
     assert np.unique(load_episodes("dforce/near-v2").rewards).size > 100
 
@@ -71,7 +71,7 @@ def test_what_is_no_maze(maze: str, message: str, tmp_path: Path, capsys: pytest
 
 
 def test_steps_are_d4rls_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
-    monkeypatch.setattr("dforce.data.generate.maze.make_maze_dataset", lambda **given: asked.update(given) or "name")
+    taken = {}
+    monkeypatch.setattr("dforce.data.generate.maze.make_maze_dataset", lambda **given: taken.update(given) or "name")
     for maze, steps in (("umaze", 1_000_000), ("medium", 2_000_000), ("large", 4_000_000), ("open", 1_000_000)):
-        assert main(["data", "maze", f"maze={maze}"]) == 0 and asked["steps"] == steps
+        assert main(["data", "maze", f"maze={maze}"]) == 0 and taken["steps"] == steps

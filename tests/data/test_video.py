@@ -170,10 +170,10 @@ def test_statistics_are_those_of_the_pixels():
     videos = [rng.integers(0, 256, (30, 8, 8, 3), np.uint8) for _ in range(4)]
     clips = VideoClips([ArrayClip.of(v, name=str(i)) for i, v in enumerate(videos)], frames=3, held_out=0)
     x = np.stack(videos) / 127.5 - 1
-    found = clips.statistics()
-    np.testing.assert_allclose(found["mean"], x.mean((0, 1, 2, 3)), atol=1e-9)
-    np.testing.assert_allclose(found["std"], x.std((0, 1, 2, 3)), atol=1e-9)
-    np.testing.assert_allclose(found["speed"], np.sqrt((np.diff(x, axis=1) ** 2).mean()), atol=1e-9)
+    measured = clips.statistics()
+    np.testing.assert_allclose(measured["mean"], x.mean((0, 1, 2, 3)), atol=1e-9)
+    np.testing.assert_allclose(measured["std"], x.std((0, 1, 2, 3)), atol=1e-9)
+    np.testing.assert_allclose(measured["speed"], np.sqrt((np.diff(x, axis=1) ** 2).mean()), atol=1e-9)
     assert clips.statistics(2)["clips"] == 2 and abs(clips.statistics(2)["brightness"] - x.mean()) < 0.01
 
 

@@ -218,8 +218,8 @@ def test_the_verb_makes_clips_a_page_and_results(tmp_path, monkeypatch, capsys):
     rows = {(row["method"], row["metric"]): row["value"] for row in read_results("set/results.json").rows}
     assert rows["train", "frames"] == rows["val", "frames"] == 48 and rows["all", "generated"] > 0
     clips = VideoClips("set", frames=24)
-    found = clips.statistics()
-    assert rows["train", "brightness"] == pytest.approx(found["brightness"], abs=1e-5)
+    measured = clips.statistics()
+    assert rows["train", "brightness"] == pytest.approx(measured["brightness"], abs=1e-5)
     assert {p.name for p in Path("set/media").iterdir()} >= {"contact_sheet.png", "captions.json"}
     assert main(words) == 2 and "has content" in capsys.readouterr().err
     assert main([*words, "resume=true"]) == 0 and "all of them were there" in capsys.readouterr().out
