@@ -91,9 +91,9 @@ def held_out_bound(denoiser: Denoiser, schedule: Schedule, batch: Any, *, levels
     """
     x, mask, cond, state = map_state(lambda leaf: leaf[:rows], (batch.x, batch.mask, batch.cond or {}, state))
     mask = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
-    found = elbo(denoiser, schedule, x, cond=cond, state=state, mask=mask, noise=noise,
+    score = elbo(denoiser, schedule, x, cond=cond, state=state, mask=mask, noise=noise,
                  levels=min(levels, schedule.levels - 1) or None)
-    return found.bound.sum() / (mask if mask.ndim == 2 else mask.flatten(2).any(2)).sum().clamp(min=1)
+    return score.bound.sum() / (mask if mask.ndim == 2 else mask.flatten(2).any(2)).sum().clamp(min=1)
 
 
 def _prior(schedule: Schedule, x0: Tensor, mask: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""A recurrence over sequences that branch off one another, each from a token of its own, walked side by side.
+"""A GRU over sequences that branch off one another at different tokens, evaluated side by side.
 
-The draws of tree guidance keep what a row has up to a split, so each begins in the middle of it. Their tokens are
-packed, with nothing in between: what has no memory runs once over all of them, and a token's step of the recurrence
-takes all sequences that have begun. As in `dforce.nets.gru`, the gradient is that in the inputs alone.
+The draws of tree guidance keep their row up to a split, so each begins in the middle of it. Their tokens are packed
+without gaps: layers without memory run once over all of them, and one step of the recurrence takes all sequences that
+have begun. As in `dforce.nets.gru`, there is a gradient in the inputs alone.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch.nn.functional import linear
 
 
 class Lanes(NamedTuple):
-    """Where the tokens of the packed sequences, the cells, lie in memory if they lie token after token instead."""
+    """How packed tokens (cells), sequence after sequence, are put in the order token after token."""
 
-    sizes: list[int]             # sequences at each token, from the first that has one
-    entering: dict[int, Tensor]  # at which of these some begin that continue others: those others' numbers
+    sizes: list[int]             # number of sequences at each token, from the first token that has one
+    entering: dict[int, Tensor]  # token -> numbers of the sequences that those beginning there continue
     order: Tensor                # [N] the cells, token after token
-    place: Tensor                # [N] where each cell is in that order
-    behind: Tensor               # [N] in that order: where a sequence's next cell is, one more behind its last
+    place: Tensor                # [N] the place of each cell in that order
+    behind: Tensor               # [N] in that order: the place of the sequence's next cell, or one behind its last
     first: Tensor                # [S] the first cell of each sequence
 
 
 def lanes(begins: list[int], time: int, parents: list[int]) -> Lanes:
-    """For sequences that begin at tokens `begins` [S], not falling and all below `time`, where they end.
+    """The lanes of S sequences that begin at tokens `begins`, in rising order and below `time`, and all end at `time`.
 
-    Those at the end of the list, as many as `parents`, continue the sequences of these numbers, which begin earlier.
+    parents: the last len(parents) sequences continue the sequences of these numbers, which begin earlier.
     """
     sizes = [bisect_right(begins, t) for t in range(begins[0], time)]
     given = len(begins) - len(parents)
@@ -58,14 +58,14 @@ def unroll_branches(core: nn.GRU, code: Tensor, z: Tensor, lanes: Lanes) -> tupl
 
 
 def _blocks(latents: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    """Views of latents [N + S, width] at every token and behind the last: all, those that go on, those that begin."""
+    """Views of latents [N + S, width] at each token and behind the last: all, continued ones, beginning ones."""
     sizes = [*sizes, sizes[-1]]
     parts = latents.split_with_sizes([part for a, b in pairwise([0, *sizes]) for part in (a, b - a)])
     return latents.split_with_sizes(sizes), parts[::2], parts[1::2]
 
 
 class _Layer(torch.autograd.Function):
-    """One layer, in the notation of `dforce.nets.gru`: a token is five steps here, and three on the way back."""
+    """One layer, in the notation of `dforce.nets.gru`: five operations a token forward, three backward."""
 
     @staticmethod
     def forward(ctx: Any, code: Tensor, first: Tensor, w: Tensor, v: Tensor, b: Tensor, c: Tensor,
@@ -109,7 +109,7 @@ class _Layer(torch.autograd.Function):
 
 
 def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, v: Tensor, total: Tensor, lanes: Lanes) -> Tensor:
-    """Adds to `total` what each latent owes to those behind it; the gradient in a = W x + b, [N, 3 width]."""
+    """Adds to `total` the gradient of each latent from later ones; returns that in a = W x + b, [N, 3 width]."""
     cells, width = n.shape
     r, u, g_n = gates.split(width, 1)
     by_n = (1 - n * n).mul_(1 - u)                                  # d h' / d a_n

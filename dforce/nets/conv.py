@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
+from dforce.nets.conv_blocks import Decoder, Encoder, Features, FrameEmbedding, Layout, frames, runner
 
 BUILDABLE = ("ConvGRUNet",)  # by name, in a configuration
 
 State = dict[str, Tensor]
 
-NOTHING = -20.0  # log-SNR in nats that is told of the frame before the first one: there is none
-REMEMBER = 1.0  # bias of the gate that keeps a latent: at first most of it stays (Gers et al. 2000)
+NOTHING = -20.0  # log-SNR in nats of the missing frame before the first one
+REMEMBER = 1.0  # initial bias of the gate that keeps a latent, so that most of it stays (Gers et al. 2000)
 
 
 class ConvGRUNet(nn.Module):
@@ -26,17 +26,20 @@ class ConvGRUNet(nn.Module):
     Encoder, decoder and the GRU's convolutions of e_t run batched over all B * T frames; only the convolution of
     z_{t-1} walks through time, on the coarsest map. out [B, T, C, H, W] at frame t sees x_t itself and the latent
     before it, and the decoder sees e_t in all resolutions (a U-Net). With `reach` > 0, x_t and k_t above are the
-    frame and the one before it, as noisy as that was shown, with both levels: what is fine need not pass through the
-    small latent, and pixels may be taken from up to reach // 2 pixels away in the frame before (`Last`).
+    frame and the one before it, as noisy as it was shown, with both levels: details need not pass through the small
+    latent, and pixels may be taken from up to reach // 2 pixels away in the frame before (`Last`).
 
-    event_shape: (C, H, W) of a token; stacked frames are more channels. `token`: names and sizes of cond["token"]
-    vectors, such as {"action": 3}. `width` times `multipliers`: channels of each resolution, finest first; the finest
-    is that of squares of `patch` pixels. `latent`: channels of the map that is carried. `depth`: residual blocks in
-    each resolution, on the way down and on the way up. `reach`: odd, or 0; as far as pixels move from frame to frame.
-    `checkpointing`: blocks forget what is inside them and compute it again for the gradient: less memory for a third
-    more arithmetic.
+    event_shape: (C, H, W) of a token; stacked frames are more channels.
+    token: names and sizes of cond["token"] vectors, such as {"action": 3}.
+    width, multipliers: their products are the channels of each resolution, finest first.
+    patch: side in pixels of the squares that the finest resolution sees as one.
+    latent: channels of the map that is carried.
+    depth: residual blocks in each resolution, on the way down and on the way up.
+    reach: odd, or 0; twice the distance in pixels that content moves from frame to frame, plus one.
+    checkpointing: blocks recompute their activations for the gradient: less memory for a third more arithmetic.
     State: {"z": [B, latent, h, w]}, h and w those of the coarsest resolution, and with `reach` the last frame and its
-    label, {"frame": [B, C, H, W], "label": [B, 1]}. ValueError for sizes that do not fit.
+    label, {"frame": [B, C, H, W], "label": [B, 1]}.
+    Raises ValueError for sizes that do not fit.
     """
 
     causal = True
@@ -54,17 +57,17 @@ class ConvGRUNet(nn.Module):
         self.event_shape, self.token, self.latent = layout.shape, dict(token or {}), latent
         self.coarse, self.reach, self.checkpointing = layout.coarse, reach, checkpointing
         size, together = 4 * width, 2 if reach else 1
-        self.told = Told(self.token, size, together)
-        self.encoder = Encoder(layout, depth=depth, told=size, together=together)
+        self.told = FrameEmbedding(self.token, size, together)
+        self.encoder = Encoder(layout, depth=depth, embedding=size, together=together)
         self.inward = nn.Conv2d(layout.channels[-1], 3 * latent, 3, padding=1)
         self.across = nn.Conv2d(latent, 3 * latent, 3, padding=1)
-        self.decoder = Decoder(layout, more=latent, depth=depth, told=size, reach=reach)
+        self.decoder = Decoder(layout, more=latent, depth=depth, embedding=size, reach=reach)
         self.null = nn.Parameter(torch.zeros(latent, *self.coarse))
         with torch.no_grad():
             self.inward.bias[latent:2 * latent] += REMEMBER  # type: ignore[index]
 
     def init_state(self, batch: int, cond: Any = None) -> State:
-        """The latent before the first frame, learnt, and no frame; conditioning says nothing about it."""
+        """The learnt latent before the first frame, and no frame; it does not depend on the conditioning."""
         state = {"z": self.null.expand(batch, -1, -1, -1)}
         if not self.reach:
             return state
@@ -72,16 +75,16 @@ class ConvGRUNet(nn.Module):
                 "label": self.null.new_full((batch, 1), NOTHING)}
 
     def _encode(self, x: Tensor, label: Tensor, state: State, cond: Any) -> tuple[Tensor, Tensor, Features, State]:
-        """What is seen of frames [B T, C or 2 C, H, W] and told of them [B T, size], features, and what is kept."""
+        """Frames as seen [B T, C or 2 C, H, W], their embedding [B T, size], their features, and the state's frame."""
         if not self.reach:
-            seen, told, kept = frames(x, self.event_shape), self.told(label, cond), {}
+            seen, embedding, kept = frames(x, self.event_shape), self.told(label, cond), {}
         else:
             now = frames(x, self.event_shape)
             before = torch.cat([state["frame"][:, None].to(x.dtype), x[:, :-1]], 1)
             seen = torch.cat([now, frames(before, self.event_shape)], 1)
-            told = self.told(label, cond, torch.cat([state["label"].to(label.dtype), label[:, :-1]], 1))
+            embedding = self.told(label, cond, torch.cat([state["label"].to(label.dtype), label[:, :-1]], 1))
             kept = {"frame": x[:, -1], "label": label[:, -1:]}
-        return seen, told, self.encoder(seen, told, runner(self.checkpointing)), kept
+        return seen, embedding, self.encoder(seen, embedding, runner(self.checkpointing)), kept
 
     def _walk(self, code: Tensor, state: State, time: int) -> tuple[Tensor, State]:
         """Latents before every frame [B, T, latent, h, w], and the state after the last; code [B T, channels, h, w]."""
@@ -109,7 +112,7 @@ class ConvGRUNet(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, T, C, H, W], label [B, T] -> out [B, T, C, H, W], state."""
-        seen, told, features, kept = self._encode(x, label, state, cond)
+        seen, embedding, features, kept = self._encode(x, label, state, cond)
         before, walked = self._walk(features[-1], state, x.shape[1])
-        out = self.decoder(seen, features, before.flatten(0, 1), told, runner(self.checkpointing))
+        out = self.decoder(seen, features, before.flatten(0, 1), embedding, runner(self.checkpointing))
         return out.unflatten(0, x.shape[:2]), {**walked, **kept}

@@ -1,4 +1,4 @@
-"""What networks over frames share: a convolutional encoder and decoder that see a noise level and an action."""
+"""The convolutional encoder and decoder of networks over frames, which see a noise level and an action."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from torch.utils.checkpoint import checkpoint
 
 from dforce.nets.embed import LevelFeatures, gather
 
-STAY = 2.0  # how much rather a pixel comes, at first, from its own place in the frame before
+STAY = 2.0  # initial logit by which a pixel comes from its own place in the frame before
 
 Features = list[Tensor]  # of frames in several resolutions, finest first, each [N, channels, h, w]
 
 
 class Layout:
-    """Sizes of a network over frames. shape: (C, H, W) of a frame; channels: of each resolution, finest first.
+    """Sizes of a network over frames.
 
-    patch: side of the squares of pixels that the finest resolution sees as one; every further one halves the sides.
-    coarse: (h, w) of the coarsest. ValueError where the frame does not divide, or a size is not positive.
+    shape: (C, H, W) of a frame.
+    channels: of each resolution, finest first; each further resolution halves the sides.
+    patch: side in pixels of the squares that the finest resolution sees as one.
+    coarse: (h, w) of the coarsest resolution.
+    Raises ValueError where the frame does not divide, or a size is not positive.
     """
 
     def __init__(self, event_shape: Sequence[int], *, width: int, multipliers: Sequence[int], patch: int):
@@ -46,9 +49,11 @@ class Layout:
         self.coarse = (height // shrink, wide // shrink)
 
 
-class Told(nn.Module):
-    """What every frame is told beside its pixels, embedded: labels [B, T], `labels` of them, and cond["token"] vectors
-    -> [B T, size]."""
+class FrameEmbedding(nn.Module):
+    """The embedded noise levels and conditioning of every frame, [B T, size].
+
+    labels: number of labels [B, T] that are embedded; token: names and sizes of the cond["token"] vectors.
+    """
 
     def __init__(self, token: Mapping[str, int], size: int, labels: int = 1):
         super().__init__()
@@ -74,18 +79,20 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """A residual block of two 3x3 convolutions (He et al. 2016, pre-activated); what frames are told scales and shifts
-    the features between them (FiLM, Perez et al. 2018). h [N, in, h, w], told [N, size] -> [N, out, h, w]."""
+    """A residual block of two 3x3 convolutions (He et al. 2016, pre-activated): [N, in, h, w] -> [N, out, h, w].
 
-    def __init__(self, into: int, out: int, told: int):
+    `embedding` [N, size] scales and shifts the features between them (FiLM, Perez et al. 2018).
+    """
+
+    def __init__(self, into: int, out: int, embedding: int):
         super().__init__()
         self.norm_in, self.norm_out = _norm(into), _norm(out)
         self.conv_in, self.conv_out = (nn.Conv2d(size, out, 3, padding=1) for size in (into, out))
-        self.film = nn.Linear(told, 2 * out)
+        self.film = nn.Linear(embedding, 2 * out)
         self.skip = nn.Conv2d(into, out, 1) if into != out else nn.Identity()
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.film(told)[..., None, None].chunk(2, 1)
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[..., None, None].chunk(2, 1)
         inner = self.norm_out(self.conv_in(F.silu(self.norm_in(h))))
         return self.skip(h) + self.conv_out(F.silu(inner * (1 + scale) + shift))
 
@@ -93,44 +100,46 @@ class ResidualBlock(nn.Module):
 class Encoder(nn.Module):
     """`together` frames side by side [N, together * C, H, W] -> features in all resolutions; `depth` blocks in each."""
 
-    def __init__(self, layout: Layout, *, depth: int, told: int, together: int = 1):
+    def __init__(self, layout: Layout, *, depth: int, embedding: int, together: int = 1):
         super().__init__()
         colours, self.patch = together * layout.shape[0], layout.patch
         self.stem = nn.Conv2d(colours * self.patch**2, layout.channels[0], 3, padding=1)
-        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(size, size, told) for _ in range(depth))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(size, size, embedding) for _ in range(depth))
                                     for size in layout.channels)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
                                   for fine, coarse in pairwise(layout.channels))
 
-    def forward(self, x: Tensor, told: Tensor, run: Callable[..., Tensor]) -> Features:
-        h, found = self.stem(F.pixel_unshuffle(x, self.patch)), []
+    def forward(self, x: Tensor, embedding: Tensor, run: Callable[..., Tensor]) -> Features:
+        h, features = self.stem(F.pixel_unshuffle(x, self.patch)), []
         for down, blocks in zip([None, *self.down], self.blocks, strict=True):
             h = h if down is None else down(h)
             for block in blocks:  # type: ignore[attr-defined]
-                h = run(block, h, told)
-            found.append(h)
-        return found
+                h = run(block, h, embedding)
+            features.append(h)
+        return features
 
 
 class Last(nn.Module):
-    """The pixels of an answer, a sum of three: new ones, the noisy frame, and the frame before, moved.
+    """The output pixels: the sum of new ones, the noisy frame, and the frame before, moved.
 
-    What a frame is told weighs the second and third, colour by colour: at little noise the answer is the frame as it
-    is, at much noise the frame before (Finn, Goodfellow & Levine 2016 call its motion dynamic neural advection: every
-    pixel is a mean, with weights of its own, of the reach x reach pixels around its place). It also scales and shifts
-    the features, for a gain that is the same at all levels gives none of them the right one.
+    The embedding weighs the noisy frame and the frame before, colour by colour: at low noise the output is the noisy
+    frame, at high noise the frame before (the motion of Finn, Goodfellow & Levine 2016, dynamic neural advection: every
+    pixel is a weighted mean of the reach x reach pixels around its place). It also scales and shifts the features, since
+    one gain does not suit all levels.
 
-    h [N, into, H, W]; seen [N, frames * C, H, W], the noisy frame and, with reach > 0, the frame before it.
+    h: [N, into, H, W], features.
+    seen: [N, frames * C, H, W], the noisy frame and, with reach > 0, the frame before it.
     """
 
-    def __init__(self, into: int, inner: int, colours: int, told: int, *, reach: int = 0):
+    def __init__(self, into: int, inner: int, colours: int, embedding: int, *, reach: int = 0):
         super().__init__()
         self.colours, self.reach, frames = colours, reach, 2 if reach else 1
         self.conv_in = nn.Conv2d(into + frames * colours, inner, 3, padding=1)
         self.conv_out = nn.Conv2d(inner, colours, 3, padding=1)
-        self.film, self.share = nn.Linear(told, 2 * inner), nn.Linear(told, frames * colours)
+        self.film, self.share = nn.Linear(embedding, 2 * inner), nn.Linear(embedding, frames * colours)
         if reach:
-            self.from_features, self.from_told = nn.Conv2d(inner, reach**2, 3, padding=1), nn.Linear(told, reach**2)
+            self.from_features = nn.Conv2d(inner, reach**2, 3, padding=1)
+            self.from_told = nn.Linear(embedding, reach**2)
         with torch.no_grad():
             self.conv_out.weight.mul_(0.1)
             for layer in (self.share, *([self.from_told] if reach else [])):
@@ -139,17 +148,17 @@ class Last(nn.Module):
             if reach:
                 self.from_told.bias[reach**2 // 2] = STAY
 
-    def forward(self, h: Tensor, seen: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.film(told)[..., None, None].chunk(2, 1)
+    def forward(self, h: Tensor, seen: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[..., None, None].chunk(2, 1)
         h = F.silu(self.conv_in(torch.cat([h, seen], 1)) * (1 + scale) + shift)
-        out, share = self.conv_out(h), self.share(told)[..., None, None]
+        out, share = self.conv_out(h), self.share(embedding)[..., None, None]
         if self.reach:
-            weight = (self.from_features(h) + self.from_told(told)[..., None, None]).softmax(1)
+            weight = (self.from_features(h) + self.from_told(embedding)[..., None, None]).softmax(1)
             seen = torch.cat([seen[:, :self.colours], self._moved(seen[:, self.colours:], weight)], 1)
         return out + (share * seen).unflatten(1, (-1, self.colours)).sum(1)
 
     def _moved(self, before: Tensor, weight: Tensor) -> Tensor:
-        """Frames [N, C, H, W] by weights [N, reach**2, H, W]; beyond the border lies what is at the border."""
+        """Frames [N, C, H, W] moved by weights [N, reach**2, H, W]; the border is repeated outwards."""
         side = self.reach // 2
         around = F.pad(before.contiguous(), (side,) * 4, mode="replicate")  # colours apart: a weight is for all
         weight, moved = weight.contiguous(), torch.zeros_like(before, memory_format=torch.contiguous_format)
@@ -161,41 +170,41 @@ class Last(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features of all resolutions, the coarsest beside `more` channels of the past, and what was seen -> [N, C, H, W].
+    """Frames [N, C, H, W] from features of all resolutions, `more` channels of the past, and the frames seen.
 
     Features grow by repetition and a convolution, never by a shuffle of channels into pixels: that leaves a checker
     pattern (Odena et al. 2016), which a rollout feeds back to itself. seen, reach: see `Last`.
     """
 
-    def __init__(self, layout: Layout, *, more: int, depth: int, told: int, reach: int = 0):
+    def __init__(self, layout: Layout, *, more: int, depth: int, embedding: int, reach: int = 0):
         super().__init__()
         *finer, coarsest = layout.channels
         colours, out = layout.shape[0], max(8, layout.channels[0] // 2)
         sizes = [[coarsest + more] + [coarsest] * depth]
         sizes += [[fine + coarse] + [fine] * depth for fine, coarse in reversed([*pairwise(layout.channels)])]
-        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(into, to, told) for into, to in pairwise(size))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(into, to, embedding) for into, to in pairwise(size))
                                     for size in sizes)
         doublings = layout.patch.bit_length() - 1
         self.grow = nn.ModuleList(nn.Conv2d(out if i else layout.channels[0], out, 3, padding=1)
                                   for i in range(max(1, doublings)))
         self.doublings = doublings
-        self.last = Last(out, out, colours, told, reach=reach)
+        self.last = Last(out, out, colours, embedding, reach=reach)
 
-    def forward(self, seen: Tensor, features: Features, past: Tensor, told: Tensor,
+    def forward(self, seen: Tensor, features: Features, past: Tensor, embedding: Tensor,
                 run: Callable[..., Tensor]) -> Tensor:
         h = past
-        for i, (found, blocks) in enumerate(zip(reversed(features), self.blocks, strict=True)):
-            h = torch.cat([F.interpolate(h, scale_factor=2.0) if i else h, found], 1)
+        for i, (fine, blocks) in enumerate(zip(reversed(features), self.blocks, strict=True)):
+            h = torch.cat([F.interpolate(h, scale_factor=2.0) if i else h, fine], 1)
             for block in blocks:  # type: ignore[attr-defined]
-                h = run(block, h, told)
+                h = run(block, h, embedding)
         for conv in self.grow:
             h = F.silu(conv(h))
             h = F.interpolate(h, scale_factor=2.0) if self.doublings else h
-        return run(self.last, h, seen.to(h.dtype), told)
+        return run(self.last, h, seen.to(h.dtype), embedding)
 
 
 def runner(recompute: bool) -> Callable[..., Tensor]:
-    """How blocks are called: as they are, or forgetting what is inside until the gradient asks (Chen et al. 2016)."""
+    """The function that calls blocks: as they are, or with activation checkpointing (Chen et al. 2016)."""
     if recompute and torch.is_grad_enabled():
         return lambda block, *inputs: checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
     return lambda block, *inputs: block(*inputs)

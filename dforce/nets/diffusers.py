@@ -1,4 +1,4 @@
-"""A pretrained image network of diffusers as a network of one token, noise label its own timestep."""
+"""A pretrained image network of diffusers as a network of one token, whose noise label is its own timestep."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ADDED = {"pooled": "text_embeds", "size": "time_ids"}
 class PretrainedUNet(nn.Module):
     """A diffusers `UNet2DConditionModel` or `UNet2DModel` over one token, an image or latent [B, 1, C, H, W].
 
-    The label that it is told is its own timestep, so the schedule must be `from_diffusers(scheduler)`; `predict` of
-    `Precond` is the scheduler's prediction_type ("epsilon": "eps", "v_prediction": "v", "sample": "x0").
-    Conditioning, all in cond["static"] and carried by the state, [B, ...] each: "text" [B, L, D] becomes
+    Its label is its own timestep, so the schedule must be `from_diffusers(scheduler)`; `predict` of `Precond` is the
+    scheduler's prediction_type ("epsilon": "eps", "v_prediction": "v", "sample": "x0").
+    Conditioning is in cond["static"] and carried by the state, [B, ...] each: "text" [B, L, D] becomes
     encoder_hidden_states, "text_mask" encoder_attention_mask, "class" class_labels, "pooled" and "size" the text_embeds
     and time_ids of Stable Diffusion XL.
 
-    Not causal, although one token depends on no later one: images know no past, so there is nothing to absorb or to
-    roll out. Weights in half precision are fed in half precision; the algebra outside stays as the tokens are.
+    Not causal: an image has no past to absorb and no future to roll out. Inputs are cast to the precision of the
+    weights; the algebra outside keeps that of the tokens.
     """
 
     causal = False
@@ -37,7 +37,7 @@ class PretrainedUNet(nn.Module):
         self.accepted = set(inspect.signature(unet.forward).parameters)
 
     def init_state(self, batch: int, cond: Any = None) -> State:
-        """The conditioning of `batch` images. ValueError for names that this UNet does not take, or wrong rows."""
+        """The conditioning of `batch` images. Raises ValueError for unknown names and wrong numbers of rows."""
         static = dict((cond or {}).get("static") or {})
         known = {name for name, argument in ARGUMENTS.items() if argument in self.accepted}
         known |= set(ADDED) if "added_cond_kwargs" in self.accepted else set()

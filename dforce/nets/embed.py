@@ -1,4 +1,4 @@
-"""How a network is told a noise level and its conditioning, and what every network checks of its tokens."""
+"""Features of a noise level and of conditioning for networks, and the checks of tokens that all networks share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class LevelFeatures(nn.Module):
     """Features of a log-SNR in nats, [B, T] -> [B, T, 2 * pairs + 1]: itself / 10, and sines and cosines.
 
-    Periods run from 80 nats (monotone over the whole range of +-20) down to 2 (resolves neighbouring sampling steps).
+    Periods fall from 80 nats (monotone over the whole range of +-20) to 2 (resolves neighbouring sampling steps).
     """
 
     frequency: Tensor
@@ -45,7 +45,7 @@ def static_vector(cond: Any, sizes: dict[str, int], batch: int) -> Tensor:
 
 def gather(cond: Any, kind: str, sizes: dict[str, int]) -> list[Tensor]:
     """The vectors cond[kind][name] that a network was built for, in a fixed order; ValueError if one does not fit."""
-    found = []
+    vectors = []
     for name, size in sizes.items():
         value = (cond or {}).get(kind, {}).get(name)
         if value is None:
@@ -53,5 +53,5 @@ def gather(cond: Any, kind: str, sizes: dict[str, int]) -> list[Tensor]:
             raise ValueError(f"the network was built for cond[{kind!r}][{name!r}] of size {size}, got {have or 'none'}")
         if value.shape[-1] != size:
             raise ValueError(f"cond[{kind!r}][{name!r}] must end in {size}, got {[*value.shape]}")
-        found.append(value)
-    return found
+        vectors.append(value)
+    return vectors

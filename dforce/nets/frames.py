@@ -1,4 +1,4 @@
-"""A causal transformer over latent maps of frames: within a frame all places see each other, and all those before."""
+"""A causal transformer over latent maps of frames: a place sees all places of its frame and of frames before it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dforce.nets.conv_blocks import Decoder, Encoder, Features, Layout, Told, frames, runner
+from dforce.nets.conv_blocks import Decoder, Encoder, Features, FrameEmbedding, Layout, frames, runner
 from dforce.nets.transformer import AGES, AttentionBlock, angles
 
 BUILDABLE = ("FrameTransformerNet",)  # by name, in a configuration
@@ -19,17 +19,18 @@ State = dict[str, Tensor]
 class FrameTransformerNet(nn.Module):
     """The encoder and decoder of `ConvGRUNet`, and between them attention in place of the recurrence.
 
-    The P = h w places of the coarsest map of frame t are P tokens. They see each other, and those of the `context`
-    frames before t as these were shown, each at its own noise level; so the past may be shown at any (history guidance,
-    `dforce.guidance.history`). A frame sees no further in any layer, whether the past stands in the sequence or in the
-    state, so both agree. Rotary angles tell how many frames lie between (Su et al. 2021), a learnt vector tells the
-    place; how long ago the sequence began is told by features that fade, so that nothing unseen comes up in a long
-    rollout.
+    The P = h w places of the coarsest map of frame t are P tokens. They see each other and those of the `context`
+    frames before t, each as it was shown, at its own noise level; so the past may be shown at any level (history
+    guidance, `dforce.guidance.history`). A frame sees no further in any layer, whether the past is in the sequence or
+    in the state, so both agree. Rotary angles encode the number of frames in between (Su et al. 2021), a learnt vector
+    the place. Features that fade encode the time since the sequence began, so that a long rollout shows nothing unseen.
 
-    event_shape, token, width, multipliers, patch, depth, checkpointing: as in `ConvGRUNet`. layers, heads: of the
-    transformer, whose width is that of the coarsest map's channels, a multiple of 2 * heads. context: frames.
-    State, every row of the batch at a position of its own: {"position": [B] int64, frames seen, "k", "v": [B, layers,
-    heads, context * P, dim], the newest frame last}. ValueError for sizes that do not fit.
+    event_shape, token, width, multipliers, patch, depth, checkpointing: as in `ConvGRUNet`.
+    layers, heads: of the transformer, whose width is the coarsest map's channels, a multiple of 2 * heads.
+    context: frames.
+    State, with a position for every row of the batch: {"position": [B] int64, frames seen, "k", "v": [B, layers,
+    heads, context * P, dim], the newest frame last}.
+    Raises ValueError for sizes that do not fit.
     """
 
     causal = True
@@ -51,48 +52,48 @@ class FrameTransformerNet(nn.Module):
         self.places = self.coarse[0] * self.coarse[1]
         size = 4 * width
         self.register_buffer("ages", torch.tensor(AGES), persistent=False)
-        self.told = Told(self.token, size)
-        self.encoder = Encoder(layout, depth=depth, told=size)
+        self.told = FrameEmbedding(self.token, size)
+        self.encoder = Encoder(layout, depth=depth, embedding=size)
         self.place = nn.Parameter(0.02 * torch.randn(self.places, self.width))
         self.age = nn.Linear(len(AGES), self.width)
         self.tell = nn.Linear(size, self.width)
         self.blocks = nn.ModuleList(AttentionBlock(self.width, heads, layers) for _ in range(layers))
         self.norm = nn.RMSNorm(self.width)
-        self.decoder = Decoder(layout, more=self.width, depth=depth, told=size)
+        self.decoder = Decoder(layout, more=self.width, depth=depth, embedding=size)
 
     def init_state(self, batch: int, cond: Any = None) -> State:
-        """No frame seen; conditioning says nothing about it."""
+        """The state before the first frame; it does not depend on the conditioning."""
         empty = self.place.new_zeros(1, self.layers, self.heads, self.context * self.places, self.width // self.heads)
         empty = empty.expand(batch, -1, -1, -1, -1)
         return {"position": torch.zeros(batch, dtype=torch.long, device=empty.device), "k": empty, "v": empty}
 
     def _encode(self, x: Tensor, label: Tensor, cond: Any) -> tuple[Tensor, Tensor, Features]:
-        """Frames [B T, C, H, W], what they are told [B T, size], and their features."""
-        flat, told = frames(x, self.event_shape), self.told(label, cond)
-        return flat, told, self.encoder(flat, told, runner(self.checkpointing))
+        """Frames [B T, C, H, W], their embedding [B T, size], and their features."""
+        flat, embedding = frames(x, self.event_shape), self.told(label, cond)
+        return flat, embedding, self.encoder(flat, embedding, runner(self.checkpointing))
 
-    def _embed(self, code: Tensor, told: Tensor, number: Tensor) -> Tensor:
+    def _embed(self, code: Tensor, embedding: Tensor, number: Tensor) -> Tensor:
         """Tokens [B, T P, width] of maps [B T, width, h, w] and frame numbers [B, T]."""
         age = self.age(torch.exp(-number[..., None] / self.ages))
-        told = self.tell(told).unflatten(0, number.shape)
+        embedding = self.tell(embedding).unflatten(0, number.shape)
         maps = code.flatten(2).transpose(1, 2).unflatten(0, number.shape)  # [B, T, P, width]
-        return (maps + (age + told)[:, :, None] + self.place).flatten(1, 2)
+        return (maps + (age + embedding)[:, :, None] + self.place).flatten(1, 2)
 
     def _visible(self, time: int, position: Tensor, filled: int) -> Tensor:
-        """Which places each place sees: [B, 1, T P, (filled + T) P], the past in front."""
+        """Mask of the places that each place sees: [B, 1, T P, (filled + T) P], the past in front."""
         now, then = (torch.arange(first, time, device=position.device) for first in (0, -filled))
         distance, written = now[:, None] - then, then >= -position[:, None]
         seen = ((distance >= 0) & (distance <= self.context)) & written[:, None]
         return seen.repeat_interleave(self.places, 1).repeat_interleave(self.places, 2)[:, None]
 
     def _filled(self, position: Tensor) -> int:
-        """How many frames of the cache attention is shown: all, or on a CPU, where looking is free, what is in use."""
+        """Frames of the cache that attention reads: all, or on a CPU, where counting costs nothing, those in use."""
         return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
 
-    def _walk(self, code: Tensor, told: Tensor, state: State, time: int, *, finish: bool) -> tuple[Tensor, State]:
-        """Maps [B T, width, h, w] of what every frame knows (void unless `finish`), and the state after the last."""
+    def _walk(self, code: Tensor, embedding: Tensor, state: State, time: int, *, finish: bool) -> tuple[Tensor, State]:
+        """Maps [B T, width, h, w] of every frame (void unless `finish`), and the state after the last."""
         number = torch.arange(time, device=code.device) + state["position"][:, None]
-        h, filled = self._embed(code, told, number), self._filled(state["position"])
+        h, filled = self._embed(code, embedding, number), self._filled(state["position"])
         turn = angles(number.repeat_interleave(self.places, 1), self.width // self.heads)
         visible, seen = self._visible(time, state["position"], filled), []
         past = slice((self.context - filled) * self.places, None)
@@ -117,12 +118,12 @@ class FrameTransformerNet(nn.Module):
 
     def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
         """The state after frames x [B, T, C, H, W]; neither decoder nor last layer."""
-        _, told, features = self._encode(x, label, cond)
-        return self._walk(features[-1], told, state, x.shape[1], finish=False)[1]
+        _, embedding, features = self._encode(x, label, cond)
+        return self._walk(features[-1], embedding, state, x.shape[1], finish=False)[1]
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, T, C, H, W], label [B, T] -> out [B, T, C, H, W], state."""
-        flat, told, features = self._encode(x, label, cond)
-        known, state = self._walk(features[-1], told, state, x.shape[1], finish=True)
-        out = self.decoder(flat, features, known, told, runner(self.checkpointing))
+        flat, embedding, features = self._encode(x, label, cond)
+        known, state = self._walk(features[-1], embedding, state, x.shape[1], finish=True)
+        out = self.decoder(flat, features, known, embedding, runner(self.checkpointing))
         return out.unflatten(0, x.shape[:2]), state

@@ -1,9 +1,9 @@
-"""A recurrence over few sequences on a CPU, for guidance: `nn.GRU`'s numbers, and its gradient in the inputs alone.
+"""A GRU over few sequences on a CPU, for guidance: the numbers of `nn.GRU`, with a gradient in the inputs alone.
 
-Guidance differentiates every row of a plan in the plan, not in the weights. PyTorch's own walk takes a dozen small
-steps a token, each a node of the graph, and multiplies inputs token by token where one product would do. Here a token
-is five steps on the way there and four on the way back, in buffers that are made once; the rest is done for all tokens
-together. On a GPU cuDNN does it (`cudnn`).
+Guidance differentiates every row of a plan in the plan, not in the weights. PyTorch's own GRU takes a dozen small
+operations a token, each a node of the graph, and multiplies inputs token by token where one product suffices. Here a
+token takes five operations forward and four backward, in buffers that are allocated once; the rest is done for all
+tokens together. On a GPU cuDNN does it (`cudnn`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-LARGEST = 64  # sequences side by side: beyond, the products are what costs, and PyTorch's own way is as fast
+LARGEST = 64  # sequences side by side: beyond, the products dominate and PyTorch's own GRU is as fast
 
 
 def pays(core: nn.GRU, code: Tensor) -> bool:
-    """Is a gradient wanted in `code` [B, T, width] alone, and are the sequences few and on a CPU?"""
+    """Is a gradient needed in `code` [B, T, width] alone, and are the sequences few and on a CPU?"""
     return (torch.is_grad_enabled() and code.requires_grad and code.device.type == "cpu" and len(code) <= LARGEST
             and not torch.is_autocast_enabled("cpu") and not any(weight.requires_grad for weight in core.parameters()))
 
 
 def unroll(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """What `core(code, z)` gives: code [B, T, width], z [layers, B, width] -> latents [B, T, width] and the last of
-    each layer [layers, B, width]."""
+    """The result of `core(code, z)`: latents [B, T, width], and the last of each layer [layers, B, width].
+
+    code: [B, T, width]; z: [layers, B, width].
+    """
     last = []
     for weights, first in zip(core.all_weights, z.unbind(0), strict=True):
         code = _Layer.apply(code, first, *weights)
@@ -34,9 +36,9 @@ def unroll(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cudnn(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """What `core(code, z)` gives on a GPU, and its gradient in any mode.
+    """The result of `core(code, z)` on a GPU, with a gradient in evaluation mode too.
 
-    cuDNN differentiates only what ran as in training; that differs by dropout, and here is none.
+    cuDNN differentiates only in training mode, which differs by dropout; there is none here.
     """
     weights: list[Tensor] = [weight for layer in core.all_weights for weight in layer]
     return torch._VF.gru(code, z, weights, True, core.num_layers, 0.0, torch.is_grad_enabled(), False, True)
@@ -72,17 +74,17 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         code, first, latents, gates, n, *weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: PyTorch's own way has one
+        if torch.is_grad_enabled():  # a gradient of the gradient is needed: PyTorch's own GRU has one
             again = torch._VF.gru(code, first[None], weights, True, 1, 0.0, False, False, True)[0]
-            found = torch.autograd.grad(again, (code, first), gradient, create_graph=True)
+            gradients = torch.autograd.grad(again, (code, first), gradient, create_graph=True)
         else:
-            found = _walk_back(latents, gates, n, weights[0], weights[1], gradient)
-        return (*found, None, None, None, None)
+            gradients = _walk_back(latents, gates, n, weights[0], weights[1], gradient)
+        return (*gradients, None, None, None, None)
 
 
 def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, w: Tensor, v: Tensor, gradient: Tensor,
                ) -> tuple[Tensor, Tensor]:
-    """Gradients in code and in the latent before it, of what `_Layer.forward` kept: [T (+ 1), B, ...]."""
+    """Gradients in code and in the latent before it, from the tensors [T (+ 1), B, ...] that `_Layer.forward` saved."""
     time, batch, width = n.shape
     r, u, g_n = gates.split(width, 2)
     by_n = (1 - n * n).mul_(1 - u)                                         # d h' / d a_n
@@ -94,8 +96,8 @@ def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, w: Tensor, v: Tensor, 
     moved = torch.empty(batch, 3, width, dtype=n.dtype)
     flat, carried = moved.view(batch, 3 * width), torch.zeros_like(latents[0])
     steps = zip(by.unbind(0), u.unbind(0), gradient.unbind(1), total.unbind(0), total[:, :, 0].unbind(0), strict=True)
-    for each, kept, own, wide, here in reversed(list(steps)):
-        torch.add(carried, own, out=here)
+    for each, kept, direct, wide, here in reversed(list(steps)):
+        torch.add(carried, direct, out=here)
         torch.mul(wide, each, out=moved)
         carried = torch.addmm(here * kept, flat, v)
     by[:, :, 2] = by_n                                                     # d h' / d a

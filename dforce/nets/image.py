@@ -20,12 +20,13 @@ GROUPS = 8  # of every group norm
 
 
 class ImageNet(nn.Module):
-    """What networks of one token, an image [B, 1, C, H, W], have in common: the class, its null, the level.
+    """The base of networks of one token, an image [B, 1, C, H, W]: the embedding of its level and class.
 
-    event_shape: (C, H, W). static: {"class": n} for a network that is told a class 0..n-1, or n, the null class of
-    classifier-free guidance; none for one that is told nothing. A class is cond["static"]["class"], [B] integers, and
-    None stands for the null class. State: {"class": [B]}, or an empty one; what it holds depends on no weight.
-    Not causal: images know no past, so there is nothing to absorb or to roll out.
+    event_shape: (C, H, W).
+    static: {"class": n} for a network with classes 0..n-1 and the null class n of classifier-free guidance; None for a
+        network without conditioning. A class is cond["static"]["class"], [B] integers; None is the null class.
+    State: {"class": [B]}, or an empty one; it depends on no weight.
+    Not causal: an image has no past to absorb and no future to roll out.
     """
 
     causal = False
@@ -44,7 +45,7 @@ class ImageNet(nn.Module):
         self.name = nn.Embedding(self.classes + 1, features) if self.classes else None
 
     def init_state(self, batch: int, cond: Any = None) -> State:
-        """The classes of `batch` images. ValueError for wrong ones, and for other conditioning than a class."""
+        """The classes of `batch` images. Raises ValueError for wrong ones and for other conditioning than a class."""
         static = dict((cond or {}).get("static") or {})
         if unknown := sorted(set(static) - ({"class"} if self.classes else set())):
             raise ValueError(f"this network was built for cond['static'] of {['class'] if self.classes else 'none'}, "
@@ -62,7 +63,7 @@ class ImageNet(nn.Module):
                              f"{int(label.min())}..{int(label.max())}")
         return {"class": label.long()}
 
-    def told(self, x: Tensor, label: Tensor, state: State) -> Tensor:
+    def embedding(self, x: Tensor, label: Tensor, state: State) -> Tensor:
         """Features [B, F] of level and class; x checked to be one token of the right shape."""
         if tuple(x.shape[1:]) != (1, *self.event_shape):
             raise ValueError(f"this network takes one token, an image [B, 1, {', '.join(map(str, self.event_shape))}], "
@@ -90,10 +91,10 @@ class ImageMLP(ImageNet):
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, 1, C, H, W], label [B, 1] -> out [B, 1, C, H, W]; the state comes back as it is."""
-        told = F.silu(self.told(x, label, state))
+        embedding = F.silu(self.embedding(x, label, state))
         h = self.first(x.flatten(1))
         for block in self.blocks:
-            h = block(h, told)
+            h = block(h, embedding)
         return self.last(h).view(x.shape), state
 
 
@@ -128,16 +129,16 @@ class ImageUNet(ImageNet):
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, 1, C, H, W], label [B, 1] -> out [B, 1, C, H, W]; the state comes back as it is."""
-        told = F.silu(self.told(x, label, state))
+        embedding = F.silu(self.embedding(x, label, state))
         h, skips = self.first(x[:, 0]), []
         for i, block in enumerate(self.down):
-            h = block(h, told)
+            h = block(h, embedding)
             skips.append(h)
             if i < len(self.coarsen):
                 h = self.coarsen[i](h)
-        h = self.middle(h, told)
+        h = self.middle(h, embedding)
         for i, block in enumerate(self.up):
-            h = block(torch.cat([h if not i else F.interpolate(h, scale_factor=2.0), skips.pop()], 1), told)
+            h = block(torch.cat([h if not i else F.interpolate(h, scale_factor=2.0), skips.pop()], 1), embedding)
         return self.last(h)[:, None], state
 
 
@@ -148,8 +149,8 @@ class _Block(nn.Module):
         self.film = nn.Linear(width, 2 * hidden)
         _zero(self.second)
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.film(told).chunk(2, -1)
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding).chunk(2, -1)
         return h + self.second(F.silu(self.first(self.norm(h)) * (1 + scale) + shift))
 
 
@@ -161,13 +162,13 @@ class _Residual(nn.Module):
         self.norm, self.second = nn.GroupNorm(GROUPS, outputs), _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.short = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.film(told)[..., None, None].chunk(2, 1)
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[..., None, None].chunk(2, 1)
         return self.short(h) + self.second(F.silu(self.norm(self.first(h)) * (1 + scale) + shift))
 
 
 def _zero(layer: nn.Module) -> nn.Module:
-    """A residual branch that begins as nothing (Goyal et al. 2017): deep nets then begin to learn at once."""
+    """`layer` with all parameters 0, the end of a residual branch (Goyal et al. 2017): deep nets then learn at once."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

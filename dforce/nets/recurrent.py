@@ -22,9 +22,13 @@ class RecurrentNet(nn.Module):
         e_t = encoder(x_t, k_t, cond_t)     z_t = GRU(z_{t-1}, e_t)     out_t = head(z_{t-1}, e_t)
 
     Encoder and head run batched over all B * T tokens; out [B, T, *E] at token t sees x_t itself and the latent
-    before it. event_shape: *E of one token. `static` names and sizes of cond["static"] vectors that the initial
-    latent reads (such as {"start": 4}), `token` those of cond["token"] that the encoder reads; `width` of the latent,
-    `depth` GRU layers. State: {"z": [B, depth, width]}.
+    before it.
+
+    event_shape: *E of one token.
+    static: names and sizes of the cond["static"] vectors that the initial latent reads, such as {"start": 4}.
+    token: names and sizes of the cond["token"] vectors that the encoder reads.
+    width, depth: size of the latent, number of GRU layers.
+    State: {"z": [B, depth, width]}.
     """
 
     causal = True
@@ -64,7 +68,7 @@ class RecurrentNet(nn.Module):
             with torch.autocast("cuda", enabled=False):  # cuDNN's GRU has no bfloat16, and would be handed float16
                 z, state = self._walk(code.to(self.null.dtype), state)
             return z.to(code.dtype), state
-        if code.shape[1] == 1:  # one step of it costs less than starting a sequence
+        if code.shape[1] == 1:  # a single step is cheaper than a sequence of one
             return self._step(code[:, 0], state)
         before = state["z"].transpose(0, 1).contiguous().to(code.dtype)
         if code.device.type == "cuda":
@@ -94,16 +98,16 @@ class RecurrentNet(nn.Module):
         return out.view(x.shape), state
 
     def may_branch(self, x: Tensor) -> bool:
-        """Is `branched` for tokens like these?"""
+        """Is `branched` faster for tokens like x [B, T, *E]?"""
         return gru.pays(self.core, x)
 
     def branched(self, x: Tensor, label: Tensor, state: State, begins: list[int], time: int, parents: list[int],
                  cond: Any = None) -> tuple[Tensor, State, State]:
         """`forward` for sequences that begin at different tokens and all end at `time`; see `nets.branches`.
 
-        x [N, 1, *E], label [N, 1]: their tokens, one sequence after the other, sorted by where they begin: `begins`.
-        `state` is that of the first of them; the others continue those of the numbers `parents`. Returns out
-        [N, 1, *E], the states with which the others begin, and those behind the ones given.
+        x [N, 1, *E], label [N, 1]: their tokens, sequence after sequence, in the order of the tokens `begins`.
+        state: of the first sequences; the last len(parents) continue the sequences of the numbers `parents`.
+        Returns out [N, 1, *E], the states with which the latter begin, and the states behind the former.
         """
         code = self._encode(x, label, cond)[:, 0]
         z, lanes = state["z"].to(code.dtype), branches.lanes(begins, time, parents)

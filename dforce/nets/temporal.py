@@ -1,4 +1,4 @@
-"""Diffuser's network: a non-causal U-Net of 1-D convolutions over time, for the baseline that plans as a whole."""
+"""Diffuser's network: a non-causal U-Net of 1-D convolutions over time, for the baseline that denoises whole plans."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ GROUPS = 8  # of every group norm, as in Diffuser
 
 
 class TemporalUNet(nn.Module):
-    """The temporal U-Net of Janner et al. (2022), appendix C, told a noise level for every token.
+    """The temporal U-Net of Janner et al. (2022), appendix C, with a noise level for every token.
 
     Where Diffuser adds one embedding of the level to all positions, each position here gets its own, averaged over the
     tokens that a coarser position stands for; with equal levels this is Diffuser's network. Every token sees all
-    others (the receptive field allowing), so it is not causal: it absorbs nothing, and a plan stays in the sequence.
-    Any number of tokens: a sequence that 2^(resolutions - 1) does not divide is padded with zeros at its end, at the
-    last token's level, and cut again.
+    others within the receptive field, so it is not causal: it absorbs nothing, and a plan stays in the sequence.
+    A sequence whose length 2^(resolutions - 1) does not divide is padded with zeros at its end, at the last token's
+    level, and cut again.
 
-    event_shape: *E of one token; `static`: names and sizes of vectors added to every position's embedding, `token`:
-    of those beside the tokens; `width` (a multiple of 8): channels times `multipliers`, one a resolution.
-    `goal`: so many numbers at the end of the last token, Diffuser's goal where that is shown clean, are embedded and
-    added to every position, as static vectors are. 0 is Diffuser's network, whose convolutions have to learn to carry
-    them through the sequence; it takes them far longer.
+    event_shape: *E of one token.
+    static: names and sizes of vectors that are added to every position's embedding; token: of those beside the tokens.
+    width, multipliers: their products are the channels of each resolution; width is a multiple of 8.
+    goal: how many numbers at the end of the last token (Diffuser's goal, shown clean) are embedded and added to every
+        position, as static vectors are. 0 is Diffuser's network, whose convolutions must learn to carry them through
+        the sequence, which takes far longer.
     State: {"start": [B, width]}, the embedded static conditioning.
     """
 
@@ -76,10 +77,10 @@ class TemporalUNet(nn.Module):
         """x [B, T, *E], label [B, T] -> out [B, T, *E]; the state comes back as it is."""
         time = x.shape[1]
         missing = -time % self.shrink
-        flat, told = flat_tokens(x, self.event_shape), state["start"]
+        flat, embedding = flat_tokens(x, self.event_shape), state["start"]
         if self.goal is not None:
-            told = told + self.goal(flat[:, -1, -self.goal_size:])
-        features = (self.embed(self.level(label)) + told[:, None]).transpose(1, 2)
+            embedding = embedding + self.goal(flat[:, -1, -self.goal_size:])
+        features = (self.embed(self.level(label)) + embedding[:, None]).transpose(1, 2)
         features = F.pad(features, (0, missing), mode="replicate")
         h = torch.cat([flat, *gather(cond, "token", self.token)], -1).transpose(1, 2)
         h = F.pad(h, (0, missing))

@@ -16,25 +16,27 @@ BUILDABLE = ("TransformerNet",)  # by name, in a configuration
 State = dict[str, Tensor]
 
 ROTARY_BASE = 10_000.0         # Su et al. (2021), section 3.2.2
-AGES = (1.0, 4.0, 16.0)        # tokens: how fast the network forgets how long ago its sequence began
+AGES = (1.0, 4.0, 16.0)        # tokens; decay times of the features of the time since a sequence began
 
 
 class TransformerNet(nn.Module):
     """A pre-norm transformer (SwiGLU, RMS norm, rotary positions) with the interface of `RecurrentNet`.
 
     out [B, T, *E] at token t sees x_t at its own level, and the `context` tokens before it at the levels at which they
-    were shown. A token sees no further in any layer, whether the past stands in the sequence or in the state, so both
+    were shown. A token sees no further in any layer, whether the past is in the sequence or in the state, so both
     agree, and a run may be endless: the oldest token slides out, and rotary angles depend on distances only.
-    The conditioning `static` (such as {"start": 4}) is added to every token, hence it never slides out; how long ago
-    the sequence began is told by features that fade, so that nothing unseen in training comes up in a long rollout.
+    The conditioning `static` (such as {"start": 4}) is added to every token, so it never slides out. Features that
+    fade encode the time since the sequence began, so that a long rollout shows nothing unseen in training.
 
-    event_shape: *E of one token; `static`, `token`: names and sizes of conditioning vectors; `width` a multiple of
-    2 `heads`; `depth` layers. `causal` False drops the mask: tokens within `context` on both sides see each other, and
-    there is no past to keep, so such a network absorbs nothing.
-
-    State, every row of the batch at a position of its own: {"start": [B, width], "position": [B] int64, tokens seen,
-    "k", "v": [B, depth, heads, context, width / heads], preallocated, the newest token last}; only
-    "start" where causal is False.
+    event_shape: *E of one token.
+    static, token: names and sizes of conditioning vectors.
+    width, depth, heads: size of the stream, a multiple of 2 heads; layers; attention heads.
+    context: tokens.
+    causal: False drops the mask: tokens within `context` on both sides see each other, and there is no past to keep, so
+        such a network absorbs nothing.
+    State, with a position for every row of the batch: {"start": [B, width], "position": [B] int64, tokens seen, "k",
+    "v": [B, depth, heads, context, width / heads], preallocated, the newest token last}; only "start" where causal is
+    False.
     """
 
     recurrent = False
@@ -59,8 +61,8 @@ class TransformerNet(nn.Module):
                                    nn.Linear(width, width)) if self.static else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, depth) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
-        # The head also reads the token's own embedding, before any norm: of a nearly clean token it must give back the
-        # number itself, and a normalised stream has lost its size.
+        # The head also reads the token's embedding, before any norm: it must return a nearly clean token as it is, and
+        # a normalised stream has lost its size.
         self.head = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, dim))
 
     def init_state(self, batch: int, cond: Any = None) -> State:
@@ -86,7 +88,7 @@ class TransformerNet(nn.Module):
         return self.encoder(torch.cat(parts, -1)) + state["start"][:, None]
 
     def _visible(self, time: int, position: Tensor | None, filled: int, device: torch.device) -> Tensor | None:
-        """Which keys each of T tokens sees: [1, 1, T, T] (None: all), or [B, 1, T, filled + T], the past in front."""
+        """Mask of the keys that each token sees: [1, 1, T, T] (None: all), or [B, 1, T, filled + T], past in front."""
         token = torch.arange(time, device=device)
         if position is None:
             if time <= self.context + 1:
@@ -97,7 +99,7 @@ class TransformerNet(nn.Module):
         return (((distance >= 0) & (distance <= self.context)) & written[:, None])[:, None]
 
     def _filled(self, position: Tensor | None) -> int:
-        """How much of the cache attention is shown: all of it, or on a CPU, where looking is free, what is in use."""
+        """Tokens of the cache that attention reads: all, or on a CPU, where counting costs nothing, those in use."""
         if position is None:
             return 0
         return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
@@ -115,7 +117,7 @@ class TransformerNet(nn.Module):
             if filled:
                 k = torch.cat([state["k"][:, i, :, past].to(k.dtype), k], 2)
                 v = torch.cat([state["v"][:, i, :, past].to(v.dtype), v], 2)
-            if finish or i + 1 < self.depth:  # nobody reads what the last layer says of an absorbed token
+            if finish or i + 1 < self.depth:  # the last layer's answer to an absorbed token is not read
                 h = block.mix(h, q, k, v, visible)
         return h, state if position is None else self._pushed(state, seen, time)
 
@@ -142,7 +144,7 @@ class TransformerNet(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """One layer, in the two halves between which the past comes in."""
+    """One layer in two halves; the keys and values of the past join between them."""
 
     def __init__(self, width: int, heads: int, depth: int):
         super().__init__()
@@ -168,7 +170,7 @@ class AttentionBlock(nn.Module):
 
 
 def angles(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """cos, sin [B, 1, T, dim / 2] at positions `place` [B, T]: in float64, for endless runs have large positions."""
+    """cos, sin [B, 1, T, dim / 2] at positions `place` [B, T], from float64: endless runs have large positions."""
     frequency = ROTARY_BASE ** (-torch.arange(0, dim, 2, device=place.device, dtype=torch.float64) / dim)
     angle = (place[..., None] * frequency)[:, None]
     return angle.cos().float(), angle.sin().float()
