@@ -124,8 +124,8 @@ class Last(nn.Module):
 
     The embedding weighs the noisy frame and the frame before, colour by colour: at low noise the output is the noisy
     frame, at high noise the frame before (the motion of Finn, Goodfellow & Levine 2016, dynamic neural advection: every
-    pixel is a weighted mean of the reach x reach pixels around its place). It also scales and shifts the features, since
-    one gain does not suit all levels.
+    pixel is a weighted mean of the reach x reach pixels around its place). It also scales and shifts the features,
+    since one gain does not suit all levels.
 
     h: [N, into, H, W], features.
     seen: [N, frames * C, H, W], the noisy frame and, with reach > 0, the frame before it.
