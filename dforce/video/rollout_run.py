@@ -74,7 +74,7 @@ class RolloutRun:
                              f"{self.frames}, {self.samples}, {self.save_every}")
         if self.model.latents is not None and self.recipe.clamp is not None:
             raise ValueError("this model makes latents, which have no largest size: give clamp=null")
-        if not self.data_set and (self.context or self.measure or self.actions == "data" and self.model.actions):
+        if not self.data_set and (self.context or self.measure or self._needs_clips(self.actions)):
             raise ValueError("the checkpoint does not say what it learnt from: give data=, or go without "
                              "(measure=false context=0 actions=random)")
 
@@ -84,6 +84,11 @@ class RolloutRun:
         return self.data or self.model.data
 
     @property
+    def has_walker(self) -> bool:
+        """Does a walker come with the model? It needs no real video to learn from."""
+        return (self.model.checkpoint / FILE).is_file()
+
+    @property
     def context_frames(self) -> int:
         """Frames that rollouts begin with, in whole tokens."""
         return self.model.context_frames(self.context if self.data_set else 0)
@@ -91,13 +96,17 @@ class RolloutRun:
     @property
     def action_source(self) -> str:
         """Where actions come from, as `rollout_actions` takes it."""
-        alone = "walker" if (self.model.checkpoint / FILE).is_file() and self.model.actions else "random"
+        alone = "walker" if self.has_walker and self.model.actions else "random"
         return self.actions or ("data" if self.data_set else alone)
 
     @property
     def measured(self) -> bool:
         """Is the rollout held against real video?"""
         return bool(self.data_set) if self.measure is None else self.measure
+
+    def _needs_clips(self, source: str | None) -> bool:
+        """Do actions of this source take real video?"""
+        return source == "data" and self.model.actions > 0 or source == "walker" and not self.has_walker
 
     def serve(self, port: int) -> None:
         """Serves the model to a browser until Ctrl-C: keys are the actions, nothing is measured."""
@@ -132,9 +141,7 @@ class RolloutRun:
 
     def real_video(self) -> RealVideo | None:
         """Real clips that the model has not seen, if anything needs them."""
-        brought = (self.model.checkpoint / FILE).is_file()  # such a walker has learnt from them before
-        learnt = self.action_source == "walker" and not brought or self.model.actions and self.action_source == "data"
-        needed = self.measured or learnt or self.context_frames or self.data
+        needed = self.measured or self._needs_clips(self.action_source) or self.context_frames or self.data
         return RealVideo(self.model, self.data_set, seed=self.seed) if needed and self.data_set else None
 
     def decisive(self, start: ReferenceClips | None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class VideoTuning(TuningRun):
                            for split, seed in (("train", self.seed), ("val", self.eval_seed)))
         both = Contestants(base, model, sampler, AfterContext(base.denoiser), rewards, held_out, context,
                            on_screen(model))
-        aligning = self.settings().prepare(Setup(sampler, rewards.tuned, windows_of(train, context),
+        aligning = self.settings().prepare(Setup(sampler, rewards.tuned, windows_query(train, context),
                                                  decode=both.decode, seed=self.seed, rows=self.rows))
         return PreparedTuning(aligning, self._monitor(both), load(base.checkpoint, trust=self.trust),
                               lambda config: {**base.config, "align": config},
@@ -135,7 +135,7 @@ def on_screen(model: VideoModel) -> Callable[[Tensor], Tensor]:
     return lambda tokens: model.frames(tokens).clamp(-1, 1)
 
 
-def windows_of(real: RealVideo, context: int) -> Ask:
+def windows_query(real: RealVideo, context: int) -> Ask:
     """Asks for what follows windows of clips: their first `context` frames, and the actions of the others."""
     def ask(count: int, generator: torch.Generator) -> Query:
         first = int(torch.randint(2**30, (), generator=generator))

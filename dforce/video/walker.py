@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from dforce.core.noise import mix
 from dforce.data.pixels import from_uint8
-from dforce.video.auxiliary_nets import begun, descend, load_net, save_net
+from dforce.train.auxiliary import seeded, train_auxiliary
+from dforce.video.auxiliary_nets import load_net, save_net
 from dforce.video.recording import Record
 
 MEMORY = 16         # actions that the policy remembers: walkers in mazes go straight for up to 15 frames
@@ -95,7 +96,7 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
     """
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
-    policy = begun(lambda: WalkerPolicy(shape, actions, memory=memory), seed).to(device)  # type: ignore[arg-type]
+    policy = seeded(lambda: WalkerPolicy(shape, actions, memory=memory), seed).to(device)  # type: ignore[arg-type]
 
     def loss(step: int) -> Tensor:
         frames, taken = clips(step)
@@ -106,7 +107,7 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
         pairs, past, label = (part[chosen].to(device) for part in seen)
         return F.cross_entropy(policy(pairs, past), label)
 
-    return descend(policy, loss, steps=steps, lr=lr, weight_decay=1e-2)
+    return train_auxiliary(policy, loss, steps=steps, lr=lr, weight_decay=1e-2)
 
 
 class Likeness(NamedTuple):

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dforce.video.auxiliary_nets import begun, descend, load_net, save_net
+from dforce.train.auxiliary import seeded, train_auxiliary
+from dforce.video.auxiliary_nets import load_net, save_net
 
 Clips = Callable[[int], Tensor]  # step -> real frames [B, T, C, H, W] in -1..1, T >= 2
 
@@ -79,7 +80,7 @@ def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: in
     generator = torch.Generator().manual_seed(seed)
     first = clips(0)
     shape = tuple(first.shape[2:])
-    encoder = begun(lambda: PairEncoder(shape, width=width), seed).to(device)  # type: ignore[arg-type]
+    encoder = seeded(lambda: PairEncoder(shape, width=width), seed).to(device)  # type: ignore[arg-type]
     a, b = pairs_of(first).chunk(2, 1)
     encoder.scale.copy_(torch.stack([a.std(), (b - a).std()]).clamp(min=1e-3))
 
@@ -87,7 +88,7 @@ def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: in
         every = pairs_of(clips(step))
         return encoder.loss(every[torch.randint(len(every), (pairs,), generator=generator)].to(device))
 
-    descend(encoder, loss, steps=steps, lr=lr, weight_decay=1e-4)
+    train_auxiliary(encoder, loss, steps=steps, lr=lr, weight_decay=1e-4)
     whole = torch.cat([encoder(pairs_of(clips(step)).to(device)) for step in range(max(2, min(steps, 8)))])
     encoder.mean.copy_(whole.mean(0))
     encoder.std.copy_(whole.std(0).clamp(min=1e-6))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dforce.video.auxiliary_nets import begun, descend
+from dforce.train.auxiliary import seeded, train_auxiliary
 
 Labelled = Callable[[int], tuple[Tensor, Tensor]]  # step -> frames [B, T, C, H, W], actions [B, T] or [B, T, A]
 
@@ -63,14 +63,14 @@ def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int =
     device; `device` is where the probe is trained and stays."""
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
-    probe = begun(lambda: ActionProbe(shape, actions), seed).to(device)  # type: ignore[arg-type]
+    probe = seeded(lambda: ActionProbe(shape, actions), seed).to(device)  # type: ignore[arg-type]
 
     def loss(step: int) -> Tensor:
         shown, label = transitions(*clips(step))
         chosen = torch.randint(len(label), (pairs,), generator=generator)
         return F.cross_entropy(probe(shown[chosen].to(device)), label[chosen].to(device))
 
-    return descend(probe, loss, steps=steps, lr=lr, weight_decay=1e-3)
+    return train_auxiliary(probe, loss, steps=steps, lr=lr, weight_decay=1e-3)
 
 
 @torch.no_grad()

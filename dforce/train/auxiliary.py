@@ -1,0 +1,33 @@
+"""Training of auxiliary networks: small ones that judge, measure or act beside a model, trained in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def seeded(make: Callable[[], Net], seed: int) -> Net:
+    """make(), its weights drawn by `seed`; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def train_auxiliary(net: Net, loss: Callable[[int], Tensor], *, steps: int, lr: float, weight_decay: float) -> Net:
+    """The network after AdamW on loss(0), loss(1), ... under one cycle of the learning rate; frozen, to be evaluated.
+
+    The same for the same losses and machine.
+    """
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss(step).backward()
+        optimizer.step()
+        schedule.step()
+    return net.eval().requires_grad_(False)
