@@ -166,7 +166,8 @@ class Saver:
         log, place = epoch.log, step_folder(self.folder.checkpoints, epoch.log.step)
         if log.step == self.step or not self.folder.writes:
             return
-        state, model, base = log.training.state(), log.training.objective.denoiser, self.prepared.base
+        state, base = log.training.state(), self.prepared.base
+        model: Any = log.training.objective.denoiser
         if adapter_state(model):
             plain = copy.deepcopy(model)
             fold(plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,8 @@ def find_judge(wanted: str | bool | None, models: Mapping[str, ImageModel]) -> C
             raise ValueError(f"the classifier {wanted} is for {len(judge.classes)} classes in {judge.shape}, the "
                              f"models draw {len(first.classes)} in {first.shape}")
         return judge
-    for place in (*(model.checkpoint for model in models.values()), first.data):
+    places: list[str | Path] = [*(model.checkpoint for model in models.values()), first.data]
+    for place in places:
         try:
             judge = load_classifier(place)
         except CheckpointError:

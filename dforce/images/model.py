@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from dforce.config import nearest
-from dforce.core.denoiser import Cond, Denoiser, Precond
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.noise import Noise
-from dforce.core.sample import generate
 from dforce.core.schedule import Schedule
 from dforce.data.pixels import to_uint8
 from dforce.guidance.classifier_free import classifier_free
+from dforce.images.pipeline import Pipeline, class_cond
 from dforce.train.checkpoint import CheckpointError, find, load
-
-START = 1  # salt of the first noise, as in `dforce.align`: two models that share a seed begin in the same noise
 
 
 class ImageModel(NamedTuple):
@@ -105,9 +103,13 @@ def layout_of(shape: Iterable[int], classes: Iterable[str], data: str | Path) ->
     return {"event_shape": [*shape], "classes": classes, "static": {"class": len(classes)}, "dataset": str(data)}
 
 
-def class_cond(labels: Tensor) -> Cond:
-    """The conditioning of images of these classes, [B] integers; len(classes) is the null class."""
-    return {"static": {"class": labels.long()}}
+def pipeline_of(model: ImageModel) -> Pipeline:
+    """The model as a pipeline; prompts are numbers of classes."""
+    device = model.schedule.alpha.device
+    return Pipeline(model.denoiser, model.schedule, model.shape,
+                    lambda prompts: class_cond(torch.tensor(list(prompts), device=device)),
+                    class_cond(torch.tensor([len(model.classes)], device=device)), lambda x: x,
+                    lambda steps: model.schedule.grid(steps))
 
 
 def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
@@ -125,11 +127,9 @@ def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, e
     steps: levels of the path, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free
     guidance. Another model gets the same noise from the same seed. Raises ValueError for classes that it does not have.
     """
-    noise, device = Noise(seed), model.schedule.alpha.device
-    x = noise(0, 0, torch.zeros(len(labels), 1, *model.shape, device=device), salt=START)
-    matrix = model.schedule.grid(steps)[:, None]
-    return generate(guided_by_class(model, scale), model.schedule, matrix, x, cond=class_cond(labels.to(device)),
-                    eta=eta, order=order, noise=noise)
+    pipeline = pipeline_of(model)
+    return pipeline.sampler(steps, guidance=scale, eta=eta, order=order).tokens(
+        len(labels), pipeline.encode(labels.tolist()), Noise(seed))
 
 
 def pixels(x: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,13 +71,33 @@ class PretrainedUNet(nn.Module):
 def load_unet(path: str, *, subfolder: str | None = "unet", dtype: torch.dtype | None = None) -> PretrainedUNet:
     """The UNet in a diffusers pipeline folder (`subfolder` None: in the UNet's own folder), text-conditioned or not.
 
-    Raises ImportError where diffusers is not installed, OSError where the path holds no such network.
+    Nothing is asked of any hub. Raises ImportError where diffusers is not installed, OSError where the path holds no
+    such network.
     """
+    diffusers = _diffusers(path)
+    name = diffusers.UNet2DModel.load_config(path, subfolder=subfolder, local_files_only=True).get("_class_name")
+    if name not in ("UNet2DConditionModel", "UNet2DModel"):
+        raise ValueError(f"{path} holds a {name}; a UNet2DConditionModel or UNet2DModel is wanted")
+    return PretrainedUNet(getattr(diffusers, name).from_pretrained(path, subfolder=subfolder, torch_dtype=dtype,
+                                                                   local_files_only=True))
+
+
+def load_scheduler(path: str) -> Any:
+    """The scheduler in scheduler/ of a diffusers pipeline folder. Raises as `load_unet` does."""
+    diffusers = _diffusers(path)
+    config = diffusers.DDIMScheduler.load_config(path, subfolder="scheduler", local_files_only=True)
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
+        raise ValueError(f"{path} holds a {config.get('_class_name')}, which is no scheduler of diffusers")
+    return kind.from_config(config)
+
+
+def _diffusers(path: str) -> Any:
+    """The package diffusers, for a folder that exists: of a name that is none it would ask a hub."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"there is no folder {path}")
     try:
         import diffusers
     except ImportError as error:
         raise ImportError("pretrained image networks need diffusers: pip install 'dforce[align]'") from error
-    name = diffusers.UNet2DModel.load_config(path, subfolder=subfolder).get("_class_name")
-    if name not in ("UNet2DConditionModel", "UNet2DModel"):
-        raise ValueError(f"{path} holds a {name}; a UNet2DConditionModel or UNet2DModel is wanted")
-    return PretrainedUNet(getattr(diffusers, name).from_pretrained(path, subfolder=subfolder, torch_dtype=dtype))
+    return diffusers

@@ -77,7 +77,8 @@ A = TypeVar("A", bound=Algorithm)
 
 def shortened(algorithm: A) -> A:
     """The same algorithm with little to do, for fast_dev_run."""
-    return replace(algorithm, **{key: value for key, value in FEW.items() if hasattr(algorithm, key)})
+    few: dict[str, Any] = {key: value for key, value in FEW.items() if hasattr(algorithm, key)}
+    return replace(algorithm, **few)
 
 
 def reference_of(policy: Denoiser) -> Denoiser:

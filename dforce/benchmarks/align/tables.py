@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +153,8 @@ def generalisation(task: str, method: str, runs: Runs, classes: int | None, seve
     every = sorted({line["label"] for line in runs.bases[0].lines})
     own = list(range(classes)) if classes is not None else every
     rows = []
-    for name, which in (("seen", {"only": own}), ("unseen", {"other": own})):
+    chosen: dict[str, dict[str, Any]] = {"seen": {"only": own}, "unseen": {"other": own}}
+    for name, which in chosen.items():
         seed = runs.seed(**which)
         if not len(seed):
             continue
@@ -190,7 +192,7 @@ def trials(bench: AlignBenchmark, task: str, method: str, parts: Iterable[Part])
 def draw_all(rows: Sequence[Row], media: Path) -> dict[str, str]:
     """frontier_<task>.png and curves_<task>.png of what is there; their captions."""
     captions = {}
-    for task in dict.fromkeys(one["task"] for one in rows if "," not in one["task"]):
+    for task in dict.fromkeys(row["task"] for row in rows if "," not in row["task"]):
         marks = marks_of(rows, task)
         base = next((mark for mark in marks if mark.name == "base"), None)
         if base is None or len(marks) < 2:
@@ -209,32 +211,35 @@ def draw_all(rows: Sequence[Row], media: Path) -> dict[str, str]:
     return captions
 
 
+PANELS = ("accuracy", "diversity", "kl")
+
+
 def marks_of(rows: Sequence[Row], task: str) -> list[Mark]:
     """A mark for each method, and one for each trial."""
-    found: dict[Any, Mark] = {}
-    for one in rows:
-        if one["task"] not in (task, f"{task}, trials") or one["metric"] not in ("reward", *PANELS):
+    marks: dict[Any, Mark] = {}
+    for row in rows:
+        if row["task"] not in (task, f"{task}, trials") or row["metric"] not in ("reward", *PANELS):
             continue
-        key = (one["task"], one["method"], json.dumps(one["variant"]))
-        mark = found.setdefault(key, Mark(one["method"], one["task"] != task, {}))
-        mark.values[one["metric"]] = Point(0.0, one["value"], one["low"], one["high"])
-    return list(found.values())
-
-
-PANELS = ("accuracy", "diversity", "kl")
+        key = (row["task"], row["method"], json.dumps(row["variant"]))
+        mark = marks.setdefault(key, Mark(row["method"], row["task"] != task, {}))
+        mark.values[row["metric"]] = _point(row, 0.0)
+    return list(marks.values())
 
 
 def curve_panels(rows: Sequence[Row], task: str) -> dict[str, dict[str, list[Point]]]:
     """metric -> method -> points over queries: of tuned methods on their way, of searches one."""
     panels: dict[str, dict[str, list[Point]]] = {"reward": {}}
-    for one in rows:
-        if one["task"] == f"{task}, by queries" and one["metric"] in panels:
-            panels[one["metric"]].setdefault(one["method"], []).append(
-                Point(one["variant"]["queries"], one["value"], one["low"], one["high"]))
-    queries = {one["method"]: one["value"] for one in rows if one["task"] == task and one["metric"] == "queries"}
-    for one in rows:
-        known = one["task"] == task and one["metric"] in panels and queries.get(one["method"], 0) > 0
-        if known and one["method"] not in panels[one["metric"]]:
-            panels[one["metric"]][one["method"]] = [
-                Point(queries[one["method"]], one["value"], one["low"], one["high"])]
+    for row in rows:
+        if row["task"] == f"{task}, by queries" and row["metric"] in panels:
+            panels[row["metric"]].setdefault(row["method"], []).append(_point(row, row["variant"]["queries"]))
+    queries = {row["method"]: row["value"] or 0.0 for row in rows
+               if row["task"] == task and row["metric"] == "queries"}
+    for row in rows:
+        known = row["task"] == task and row["metric"] in panels and queries.get(row["method"], 0) > 0
+        if known and row["method"] not in panels[row["metric"]]:
+            panels[row["metric"]][row["method"]] = [_point(row, queries[row["method"]])]
     return panels
+
+
+def _point(row: Row, x: float) -> Point:
+    return Point(x, math.nan if row["value"] is None else row["value"], row["low"], row["high"])

@@ -1,0 +1,84 @@
+"""An image generator as one value, whoever trained it: ours, or a pretrained network of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dforce.align.on_policy import Sampler
+from dforce.core.denoiser import Cond, Denoiser, Precond
+from dforce.core.schedule import Schedule, from_diffusers
+from dforce.guidance.classifier_free import classifier_free
+from dforce.nets.diffusers import load_scheduler, load_unet
+
+PREDICT = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # prediction_type of a scheduler
+
+
+class Pipeline(NamedTuple):
+    """What it takes to draw images.
+
+    denoiser, schedule: of one token. shape: (C, H, W) of it.
+    encode: prompts -> their conditioning. null: that of no prompt, one row; None where there is none.
+    decode: tokens [B, 1, C, H, W] -> images in [-1, 1].
+    levels: number of steps -> levels [steps + 1] from K down to 0.
+    """
+
+    denoiser: Denoiser
+    schedule: Schedule
+    shape: tuple[int, ...]
+    encode: Callable[[Sequence[Any]], Cond | None]
+    null: Cond | None
+    decode: Callable[[Tensor], Tensor]
+    levels: Callable[[int], Tensor]
+
+    def sampler(self, steps: int, *, guidance: float = 1.0, **how: Any) -> Sampler:
+        """Draws tokens or records their runs; guidance: scale of classifier-free guidance; how: more of `Sampler`.
+
+        ValueError for guidance of a model without a null conditioning.
+        """
+        denoiser = self.denoiser
+        if guidance != 1:
+            if self.null is None:
+                raise ValueError("classifier-free guidance wants a model that knows images without a prompt")
+            denoiser = classifier_free(denoiser, guidance, self.null)
+        return Sampler(denoiser, self.schedule, self.levels(steps)[:, None], (1, *self.shape), **how)
+
+
+def class_cond(labels: Tensor) -> Cond:
+    """The conditioning of images of these classes, [B] integers; len(classes) is the null class."""
+    return {"static": {"class": labels.long()}}
+
+
+def from_unet(folder: str | Path) -> Pipeline:
+    """The pipeline of a diffusers folder with a `UNet2DModel` in unet/ and its scheduler in scheduler/.
+
+    Nothing is asked of any hub. Prompts are numbers of classes where the network has classes; else only their count
+    matters. Raises OSError where there is no such folder; ValueError, by name, for what is not reproduced: text,
+    clipping or thresholding of samples, a learned variance.
+    """
+    net, scheduler = load_unet(str(folder)), load_scheduler(str(folder))
+    config, kind = scheduler.config, str(scheduler.config.prediction_type)
+    refused = {"a network of text": "encoder_hidden_states" in net.accepted, f"prediction_type {kind}":
+               kind not in PREDICT, "clip_sample": config.get("clip_sample"), "thresholding":
+               config.get("thresholding"), "a learned variance": "learned" in str(config.get("variance_type")),
+               "set_alpha_to_one=false": config.get("set_alpha_to_one") is False}
+    if any(refused.values()):
+        raise ValueError(f"{folder} has {', '.join(name for name, found in refused.items() if found)}, which is not "
+                         "reproduced here")
+    schedule, unet = from_diffusers(scheduler), net.unet
+    net.eval().requires_grad_(False)
+    side = unet.config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    classes = unet.config.num_class_embeds
+
+    def levels(steps: int) -> Tensor:
+        scheduler.set_timesteps(steps)
+        return torch.cat([scheduler.timesteps.long() + 1, torch.zeros(1, dtype=torch.long)])  # level k: timestep k - 1
+
+    return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, (unet.config.in_channels, height, width),
+                    (lambda prompts: class_cond(torch.tensor(list(prompts)))) if classes else lambda prompts: None,
+                    None, lambda x: x.clamp(-1, 1), levels)
