@@ -190,13 +190,12 @@ def test_the_draws_do_not_share_noise_with_the_sampler():
     """A planner hands one Noise to both: no number may be used twice, at any (row, token)."""
     calls = []
 
-    class Spy(Noise):
-        def __call__(self, row, token, like, *, salt=0, sample=None):
-            calls.append(salt)
-            return super().__call__(row, token, like, salt=salt, sample=sample)
+    def spy(row, token, like, *, salt=0, sample=None):
+        calls.append(salt)
+        return Noise(0)(row, token, like, salt=salt, sample=sample)
 
     for futures in ("joint", "sequential"):
-        guide = monte_carlo(Causal(S), S, Terminal(), 4, futures=futures, noise=Spy(0))
+        guide = monte_carlo(Causal(S), S, Terminal(), 4, futures=futures, noise=spy)
         guide(torch.randn(2, 4, 1), torch.full((2, 4), 3), guide.init_state(2))
     assert calls and max(calls) < 0
 
