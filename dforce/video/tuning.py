@@ -16,7 +16,7 @@ from dforce.align.algorithms.common import Setup
 from dforce.align.monitor import Measure, Monitor
 from dforce.align.on_policy import Ask
 from dforce.align.rewards.named import reward_of_frames
-from dforce.align.rewards.protocol import Subject, ask_reward
+from dforce.align.rewards.protocol import Reward, Subject, ask_reward
 from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
 from dforce.config import Node
 from dforce.core.matrix import pyramid
@@ -120,10 +120,12 @@ class VideoTuning(TuningRun):
             return Query([f"clip {i}" for i in clip.numbers],
                          continuation_cond(both.model, clip.frames, clip.actions, both.context))
 
-        instruments = {"reward": both.rewards.tuned, "held_out": both.rewards.held_out}
-        measures: dict[str, Measure] = {
-            name: lambda x, query, reward=reward: ask_reward(reward, x, query.prompts, where="the watch")
-            for name, reward in instruments.items() if reward is not None}
+        def value_of(reward: Reward) -> Measure:
+            return lambda x, query: ask_reward(reward, x, query.prompts, where="the watch")
+
+        measures = {"reward": value_of(both.rewards.tuned)}
+        if both.rewards.held_out is not None:
+            measures["held_out"] = value_of(both.rewards.held_out)
         if self.frames > 1:
             measures["change"] = lambda x, query: (x[:, 1:] - x[:, :-1]).abs().flatten(1).mean(1)
         return Monitor(both.sampler, both.reference, ask, measures, samples=min(self.watch, len(both.held_out)),

@@ -86,7 +86,8 @@ def _kappa(probe: ActionProbe, frames: Tensor, actions: Tensor, seed: int) -> In
     parts = [fed_and_seen(probe, frames[b:b + 1], actions[b:b + 1]) for b in range(len(frames))]
 
     def pooled(clips: np.ndarray) -> float:
-        return kappa(*(torch.cat(each) for each in zip(*(parts[b] for b in clips), strict=True)), probe.actions)
+        fed, seen = (torch.cat(each) for each in zip(*(parts[b] for b in clips), strict=True))
+        return kappa(fed, seen, probe.actions)
     return bootstrap_of(pooled, len(parts), rng=np.random.default_rng(seed))
 
 

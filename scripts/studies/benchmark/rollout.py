@@ -158,7 +158,8 @@ def endless(args: argparse.Namespace, folder: RunFolder) -> list[Row]:
     model = fresh(16, 4, args.device)
     recipe = Recipe(steps=1)
     frames = stream(model, recipe, begin(model, recipe, torch.zeros(1, 0, *model.shape)), batch=1, noise=Noise(0))
-    seconds, memory = [], []
+    seconds: list[float] = []
+    memory: list[float] = []
     with Ticker(args.frames, "endless") as ticker:
         while BLOCK * len(seconds) < args.frames:
             start = clock(args.device)

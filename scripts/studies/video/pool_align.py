@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dforce.report.rows import read_episodes, read_results, write_results
+from dforce.report.rows import Row, make_row, read_episodes, read_results, write_results
+from dforce.report.statistics import Interval, spread_interval
 
 DRAWS = 2000
-Row = dict[str, Any]
 
 
 def per_clip(run: Path, method: str, metric: str) -> np.ndarray:
@@ -26,13 +25,18 @@ def per_clip(run: Path, method: str, metric: str) -> np.ndarray:
                      if line["method"] == method and "clip" in line])
 
 
-def both_ways(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float, int]:
+def both_ways(values: np.ndarray, rng: np.random.Generator) -> Interval:
     """Mean of [seeds, clips], its 95% interval over seeds and clips, and how many numbers these are."""
     seeds, clips = values.shape
     drawn = [values[rng.integers(seeds, size=seeds)].mean(0)[rng.integers(clips, size=clips)].mean()
              for _ in range(DRAWS)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high), values.size
+    return spread_interval(np.array(drawn))._replace(value=float(values.mean()), n=values.size)
+
+
+def pooled(row: Row, estimate: Interval | float, n: int, seeds: int) -> Row:
+    """The row of one run with the estimate of several."""
+    return make_row(row["task"], row["method"], row["metric"], estimate, n=n, variant=row["variant"], seeds=seeds,
+                    unit=row["unit"], higher=row["higher_is_better"])
 
 
 def short(row: Row, runs: list[Path], rng: np.random.Generator) -> Row:
@@ -41,16 +45,16 @@ def short(row: Row, runs: list[Path], rng: np.random.Generator) -> Row:
     values = np.stack([per_clip(run, "tuned", metric) for run in runs])
     if row["metric"] != metric:
         values = values - np.stack([per_clip(run, "base", metric) for run in runs])
-    return {**row, **dict(zip(("value", "low", "high", "n"), both_ways(values, rng), strict=True))}
+    interval = both_ways(values, rng)
+    return pooled(row, interval, interval.n, len(runs))
 
 
 def drift(same: list[Row]) -> Row:
-    """One row of those of every run."""
-    low, high = ([row[end] for row in same] for end in ("low", "high"))
-    value = float(np.mean([row["value"] for row in same]))
-    known = None not in low + high
-    return {**same[0], "value": value, "n": sum(row["n"] for row in same), "low": min(low) if known else None,
-            "high": max(high) if known else None}
+    """One row of those of every run: the mean, from the lowest end of their intervals to the highest."""
+    value, n = float(np.mean([row["value"] for row in same if row["value"] is not None])), sum(row["n"] for row in same)
+    lows, highs = ([end for row in same if (end := row[key]) is not None] for key in ("low", "high"))
+    known = len(lows) == len(highs) == len(same)
+    return pooled(same[0], Interval(value, min(lows), max(highs), n) if known else value, n, len(same))
 
 
 def main() -> None:
@@ -67,8 +71,7 @@ def main() -> None:
         same = [one for each in results for one in each.rows
                 if all(one[key] == row[key] for key in ("method", "metric", "variant"))]
         if len(same) == len(results):
-            pooled = short(row, args.runs, rng) if row["variant"]["sampling"] == "policy" else drift(same)
-            rows.append({**pooled, "seeds": len(results)})
+            rows.append(short(row, args.runs, rng) if row["variant"]["sampling"] == "policy" else drift(same))
     headers = [each.header for each in results]
     header = {key: [each[key] for each in headers] for key in ("command", "commit", "seconds", "peak_memory_mb")}
     write_results(args.out, {**headers[0], **header}, rows)
