@@ -44,7 +44,6 @@ from dforce.align.rewards.builtin import (
 from dforce.align.rewards.combined import Scale, Vote, Weighted, scales_of
 from dforce.align.rewards.learnt import BradleyTerry, BradleyTerryLoss, FittedPairs, fit_bradley_terry, split_pairs
 from dforce.align.rewards.network import RewardNet
-from dforce.align.rewards.pairs import rank_pairs
 from dforce.align.rewards.protocol import RewardError, ask_reward
 from dforce.align.rewards.ratings import (
     FittedRatings,
@@ -58,7 +57,8 @@ from dforce.align.rewards.ratings import (
 )
 from dforce.align.rewards.store import find_reward, load_reward, needed_encoder, save_reward
 from dforce.align.sde import dance, flow_sde, window
-from dforce.align.search.best_of_n import Best, best_of_n, demon, descend
+from dforce.align.search.best_of_n import Best, best_of_n
+from dforce.align.search.demon import demon, descend
 from dforce.align.search.edict import Edict, Optimised, doodl
 from dforce.align.search.smc import Particles, steer, steering
 from dforce.align.trace import Replay, Trace, kl, record, replay, subsample
@@ -143,7 +143,6 @@ __all__ = [
     "per_frame",
     "policy_gradient",
     "preference",
-    "rank_pairs",
     "read_pairs",
     "read_ratings",
     "record",

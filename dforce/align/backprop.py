@@ -21,7 +21,7 @@ from dforce.core.step import Memory, advance, no_memory
 from dforce.core.tree import State
 
 
-class Starts(NamedTuple):
+class RunStarts(NamedTuple):
     """What runs begin in: pure noise [B, T, *E], the conditioning, and a seed [B] of the noise of their steps."""
 
     x: Tensor
@@ -29,13 +29,13 @@ class Starts(NamedTuple):
     seed: Tensor
 
 
-def starts(ask: Ask, batch: int, shape: tuple[int, ...], *, seed: int = 0) -> Callable[[int], Starts]:
+def starts(ask: Ask, batch: int, shape: tuple[int, ...], *, seed: int = 0) -> Callable[[int], RunStarts]:
     """batch_at(step) for `dforce.fit`: fresh noise for `batch` runs of tokens `shape` (T, *E), counted by the step."""
-    def batch_at(step: int) -> Starts:
+    def batch_at(step: int) -> RunStarts:
         cond = ask(batch, torch.Generator().manual_seed(seed_of(seed, step, ASK))).cond
         number = seed_of(seed, step, SAMPLE)
         x = Noise(number)(0, torch.arange(shape[0]), torch.empty(batch, *shape), salt=START_SALT)
-        return Starts(x, cond, torch.full((batch,), number))
+        return RunStarts(x, cond, torch.full((batch,), number))
     return batch_at
 
 
@@ -70,8 +70,8 @@ def through(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *
 
 def direct_reward(reward: Callable[[Tensor, Cond | None], Tensor], matrix: Tensor, *, last: int = 1,
                   random: bool = False, eta: float = 0.0, order: int = 1, checkpoint: bool = True) -> Loss:
-    """L = -E[ reward(x0, cond) ] of `Starts`; the reward differentiable, [B, T, *E] -> [B]. random: 1..last steps."""
-    def loss(own: AlignObjective, batch: Starts, generator: torch.Generator | None) -> Result:
+    """L = -E[ reward(x0, cond) ] of `RunStarts`, the reward differentiable, [B]. random: a number of steps in 1..last."""
+    def loss(own: AlignObjective, batch: RunStarts, generator: torch.Generator | None) -> Result:
         device = generator.device if generator is not None else None
         depth = int(torch.randint(1, last + 1, (), generator=generator, device=device)) if random else last
         x0 = through(own.policy, own.schedule, matrix, batch.x, last=depth, cond=batch.cond, eta=eta, order=order,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dforce.align.on_policy import ORDER, Samples
-from dforce.align.shuffle import dealt, read_npz, write_npz
+from dforce.align.shuffle import dealt
 from dforce.align.trace import Trace
 from dforce.core.denoiser import Cond
 from dforce.core.tree import select
+from dforce.data.npz import read_npz, write_npz
 
 
 class Pairs(NamedTuple):

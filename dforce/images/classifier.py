@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dforce.data.images import ImageBatches, Images
 from dforce.train.atomic_folder import sealed, verified, write_tensors
+from dforce.train.auxiliary import auxiliary_steps, seeded
 from dforce.train.checkpoint import PRETRAINED, CheckpointError
-from dforce.train.fit import fit
 from dforce.train.state import load_weights
 
 CHANNELS = (32, 64, 64, 64)  # of the first resolutions, each half the one before; the rest have the last
@@ -85,15 +85,12 @@ def classifier_steps(images: Images, *, seed: int, steps: int, batch: int = 128)
 
     Under torchrun all processes have to go through it together.
     """
-    before = torch.get_rng_state()
-    torch.manual_seed(seed + STREAM)
-    classifier = Classifier(images.shape, images.classes)
-    torch.set_rng_state(before)
+    classifier = seeded(lambda: Classifier(images.shape, images.classes), seed + STREAM)
     batch = min(batch, len(images.x))
     batch -= batch % EVEN if batch > EVEN else 0
     batches = ImageBatches(images, batch=batch, seed=seed + STREAM)
-    for log in fit(CrossEntropy(classifier), batches, lr=2e-3, steps=steps, warmup=min(50, steps), ema=0.99,
-                   precision="fp32", seed=seed + STREAM):
+    for log in auxiliary_steps(CrossEntropy(classifier), batches, lr=2e-3, steps=steps, warmup=50, ema=0.99,
+                               seed=seed + STREAM):
         if log.step == log.steps:
             weights = {name.removeprefix("classifier."): value for name, value in log.training.ema.items()}
             load_weights(classifier, weights, origin="the average")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from dforce.core.schedule import Schedule, from_diffusers
 from dforce.guidance.classifier_free import classifier_free
 from dforce.nets.diffusers import load_scheduler, load_unet
 
-PREDICT = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # prediction_type of a scheduler
+# prediction_type of a scheduler -> what a denoiser predicts
+PREDICT: dict[str, Literal["eps", "v", "x0"]] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 class Pipeline(NamedTuple):
@@ -69,16 +70,16 @@ def from_unet(folder: str | Path) -> Pipeline:
     if any(refused.values()):
         raise ValueError(f"{folder} has {', '.join(name for name, found in refused.items() if found)}, which is not "
                          "reproduced here")
-    schedule, unet = from_diffusers(scheduler), net.unet
-    net.eval().requires_grad_(False)
-    side = unet.config.sample_size
+    schedule = from_diffusers(scheduler)
+    unet: Any = net.eval().requires_grad_(False).unet.config
+    side = unet["sample_size"]
     height, width = (side, side) if isinstance(side, int) else side
-    classes = unet.config.num_class_embeds
+    classes = unet["num_class_embeds"]
 
     def levels(steps: int) -> Tensor:
         scheduler.set_timesteps(steps)
         return torch.cat([scheduler.timesteps.long() + 1, torch.zeros(1, dtype=torch.long)])  # level k: timestep k - 1
 
-    return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, (unet.config.in_channels, height, width),
+    return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, (unet["in_channels"], height, width),
                     (lambda prompts: class_cond(torch.tensor(list(prompts)))) if classes else lambda prompts: None,
                     None, lambda x: x.clamp(-1, 1), levels)

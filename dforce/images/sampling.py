@@ -64,14 +64,14 @@ class ImageSampling:
                 ticker.advance(note=name)
         write_samples(folder.path / "samples.npz", drawn, labels, first.classes)
         variant = {"steps": steps, "eta": self.eta, "order": self.order, "guidance": self.guidance}
-        write_report(folder, first, drawn, labels, classifier, variant)
+        _report(folder, first, drawn, labels, classifier, variant)
         side_by_side(drawn, labels, first.classes, per_class=min(per_class, ACROSS)).savefig(
             folder.media / "samples.png")
         same = "the same noise at the same place" if len(drawn) > 1 else "a class a row"
         write_atomic(folder.media / "captions.json", json.dumps({"samples.png": f"Samples, {same}."}) + "\n")
 
 
-def write_report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], labels: Tensor,
+def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], labels: Tensor,
                  classifier: Classifier | None, variant: Mapping[str, Any]) -> None:
     """results.json, episodes.jsonl and the table of what each model drew."""
     rows, first = [], next(iter(drawn.values()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from dforce.train.fit import Log, fit
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -31,3 +33,11 @@ def train_auxiliary(net: Net, loss: Callable[[int], Tensor], *, steps: int, lr: 
         optimizer.step()
         schedule.step()
     return net.eval().requires_grad_(False)
+
+
+def auxiliary_steps(objective: nn.Module, batch_at: Callable[[int], Any], *, steps: int, lr: float, warmup: int,
+                    seed: int, weight_decay: float = 1e-2, ema: float | None = None,
+                    device: torch.device | str | None = None) -> Iterator[Log]:
+    """The steps of `dforce.fit` in float32, for objectives that draw at random or are trained by several processes."""
+    return fit(objective, batch_at, lr=lr, steps=steps, warmup=min(warmup, steps), weight_decay=weight_decay, ema=ema,
+               precision="fp32", seed=seed, device=device)

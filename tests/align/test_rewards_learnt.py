@@ -25,7 +25,6 @@ from dforce.align import (
     jpeg_compressibility,
     load_reward,
     needed_encoder,
-    rank_pairs,
     read_pairs,
     read_ratings,
     save_reward,
@@ -360,22 +359,6 @@ def test_votes_mind_neither_units_nor_outliers_nor_the_order_of_samples(rule) ->
     assert torch.equal(alone.argsort(), bright(x, [], []).argsort())
     against = Vote([bright, lambda *a: -bright(*a)], rule)(x, prompts)
     assert torch.equal(against, torch.full((30,), 0.5, dtype=torch.float64))
-
-
-def test_pairs_made_of_scores() -> None:
-    x = torch.arange(8.0).view(8, 1, 1)
-    score = listed(1.0, 5.0, 3.0, 2.0, 9.0, 9.0, 9.0, 9.0)
-    cond = {"static": {"class": torch.arange(8)}}
-    found = rank_pairs(score, x, ["a"] * 4 + ["b"] * 4, k=2, cond=cond)
-    assert found.win[:2].flatten().tolist() == [1, 2] and found.lose[:2].flatten().tolist() == [0, 3]
-    assert found.weight.tolist() == [1, 1, 0, 0] and found.cond["static"]["class"][:2].tolist() == [1, 2]
-    mixed = rank_pairs(Vote([score, listed(1.0, 2.0, 8.0, 3.0, 1.0, 2.0, 3.0, 4.0)]), x, ["a"] * 4 + ["b"] * 4)
-    assert mixed.win.flatten().tolist() == [2, 7] and mixed.lose.flatten().tolist() == [0, 4]
-    for call, told in ((lambda: rank_pairs(score, x, ["a"]), "1 prompts for 8 samples"),
-                       (lambda: rank_pairs(score, x[:0], []), "no samples"),
-                       (lambda: rank_pairs(score, x, list("aaaaaaab")), "groups of at least 2, got 1")):
-        with pytest.raises(ValueError, match=told):
-            call()
 
 
 # ----------------------------------------------------------------------------------------------------- files, folders

@@ -14,9 +14,11 @@ from dforce.align.rewards.network import evaluating
 from dforce.align.shuffle import permutation
 from dforce.core.denoiser import Cond
 from dforce.core.tree import select
-from dforce.train.fit import Log, fit
+from dforce.train.auxiliary import auxiliary_steps
+from dforce.train.fit import Log
 
 SPLIT, CHUNK = 17, 512  # stream of randomness; samples judged at once
+WARMUP = 20           # steps of a learning rate that rises
 Watch = Callable[[Log], Any]
 
 
@@ -90,7 +92,10 @@ def fit_bradley_terry(net: nn.Module, pairs: Pairs, *, steps: int = 400, batch: 
     if callable(observe):
         observe(torch.cat([known.win, known.lose]))
     source = Preferences(known, batch=min(batch, len(known.win)), seed=seed)
-    train(BradleyTerryLoss(net), source, steps, lr, weight_decay, seed, watch, device)
+    for log in auxiliary_steps(BradleyTerryLoss(net), source, steps=steps, lr=lr, warmup=WARMUP, seed=seed,
+                               weight_decay=weight_decay, device=device):
+        if watch is not None:
+            watch(log)
     model = BradleyTerry(net.eval())
     with torch.no_grad():
         ends = [(model.score(part.win, part.cond), model.score(part.lose, part.cond)) for part in (known, test)]
@@ -132,15 +137,6 @@ def _components(pairs: Pairs) -> list[int]:
         for i, sample in enumerate(side.detach().cpu().contiguous().flatten(1).numpy()):
             parent[root(i)] = root(first.setdefault(sample.tobytes(), i))
     return [root(i) for i in range(len(parent))]
-
-
-def train(objective: nn.Module, source: Callable[[int], Any], steps: int, lr: float, weight_decay: float, seed: int,
-          watch: Watch | None, device: torch.device | str | None) -> None:
-    """What both kinds of reward models are trained by: AdamW, a short warm-up, a cosine, no averaging."""
-    for log in fit(objective, source, lr=lr, steps=steps, warmup=min(20, steps), weight_decay=weight_decay, ema=None,
-                   precision="fp32", seed=seed, device=device):
-        if watch is not None:
-            watch(log)
 
 
 def _move(cond: Cond, device: torch.device) -> Any:

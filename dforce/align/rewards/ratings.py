@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dforce.align.rewards.learnt import SPLIT, Watch, train
+from dforce.align.rewards.learnt import SPLIT, WARMUP, Watch
 from dforce.align.rewards.network import encode
-from dforce.align.shuffle import dealt, permutation, read_npz, write_npz
+from dforce.align.shuffle import dealt, permutation
+from dforce.data.npz import read_npz, write_npz
+from dforce.train.auxiliary import auxiliary_steps
 
 
 class Ratings(NamedTuple):
@@ -113,7 +115,10 @@ def fit_rating(encoder: Any, ratings: Ratings, *, hidden: int = 0, steps: int = 
     head.scale.copy_(torch.where(spread > 1e-6 * known.abs().amax(0), spread, torch.ones_like(spread)))
     head.rating.copy_(torch.stack([rated.mean(), rated.std(correction=0)]))
     rows, batch = {"features": known, "rating": rated}, min(batch, len(learnt))
-    train(RatingLoss(head), lambda step: dealt(rows, step, batch, seed), steps, lr, weight_decay, seed, watch, device)
+    for log in auxiliary_steps(RatingLoss(head), lambda step: dealt(rows, step, batch, seed), steps=steps, lr=lr,
+                               warmup=WARMUP, seed=seed, weight_decay=weight_decay, device=device):
+        if watch is not None:
+            watch(log)
     with torch.no_grad():
         predicted = head(features[test].to(head.shift.device)).cpu()
     return FittedRatings(MeanRating(encoder, head), predicted, ratings.rating[test].float())

@@ -76,8 +76,8 @@ def needed_encoder(where: str | Path) -> str | None:
     """The name of the encoder that `load_reward` has to be given, None if it needs none. Raises CheckpointError."""
     folder = find_reward(where)
     verified(folder)
-    told = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
-    return told.get("name") if told.get("kind") == "other" else None
+    about = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
+    return about.get("name") if about.get("kind") == "other" else None
 
 
 def _pairs_parts(model: BradleyTerry) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -95,7 +95,7 @@ def _rating_parts(model: MeanRating, name: str | None) -> tuple[dict[str, Any], 
     elif model.encoder is flat:
         about = {"kind": "flat"}
     elif name:
-        about = {"kind": "other", "name": name, "digest": digest(model.encoder)}
+        about = {"kind": "other", "name": name, "digest": weights_digest(model.encoder)}
     else:
         raise ValueError(f"this encoder, a {type(model.encoder).__name__}, is not saved with the head: give its name, "
                          "encoder=..., by which it is found again")
@@ -109,7 +109,7 @@ def _encoder(about: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Any
     if given is None:
         raise CheckpointError(f"the reward {folder} is a head on the encoder {about['name']!r}, which is not in the "
                               "folder: load_reward(..., encoder=...)")
-    if digest(given) != about["digest"]:
+    if weights_digest(given) != about["digest"]:
         raise CheckpointError(f"the encoder that was given is not the {about['name']!r} that the reward {folder} was "
                               "fitted on: its weights differ")
     return given
@@ -125,13 +125,13 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def digest(encoder: Any) -> str:
+def weights_digest(encoder: Any) -> str:
     """sha256 of the names and values of a module's weights; of a function, of its name."""
-    told = hashlib.sha256(type(encoder).__qualname__.encode())
+    digest = hashlib.sha256(type(encoder).__qualname__.encode())
     if not isinstance(encoder, nn.Module):
-        told.update(getattr(encoder, "__qualname__", "").encode())
-        return told.hexdigest()
+        digest.update(getattr(encoder, "__qualname__", "").encode())
+        return digest.hexdigest()
     for name, value in encoder.state_dict().items():
-        told.update(name.encode())
-        told.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return told.hexdigest()
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -105,7 +105,7 @@ class Made:
     points: list[dict[str, Any]] = field(default_factory=list)
 
 
-def scored(bed: Bed, x: Tensor, label: Tensor, nats: Tensor | None = None) -> ScoredSamples:
+def scored_samples(bed: Bed, x: Tensor, label: Tensor, nats: Tensor | None = None) -> ScoredSamples:
     reward = ask_reward(bed.reward, x, label.tolist())
     return ScoredSamples(x, label, reward.numpy(), accuracy(bed.judge, x, label).numpy(),
                   None if nats is None else nats.numpy())
@@ -117,7 +117,7 @@ def policy_samples(bed: Bed, policy: Any, count: int, seed: int) -> ScoredSample
     trace = bed.sampler(policy).record(count, class_cond(label), Noise(seed_of(seed, HELD_OUT)))
     with torch.no_grad():
         nats = kl(trace, policy, bed.model.denoiser, bed.model.schedule).sum((1, 2))
-    return scored(bed, trace.x[:, -1], label, nats)
+    return scored_samples(bed, trace.x[:, -1], label, nats)
 
 
 # --------------------------------------------------------------------------------------------------------- tuning
@@ -163,7 +163,7 @@ def run_search(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *,
     start = noise(0, torch.zeros(1, dtype=torch.long), torch.empty(count, 1, *bed.model.shape), salt=START_SALT)
     begin = time.process_time()
     x, queries, nats = SEARCHES[node["search"]](bed, start, label, noise, settings)
-    return Made(scored(bed, x, label, nats), 0, queries, time.process_time() - begin)
+    return Made(scored_samples(bed, x, label, nats), 0, queries, time.process_time() - begin)
 
 
 SearchResult = tuple[Tensor, float, Tensor | None]  # samples, rewards asked for each, KL to the model before
