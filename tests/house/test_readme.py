@@ -72,6 +72,17 @@ def test_the_planner_that_ships_plans_as_written() -> None:
     assert ((states[:, :2] - names["goal"]) ** 2).sum(-1).min() ** 0.5 < 0.5            # and comes by the goal
 
 
+def test_the_small_files_to_try_it_with_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    inline = re.search(r"python - <<END[^\n]*\n(.*?)\nEND\n", README, re.DOTALL)
+    guide = pieces((ROOT / "docs" / "video.md").read_text(encoding="utf-8"), "python")[0]
+    assert inline is not None
+    for code, films in ((inline[1], 80), (guide, 100)):
+        exec(compile(code, "page", "exec"), {})
+        assert len(list(tmp_path.glob("clips/*.gif"))) == films
+    assert {len(list(folder.iterdir())) for folder in (tmp_path / "images").iterdir()} == {40}
+
+
 @pytest.mark.parametrize("file", WRITTEN, ids=lambda file: file.name)
 def test_commands_compose(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every key of every command is known, and every value fits; nothing runs."""
