@@ -87,8 +87,6 @@ def test_the_small_files_to_try_it_with_are_made(monkeypatch: pytest.MonkeyPatch
 def test_commands_compose(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every key of every command is known, and every value fits; nothing runs."""
     for command in commands(file):
-        if "algorithm." in command or "suite=" in command:  # on their way
-            continue
         assert main([*shlex.split(command, comments=True)[1:], "--cfg", "job"]) == 0, (command, capsys.readouterr().err)
 
 
