@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dforce.benchmarks.speed.sampling import Counted
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import cosine
 from dforce.data.normalize import Affine
@@ -29,3 +30,10 @@ def small(kind, *, causal=True, **settings):
     normalizer = Affine([0.1, -0.2, 0.5, 0.3, 0.0, 0.1], [0.5, 0.6, 1.1, 0.9, 0.7, 0.8])
     return kind(Precond(net, schedule, "v"), schedule, normalizer, LAYOUT,
                 **{"steps": 4, "scale": 0.2, **settings})
+
+
+def tokens_per_plan(planner, obs, goal, remaining):
+    """Tokens that the network evaluates for a plan, on average: what to hold equal when planners are compared."""
+    counted = Counted(planner.denoiser)
+    planner.with_(denoiser=counted)(obs, goal, remaining, np.random.default_rng(0))
+    return counted.tokens / len(obs)

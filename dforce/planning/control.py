@@ -1,9 +1,9 @@
 """Executing plans: from a plan and an observation to an action, and from many plans to played episodes.
 
-How a plan is executed decides a maze score as much as the plan itself does, so an executor is an explicit argument,
-never a default hidden in a planner, and its `variant` goes into every row of results. Everything is batched over
-N episodes and in physical units. An observation is (x, y, vx, vy), a length is one maze cell, and an action is
-(ax, ay) in [-1, 1]. A `World` that shows no velocity has O = 2 columns instead of 4, and lengths of its own.
+How a plan is executed decides a score as much as the plan itself does, so an executor is an explicit argument, never a
+default hidden in a planner, and its `variant` goes into every row of results. Everything is batched over N episodes and
+in the units of the world. An observation [O] is (position, velocity), or the position alone; a goal [G] is a position,
+and an action [A] lies in [-1, 1]. In maze2d they are (x, y, vx, vy), (x, y) and (ax, ay), and a length is one cell.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.envs import Maze, World, as_world
+from dforce.envs import Env, Maze
 from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
 from dforce.envs.maze.grid import GOAL_RADIUS
+from dforce.planning.worlds import as_env, episode_arrays
 
 BUILDABLE = ("tracking", "diffused_action")  # by name, in a configuration
 
 
 class Plan(NamedTuple):
-    """What is meant to happen. actions: [N, H, 2]; states: [N, H, O], state h is where the plan is AFTER step h."""
+    """What is meant to happen. actions: [N, H, A]; states: [N, H, O], state h is where the plan is AFTER step h."""
 
     actions: np.ndarray
     states: np.ndarray
 
 
 Planner = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Plan]
-"""planner(obs [N, 4], goal [N, 2], remaining steps, rng) -> Plan. A plan may be longer or shorter than `remaining`."""
+"""planner(obs [N, O], goal [N, G], remaining steps, rng) -> Plan. A plan may be longer or shorter than `remaining`."""
 
 Executor = Callable[[Plan, int, np.ndarray, np.ndarray], np.ndarray]
-"""executor(plan, t, obs [N, 4], goal [N, 2]) -> action [N, 2]; t counts the steps since the plan was made, from 0."""
+"""executor(plan, t, obs [N, O], goal [N, G]) -> action [N, A]; t counts the steps since the plan was made, from 0."""
 
 Act = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
-"""act(t, obs [N, 4], goal [N, 2]) -> action [N, 2]; t counts the steps since the episode began, from 0."""
+"""act(t, obs [N, O], goal [N, G]) -> action [N, A]; t counts the steps since the episode began, from 0."""
 
 
 class Executed(NamedTuple):
     """N episodes of H steps as they went. Every field but `plan` has the episodes first.
 
     rewards: [N, H], the sparse reward of each step (1 near the goal: half a cell in maze2d, of the state stepped into)
-    trajectory: [N, H + 1, O], observations from the start on; actions: [N, H, 2] as sent; goals: [N, 2]
+    trajectory: [N, H + 1, O], observations from the start on; actions: [N, H, A] as sent; goals: [N, G]
     plan: the first plan, for pictures; None where nothing was planned (the baselines)
     """
 
@@ -61,7 +62,7 @@ class Executed(NamedTuple):
     @property
     def success(self) -> np.ndarray:
         """Whether the goal was ever reached. [N] bool"""
-        return (self.rewards > 0).any(axis=1)
+        return np.asarray((self.rewards > 0).any(axis=1))
 
     @property
     def first_reach(self) -> np.ndarray:
@@ -83,7 +84,7 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
     """PD tracking of the planned states: clip(gain_p (p' - x) + gain_d (v' - v)), (p', v') the plan's next state.
 
     gain_p: actions a cell of position error, gain_d: actions a cell/s of velocity error; None: the world's own
-    (`World.gains`, which `run_episodes` fills in). They are 10 and 1 for the ball of maze2d and PointMaze, as in D4RL's
+    (`Env.gains`, which `run_episodes` fills in). They are 10 and 1 for the ball of maze2d and PointMaze, as in D4RL's
     controller. In OGBench an action is a displacement of .2 m: 5 and 0, so that one action makes up for the error, or
     for as much of it as it can.
     hold: from the plan's first arrival within `arrive` cells of the goal on, the target is the goal itself at rest.
@@ -116,29 +117,29 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
         """(gain_p, gain_d), with the `usual` ones for those that were not given."""
         return (usual[0] if self.gain_p is None else self.gain_p, usual[1] if self.gain_d is None else self.gain_d)
 
-    def suited(self, world: World) -> tracking:
+    def in_world(self, world: Env) -> tracking:
         """The same executor with the world's gains where none were given."""
-        gain_p, gain_d = self.gains(world.gains)
+        gain_p, gain_d = self.gains(*[world.gains] if world.gains is not None else ())
         return replace(self, gain_p=gain_p, gain_d=gain_d)
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """plan of N, step t >= 0 of it, obs: [N, O], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
-        error = self.target(plan, t, goal) - obs
-        return steer(self.gains(), error[:, :2], error[:, 2:])
+        """plan of N, step t >= 0 of it, obs: [N, O], goal: [N, G] -> action [N, G] in [-1, 1]."""
+        error, width = self.target(plan, t, goal) - obs, goal.shape[1]
+        return steer(self.gains(), error[:, :width], error[:, width:])
 
     def target(self, plan: Plan, t: int, goal: np.ndarray) -> np.ndarray:
         """The state that is steered for at step t >= 0 of the plan: its state after that step, or the hold. [N, O]"""
-        last = plan.states.shape[1] - 1
+        last, width = plan.states.shape[1] - 1, goal.shape[1]
         place = min(self.pace * (t + 1) - 1, last)  # in the plan; between two of its states unless pace is whole
         before = max(math.floor(place), 0)
         target = plan.states[:, before]
         if place > before:
             target = target + (place - before) * (plan.states[:, before + 1] - target)
-        target = np.concatenate([target[:, :2], self.pace * target[:, 2:]], axis=1)
+        target = np.concatenate([target[:, :width], self.pace * target[:, width:]], axis=1)
         if self.hold:
-            gap = plan.states[:, : before + 1, :2] - goal[:, None]
+            gap = plan.states[:, : before + 1, :width] - goal[:, None]
             arrived = ((gap**2).sum(axis=-1) <= self.arrive**2).any(axis=1)
-            rest = np.concatenate([goal, np.zeros_like(target[:, 2:])], axis=1)
+            rest = np.concatenate([goal, np.zeros_like(target[:, width:])], axis=1)
             target = np.where(arrived[:, None], rest, target)
         return target
 
@@ -153,24 +154,24 @@ class diffused_action:
         return {"executor": "diffused_action"}
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """plan of N, step t >= 0 of it, obs: [N, 4], goal: [N, 2] (unused) -> action [N, 2] in [-1, 1]."""
+        """plan of N, step t >= 0 of it; obs and goal are not used -> action [N, A] in [-1, 1]."""
         if t >= plan.actions.shape[1]:
-            return np.zeros_like(obs[:, :2])  # repeating the last force would drive on for ever
+            return np.zeros_like(plan.actions[:, 0])  # repeating the last force would drive on for ever
         return np.clip(plan.actions[:, t], -1.0, 1.0)
 
 
-def suited(executor: Any, place: Maze | World) -> Any:
-    """The executor as `run_episodes` uses it: with the world's own gains, where it has gains and gives none."""
-    return executor.suited(as_world(place)) if hasattr(executor, "suited") else executor
+def executor_in(executor: Any, place: Maze | Env) -> Any:
+    """The executor as `run_episodes` uses it: with the world's own gains, where it has gains and was given none."""
+    return executor.in_world(as_env(place)) if hasattr(executor, "in_world") else executor
 
 
-def play(place: Maze | World, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None) -> Executed:
-    """Let `act` drive N episodes at once, each to the end: a maze never terminates.
+def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None) -> Executed:
+    """Lets `act` drive N episodes at once, each to the end: nothing ends one before.
 
-    place: a maze (D4RL's ball in it) or a task's world. starts: [N, O]; goals: [N, 2] or one goal [2] for all;
-    steps: maze.max_steps unless given.
+    place: a world, or a maze for D4RL's ball in it. starts: [N, O]; goals: [N, G] or one goal [G] for all;
+    steps: the world's max_steps unless given.
     """
-    world = as_world(place)
+    world = as_env(place)
     starts, goals = episode_arrays(world, starts, goals)
     steps = world.max_steps if steps is None else steps
     if steps < 1:
@@ -188,19 +189,18 @@ def play(place: Maze | World, act: Act, starts: np.ndarray, goals: np.ndarray, *
 
 
 def run_episodes(
-    place: Maze | World, planner: Planner, executor: Executor, starts: np.ndarray, goals: np.ndarray, *,
+    place: Maze | Env, planner: Planner, executor: Executor, starts: np.ndarray, goals: np.ndarray, *,
     steps: int | None = None, replan_every: int | None = None, shrink: bool = False, seed: int = 0,
 ) -> Executed:
-    """Receding-horizon control: plan, execute `replan_every` steps of it, plan again from where the ball is.
+    """Receding-horizon control: plans, executes `replan_every` steps of it, plans again from where the body is.
 
-    place: a maze or a task's world. starts: [N, O]; goals: [N, 2] or [2]; steps: maze.max_steps unless given;
-    replan_every=None plans once.
+    place, starts, goals, steps: as in `play`. replan_every=None plans once.
     The planner is asked for `steps` steps each time (fixed horizon), or for those that are left (`shrink`).
     Its generator is a function of (seed, step of the episode) alone, so a replan does not depend on those before it.
     """
     if replan_every is not None and replan_every < 1:
         raise ValueError(f"replan_every={replan_every}: give a number of steps >= 1, or None to plan once")
-    world, executor = as_world(place), suited(executor, place)
+    world, executor = as_env(place), executor_in(executor, place)
     steps = world.max_steps if steps is None else steps
     every = steps if replan_every is None else replan_every
     plans: dict[str, Plan] = {}
@@ -209,7 +209,7 @@ def run_episodes(
         age = t % every
         if age == 0:
             horizon = steps - t if shrink else steps
-            plans["now"] = checked_plan(planner(obs, goal, horizon, np.random.default_rng([seed, t])), *obs.shape)
+            plans["now"] = checked_plan(planner(obs, goal, horizon, np.random.default_rng([seed, t])), len(obs), world)
             plans.setdefault("first", plans["now"])
         return executor(plans["now"], age, obs, goal)
 
@@ -217,14 +217,15 @@ def run_episodes(
     return played._replace(plan=plans["first"])
 
 
-def checked_plan(plan: Plan, count: int, width: int = 4) -> Plan:
+def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
     """The plan itself, if it is finite, at least one step long and made for `count` episodes; else ValueError."""
     actions, states = plan
     horizon = states.shape[1] if states.ndim == 3 else 0
-    if horizon < 1 or states.shape != (count, horizon, width) or actions.shape != (count, horizon, 2):
+    seen, acted = world.observation_width, world.action_width
+    if horizon < 1 or states.shape != (count, horizon, seen) or actions.shape != (count, horizon, acted):
         raise ValueError(
-            f"a plan for {count} episodes holds actions [{count}, H, 2] and states [{count}, H, {width}] with H >= 1, "
-            f"got {actions.shape} and {states.shape}; stacked tokens have to be unstacked first"
+            f"a plan for {count} episodes holds actions [{count}, H, {acted}] and states [{count}, H, {seen}] with "
+            f"H >= 1, got {actions.shape} and {states.shape}; stacked tokens have to be unstacked first"
         )
     for name, array in (("actions", actions), ("states", states)):
         if not np.isfinite(array).all():
@@ -234,18 +235,3 @@ def checked_plan(plan: Plan, count: int, width: int = 4) -> Plan:
                 f"a smaller guidance scale usually cures it"
             )
     return plan
-
-
-def episode_arrays(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts [N, O] and goals [N, 2] in float64, one goal [2] repeated for all; ValueError where they cannot be."""
-    world = as_world(place)
-    width = world.observation_width
-    starts, goals = np.asarray(starts, dtype=np.float64), np.asarray(goals, dtype=np.float64)
-    if starts.ndim != 2 or starts.shape[1] != width or len(starts) == 0:
-        columns = "(x, y, vx, vy)" if width == 4 else "(x, y)"
-        raise ValueError(f"starts must be [N, {width}], rows of {columns} with N >= 1, got {starts.shape}")
-    if goals.shape not in ((2,), (len(starts), 2)):
-        raise ValueError(f"goals must be [{len(starts)}, 2], or [2] for one goal shared by all, got {goals.shape}")
-    goals = np.broadcast_to(goals, (len(starts), 2))
-    world.check(starts, goals)
-    return starts, goals

@@ -29,7 +29,7 @@ BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
 
 @dataclass(frozen=True)
 class DiffuserPlanner:
-    """planner(obs [N, O], goal [N, 2], remaining, rng) -> Plan of at least `remaining` steps, for `run_episodes`.
+    """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan of at least `remaining` steps, for `run_episodes`.
 
     denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`).
     horizon: environment steps from the start to the goal, rounded up to whole tokens; None for those of training.
@@ -74,6 +74,11 @@ class DiffuserPlanner:
         return Plan(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     @property
+    def method(self) -> str:
+        """What rows of results call this planner."""
+        return "Diffuser"
+
+    @property
     def variant(self) -> dict[str, Any]:
         """What names this planner in a row of results."""
         named = {"horizon": self.horizon or self.layout["horizon"], "steps": self.steps, "order": self.order,
@@ -94,17 +99,17 @@ class DiffuserPlanner:
         """What is known of a plan, normalised, and where: [N, tokens, stack * D] and bool of that shape."""
         c, d = self.layout["observation"]
         place = np.zeros((len(goal), d - c))
-        place[:, :2] = goal
+        place[:, :goal.shape[1]] = goal
         state = self.normalizer.part(c, d).normalize(torch.tensor(place, dtype=torch.float32,
                                                                   device=self.schedule.alpha.device))
         known = state.new_zeros(len(goal), tokens, self.layout["stack"] * self.normalizer.width)
-        first, count = known.shape[-1] - (d - c), d - c if self.rest else 2
+        first, count = known.shape[-1] - (d - c), d - c if self.rest else goal.shape[1]
         mask = torch.zeros_like(known, dtype=torch.bool)
         known[:, -1, first:first + count], mask[:, -1, first:first + count] = state[:, :count], True
         return known, mask
 
     def planner(self, goal: np.ndarray, length: int) -> DiffusionPlanner:
-        """The full-sequence planner of so many steps that ends at `goal` [N, 2], for these N."""
+        """The full-sequence planner of so many steps that ends at `goal` [N, G], for these N."""
         tokens = -(-length // self.layout["stack"])
         denoiser = inpaint(self.denoiser, *self.known(goal, tokens), show="clean")
         return DiffusionPlanner(denoiser, self.schedule, self.normalizer, self.layout, steps=self.steps, delay=0,
@@ -117,13 +122,13 @@ class DiffuserPlanner:
         return self.planner(goal, self.length(remaining)).denoising(obs, goal, remaining, seed=seed)
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
-        return held(self.planner(goal, self.length(remaining))(obs, goal, remaining, rng), remaining)
+        return held(self.planner(goal, self.length(remaining))(obs, goal, remaining, rng), remaining, goal.shape[1])
 
 
-def held(plan: Plan, steps: int) -> Plan:
-    """The plan, its last position kept at rest until it has at least so many steps; no action there."""
+def held(plan: Plan, steps: int, width: int) -> Plan:
+    """The plan, its last position (`width` numbers) kept at rest until it has so many steps; no action there."""
     missing = max(steps - plan.states.shape[1], 0)
     rest = np.zeros_like(plan.states[:, -1:])
-    rest[..., :2] = plan.states[:, -1:, :2]
+    rest[..., :width] = plan.states[:, -1:, :width]
     states = np.concatenate([plan.states, np.repeat(rest, missing, 1)], 1)
     return Plan(np.concatenate([plan.actions, np.zeros((len(states), missing, plan.actions.shape[2]))], 1), states)

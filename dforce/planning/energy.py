@@ -1,9 +1,9 @@
 """Goal and reward energies: log-potentials of plans in physical units, [B, H, D] -> [B], larger is better.
 
 Planners hand energies whole plans, unstacked and denormalised, with the dimensions of a raw token (action first, then
-observation) last. `reduce` names how Monte Carlo guidance combines draws of the energy by default: measured on umaze,
-a sum of distances (hundreds of units over a plan) wants the mean; energies in nats want log-mean-exp, goal energies
-their moments.
+observation) last. The position stands behind an action of its own width, unless `columns` says otherwise. `reduce`
+names how Monte Carlo guidance combines draws of the energy by default: measured on umaze, a sum of distances (hundreds
+of units over a plan) wants the mean; energies in nats want log-mean-exp, goal energies their moments.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Denormalizer(Protocol):
     def denormalize(self, x: Tensor) -> Tensor: ...
 
 
-def _each(goal: Tensor, plan: Tensor) -> Tensor:
-    """Goals [2], or [B, 2] for plans of n draws [n B, H, D] (draw the slow dimension), as [n B, 1, 2]."""
+def goals_per_plan(goal: Tensor, plan: Tensor) -> Tensor:
+    """Goals [G], or [B, G] for plans of n draws [n B, H, D] (draw the slow dimension), as [n B, 1, G]."""
     if goal.ndim == 1:
         return goal.expand(len(plan), 1, -1)
     if len(plan) % len(goal):
@@ -34,19 +34,24 @@ def _each(goal: Tensor, plan: Tensor) -> Tensor:
     return goal.repeat(len(plan) // len(goal), 1)[:, None]
 
 
+def position_columns(goal: Tensor, columns: slice | None = None) -> slice:
+    """Columns of the position in a raw token: those given, else those behind an action that is as wide as the goal."""
+    return slice(goal.shape[-1], 2 * goal.shape[-1]) if columns is None else columns
+
+
 class SumOfDistances:
-    """-sum_t |p_t - goal|, the guidance of the Diffusion Forcing paper (appendix D.4). goal: [2] or [B, 2], in metres.
+    """-sum_t |p_t - goal|, the guidance of the Diffusion Forcing paper (appendix D.4). goal: [G] or [B, G].
 
     `columns` are those of the position in a raw token. It asks to be near the goal at all times, so to hurry.
     """
 
     reduce = "mean"
 
-    def __init__(self, goal: Tensor, columns: slice = slice(2, 4)):
-        self.goal, self.columns = goal, columns
+    def __init__(self, goal: Tensor, columns: slice | None = None):
+        self.goal, self.columns = goal, position_columns(goal, columns)
 
     def __call__(self, plan: Tensor) -> Tensor:
-        away = plan[..., self.columns] - _each(self.goal, plan)
+        away = plan[..., self.columns] - goals_per_plan(self.goal, plan)
         # A distance has no gradient at 0, and a held plan sits there: round the tip off at a millimetre.
         return -(away.square().sum(-1) + 1e-6).sqrt().sum(1)
 
@@ -59,29 +64,30 @@ class Reach:
 
     reduce = "logmeanexp"
 
-    def __init__(self, goal: Tensor, *, std: float = 0.5, hurry: float = 0.02, columns: slice = slice(2, 4)):
-        self.goal, self.std, self.hurry, self.columns = goal, std, hurry, columns
+    def __init__(self, goal: Tensor, *, std: float = 0.5, hurry: float = 0.02, columns: slice | None = None):
+        self.goal, self.std, self.hurry = goal, std, hurry
+        self.columns = position_columns(goal, columns)
 
     def __call__(self, plan: Tensor) -> Tensor:
-        away = (plan[..., self.columns] - _each(self.goal, plan)).square().sum(-1)
+        away = (plan[..., self.columns] - goals_per_plan(self.goal, plan)).square().sum(-1)
         late = self.hurry * torch.arange(plan.shape[1], device=plan.device)
         return (-away / (2 * self.std**2) - late).logsumexp(1)
 
 
 class Terminal:
-    """log N(goal; p_H, std^2), up to a constant: to be at the goal at the end. goal: [2] or [B, 2], std in metres."""
+    """log N(goal; p_H, std^2), up to a constant: to be at the goal at the end. goal: [G] or [B, G], std in metres."""
 
     reduce = "gaussian"
 
-    def __init__(self, goal: Tensor, *, std: float = 0.2, columns: slice = slice(2, 4)):
-        self.goal, self.std, self.columns = goal, std, columns
+    def __init__(self, goal: Tensor, *, std: float = 0.2, columns: slice | None = None):
+        self.goal, self.std, self.columns = goal, std, position_columns(goal, columns)
 
     def features(self, plan: Tensor) -> Tensor:
-        """The last position, [n B, 2]."""
+        """The last position, [n B, G]."""
         return plan[:, -1, self.columns]
 
     def __call__(self, plan: Tensor) -> Tensor:
-        return -(self.features(plan) - _each(self.goal, plan)[:, 0]).square().sum(-1) / (2 * self.std**2)
+        return -(self.features(plan) - goals_per_plan(self.goal, plan)[:, 0]).square().sum(-1) / (2 * self.std**2)
 
 
 class Reward:
@@ -89,11 +95,12 @@ class Reward:
 
     reduce = "mean"
 
-    def __init__(self, goal: Tensor, *, radius: float = 0.5, softness: float = 0.1, columns: slice = slice(2, 4)):
-        self.goal, self.radius, self.softness, self.columns = goal, radius, softness, columns
+    def __init__(self, goal: Tensor, *, radius: float = 0.5, softness: float = 0.1, columns: slice | None = None):
+        self.goal, self.radius, self.softness = goal, radius, softness
+        self.columns = position_columns(goal, columns)
 
     def __call__(self, plan: Tensor) -> Tensor:
-        away = ((plan[..., self.columns] - _each(self.goal, plan)).square().sum(-1) + 1e-6).sqrt()
+        away = ((plan[..., self.columns] - goals_per_plan(self.goal, plan)).square().sum(-1) + 1e-6).sqrt()
         return torch.sigmoid((self.radius - away) / self.softness).sum(1)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.envs import Maze, World
-from dforce.planning.baselines.drivers import controller_driver, random_driver, run_driver, straight_in
-from dforce.planning.control import Executed, Executor, Plan, Planner, run_episodes, suited
-from dforce.planning.scores import Row, ScoreReport, blocked_mask, paired_difference, score_report
+from dforce.envs import Env, Maze, World
+from dforce.planning.baselines.drivers import Driver, controller_driver, random_driver, run_driver, straight_in
+from dforce.planning.control import Executed, Executor, Plan, Planner, executor_in, run_episodes
+from dforce.planning.scores import ScoreReport, blocked_mask, score_report
+from dforce.planning.worlds import as_env
+from dforce.report.rows import Row, difference_row
 
 
 class Method(NamedTuple):
-    """What is compared: `play(starts [N, 4], goals [N, 2]) -> Executed`, under a name and a flat variant."""
+    """What is compared: `play(starts [N, O], goals [N, G]) -> Executed`, under a name and a flat variant."""
 
     name: str
     variant: dict[str, Any]
@@ -31,49 +34,61 @@ class Comparison(NamedTuple):
     blocked: np.ndarray  # [N]
 
 
-def references(place: Maze | World, *, seed: int = 0) -> list[Method]:
-    """Random actions, straight driving at the goal, and the scripted controller that knows the maze."""
-    def driven(driver: Any) -> Callable[[np.ndarray, np.ndarray], Executed]:
-        return lambda starts, goals: run_driver(place, driver, starts, goals, seed=seed)
+def reference_methods(place: Maze | Env, *, seed: int = 0) -> list[Method]:
+    """Random actions, straight driving at the goal, and the scripted controller that knows the maze.
 
-    return [Method("random", {}, driven(random_driver)), Method("straight", {}, driven(straight_in(place))),
-            Method("controller", {}, lambda starts, goals: run_driver(place, controller_driver(place), starts, goals,
-                                                                      seed=seed))]
+    The second only in a world with gains, the third only in a maze.
+    """
+    world = as_env(place)
+
+    def driven(name: str, make: Callable[[], Driver]) -> Method:  # made anew for each call: a controller has a path
+        return Method(name, {}, lambda starts, goals: run_driver(world, make(), starts, goals, seed=seed))
+
+    methods = [driven("random", lambda: partial(random_driver, width=world.action_width))]
+    if world.gains is not None:
+        methods.append(driven("straight", lambda: straight_in(world)))
+    if isinstance(world, World):
+        methods.append(driven("controller", lambda: controller_driver(world)))
+    return methods
 
 
-def planned(name: str, place: Maze | World, planner: Planner, executor: Executor, *, seed: int = 0,
+def planned(name: str, place: Maze | Env, planner: Planner, executor: Executor, *, seed: int = 0,
             variant: dict[str, Any] | None = None, **control: Any) -> Method:
     """A planner under an executor; `control` is replan_every and shrink of `run_episodes`."""
     def play(starts: np.ndarray, goals: np.ndarray) -> Executed:
         return run_episodes(place, planner, executor, starts, goals, seed=seed, **control)
 
-    named = {**getattr(planner, "variant", {}), **getattr(suited(executor, place), "variant", {}), **(variant or {})}
+    named = {**variant_of(planner), **variant_of(executor_in(executor, place)), **(variant or {})}
     return Method(name, {**named, **{key: value for key, value in control.items() if value}}, play)
+
+
+def variant_of(made: Any) -> dict[str, Any]:
+    """What names a planner or an executor in a row of results; nothing where it does not say."""
+    return dict(getattr(made, "variant", {}))
 
 
 class once:
     """A planner that answers its last question again without planning: several executors of the same plans."""
 
     def __init__(self, planner: Planner):
-        self.planner, self.asked = planner, b""
+        self.planner, self.question = planner, b""
         self.plan: Plan | None = None
-        self.variant = getattr(planner, "variant", {})
+        self.variant = variant_of(planner)
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
-        asked = obs.tobytes() + goal.tobytes() + f"{remaining} {rng.bit_generator.state}".encode()
-        if asked != self.asked or self.plan is None:
-            self.asked, self.plan = asked, self.planner(obs, goal, remaining, rng)
+        question = obs.tobytes() + goal.tobytes() + f"{remaining} {rng.bit_generator.state}".encode()
+        if question != self.question or self.plan is None:
+            self.question, self.plan = question, self.planner(obs, goal, remaining, rng)
         return self.plan
 
 
-def compare(place: Maze | World, methods: Iterable[Method], starts: np.ndarray, goals: np.ndarray, *, task: str,
-            tell: Callable[[str], None] = lambda name: None) -> Comparison:
-    """Play every method from the same starts [N, 4] to goals [N, 2] or [2]; `tell(name)` before each."""
-    goals = np.broadcast_to(goals, (len(starts), 2))
+def compare_methods(place: Maze | Env, methods: Iterable[Method], starts: np.ndarray, goals: np.ndarray, *,
+                    task: str) -> Comparison:
+    """Plays every method from the same starts [N, O] to goals [N, G] or [G]."""
+    goals = np.broadcast_to(goals, (len(starts), as_env(place).goal_width))
     blocked = blocked_mask(place, starts, goals)
     rows, lines, played, reports = [], [], [], []
     for method in methods:
-        tell(method.name)
         played.append(method.play(starts, goals))
         reports.append(score_report(place, [played[-1]], [blocked]))
         rows += reports[-1].rows(task=task, method=method.name, variant=method.variant)
@@ -81,14 +96,9 @@ def compare(place: Maze | World, methods: Iterable[Method], starts: np.ndarray, 
     return Comparison(rows, lines, played, reports, blocked)
 
 
-def difference(task: str, name: str, a: ScoreReport, b: ScoreReport, *, metric: str = "score") -> list[Row]:
+def difference(task: str, name: str, a: ScoreReport, b: ScoreReport, *, metric: str = "score",
+               unit: str = "D4RL-normalised x100, paired") -> list[Row]:
     """Rows of the paired difference a - b on the same starts, over all of them and over the blocked ones."""
-    rows = []
-    for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)):
-        if mask.any():
-            found = paired_difference(a.values[metric][mask], b.values[metric][mask], a.seed[mask])
-            rows.append({"task": f"{task}, paired differences", "method": name, "variant": {"starts": starts},
-                         "metric": f"{metric}_difference", **found._asdict(), "seeds": len(np.unique(a.seed)),
-                         "unit": "D4RL-normalised x100, paired",
-                         "higher_is_better": True})
-    return rows
+    return [difference_row(f"{task}, paired differences", name, metric, a.values[metric][mask], b.values[metric][mask],
+                           a.seed[mask], variant={"starts": starts}, unit=unit)
+            for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)) if mask.any()]

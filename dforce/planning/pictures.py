@@ -8,7 +8,7 @@ import numpy as np
 
 from dforce.envs import Maze
 from dforce.envs.maze.frame import D4RL
-from dforce.planning.control import Executed
+from dforce.planning.control import Executed, Planner
 from dforce.planning.planner import DiffusionPlanner
 from dforce.report.plots.curves import schedule_heatmap
 from dforce.report.plots.maze import animation, denoising_strip, plan_figure, plan_grid
@@ -16,7 +16,7 @@ from dforce.report.plots.maze import animation, denoising_strip, plan_figure, pl
 FAN = 8  # plans of one start
 
 
-def fans(planner: DiffusionPlanner, starts: np.ndarray, goals: np.ndarray, steps: int, *, seed: int = 1) -> np.ndarray:
+def fans(planner: Planner, starts: np.ndarray, goals: np.ndarray, steps: int, *, seed: int = 1) -> np.ndarray:
     """Positions [E, FAN, H, 2] of several plans from each start [E, 4] to its goal [E, 2]."""
     plan = planner(np.repeat(starts, FAN, 0), np.repeat(goals, FAN, 0), steps, np.random.default_rng(seed))
     return plan.states[..., :2].reshape(len(starts), FAN, -1, 2)
@@ -32,10 +32,10 @@ def reach(maze: Maze) -> float:
     return maze.frame.goal_radius / maze.frame.unit
 
 
-def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, episodes: np.ndarray) -> None:
-    """plan.png, grid.png, denoising.png, schedule.png and animation.mp4 (or .gif) of the given `episodes` (numbers).
+def draw_plans(media: Path, maze: Maze, planner: Planner, played: Executed, episodes: np.ndarray) -> None:
+    """plan.png, grid.png and animation.mp4 (or .gif); of a diffusion planner also denoising.png and schedule.png.
 
-    played: what `planner` did in them. The first episode gets the large picture.
+    played: what `planner` did. episodes: numbers of those drawn; the first gets the large picture.
     """
     if played.plan is None or not len(episodes):
         raise ValueError("pictures of plans need at least one episode that was planned")
@@ -56,17 +56,19 @@ def draw(media: Path, maze: Maze, planner: DiffusionPlanner, played: Executed, e
     plan_grid(maze.walls, both, [paths[e] for e in episodes], paths[episodes, 0], ends[episodes], scores,
               reach=ring).savefig(media / "grid.png")
     animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4", reach=ring)
-    _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
-    matrix = planner.matrix(planner.tokens(steps))
-    schedule_heatmap(matrix.numpy(), planner.schedule.levels).savefig(media / "schedule.png")
+    if isinstance(planner, DiffusionPlanner):
+        _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
+        matrix = planner.matrix(planner.tokens(steps))
+        schedule_heatmap(matrix.numpy(), planner.schedule.levels).savefig(media / "schedule.png")
 
 
 def _denoising(media: Path, maze: Maze, planner: DiffusionPlanner, start: np.ndarray, goal: np.ndarray,
                steps: int) -> None:
-    (lo, _), seen, labels = planner.layout["observation"], [], []
+    (lo, _), estimates, labels = planner.layout["observation"], [], []
     rows = planner.matrix(planner.tokens(steps)).shape[0] - 1
     for row, (_, plan) in enumerate(planner.denoising(start, goal, steps)):
-        seen.append(plan[0, :, lo:lo + 2])
+        estimates.append(plan[0, :, lo:lo + 2])
         labels.append(f"row {row + 1} of {rows}")
-    seen, (begin, end) = on_paper(maze, np.stack(seen)), on_paper(maze, np.stack([start[0, :2], goal[0]]))
-    denoising_strip(maze.walls, seen, begin, end, labels, reach=reach(maze)).savefig(media / "denoising.png")
+    begin, end = on_paper(maze, np.stack([start[0, :2], goal[0]]))
+    strip = denoising_strip(maze.walls, on_paper(maze, np.stack(estimates)), begin, end, labels, reach=reach(maze))
+    strip.savefig(media / "denoising.png")

@@ -29,11 +29,11 @@ BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
 
 @dataclass(frozen=True)
 class DiffusionPlanner:
-    """planner(obs [N, O], goal [N, 2], remaining, rng) -> Plan, for `run_episodes`.
+    """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan, for `run_episodes`.
 
     denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`). steps: denoising steps a token;
     delay: rows by which a token runs behind the one before it (0 full sequence; steps / 4 is right for a causal
-    denoiser); order, eta: as in `generate`. energy: goal [N, 2] -> Energy of physical plans. scale 0: no guidance.
+    denoiser); order, eta: as in `generate`. energy: goal [N, G] -> Energy of physical plans. scale 0: no guidance.
     draws, lookahead: Monte Carlo Tree Guidance, 1 is plain guidance. options: further ones of `monte_carlo`.
     horizon: environment steps of a plan, None for as many as it is asked for; any number of them, not only what the
     network was trained on. pad_to: environment steps that a network which is not causal is shown at least: those
@@ -79,6 +79,11 @@ class DiffusionPlanner:
         return self._plan(torch.as_tensor(self._physical(x0)))
 
     @property
+    def method(self) -> str:
+        """What rows of results call this planner."""
+        return "unguided" if not self.scale else "MCTG" if self.draws > 1 else "guided"
+
+    @property
     def variant(self) -> dict[str, Any]:
         """What names this planner in a row of results."""
         named = {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale,
@@ -94,7 +99,7 @@ class DiffusionPlanner:
         return pyramid(self.schedule.grid(self.steps, self.spacing), tokens, self.delay)  # type: ignore[arg-type]
 
     def guide(self, goal: Tensor, noise: NoiseSource, tokens: int) -> Denoiser:
-        """The denoiser that makes plans of so many tokens towards `goal` [N, 2]."""
+        """The denoiser that makes plans of so many tokens towards `goal` [N, G]."""
         denoiser, padding = self.denoiser, -(-self.pad_to // self.layout["stack"]) - tokens
         if padding > 0 and not denoiser.causal:
             behind = torch.arange(tokens, tokens + padding, device=goal.device)
@@ -120,7 +125,7 @@ class DiffusionPlanner:
 
     def start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource,
               ) -> tuple[Tensor, Cond, Tensor]:
-        """What sampling begins with: pure noise x [N, T, D], the condition (where each starts), goals [N, 2]."""
+        """What sampling begins with: pure noise x [N, T, D], the condition (where each starts), goals [N, G]."""
         device = self.schedule.alpha.device
         time, (c, d) = self.tokens(remaining), self.layout["observation"]
         start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))

@@ -1,7 +1,7 @@
 """What plans earn when they are driven: the reward that a planner is tuned on, and the starts it is asked for.
 
 A reward here is a function as alignment wants it, (plans [B, T, stack * D] as the network has them, prompts, metadata)
--> [B]; metadata: for each plan where it starts and what it is to reach, `Asked`.
+-> [B]; metadata: for each plan where it starts and what it is to reach, `PlanQuery`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.noise import NoiseSource
-from dforce.planning.control import Executed, Executor, Plan, play, suited
+from dforce.planning.control import Executed, Executor, Plan, executor_in, play
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import Task
@@ -23,8 +23,8 @@ from dforce.planning.tasks import Task
 MOST_DRAWS = 16  # times that starts are drawn for one answer before the task is found to have no blocked ones
 
 
-class Asked(NamedTuple):
-    """One question to a planner. obs: [O], in the units of the world; goal: [2]."""
+class PlanQuery(NamedTuple):
+    """What one plan is for. obs: where it starts [O], in the units of the world; goal: [G]."""
 
     obs: np.ndarray
     goal: np.ndarray
@@ -34,22 +34,23 @@ class PlanReturn:
     """reward(plans, prompts, metadata) -> [B] float64: steps spent at the goal when each plan is driven, 0..`steps`.
 
     planner: whose layout and normaliser the plans have; task: where they are driven; executor: how (`tracking(...)`).
-    Every plan is driven once from its `Asked` start, in the simulator, all of them side by side; nothing is random.
+    Every plan is driven once from its `PlanQuery` start, in the simulator, all of them side by side; nothing is random.
     ValueError for plans of another width, without metadata, and for plans that are not finite.
     """
 
     def __init__(self, planner: DiffusionPlanner, task: Task, executor: Executor):
-        self.planner, self.task, self.executor = planner, task, suited(executor, task.world)
+        self.planner, self.task, self.executor = planner, task, executor_in(executor, task.world)
         self.__qualname__ = f"PlanReturn in {task.name}"  # what errors call it
 
-    def __call__(self, plans: Tensor, prompts: Sequence[Any], metadata: Sequence[Asked | None]) -> Tensor:
+    def __call__(self, plans: Tensor, prompts: Sequence[Any], metadata: Sequence[PlanQuery | None]) -> Tensor:
         return torch.as_tensor(self.drive(plans, metadata).returns)
 
-    def drive(self, plans: Tensor, metadata: Sequence[Asked | None]) -> Executed:
+    def drive(self, plans: Tensor, metadata: Sequence[PlanQuery | None]) -> Executed:
         """The episodes of the plans [B, T, stack * D], each from its own start."""
-        asked = [each for each in metadata if each is not None]
-        if len(asked) != len(plans):
-            raise ValueError(f"{len(plans)} plans are driven from as many starts, metadata gives {len(asked)} of them")
+        queries = [each for each in metadata if each is not None]
+        if len(queries) != len(plans):
+            raise ValueError(f"{len(plans)} plans are driven from as many starts, metadata gives {len(queries)} of "
+                             "them")
         if not bool(plans.isfinite().all()):
             raise ValueError("a plan is not finite: the policy has diverged; lower lr, or add a KL")
         states = self.planner.decoded(plans)
@@ -57,12 +58,12 @@ class PlanReturn:
         def act(t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
             return self.executor(states, t, obs, goal)
 
-        starts, goals = np.stack([each.obs for each in asked]), np.stack([each.goal for each in asked])
+        starts, goals = np.stack([each.obs for each in queries]), np.stack([each.goal for each in queries])
         return play(self.task.world, act, starts, goals, steps=self.task.steps)._replace(plan=states)
 
 
-class Starts:
-    """starts(n, seed) -> observations [n, O] and goals [n, 2] of a task, fresh ones by its own law.
+class StartSampler:
+    """starts(n, seed) -> observations [n, O] and goals [n, G] of a task, fresh ones by its own law.
 
     blocked: only starts from which straight driving never arrives, in the order in which they come. ValueError where a
     task has none of them.
@@ -74,15 +75,15 @@ class Starts:
     def __call__(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if not self.blocked:
             return self.task.starts(n, seed)
-        found: list[tuple[np.ndarray, np.ndarray]] = []
+        drawn: list[tuple[np.ndarray, np.ndarray]] = []
         for draw in range(MOST_DRAWS):
             starts, goals = self.task.starts(4 * n, seed + draw * 2**32)  # seeds that nothing else counts through
             mask = blocked_mask(self.task.world, starts, goals)
-            found.append((starts[mask], goals[mask]))
-            if sum(len(part) for part, _ in found) >= n:
-                return tuple(np.concatenate(parts)[:n] for parts in zip(*found, strict=True))  # type: ignore[return-value]
+            drawn.append((starts[mask], goals[mask]))
+            if sum(len(part) for part, _ in drawn) >= n:
+                return tuple(np.concatenate(parts)[:n] for parts in zip(*drawn, strict=True))  # type: ignore[return-value]
         raise ValueError(f"{4 * n * MOST_DRAWS} starts of {self.task.name} gave "
-                         f"{sum(len(part) for part, _ in found)} that straight driving does not solve, {n} are wanted: "
+                         f"{sum(len(part) for part, _ in drawn)} that straight driving does not solve, {n} are wanted: "
                          "tune on all starts")
 
 

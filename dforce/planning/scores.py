@@ -1,9 +1,8 @@
-"""Scores of played mazes: what they are, over which starts, and how sure one can be.
+"""Scores of played episodes: what they are, over which starts, and how sure one can be.
 
 A mean over all starts proves little in these mazes, because driving straight at the goal solves most of them. So each
-metric is reported twice: over all starts, and over the blocked ones, which straight driving never solves.
-Rows have the shape of every results.json: {task, method, variant, metric, value, low, high, n, seeds, unit,
-higher_is_better}; `variant["starts"]` says which starts they are about.
+metric is reported twice: over all starts, and over the blocked ones, which straight driving never solves;
+`variant["starts"]` of a row says which.
 """
 
 from __future__ import annotations
@@ -13,21 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dforce.envs import BatchedMaze, Maze, World, as_world, normalized_score
+from dforce.envs import BatchedMaze, Env, Maze, normalized_score
 from dforce.planning.baselines.drivers import run_driver, straight_in
 from dforce.planning.control import Executed
-from dforce.report.statistics import (
-    Interval,
-    bootstrap_interval,
-    paired_difference,
-    success_interval,
-    wilson_interval,
-)
-
-__all__ = ["METRICS", "Interval", "Row", "ScoreReport", "blocked_mask", "bootstrap_interval", "episode_values",
-           "fresh_starts", "paired_difference", "score_report", "success_interval", "wall_contact", "wilson_interval"]
-
-Row = dict[str, Any]
+from dforce.planning.worlds import as_env, maze_of
+from dforce.report.rows import Row, make_row
+from dforce.report.statistics import bootstrap_interval, success_interval
 
 METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
     "score": ("D4RL-normalised x100", True),
@@ -44,8 +34,9 @@ METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
 class ScoreReport(NamedTuple):
     """Episodes of one method, of all its seeds. Every field is [E].
 
-    values: metric name -> [E], see METRICS; first_reach is -1 where the goal was never reached; no scores where the
-        maze has no reference returns, no plan_in_wall where nothing was planned (it is about the first plan)
+    values: metric name -> [E], see METRICS; first_reach is -1 where the goal was never reached; no scores where
+        there are no reference returns, nothing of walls where there is no maze, no plan_in_wall where nothing was
+        planned (it is about the first plan)
     seed: which training seed (or repetition) an episode belongs to, equal ones side by side
     blocked: whether straight driving fails from its start
     """
@@ -68,14 +59,12 @@ class ScoreReport(NamedTuple):
                     continue
                 of = success_interval if metric == "success" else bootstrap_interval
                 estimate = of(self.values[metric][chosen], self.seed[chosen], rng=np.random.default_rng(seed))
-                rows.append(
-                    {"task": task, "method": method, "variant": {"starts": starts, **(variant or {})}, "metric": metric}
-                    | estimate._asdict()
-                    | {"seeds": len(np.unique(self.seed)), "unit": unit, "higher_is_better": higher}
-                )
+                rows.append(make_row(task, method, metric, estimate, variant={"starts": starts, **(variant or {})},
+                                     seeds=len(np.unique(self.seed)), unit=unit, higher=higher))
         return rows
 
-    def episodes(self, *, task: str, method: str, variant: dict[str, Any] | None = None) -> list[Row]:
+    def episodes(self, *, task: str, method: str, variant: dict[str, Any] | None = None,
+                 ) -> list[dict[str, Any]]:
         """One flat object an episode, for episodes.jsonl: everything that the rows are computed from."""
         names = {"task": task, "method": method, **(variant or {})}
         clash = {"seed", "episode", "blocked", *METRICS} & names.keys()
@@ -88,35 +77,32 @@ class ScoreReport(NamedTuple):
         return lines
 
 
-def score_report(place: Maze | World, runs: Sequence[Executed], blocked: Sequence[np.ndarray]) -> ScoreReport:
-    """Put the episodes of one method together. runs: one a seed; blocked: its mask [N], one a seed."""
+def score_report(place: Maze | Env, runs: Sequence[Executed], blocked: Sequence[np.ndarray]) -> ScoreReport:
+    """The episodes of one method together. runs: one a seed; blocked: its mask [N], one a seed."""
     if len(runs) == 0 or len(runs) != len(blocked):
         raise ValueError(f"want one mask of blocked starts for each of the runs, got {len(runs)} and {len(blocked)}")
     for run, mask in zip(runs, blocked, strict=True):
         if mask.shape != run.success.shape:
             raise ValueError(f"blocked must be {run.success.shape}, one an episode, got {mask.shape}")
-    per_run = [episode_values(as_world(place).maze, run) for run in runs]
+    per_run = [episode_values(as_env(place), run) for run in runs]
     values = {name: np.concatenate([one[name] for one in per_run]) for name in per_run[0]}
     seed = np.repeat(np.arange(len(runs)), [len(run.success) for run in runs])
     return ScoreReport(values, seed, np.concatenate(blocked).astype(bool))
 
 
-def episode_values(maze: Maze, run: Executed) -> dict[str, np.ndarray]:
+def episode_values(world: Env, run: Executed) -> dict[str, np.ndarray]:
     """Every metric of every episode, name -> [N] float64."""
     values = {"return": run.returns, "return_latched": run.latched, "success": run.success,
               "first_reach": run.first_reach}
-    if maze.ref_min is not None:
-        values["score"] = normalized_score(maze, run.returns)
-        values["score_latched"] = normalized_score(maze, run.latched)
-    values["wall_contact"] = wall_contact(maze, run.trajectory[:, :-1]).mean(axis=1)
-    if run.plan is not None:
-        values["plan_in_wall"] = 1.0 - maze.is_free(run.plan.states[..., :2]).mean(axis=1)
+    maze = maze_of(world)
+    if maze is not None:
+        if maze.ref_min is not None:
+            values |= {"score": normalized_score(maze, run.returns),
+                       "score_latched": normalized_score(maze, run.latched)}
+        values["wall_contact"] = maze.near_wall(world.position(run.trajectory[:, :-1])).mean(axis=1)
+        if run.plan is not None:
+            values["plan_in_wall"] = 1.0 - maze.is_free(world.position(run.plan.states)).mean(axis=1)
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
-
-
-def wall_contact(maze: Maze, states: np.ndarray) -> np.ndarray:
-    """Where a wall can push: the ball's surface is within the contact margin of one. states: [..., 4] -> [...] bool."""
-    return maze.near_wall(states[..., :2])
 
 
 def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
@@ -124,6 +110,11 @@ def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
     return BatchedMaze(maze, n).reset(np.random.default_rng(seed))
 
 
-def blocked_mask(place: Maze | World, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Where straight driving never reaches the goal in maze.max_steps. [N, O], goals [N, 2] or [2] -> [N] bool."""
+def blocked_mask(place: Maze | Env, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Where straight driving never reaches the goal within an episode. [N, O], goals [N, G] or [G] -> [N] bool.
+
+    Nowhere in a world that cannot be driven straight at a goal.
+    """
+    if as_env(place).gains is None:
+        return np.zeros(len(starts), dtype=bool)
     return ~run_driver(place, straight_in(place), starts, goals).success

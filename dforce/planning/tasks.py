@@ -16,35 +16,37 @@ import numpy as np
 
 from dforce.config import nearest
 from dforce.data.generate.maze import RELEASED_STEPS, make_maze_dataset, make_ogbench_dataset, make_pointmaze_dataset
-from dforce.envs import MAZES, Maze, World, as_world, get_maze, sample_goals
+from dforce.envs import MAZES, Env, Maze, as_world, get_maze, sample_goals
 from dforce.envs.maze.ogbench import RECIPE, ogbench, ogbench_starts
 from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_starts
 from dforce.planning.scores import fresh_starts
+from dforce.planning.worlds import maze_of
 
 Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Task(NamedTuple):
-    """One task. steps: of an episode; draw, demonstrate: what `starts` and `make_data` call.
+    """One task.
 
-    world: where its episodes are played, for `play` and `run_episodes`.
+    world: where its episodes are played. steps: of an episode. draw, demonstrate: what `starts` and `make_data` call.
     """
 
     name: str
-    world: World
+    world: Env
     steps: int
     draw: Draw
     demonstrate: Callable[[int | None], str]
 
     @property
     def maze(self) -> Maze:
-        """The geometry: for pictures, the scripted controller, and straight driving."""
-        return self.world.maze
+        """The maze of its world, for pictures and for demonstrations. ValueError where the world is none."""
+        maze = maze_of(self.world)
+        if maze is None:
+            raise ValueError(f"{self.name} is played in {self.world.name}, which is no maze")
+        return maze
 
     def starts(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """n fresh starts and goals of the task's own law, a function of (n, seed): observations [n, O], goals [n, 2].
-
-        O is 4, (x, y, vx, vy), but where the environment shows no velocity.
+        """n fresh starts and goals of the task's own law, a function of (n, seed): observations [n, O], goals [n, G].
         """
         if n < 1:
             raise ValueError(f"n={n}: an evaluation needs at least one start")
@@ -79,7 +81,7 @@ def get_task(name: str) -> Task:
 def maze2d(maze: Maze | str) -> Task:
     """D4RL's maze2d: starts by its reset (`fresh_starts`), always to the maze's one goal."""
     maze = get_maze(maze)
-    name = f"maze2d-{maze.name}" if maze.name in MAZES else f"maze2d-custom-{_digest(maze)}"
+    name = f"maze2d-{maze.name}" if maze.name in MAZES else f"maze2d-custom-{grid_digest(maze)}"
     return Task(name, as_world(maze), maze.max_steps, partial(_maze2d_starts, maze), partial(_maze2d_data, maze))
 
 
@@ -103,7 +105,7 @@ def _multi2d_starts(maze: Maze, n: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
 def _maze2d_data(maze: Maze, steps: int | None) -> str:
     released = RELEASED_STEPS.get(maze.name, 1_000_000)
-    short = maze.name if maze.name in MAZES else f"custom-{_digest(maze)}"
+    short = maze.name if maze.name in MAZES else f"custom-{grid_digest(maze)}"
     text = maze.name if maze.name in MAZES else "/".join(maze.rows)
     name = dataset_name(f"maze2d-{short}", steps, released)
     return make_maze_dataset(text, steps=steps or released, name=name)
@@ -114,14 +116,15 @@ def pointmaze_task(size: str) -> Task:
 
     D4RL-normalised scores do not exist there; returns and success rates do.
     """
-    released = RELEASED_STEPS.get(size, 1_000_000)
-
-    def data(steps: int | None) -> str:
-        return make_pointmaze_dataset(size, steps=steps or released,
-                                      name=dataset_name(f"pointmaze-{size}", steps, released))
-
     world = pointmaze(size)
-    return Task(f"pointmaze-{size}", world, world.maze.max_steps, partial(pointmaze_starts, size), data)
+    return Task(f"pointmaze-{size}", world, world.max_steps, partial(pointmaze_starts, size),
+                partial(_pointmaze_data, size))
+
+
+def _pointmaze_data(size: str, steps: int | None) -> str:
+    released = RELEASED_STEPS.get(size, 1_000_000)
+    return make_pointmaze_dataset(size, steps=steps or released,
+                                  name=dataset_name(f"pointmaze-{size}", steps, released))
 
 
 def ogbench_task(size: str) -> Task:
@@ -129,15 +132,15 @@ def ogbench_task(size: str) -> Task:
 
     OGBench reports the success rate, and ends an episode at the goal; here it goes on, which success does not see.
     """
-    episodes, length = RECIPE[size]
-
-    def data(steps: int | None) -> str:
-        count = episodes if steps is None else max(2, steps // length)
-        return make_ogbench_dataset(size, episodes=count, length=length,
-                                    name=dataset_name(f"ogbench-{size}-navigate", count * length, episodes * length))
-
     world = ogbench(size)
-    return Task(f"ogbench-{size}", world, world.maze.max_steps, partial(ogbench_starts, size), data)
+    return Task(f"ogbench-{size}", world, world.max_steps, partial(ogbench_starts, size), partial(_ogbench_data, size))
+
+
+def _ogbench_data(size: str, steps: int | None) -> str:
+    episodes, length = RECIPE[size]
+    count = episodes if steps is None else max(2, steps // length)
+    return make_ogbench_dataset(size, episodes=count, length=length,
+                                name=dataset_name(f"ogbench-{size}-navigate", count * length, episodes * length))
 
 
 def trained_task(layout: Mapping[str, Any]) -> Task:
@@ -155,7 +158,8 @@ def dataset_name(task: str, steps: int | None, released: int) -> str:
     return f"dforce/{task}-v1" if steps in (None, released) else f"dforce/{task}-{steps}-v1"
 
 
-def _digest(maze: Maze) -> str:
+def grid_digest(maze: Maze) -> str:
+    """Eight hexadecimal digits that name the grid of a maze."""
     return hashlib.sha256("/".join(maze.rows).encode()).hexdigest()[:8]
 
 

@@ -1,10 +1,11 @@
-"""One planner tuned by one algorithm under one seed, watched on the way; its episodes and those of its rivals."""
+"""One planner tuned by one algorithm under one seed, monitored on the way."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,102 @@ from dforce.core.denoiser import Denoiser
 from dforce.core.noise import Noise, seed_of
 from dforce.planning.control import Executor
 from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.returns import Asked, PlanReturn, Starts
-from dforce.planning.tasks import Task, trained_task
-from dforce.train.checkpoint import Bundle, CheckpointError, find, keep_last, load, load_state, save, step_folder
+from dforce.planning.returns import PlanQuery, PlanReturn, StartSampler
+from dforce.planning.tasks import Task
+from dforce.planning.trained import planner_around, task_of
+from dforce.train.checkpoint import Bundle, find, keep_last, load, load_state, save, step_folder
 
-SETTINGS = ("epochs", "samples", "group", "updates", "passes", "lr", "advantage", "limit", "clip_nats", "kl",
-            "kl_target", "fraction", "global_std", "same_start", "beta", "keep", "pairs")
 COMMON = {"epochs": 16, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 5e-5}
 FORWARD = {"lr": 3e-5}  # losses on noised plans move the network further in a step
 OWN: dict[str, dict[str, Any]] = {"rwr": FORWARD, "filtered": {**FORWARD, "keep": 0.25}, "nft": FORWARD,
                                   "diffusion_dpo": {"beta": 100.0, "pairs": 2}, "d3po": {"pairs": 2},
                                   "sft": {**FORWARD, "samples": 1024}}
-ASK, WATCH = 11, 12  # streams of starts
-FEW = 6  # watched plans under fast_dev_run
+QUERIES, MONITOR = 11, 12  # streams of starts
+FEW = 6  # episodes, and monitored plans, under fast_dev_run
+
+
+class PlanSampling(NamedTuple):
+    """How plans are sampled in tuning, and judged: first order, eta > 0, for a policy has noise in its steps."""
+
+    steps: int
+    delay: int
+    eta: float
+    spacing: str
+
+
+class Guided(NamedTuple):
+    """The usual planner around the tuned network, and around the base, for comparison. scale 0: left out."""
+
+    steps: int
+    delay: int
+    scale: float
+    draws: int
+
+
+class Monitoring(NamedTuple):
+    """every: epochs between measurements. plans: measured each time."""
+
+    every: int
+    plans: int
+
+
+@dataclass(frozen=True)
+class PlannerTuning:
+    """The settings of `dforce align planner`; configs/verbs/align/planner.yaml says what each does.
+
+    algorithms: name -> its settings, of all algorithms to tune with.
+    Raises ValueError for settings out of range.
+    """
+
+    checkpoint: str
+    raw: bool
+    algorithms: dict[str, dict[str, Any]]
+    policy: PlanSampling
+    starts: str
+    executor: Executor
+    seeds: list[int]
+    episodes: int
+    guided: Guided
+    temperature: float
+    best_of: int
+    watch: Monitoring
+    pictures: int
+    save_every: int
+    limit_seconds: float | None
+    fast_dev_run: bool
+    trust: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seeds or self.starts not in ("all", "blocked"):
+            raise ValueError(f"want seeds=[0,...] and starts=all or blocked, got seeds={self.seeds}, "
+                             f"starts={self.starts}")
+        if min(self.episodes, *self.watch, self.save_every) < 1:
+            raise ValueError("episodes, watch.every, watch.plans and save_every must be >= 1")
+        if not self.policy.eta > 0:
+            raise ValueError(f"policy.eta={self.policy.eta}: a policy has noise in its steps, eta > 0 (1 is DDPM)")
+        if "draft" in self.algorithms:
+            raise ValueError("draft goes back through the reward, but what a simulator pays has no gradient in the "
+                             "plan: choose another algorithm")
+
+    @property
+    def played(self) -> int:
+        """Episodes of each seed."""
+        return FEW if self.fast_dev_run else self.episodes
+
+    @property
+    def monitored(self) -> int:
+        """Plans that the monitor measures."""
+        return FEW if self.fast_dev_run else self.watch.plans
+
+    def load(self, checkpoint: str | None = None) -> Policy:
+        """A checkpoint, that of the settings if None, as a policy; CheckpointError if it is no planner's."""
+        bundle = load(self.checkpoint if checkpoint is None else checkpoint, raw=self.raw, trust=self.trust)
+        task = task_of(bundle)
+        planner = planner_around(bundle, DiffusionPlanner, scale=0.0, order=1, **self.policy._asdict())
+        tokens = planner.tokens(task.steps)
+        sampler = Sampler(bundle.denoiser, bundle.schedule, planner.matrix(tokens),
+                          (tokens, *bundle.layout["event_shape"]), eta=self.policy.eta)
+        return Policy(bundle, task, planner, sampler, PlanReturn(planner, task, self.executor))
 
 
 class Policy(NamedTuple):
@@ -44,55 +128,30 @@ class Policy(NamedTuple):
     returns: PlanReturn
 
 
-def policy(cfg: Any, executor: Executor) -> Policy:
-    """The checkpoint of cfg as a policy; CheckpointError if it is no planner's."""
-    if not cfg.policy.eta > 0:
-        raise ValueError(f"policy.eta={cfg.policy.eta}: a policy has noise in its steps, eta > 0 (1 is DDPM)")
-    bundle = load(cfg.checkpoint, raw=cfg.raw, trust=cfg.trust)
-    try:
-        task = trained_task(bundle.layout)
-    except ValueError as error:
-        raise CheckpointError(f"{error}; tune one that `dforce train data=dforce/maze2d-<maze>-v1` made") from error
-    if bundle.normalizer is None:
-        raise CheckpointError("this checkpoint has no normalizer, so its plans have no units")
-    bundle.denoiser.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
-    planner = DiffusionPlanner(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, scale=0.0, order=1,
-                               **cfg.policy)
-    tokens = planner.tokens(task.steps)
-    sampler = Sampler(bundle.denoiser, bundle.schedule, planner.matrix(tokens),
-                      (tokens, *bundle.layout["event_shape"]), eta=cfg.policy.eta)
-    return Policy(bundle, task, planner, sampler, PlanReturn(planner, task, executor))
+def algorithm_settings(name: str, given: Mapping[str, Any], *, fast: bool = False) -> dict[str, Any]:
+    """All settings of an algorithm: those given, else those that suit planners. Raises ValueError: see `settle`."""
+    suited: dict[str, Any] = {}
+    if name in ALGORITHMS:
+        uses = ALGORITHMS[name].uses
+        suited = {key: value for key, value in {**COMMON, **OWN.get(name, {})}.items() if key in uses}
+    return settle(name, **{**suited, **given, **({"epochs": 2, "samples": 16} if fast else {})})
 
 
-def chosen(cfg: Any, algorithm: str) -> dict[str, Any]:
-    """The settings of an algorithm: those of cfg, else those that suit planners. ValueError: see `settle`.
-
-    Algorithms that run beside that of cfg have as many epochs and samples, all else is their own.
-    """
-    given = {key: cfg[key] for key in SETTINGS if cfg[key] is not None}
-    if algorithm != cfg.algorithm:
-        given = {key: value for key, value in given.items() if key in ("epochs", "samples")}
-    if algorithm in ALGORITHMS:
-        uses = ALGORITHMS[algorithm].uses
-        own: dict[str, Any] = {key: value for key, value in {**COMMON, **OWN.get(algorithm, {})}.items() if key in uses}
-        given = {**own, **given, **({"epochs": 2, "samples": 16} if cfg.fast_dev_run else {})}
-    return settle(algorithm, **given)
-
-
-def query(own: Policy, starts: np.ndarray, goals: np.ndarray, *, name: str = "start") -> Query:
-    """Plans from starts [n, O] to goals [n, 2], as samplers and rewards are asked."""
-    lo, hi = own.bundle.layout["observation"]
-    start = own.planner.normalizer.part(lo, hi).normalize(torch.tensor(starts, dtype=torch.float32))
+def plan_queries(policy: Policy, starts: np.ndarray, goals: np.ndarray, *, name: str = "start") -> Query:
+    """Plans from starts [n, O] to goals [n, G], as samplers and rewards are asked."""
+    lo, hi = policy.bundle.layout["observation"]
+    start = policy.planner.normalizer.part(lo, hi).normalize(torch.tensor(starts, dtype=torch.float32))
     return Query([f"{name} {i}" for i in range(len(starts))], {"static": {"start": start}},
-                 [Asked(obs, goal) for obs, goal in zip(starts, goals, strict=True)])
+                 [PlanQuery(obs, goal) for obs, goal in zip(starts, goals, strict=True)])
 
 
-class Watch:
-    """What is seen of a policy besides its training: return, success and KL to a base, always of the same starts [n, O]
-    with goals [n, 2] and in the same noise."""
+class PolicyMonitor:
+    """Return, success and KL to a base of a policy, always from the same starts [n, O] to goals [n, G] in the same
+    noise."""
 
-    def __init__(self, own: Policy, base: Denoiser, starts: np.ndarray, goals: np.ndarray, *, seed: int = 0):
-        self.own, self.base, self.query, self.noise = own, base, query(own, starts, goals), Noise(seed_of(WATCH, seed))
+    def __init__(self, policy: Policy, base: Denoiser, starts: np.ndarray, goals: np.ndarray, *, seed: int = 0):
+        self.policy, self.base, self.query = policy, base, plan_queries(policy, starts, goals)
+        self.noise = Noise(seed_of(MONITOR, seed))
 
     def __call__(self) -> dict[str, float]:
         return {f"watched_{name}": float(np.mean(values)) for name, values in self.values().items()}
@@ -100,56 +159,55 @@ class Watch:
     @torch.no_grad()
     def values(self) -> dict[str, np.ndarray]:
         """return [steps at the goal], success and kl [nats of a whole plan] of each plan, [n]."""
-        sampler, asked = self.own.sampler, self.query
-        trace = sampler.record(len(asked.prompts), asked.cond, self.noise)
-        played = self.own.returns.drive(trace.x[:, -1], asked.metadata or ())
+        sampler, query = self.policy.sampler, self.query
+        trace = sampler.record(len(query.prompts), query.cond, self.noise)
+        played = self.policy.returns.drive(trace.x[:, -1], query.metadata or ())
         nats = kl(trace, sampler.denoiser, self.base, sampler.schedule)
         return {"return": played.returns, "success": played.success.astype(float),
                 "kl": nats.sum((1, 2)).numpy()}
 
 
-def tuned(cfg: Any, algorithm: str, seed: int, executor: Executor, folder: Path, *,
-          tell: Callable[[int, dict[str, float]], None]) -> Policy:
-    """The policy after all epochs; checkpoints go to folder/checkpoints, and a run that was stopped goes on there.
+def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, *,
+                tell: Callable[[int, dict[str, float]], None]) -> Policy:
+    """The policy after all epochs; checkpoints go to folder/checkpoints, and a run that was stopped continues there.
 
-    tell(queries, metrics) after every epoch, and before the first. What a reward refuses is raised as it is; the last
-    checkpoint is then whole, and has the weights before it.
+    tell(queries, metrics): called after every epoch, and before the first.
+    What a reward refuses is raised as it is; the last checkpoint is then whole, and has the weights before it.
     """
-    own, settings = policy(cfg, executor), chosen(cfg, algorithm)
-    starts = Starts(own.task, blocked=cfg.starts == "blocked")
+    policy, settings = tuning.load(), tuning.algorithms[algorithm]
+    starts = StartSampler(policy.task, blocked=tuning.starts == "blocked")
 
     def ask(count: int, generator: torch.Generator) -> Query:
         number = int(torch.randint(2**31, (), generator=generator))
-        return query(own, *starts(count, seed_of(ASK, number)), name=f"start {number}")
+        return plan_queries(policy, *starts(count, seed_of(QUERIES, number)), name=f"start {number}")
 
-    own.bundle.denoiser.requires_grad_(True)
-    # Starts that neither training nor evaluation has.
-    watch = Watch(own, copy.deepcopy(own.bundle.denoiser), *starts(FEW if cfg.fast_dev_run else cfg.watch.plans,
-                                                                   seed_of(WATCH)))
-    aligning = build(algorithm, own.sampler, own.returns, ask, settings=settings, seed=seed)
+    policy.bundle.denoiser.requires_grad_(True)
+    # The monitor's starts are neither those of training nor those of the evaluation.
+    monitor = PolicyMonitor(policy, copy.deepcopy(policy.bundle.denoiser),
+                            *starts(tuning.monitored, seed_of(MONITOR)))
+    aligning = build(algorithm, policy.sampler, policy.returns, ask, settings=settings, seed=seed)
     checkpoints, state = folder / "checkpoints", None
     if any(checkpoints.glob("step_*")):
         where = find(folder)
         state = load_state(where)
         aligning.remember(json.loads((where / "state.json").read_text("utf-8"))["extra"]["memory"])
     else:
-        tell(0, watch())
+        tell(0, monitor())
     for epoch in tune(aligning, seed=seed, resume=state):
         last = epoch.log.step == aligning.steps
-        seen = watch() if last or epoch.number % cfg.watch.every == 0 else {}
-        tell(epoch.queries, {"epoch": epoch.number, **epoch.metrics, **seen})
-        if last or epoch.number % cfg.save_every == 0:
-            keep(own, epoch, checkpoints, about={"algorithm": algorithm, "settings": settings, "seed": seed,
-                                                 "base": str(cfg.checkpoint)})
-    own.bundle.denoiser.requires_grad_(False).eval()
-    return own
+        measured = monitor() if last or epoch.number % tuning.watch.every == 0 else {}
+        tell(epoch.queries, {"epoch": epoch.number, **epoch.metrics, **measured})
+        if last or epoch.number % tuning.save_every == 0:
+            save_epoch(policy, epoch, checkpoints, about={"algorithm": algorithm, "settings": settings, "seed": seed,
+                                                          "base": str(tuning.checkpoint)})
+    policy.bundle.denoiser.requires_grad_(False).eval()
+    return policy
 
 
-def keep(own: Policy, epoch: Epoch, checkpoints: Path, *, about: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of an epoch: what the base's was, with new weights, and how they came about."""
-    bundle = own.bundle
+def save_epoch(policy: Policy, epoch: Epoch, checkpoints: Path, *, about: Mapping[str, Any]) -> None:
+    """Writes the checkpoint of an epoch: that of the base with new weights, and how they came about."""
+    bundle = policy.bundle
     save(step_folder(checkpoints, epoch.log.step), epoch.log.training.state(), config={**bundle.config, "align": about},
          layout=bundle.layout, normalizer=bundle.normalizer,
          extra={"epoch": epoch.number, "queries": epoch.queries, "memory": epoch.memory})
     keep_last(checkpoints, 1)
-

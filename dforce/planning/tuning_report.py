@@ -8,22 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from matplotlib.figure import Figure
 
 from dforce.align.algorithms import ALGORITHMS
-from dforce.config import build
 from dforce.planning.evaluation import difference
 from dforce.planning.pictures import fans, on_paper, reach
-from dforce.planning.scores import ScoreReport, blocked_mask, bootstrap_interval
-from dforce.planning.tuning import policy
+from dforce.planning.scores import ScoreReport, blocked_mask
+from dforce.planning.tuning import PlannerTuning
 from dforce.report.plots.maze import plan_grid
 from dforce.report.plots.tuning import tuning_curves
-from dforce.report.rows import write_episodes
+from dforce.report.rows import Row, make_row, write_episodes
+from dforce.report.statistics import bootstrap_interval
 from dforce.report.table import markdown_table
 from dforce.runs.claims import locked
 from dforce.runs.folder import RunFolder, write_atomic
-
-Row = dict[str, Any]
 
 BASE, SAMPLED, GUIDED = "base", "policy", "guided"
 SHOWN = ("return", "success")
@@ -36,13 +34,13 @@ CAPTIONS = {
 }
 
 
-def place(root: Path, algorithm: str, seed: int) -> Path:
+def tuned_folder(root: Path, algorithm: str, seed: int) -> Path:
     """The folder of one tuning, which `dforce plan checkpoint=` takes."""
     return root / "tuned" / f"{algorithm}-{seed}"
 
 
-def report(cfg: Any, folder: RunFolder, algorithms: list[str]) -> None:
-    """results.json, episodes.jsonl, the table and the pictures of all that is there; nothing where nothing is."""
+def report_tuning(tuning: PlannerTuning, folder: RunFolder) -> None:
+    """results.json, episodes.jsonl, the table and the pictures of all results there are; nothing where are none."""
     played = read_played(folder.path / "played")
     if not played:
         return
@@ -52,14 +50,13 @@ def report(cfg: Any, folder: RunFolder, algorithms: list[str]) -> None:
         rows = [row for (name, _), (one, variant) in reports.items()
                 for row in one.rows(task=task, method=name, variant=variant)]
         rows += differences(task, reports) + divergences(task, played)
-        curves = read_curves(folder.path / "tuned", algorithms)
+        curves = read_curves(folder.path / "tuned", list(tuning.algorithms))
         folder.results(rows, tuning_cpu_seconds=round(sum(lines[-1]["cpu_seconds"] for lines in curves.values()), 1))
         lines = [line for (name, _), (one, variant) in reports.items()
                  for line in one.episodes(task=task, method=name, variant=variant)]
         write_episodes(folder.path / "episodes.jsonl", lines)
-        draw(cfg, folder, curves, place(folder.path, algorithms[0], cfg.seeds[0]))
-    own = [row for row in rows if row["task"] == task and row["metric"] in SHOWN]
-    print(markdown_table(own, metrics=SHOWN))
+        _draw(tuning, folder, curves)
+    print(markdown_table([row for row in rows if row["task"] == task and row["metric"] in SHOWN], metrics=SHOWN))
     print(markdown_table([row for row in rows if row["metric"] == "return_difference"]))
 
 
@@ -77,15 +74,15 @@ def joined(played: dict[tuple[str, int], dict[str, Any]]) -> dict[tuple[str, str
         for method in one["methods"]:
             key = (method["method"], method["variant"].get("sampling", ""))
             parts.setdefault(key, []).append((seed, method, one["blocked"]))
-    found = {}
+    reports = {}
     for key, seeds in parts.items():
         seeds = sorted(seeds, key=lambda part: part[0])
         values = {metric: np.concatenate([np.asarray(part[1]["values"][metric]) for part in seeds])
                   for metric in seeds[0][1]["values"]}
         number = np.repeat([part[0] for part in seeds], [len(part[2]) for part in seeds])
         blocked = np.concatenate([np.asarray(part[2], dtype=bool) for part in seeds])
-        found[key] = ScoreReport(values, number, blocked), seeds[0][1]["variant"]
-    return found
+        reports[key] = ScoreReport(values, number, blocked), seeds[0][1]["variant"]
+    return reports
 
 
 def differences(task: str, reports: dict[tuple[str, str], tuple[ScoreReport, dict[str, Any]]]) -> list[Row]:
@@ -100,7 +97,7 @@ def differences(task: str, reports: dict[tuple[str, str], tuple[ScoreReport, dic
                                ((name, sampling), (other, how)))
             for metric, unit in DIFFERENCES.items():
                 if pair is not None and metric in pair[0].values:
-                    rows += [{**row, "unit": unit} for row in difference(task, label, *pair, metric=metric)]
+                    rows += difference(task, label, *pair, metric=metric, unit=unit)
     return rows
 
 
@@ -118,9 +115,10 @@ def divergences(task: str, played: dict[tuple[str, int], dict[str, Any]]) -> lis
         parts = [(seed, one["kl"]) for (other, seed), one in played.items() if other == name]
         values = np.concatenate([kl for _, kl in parts])
         seed = np.repeat([seed for seed, _ in parts], [len(kl) for _, kl in parts])
-        rows.append({"task": f"{task}, divergence", "method": name, "variant": {"sampling": SAMPLED},
-                     "metric": "kl", **bootstrap_interval(values, seed, rng=np.random.default_rng(0))._asdict(),
-                     "seeds": len(parts), "unit": "nats of a plan, to the base", "higher_is_better": False})
+        rows.append(make_row(f"{task}, divergence", name, "kl",
+                             bootstrap_interval(values, seed, rng=np.random.default_rng(0)),
+                             variant={"sampling": SAMPLED}, seeds=len(parts), unit="nats of a plan, to the base",
+                             higher=False))
     return rows
 
 
@@ -130,8 +128,10 @@ def read_curves(tuned: Path, algorithms: list[str]) -> dict[str, list[dict[str, 
             for file in sorted(tuned.glob("*/curve.jsonl")) if file.parent.name.rpartition("-")[0] in algorithms}
 
 
-def draw(cfg: Any, folder: RunFolder, curves: dict[str, list[dict[str, Any]]], tuned: Path) -> None:
-    """curves.png and, once the tuning in `tuned` is done, before_after.png; its checkpoint becomes the run's."""
+def _draw(tuning: PlannerTuning, folder: RunFolder, curves: dict[str, list[dict[str, Any]]]) -> None:
+    """curves.png and, once the first algorithm's first tuning is done, before_after.png; its checkpoint becomes the
+    run's."""
+    tuned = tuned_folder(folder.path, next(iter(tuning.algorithms)), tuning.seeds[0])
     if curves:
         tuning_curves(curves).savefig(folder.media / "curves.png")
     if (tuned / "done").is_file():
@@ -139,28 +139,28 @@ def draw(cfg: Any, folder: RunFolder, curves: dict[str, list[dict[str, Any]]], t
             for step in (tuned / "checkpoints").glob("step_*"):
                 shutil.copytree(step, folder.checkpoints / f".{step.name}")
                 (folder.checkpoints / f".{step.name}").rename(folder.checkpoints / step.name)
-        before_after(cfg, tuned).savefig(folder.media / "before_after.png")
+        before_after(tuning, tuned).savefig(folder.media / "before_after.png")
     write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS, indent=1) + "\n")
 
 
-def before_after(cfg: Any, tuned: Path) -> Any:
+def before_after(tuning: PlannerTuning, tuned: Path) -> Figure:
     """A figure of plans of the base, and below of the tuned network, from the same held-out starts in the same noise.
 
     The starts are the first blocked ones of the first seed, other ones where there are too few. Each maze's title says
     how many of its plans come by the goal.
     """
-    executor = build(cfg.executor, trust=cfg.trust)
     plans, titles = [], []
-    for name, checkpoint in ((BASE, cfg.checkpoint), ("tuned", str(tuned))):
-        own = policy(OmegaConf.merge(cfg, {"checkpoint": checkpoint}), executor)
-        maze, steps = own.task.maze, own.task.steps
-        starts, goals = own.task.starts(cfg.episodes, cfg.seeds[0])
-        first = np.argsort(~blocked_mask(own.task.world, starts, goals), kind="stable")[:cfg.pictures]
+    for name, checkpoint in ((BASE, None), ("tuned", str(tuned))):
+        policy = tuning.load(checkpoint)
+        task = policy.task
+        starts, goals = task.starts(tuning.episodes, tuning.seeds[0])
+        first = np.argsort(~blocked_mask(task.world, starts, goals), kind="stable")[:tuning.pictures]
         starts, goals = starts[first], goals[first]
-        found = fans(own.planner, starts, goals, steps)
-        near = (np.linalg.norm(found - goals[:, None, None], axis=-1) <= maze.frame.goal_radius).any(-1).sum(-1)
-        plans += list(on_paper(maze, found))
-        titles += [f"{name}: {count} of {found.shape[1]} arrive" for count in near]
+        fan = fans(policy.planner, starts, goals, task.steps)
+        near = (np.linalg.norm(fan - goals[:, None, None], axis=-1) <= task.maze.frame.goal_radius).any(-1).sum(-1)
+        plans += list(on_paper(task.maze, fan))
+        titles += [f"{name}: {count} of {fan.shape[1]} arrive" for count in near]
+    maze = task.maze
     begin, end = on_paper(maze, starts[:, :2]), on_paper(maze, goals)
     return plan_grid(maze.walls, plans, [None] * len(plans), np.tile(begin, (2, 1)), np.tile(end, (2, 1)), titles,
                      columns=len(starts), reach=reach(maze))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dforce.config import present
 from dforce.report.rows import Row, write_episodes
 from dforce.report.table import csv_table
 from dforce.runs.claims import claims_in, locked
@@ -26,10 +29,43 @@ class Deadline:
         return time.monotonic() > self.end
 
 
-def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: int = 4) -> Outcome:
+class PrintOnce:
+    """tell(text): prints every text once, however often it is told."""
+
+    def __init__(self) -> None:
+        self.printed: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        if text not in self.printed:
+            self.printed.add(text)
+            print(text, flush=True)
+
+
+def check_settings(call: Invocation, free: Collection[str]) -> None:
+    """Raises ValueError where the folder of a run holds one of other settings: their jobs could not be compared.
+
+    free: keys that may differ.
+    """
+    if call.out is None:
+        return
+    out, file = Path(call.out), Path(call.out) / "config.yaml"
+    if not file.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise ValueError(f"{out} has content that is no run of dforce {call.verb.replace('/', ' ')}; choose "
+                             "another out=")
+        return
+    before, now = present(yaml.safe_load(file.read_text("utf-8"))), present(call.config)
+    other = sorted(key for key in now if key not in free and before.get(key) != now[key])
+    if other:
+        raise ValueError(f"{out} holds a run with other {', '.join(other)}: give the same settings to go on with it, "
+                         "or another out=")
+
+
+def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: int = 4) -> Path | None:
     """Does `work` in the run folder of `call`, new or old, and says in its STATUS how many jobs are left.
 
     work: most of it by `do_jobs`. names: number of the jobs left that are named on the terminal.
+    Returns the folder, or None where jobs are left.
     Raises the first failure of a job; one that `Stopped` is merely left.
     """
     with call.folder(resume=True) as folder:
@@ -42,7 +78,7 @@ def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: 
             folder.ending = f"stopped: {len(outcome.left)} jobs are left"
             print(f"stopped with {len(outcome.left)} jobs left ({', '.join(outcome.left[:names])}...); the same "
                   f"command with out={folder.path} goes on")
-    return outcome
+    return None if outcome.left else folder.path
 
 
 def do_jobs(jobs: Iterable[Job], folder: RunFolder, *, late: Callable[[], bool], report: Callable[[], None],

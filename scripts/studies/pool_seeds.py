@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dforce.planning.evaluation import difference
 from dforce.planning.pooled import Key, pooled
-from dforce.planning.scores import Row, ScoreReport
-from dforce.report.rows import read_episodes, read_results, write_results
+from dforce.planning.scores import ScoreReport
+from dforce.report.rows import Row, read_episodes, read_results, write_results
 
 EXECUTOR = ("executor", "gain_p", "gain_d", "hold", "arrive", "pace")
 

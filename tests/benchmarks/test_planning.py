@@ -17,23 +17,25 @@ import pytest
 import yaml
 from scipy import stats
 
-from dforce.benchmarks.planning.benchmark import Bench, criterion, jobs, tuning_identity
-from dforce.benchmarks.planning.suite import label, labelled, read_suite
-from dforce.benchmarks.planning.tables import collect
-from dforce.cli.commands import train
+from dforce.benchmarks.planning.benchmark import PlanningBenchmark, benchmark_jobs, criterion, tuning_identity
+from dforce.benchmarks.planning.suite import label, read_suite, split_label
+from dforce.benchmarks.planning.suite_files import changed_suite
+from dforce.benchmarks.planning.tables import planning_tables
+from dforce.cli.compose import composed
 from dforce.cli.main import main
 from dforce.data import make_maze_dataset
 from dforce.envs import MAZES
 from dforce.planning.baselines.drivers import run_driver, straight_driver
-from dforce.planning.pooled import aggregate_rows, common, paired_rows, pooled
-from dforce.planning.scores import ScoreReport, blocked_mask, bootstrap_interval, paired_difference, score_report
+from dforce.planning.comparison import aggregate_rows, common, paired_rows, pooled
+from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task, get_task
 from dforce.report.rows import read_results
-from dforce.report.statistics import interquartile_mean, resampled
+from dforce.report.statistics import bootstrap_interval, interquartile_mean, paired_difference, resampled
 from dforce.report.statistics import probability_of_improvement as above
 from dforce.report.table import csv_table
 from dforce.runs.claims import claims_in
 from dforce.runs.jobs import Job, run_jobs
+from dforce.runs.training_run import Keeper
 
 ROOT = Path(__file__).resolve().parents[2]
 SPENT = ("plan_seconds", "episode_seconds")
@@ -106,7 +108,7 @@ def test_a_suite_that_cannot_be_meant_is_refused(text: dict[str, Any], told: str
 @pytest.mark.parametrize("method", ["MCTG n=4", "MCTG n=4 - Diffuser"])
 @pytest.mark.parametrize("executor", ["fast tracking", ""])
 def test_a_label_comes_apart_as_it_was_put_together(method: str, executor: str) -> None:
-    assert labelled(label(method, executor)) == (method, executor)
+    assert split_label(label(method, executor)) == (method, executor)
 
 
 def test_methods_can_be_kept_and_left_out() -> None:
@@ -121,12 +123,9 @@ def test_methods_can_be_kept_and_left_out() -> None:
         read_suite(SUITE, methods=["strait"])
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "planning").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suite").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) -> None:
-    from dforce.benchmarks.planning.trainings import compose_training, plain
-    from dforce.cli.commands.benchmark_planning import with_base
-
-    text = plain(with_base(file))
+    text = changed_suite(file, {})
     suite = read_suite(text, files=[file])
     assert suite.seeds >= 3 and suite.episodes >= 100 and suite.tune_seed not in range(suite.seeds)
     tried = {tuple(method.tune["scale"]) for method in suite.methods.values()
@@ -136,8 +135,8 @@ def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) ->
         published = suite.methods["Diffuser"]
         assert published.tune is None and (published.node["order"], published.node["eta"]) == (1, 1.0)
     for model in suite.models.values() if file.stem.startswith(("maze2d", "ogbench-medium")) else ():
-        cfg = compose_training({**model.overrides, "data": "any", "seed": 0, "out": None})
-        assert cfg.horizon % cfg.stack == 0 and cfg.data == "any"
+        cfg = composed("train", {**model.overrides, "data": "any", "seed": 0, "out": None})
+        assert cfg["horizon"] % cfg["stack"] == 0 and cfg["data"] == "any"
     small = read_suite(text, fast=True)
     assert small.seeds == 1 and {len(method.trials) for method in small.methods.values()} == {0, 2}
 
@@ -215,27 +214,24 @@ def test_without_reference_scores_a_pair_is_compared_by_return_and_success() -> 
 
 
 def test_the_demo_trains_and_guides_what_the_benchmark_does_for_its_maze() -> None:
-    from hydra import compose, initialize_config_module
-
-    from dforce.benchmarks.planning.trainings import compose_training
-
-    with initialize_config_module("dforce.configs", version_base="1.3"):
-        demo = compose("demo")
-    text = yaml.safe_load((ROOT / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
-    trained = compose_training({**text["train"], **text["models"]["forcing"]})
+    demo = composed("demo", {})
+    text = yaml.safe_load((ROOT / "configs/suite/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    trained = composed("train", {**text["train"], **text["models"]["forcing"]})
     for part in ("objective", "net", "schedule", "horizon", "stack", "batch"):
-        assert demo.train[part] == trained[part], part
-    assert demo.train.fit.steps == trained.fit.steps and demo.train.fit.lr == trained.fit.lr
-    assert demo.plan.planner.scale in text["scales"]
+        assert demo["train"][part] == trained[part], part
+    planner = demo["plan"]["planner"]
+    assert {key: demo["train"]["fit"][key] for key in ("steps", "lr")} == {
+        key: trained["fit"][key] for key in ("steps", "lr")}
+    assert planner["scale"] in text["scales"]
     wanted = text["methods"]["MCTG n=4"]["planner"]
-    assert {key: demo.plan.planner[key] for key in ("steps", "delay", "draws", "lookahead")} == {
+    assert {key: planner[key] for key in ("steps", "delay", "draws", "lookahead")} == {
         key: wanted[key] for key in ("steps", "delay", "draws", "lookahead")}
 
 
 # tuning and evaluation
 
 
-def bench(out: Path, asked: list[tuple[int, int]] | None = None, text: dict[str, Any] = SUITE) -> Bench:
+def bench(out: Path, asked: list[tuple[int, int]] | None = None, text: dict[str, Any] = SUITE) -> PlanningBenchmark:
     """A benchmark of methods without networks, in short episodes; `asked` notes which starts are drawn."""
     task = get_task("maze2d-umaze")
 
@@ -245,15 +241,15 @@ def bench(out: Path, asked: list[tuple[int, int]] | None = None, text: dict[str,
         return task.draw(n, seed)
 
     short: Task = task._replace(steps=40, draw=draw)
-    return Bench(read_suite(text), short, "dforce/small-v1", out, out / "models", lambda model, seed: {},
+    return PlanningBenchmark(read_suite(text), short, "dforce/small-v1", out, out / "models", lambda model, seed: {},
                  tell=lambda text: said.append(text))
 
 
 said: list[str] = []
 
 
-def rows_of(bench: Bench) -> list[dict[str, Any]]:
-    return [row for row in collect(bench).rows if row["metric"] not in SPENT]
+def rows_of(bench: PlanningBenchmark) -> list[dict[str, Any]]:
+    return [row for row in planning_tables(bench).rows if row["metric"] not in SPENT]
 
 
 def header_of(file: Path) -> dict[str, Any]:
@@ -265,18 +261,18 @@ def files_of(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Bench, list[tuple[int, int]]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[PlanningBenchmark, list[tuple[int, int]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(store))
         asked: list[tuple[int, int]] = []
         whole = bench(tmp_path_factory.mktemp("whole"), asked)
-        outcome = run_jobs(jobs(whole, {}), claims_in(whole.out / "locks"))
+        outcome = run_jobs(benchmark_jobs(whole, {}), claims_in(whole.out / "locks"))
         assert outcome.left == [] and outcome.failed == {}
     return whole, asked
 
 
 def test_tuning_sees_its_own_starts_only_and_every_method_has_as_many_trials(
-        finished: tuple[Bench, list[tuple[int, int]]]) -> None:
+        finished: tuple[PlanningBenchmark, list[tuple[int, int]]]) -> None:
     whole, asked = finished
     tunings = sum(isinstance(method.tune, dict) for method in whole.suite.methods.values())
     assert asked == [(5, 1001)] * tunings + [(6, 0)] * 4 + [(6, 1)] * 4
@@ -305,14 +301,14 @@ def test_a_method_is_tuned_on_the_networks_of_all_its_seeds(tmp_path: Path) -> N
     assert seen == {"guided": [{"forcing": 0}, {"forcing": 1}], "lonely": [{"single": 0}], "retrieval": None}
     trainings = {(model, seed): Job(f"train {model}-{seed}", (), lambda: True, lambda: None)
                  for model, seed in (("forcing", 0), ("forcing", 1), ("single", 0))}
-    needs = {job.name: job.needs for job in jobs(whole, trainings)}
+    needs = {job.name: job.needs for job in benchmark_jobs(whole, trainings)}
     assert needs["tune guided"] == ("train forcing-0", "train forcing-1") and needs["tune retrieval"] == ()
 
 
 def test_all_rows_are_there_and_a_borrowed_choice_is_the_lender_s(
-        finished: tuple[Bench, list[tuple[int, int]]]) -> None:
+        finished: tuple[PlanningBenchmark, list[tuple[int, int]]]) -> None:
     whole, _ = finished
-    tables = collect(whole)
+    tables = planning_tables(whole)
     methods = {row["method"] for row in tables.rows if row["task"] == "maze2d-umaze"}
     assert methods == {"straight", "retrieval, tracking", "retrieval, diffused", "few, diffused", "cloning"}
     chosen = header_of(whole.tuning_file("retrieval"))["chosen"]
@@ -327,13 +323,13 @@ def test_all_rows_are_there_and_a_borrowed_choice_is_the_lender_s(
 
 
 def test_a_benchmark_that_was_stopped_often_ends_as_one_that_was_not(
-        finished: tuple[Bench, list[tuple[int, int]]], tmp_path: Path) -> None:
+        finished: tuple[PlanningBenchmark, list[tuple[int, int]]], tmp_path: Path) -> None:
     whole, _ = finished
     counts = iter(range(100))
     while True:
         piece = bench(tmp_path)
         done = iter([False, False, True])  # two looks, so two jobs a run
-        outcome = run_jobs(jobs(piece, {}), claims_in(tmp_path / "locks"), late=lambda: next(done, True))  # noqa: B023
+        outcome = run_jobs(benchmark_jobs(piece, {}), claims_in(tmp_path / "locks"), late=lambda: next(done, True))  # noqa: B023
         if not outcome.left:
             break
         assert next(counts) < 20
@@ -342,7 +338,7 @@ def test_a_benchmark_that_was_stopped_often_ends_as_one_that_was_not(
 
 
 def test_what_is_damaged_or_meant_otherwise_is_made_again_and_nothing_else(
-        finished: tuple[Bench, list[tuple[int, int]]], tmp_path: Path) -> None:
+        finished: tuple[PlanningBenchmark, list[tuple[int, int]]], tmp_path: Path) -> None:
     whole, _ = finished
     shutil.copytree(whole.out, tmp_path, dirs_exist_ok=True)
     damaged = whole.shard_file("straight", 1).relative_to(whole.out)
@@ -353,7 +349,7 @@ def test_what_is_damaged_or_meant_otherwise_is_made_again_and_nothing_else(
     done: list[str] = []
     text = with_method("cloning", tune=None)
     again = bench(tmp_path, text=text)
-    run_jobs(jobs(again, {}), claims_in(tmp_path / "locks"), tell=lambda name, left: done.append(name))
+    run_jobs(benchmark_jobs(again, {}), claims_in(tmp_path / "locks"), tell=lambda name, left: done.append(name))
     assert done == ["play cloning-0", "play straight-1", "play cloning-1"]
     assert any("straight-1.jsonl is damaged" in line for line in said)
     assert any("cloning-0.jsonl was made with other settings (settings.reach" in line for line in said)
@@ -386,14 +382,14 @@ def ran(out: str, *more: str, code: int = 0, text: dict[str, Any] = TINY) -> Pat
 
 def stopping(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on a training signals its process after that step."""
-    write = train.Keeper.write
+    write = Keeper.write
 
-    def signalling(self: train.Keeper, log: Any, **due: bool) -> None:
+    def signalling(self: Keeper, log: Any, **due: bool) -> None:
         write(self, log, **due)
         if log.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train.Keeper, "write", signalling)
+    monkeypatch.setattr(Keeper, "write", signalling)
 
 
 def test_the_verb_leaves_tables_and_a_page_and_names_no_network_where_there_is_none() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dforce.benchmarks.planning.studies import TUNE_SEED, far_ends, spread, spread_row, starts_of, tuned
+from dforce.benchmarks.planning.studies import TUNE_SEED, best_trial, end_spread, far_ends, spread_row, starts_of
 from dforce.core.schedule import linear
 from dforce.planning.control import Plan, tracking
 from dforce.planning.planner import DiffusionPlanner
@@ -38,11 +38,11 @@ def line(*corners):
 def test_spread_is_the_root_of_the_total_variance():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(3, 20_000, 2)) * [3.0, 4.0]
-    np.testing.assert_allclose(spread(points), 5.0, rtol=0.02)
-    np.testing.assert_allclose(spread(points + [7.0, -2.0]), spread(points), rtol=1e-9)      # wherever they are
-    np.testing.assert_allclose(spread(np.array([[[0.0, 0.0], [2.0, 0.0]]])), 2**0.5)         # by hand
+    np.testing.assert_allclose(end_spread(points), 5.0, rtol=0.02)
+    np.testing.assert_allclose(end_spread(points + [7.0, -2.0]), end_spread(points), rtol=1e-9)      # wherever they are
+    np.testing.assert_allclose(end_spread(np.array([[[0.0, 0.0], [2.0, 0.0]]])), 2**0.5)         # by hand
     with pytest.raises(ValueError, match="at least 2"):
-        spread(points[:, :1])
+        end_spread(points[:, :1])
 
 
 def test_identical_plans_have_no_spread_and_different_ones_that_of_their_ends():
@@ -85,7 +85,7 @@ class Near:
 def test_tuning_takes_the_trial_that_scores_best_on_starts_that_are_not_reported():
     task = get_task("maze2d-open")
     trials = [{"off": 3.0}, {"off": 0.0}, {"off": 2.0}]
-    best, scores = tuned(task, Near(), tracking(hold=False), trials, episodes=4)
+    best, scores = best_trial(task, Near(), tracking(hold=False), trials, episodes=4)
     assert best.off == 0.0 and scores[1] == max(scores) and len(scores) == 3
     assert TUNE_SEED not in range(100)
 
@@ -223,7 +223,7 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
     import yaml
 
     from dforce.benchmarks.planning.suite import read_suite
-    from dforce.benchmarks.planning.trainings import compose_training
+    from dforce.cli.compose import composed as compose
     from dforce.config import build
 
     script = runpy.run_path(str(SCRIPTS / "ablation.py"))
@@ -232,14 +232,14 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
     assert len(found.methods) == 21 and {len(method.trials) for method in found.methods.values()} == {4}
     assert found.tune_seed == TUNE_SEED
 
-    composed = {name: compose_training(model.overrides) for name, model in found.models.items()}
+    composed = {name: compose("train", model.overrides) for name, model in found.models.items()}
     first = composed["forcing"]
     level = torch.tensor([[0, 10, 300, 999]])
     snr = linear(1000).log_snr(level)
     for name, cfg in composed.items():
         assert {key for key in first if cfg[key] != first[key]} == ({"objective"} if name != "forcing" else set())
-        weight = build(cfg.objective.weight)(snr)[0].tolist()
-        rising = build(cfg.objective.levels)(linear(1000), (64, 5), torch.Generator().manual_seed(0)).diff(dim=1)
+        weight = build(cfg["objective"]["weight"])(snr)[0].tolist()
+        rising = build(cfg["objective"]["levels"])(linear(1000), (64, 5), torch.Generator().manual_seed(0)).diff(dim=1)
         low, high = rising.min() >= 0, rising.max() <= 0  # levels never fall along time; never rise
         assert (bool(low), bool(high)) == {"full sequence": (True, True), "rising levels": (True, False)}.get(
             name, (False, False))
@@ -248,9 +248,9 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
             np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-6)
         elif name != "no weight":
             assert weight[0] == 5.0 and weight[2] > 1.3 * float(snr[0, 2].exp())  # a clean past lends its weight
-    shipped = yaml.safe_load((ROOT / "configs/planning/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / "configs/suite/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
     for name in ("forcing", "full sequence"):
-        assert compose_training({**shipped["train"], **shipped["models"][name]}) == composed[name]
+        assert compose("train", {**shipped["train"], **shipped["models"][name]}) == composed[name]
 
 
 def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(monkeypatch):

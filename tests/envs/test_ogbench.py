@@ -128,8 +128,8 @@ def test_executors_mean_displacements_here() -> None:
     for executor in (tracking(hold=False), diffused_action()):
         done = run_episodes(task.world, lambda *_: plan, executor, starts, goals, steps=200)
         np.testing.assert_allclose(done.trajectory, guide.trajectory, atol=1e-9)
-    assert tracking().suited(task.world).variant["gain_p"] == 1 / DISPLACEMENT
-    assert tracking(gain_p=3.0).suited(task.world).gains() == (3.0, 0.0)
+    assert tracking().in_world(task.world).variant["gain_p"] == 1 / DISPLACEMENT
+    assert tracking(gain_p=3.0).in_world(task.world).gains() == (3.0, 0.0)
 
 
 def test_the_controller_solves_all_five_tasks() -> None:

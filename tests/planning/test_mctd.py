@@ -16,9 +16,8 @@ from dforce.core.sample import generate
 from dforce.guidance.energy import guided
 from dforce.planning.energy import Physical, SumOfDistances
 from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.search.best_of_n import tokens_per_plan
 from dforce.planning.search.mctd import Arrival, TreeDiffusionPlanner
-from tests.small_planner import GOALS, STARTS, small
+from tests.small_planner import GOALS, STARTS, small, tokens_per_plan
 
 STEPS = 12  # environment steps of a plan: six tokens
 

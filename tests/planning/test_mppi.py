@@ -7,7 +7,7 @@ import pytest
 
 from dforce.envs import as_world, dynamics, get_maze
 from dforce.planning.baselines.drivers import random_driver, run_driver
-from dforce.planning.baselines.mppi import correlated, distance, improve, mppi, stepper, weights
+from dforce.planning.baselines.mppi import correlated, goal_distance, improve, mppi, weights, world_dynamics
 from tests.planning.test_cloning import OPEN
 
 
@@ -40,12 +40,12 @@ def test_actions_stay_in_range_and_the_stepper_is_the_simulator():
         seen.append(action)
         return true(state, action)
 
-    true = stepper(OPEN, 10)
-    found = improve(spy, distance, state, state[:, :2] + 3, np.full((2, 4, 2), 0.9), rng.normal(size=(2, 5, 4, 2)),
+    true = world_dynamics(OPEN, 10)
+    found = improve(spy, goal_distance, state, state[:, :2] + 3, np.full((2, 4, 2), 0.9), rng.normal(size=(2, 5, 4, 2)),
                     temperature=1.0)
     assert np.abs(found).max() <= 1 and np.abs(seen).max() <= 1 and len(seen) == 4
     action = rng.uniform(-1, 1, (2, 2))
-    np.testing.assert_array_equal(stepper(as_world(maze), 2)(state, action), dynamics(maze, state, action))
+    np.testing.assert_array_equal(world_dynamics(as_world(maze), 2)(state, action), dynamics(maze, state, action))
 
 
 def test_noise_keeps_its_variance_and_has_the_correlation():

@@ -8,17 +8,8 @@ from dforce.envs import MAZES, dynamics, get_maze, maze_from_text
 from dforce.envs.maze.batched import DAMPING, DT, MASS
 from dforce.planning.baselines.drivers import run_driver, straight_driver
 from dforce.planning.control import Executed, Plan
-from dforce.planning.scores import (
-    METRICS,
-    blocked_mask,
-    bootstrap_interval,
-    fresh_starts,
-    paired_difference,
-    score_report,
-    success_interval,
-    wall_contact,
-    wilson_interval,
-)
+from dforce.planning.scores import METRICS, blocked_mask, fresh_starts, score_report
+from dforce.report.statistics import bootstrap_interval, paired_difference, success_interval, wilson_interval
 
 UMAZE = get_maze("umaze")
 GOAL = np.array(UMAZE.goal, dtype=float)
@@ -94,7 +85,7 @@ def test_wall_contact_is_where_the_dynamics_can_push_a_ball(name):
     maze, rng = MAZES[name], np.random.default_rng(0)
     position = rng.uniform(0.0, maze.walls.shape, size=(40_000, 2)) - 0.7
     position = position[maze.is_free(position)]
-    contact = wall_contact(maze, position)
+    contact = maze.near_wall(position[..., :2])
     pushed = np.zeros(len(position), bool)
     for angle in np.arange(0, 2 * np.pi, np.pi / 4):  # a wall pushes on a ball at it that drives towards it
         speed = np.tile([np.cos(angle), np.sin(angle)], (len(position), 1))

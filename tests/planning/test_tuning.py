@@ -17,7 +17,7 @@ from dforce.core.schedule import linear
 from dforce.data.normalize import Affine
 from dforce.planning.control import run_episodes, tracking
 from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.returns import Asked, LowTemperature, PlanReturn, Starts, best_driven, tempered
+from dforce.planning.returns import LowTemperature, PlanQuery, PlanReturn, StartSampler, best_driven, tempered
 from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import get_task
 from dforce.report.rows import read_results
@@ -31,7 +31,7 @@ UMAZE = get_task("maze2d-umaze")._replace(steps=40)
 
 
 def asked(starts, goals):
-    return [Asked(obs, goal) for obs, goal in zip(starts, goals, strict=True)]
+    return [PlanQuery(obs, goal) for obs, goal in zip(starts, goals, strict=True)]
 
 
 # ----------------------------------------------------------------------------------------------- reward and rivals
@@ -62,12 +62,12 @@ def test_the_reward_refuses_what_it_cannot_drive() -> None:
 
 
 def test_blocked_starts_are_blocked_and_a_function_of_the_seed() -> None:
-    starts, goals = Starts(UMAZE, blocked=True)(9, 7)
+    starts, goals = StartSampler(UMAZE, blocked=True)(9, 7)
     assert starts.shape == (9, 4) and blocked_mask(UMAZE.world, starts, goals).all()
-    again, _ = Starts(UMAZE, blocked=True)(9, 7)
-    assert np.array_equal(starts, again) and not np.array_equal(starts, Starts(UMAZE, blocked=True)(9, 8)[0])
+    again, _ = StartSampler(UMAZE, blocked=True)(9, 7)
+    assert np.array_equal(starts, again) and not np.array_equal(starts, StartSampler(UMAZE, blocked=True)(9, 8)[0])
     with pytest.raises(ValueError, match="tune on all starts"):
-        Starts(get_task("maze2d-open"), blocked=True)(1, 0)
+        StartSampler(get_task("maze2d-open"), blocked=True)(1, 0)
 
 
 def test_temperature_scales_all_noise_and_one_changes_nothing() -> None:
@@ -116,7 +116,7 @@ def test_policy_gradient_moves_the_plans_to_the_goal() -> None:
     sampler = Sampler(model, schedule, planner.matrix(tokens), (tokens, 12))
 
     def ask(count, generator):
-        return Query(["here"] * count, None, [Asked(start, goal)] * count)
+        return Query(["here"] * count, None, [PlanQuery(start, goal)] * count)
 
     source = OnPolicy(sampler, returns, ask, samples=64, group=64, credit=GroupAdvantage(), updates=2)
     objective = AlignObjective(model, schedule, policy_gradient())

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from dforce.benchmarks.planning.methods import Source, play_method
+from dforce.benchmarks.planning.methods import MethodInputs, play_method
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label
+from dforce.planning.comparison import headline
 from dforce.planning.control import Executed
-from dforce.planning.pooled import headline
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task
 from dforce.runs.jobs import Job, slug
@@ -32,11 +32,11 @@ AMONG = 25  # of so many
 
 
 @dataclass(frozen=True)
-class Bench:
+class PlanningBenchmark:
     """A suite on a task in a folder. networks: folder of the trainings; trained: (model, seed) -> what it was trained
     with, as JSON has it, asked once that is there.
 
-    options: device, precision and trust, as `Source` takes them. tell: where messages go.
+    options: device, precision and trust, as `MethodInputs` takes them. tell: where messages go.
     """
 
     suite: Suite
@@ -57,11 +57,11 @@ class Bench:
     def shard_file(self, method: str, seed: int) -> Path:
         return self.out / "shards" / f"{slug(method)}-{seed}.jsonl"
 
-    def source(self, method: MethodNode, seed: int, *, model: Path | None = None) -> Source:
+    def source(self, method: MethodNode, seed: int, *, model: Path | None = None) -> MethodInputs:
         """model: another checkpoint than the newest of the training."""
         if model is None and method.model is not None:
             model = self.model_folder(method.model, seed)
-        return Source(self.task, self.data, model, seed=seed, cache=str(self.networks / "learnt"), **self.options)
+        return MethodInputs(self.task, self.data, model, seed=seed, cache=str(self.networks / "learnt"), **self.options)
 
     def identity(self, method: MethodNode, seed: int) -> dict[str, Any]:
         """What both tuning and evaluation of a method depend on, but for the starts."""
@@ -74,19 +74,19 @@ class Bench:
 # Tuning
 
 
-def tuning_identity(bench: Bench, method: MethodNode) -> dict[str, Any]:
+def tuning_identity(bench: PlanningBenchmark, method: MethodNode) -> dict[str, Any]:
     """Starts of a seed that is not reported, dealt out to the networks of all training seeds."""
     networks = [bench.trained(method.model, seed) for seed in _tuned_on(bench, method)] if method.model else None
     return {**bench.identity(method, 0), "network": networks, "trials": method.trials, "starts": bench.suite.tune_seed,
             "episodes": bench.suite.tune_episodes}
 
 
-def _tuned_on(bench: Bench, method: MethodNode) -> range:
+def _tuned_on(bench: PlanningBenchmark, method: MethodNode) -> range:
     """Training seeds: what suits one network alone may fail the others."""
     return bench.suite.runs(method)[:bench.suite.tune_episodes] if method.model else range(1)
 
 
-def tune(bench: Bench, method: MethodNode) -> None:
+def tune_method(bench: PlanningBenchmark, method: MethodNode) -> None:
     """Plays every trial and chooses the one of the highest mean score, over all starts and blocked ones alike.
 
     The criterion is the mean of the two means under the method's first executor: a mean over all starts alone is
@@ -139,11 +139,11 @@ def criterion(report: ScoreReport) -> float:
     return float(np.mean([subset.mean() for subset in subsets]))
 
 
-def read_tuning(bench: Bench, method: MethodNode) -> Shard | str:
+def read_tuning(bench: PlanningBenchmark, method: MethodNode) -> Shard | str:
     return read_shard(bench.tuning_file(method.name), tuning_identity(bench, method))
 
 
-def settings_of(bench: Bench, method: MethodNode) -> dict[str, Any]:
+def tuned_settings(bench: PlanningBenchmark, method: MethodNode) -> dict[str, Any]:
     """What tuning chose for a method, its own or that of the one it names. FileNotFoundError before there is one."""
     if method.tune is None:
         return {}
@@ -157,12 +157,12 @@ def settings_of(bench: Bench, method: MethodNode) -> dict[str, Any]:
 # Evaluation
 
 
-def evaluation_identity(bench: Bench, method: MethodNode, seed: int) -> dict[str, Any]:
-    return {**bench.identity(method, seed), "settings": settings_of(bench, method),
+def evaluation_identity(bench: PlanningBenchmark, method: MethodNode, seed: int) -> dict[str, Any]:
+    return {**bench.identity(method, seed), "settings": tuned_settings(bench, method),
             "starts": seed, "drawn": bench.suite.episodes, "episodes": method.episodes}
 
 
-def evaluate(bench: Bench, method: MethodNode, seed: int) -> None:
+def evaluate(bench: PlanningBenchmark, method: MethodNode, seed: int) -> None:
     """Plays the method of one training seed from the starts of that seed, and writes its shard."""
     identity = evaluation_identity(bench, method, seed)
     starts, goals = bench.task.starts(bench.suite.episodes, seed)
@@ -194,7 +194,7 @@ def keep_pictures(file: Path, executed: Executed, blocked: np.ndarray) -> None:
     temporary.replace(file)
 
 
-def read_evaluation(bench: Bench, method: MethodNode, seed: int) -> Shard | str:
+def read_evaluation(bench: PlanningBenchmark, method: MethodNode, seed: int) -> Shard | str:
     try:
         identity = evaluation_identity(bench, method, seed)
     except FileNotFoundError as missing:
@@ -205,7 +205,7 @@ def read_evaluation(bench: Bench, method: MethodNode, seed: int) -> Shard | str:
 # Jobs
 
 
-def jobs(bench: Bench, models: Mapping[tuple[str, int], Job]) -> list[Job]:
+def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Job]) -> list[Job]:
     """All jobs in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed.
 
     models: the jobs that train, by network and seed.
@@ -216,7 +216,7 @@ def jobs(bench: Bench, models: Mapping[tuple[str, int], Job]) -> list[Job]:
         if isinstance(method.tune, dict):
             needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
             found.append(Job(f"tune {method.name}", needs, partial(_tuned, bench, method),
-                              partial(tune, bench, method)))
+                              partial(tune_method, bench, method)))
     for seed in range(bench.suite.seeds):
         for method in methods:
             if seed not in bench.suite.runs(method):
@@ -232,15 +232,15 @@ def _network(models: Mapping[tuple[str, int], Job], method: MethodNode, seed: in
     return (models[method.model, seed].name,) if method.model else ()
 
 
-def _tuned(bench: Bench, method: MethodNode) -> bool:
+def _tuned(bench: PlanningBenchmark, method: MethodNode) -> bool:
     return _counts(bench, read_tuning(bench, method))
 
 
-def _evaluated(bench: Bench, method: MethodNode, seed: int) -> bool:
+def _evaluated(bench: PlanningBenchmark, method: MethodNode, seed: int) -> bool:
     return _counts(bench, read_evaluation(bench, method, seed))
 
 
-def _counts(bench: Bench, found: Shard | str) -> bool:
+def _counts(bench: PlanningBenchmark, found: Shard | str) -> bool:
     """Is it there? Says why a file that is there does not count."""
     if isinstance(found, str) and found:
         bench.tell(f"{found}: it is made again")

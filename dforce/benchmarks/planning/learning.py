@@ -1,4 +1,4 @@
-"""Scores over training: a method played with every checkpoint that a training kept, as one more unit of a benchmark."""
+"""Scores over training: a method played with every checkpoint that a training kept, as one more job of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from dforce.benchmarks.planning.benchmark import Bench, evaluation_identity
+from dforce.benchmarks.planning.benchmark import PlanningBenchmark, evaluation_identity
 from dforce.benchmarks.planning.methods import play_method
 from dforce.benchmarks.planning.suite import MethodNode, label
-from dforce.planning.pooled import headline, pooled
-from dforce.planning.scores import Row, blocked_mask, score_report
+from dforce.planning.comparison import headline, pooled
+from dforce.planning.scores import blocked_mask, score_report
+from dforce.report.rows import Row
 from dforce.runs.jobs import Job, slug
 from dforce.runs.shards import Shard, read_shard, write_shard
 from dforce.train.checkpoint import step_folder
@@ -21,8 +22,8 @@ from dforce.train.checkpoint import step_folder
 LEAST = 3  # checkpoints that make a curve
 
 
-def learning_jobs(bench: Bench, needs: dict[str, tuple[str, ...]]) -> list[Job]:
-    """One for each method of the suite's `learning`. needs: by the names of the benchmark's jobs, what they need.
+def learning_jobs(bench: PlanningBenchmark, needs: dict[str, tuple[str, ...]]) -> list[Job]:
+    """One for each method of the suite's `learning`. needs: job name -> the jobs that it needs.
 
     Where the training kept fewer than LEAST checkpoints there is nothing to do.
     """
@@ -30,7 +31,7 @@ def learning_jobs(bench: Bench, needs: dict[str, tuple[str, ...]]) -> list[Job]:
                  partial(learn, bench, bench.suite.methods[name])) for name in bench.suite.learning["methods"]]
 
 
-def checkpoints(bench: Bench, method: MethodNode) -> dict[int, Path]:
+def checkpoints(bench: PlanningBenchmark, method: MethodNode) -> dict[int, Path]:
     """step -> checkpoint, of the first training seed: the regular ones and the last, not where it was interrupted."""
     assert method.model is not None
     run = bench.model_folder(method.model, 0)
@@ -42,7 +43,7 @@ def checkpoints(bench: Bench, method: MethodNode) -> dict[int, Path]:
     return {step: step_folder(run / "checkpoints", step) for step in steps if step % every == 0 or step == steps[-1]}
 
 
-def learn(bench: Bench, method: MethodNode) -> None:
+def learn(bench: PlanningBenchmark, method: MethodNode) -> None:
     """Plays every checkpoint from the first of the reported starts, with the settings tuned for the last one."""
     identity, count = _identity(bench, method), bench.suite.learning["episodes"]
     starts, goals = bench.task.starts(bench.suite.episodes, 0)
@@ -58,7 +59,7 @@ def learn(bench: Bench, method: MethodNode) -> None:
     write_shard(_file(bench, method), identity, {"method": method.name}, lines)
 
 
-def learning_rows(bench: Bench) -> list[Row]:
+def learning_rows(bench: PlanningBenchmark) -> list[Row]:
     """The score after each number of training steps, under a task name of its own."""
     rows: list[Row] = []
     for name in bench.suite.learning["methods"]:
@@ -71,25 +72,25 @@ def learning_rows(bench: Bench) -> list[Row]:
     return rows
 
 
-def _identity(bench: Bench, method: MethodNode) -> dict[str, Any]:
+def _identity(bench: PlanningBenchmark, method: MethodNode) -> dict[str, Any]:
     return {**evaluation_identity(bench, method, 0), "episodes": bench.suite.learning["episodes"],
             "checkpoints": list(checkpoints(bench, method))}
 
 
-def _read(bench: Bench, method: MethodNode) -> Shard | str:
+def _read(bench: PlanningBenchmark, method: MethodNode) -> Shard | str:
     try:
         return read_shard(_file(bench, method), _identity(bench, method))
     except FileNotFoundError as missing:
         return str(missing)
 
 
-def _done(bench: Bench, method: MethodNode) -> bool:
+def _done(bench: PlanningBenchmark, method: MethodNode) -> bool:
     return len(checkpoints(bench, method)) < LEAST or not isinstance(_read(bench, method), str)
 
 
-def _file(bench: Bench, method: MethodNode) -> Path:
+def _file(bench: PlanningBenchmark, method: MethodNode) -> Path:
     return bench.out / "learning" / f"{slug(method.name)}.jsonl"
 
 
-def _task(bench: Bench) -> str:
+def _task(bench: PlanningBenchmark) -> str:
     return f"{bench.task.name}, over training"

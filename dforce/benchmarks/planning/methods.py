@@ -49,7 +49,7 @@ class Played(NamedTuple):
     cost: Cost
 
 
-class Source:
+class MethodInputs:
     """All that a method may be built from, loaded when it is asked for.
 
     task; data: Minari name of its demonstrations; model: run folder of the network, None for none; seed: of the
@@ -148,7 +148,7 @@ class Source:
 class Meter:
     """A planner or driver that is timed: `cost` grows with every call."""
 
-    def __init__(self, inner: Planner | Driver, source: Source):
+    def __init__(self, inner: Planner | Driver, source: MethodInputs):
         self.inner, self.source, self.cost = inner, source, Cost()
         self.variant = getattr(inner, "variant", {})
 
@@ -162,7 +162,7 @@ class Meter:
 
 
 def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapping[str, Mapping[str, Any]],
-                source: Source, starts: np.ndarray, goals: np.ndarray) -> list[Played]:
+                source: MethodInputs, starts: np.ndarray, goals: np.ndarray) -> list[Played]:
     """The episodes of a method under each of its executors, from starts [N, 4] to goals [N, 2].
 
     settings: replace keys of its node (what tuning chose). A plan that is made once is made for all executors.

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from dforce.benchmarks.planning.benchmark import Bench
-from dforce.benchmarks.planning.suite import MethodNode, labelled
+from dforce.benchmarks.planning.benchmark import PlanningBenchmark
+from dforce.benchmarks.planning.suite import MethodNode, split_label
+from dforce.planning.comparison import headline_of
 from dforce.planning.pictures import on_paper, reach
-from dforce.planning.pooled import headline_of
-from dforce.planning.scores import Row
 from dforce.report.plots import style
 from dforce.report.plots.benchmark import Paths, Point, same_starts, sweep_panels
 from dforce.report.plots.curves import bars_with_intervals
 from dforce.report.plots.forest import forest
 from dforce.report.plots.studies import Estimate
-from dforce.report.rows import filter_rows
+from dforce.report.rows import Row, filter_rows
 
 STARTS = 3  # shown of each method
 REFERENCES = ("random", "straight", "controller")
@@ -31,7 +30,7 @@ CAPTIONS = {
 }
 
 
-def draw_benchmark(bench: Bench, rows: list[Row], media: Path) -> dict[str, str]:
+def draw_benchmark(bench: PlanningBenchmark, rows: list[Row], media: Path) -> dict[str, str]:
     """Draws what the rows allow; returns the captions, by file name, in the order of the page."""
     own = [row for row in rows if row["task"] == bench.task.name]
     metric = headline_of(own)
@@ -61,7 +60,7 @@ def caption(name: str) -> str:
     return f"The score over {stem.removeprefix('curve ')}, each point at its own tuned settings."
 
 
-def starts_figure(bench: Bench) -> Any:
+def starts_figure(bench: PlanningBenchmark) -> Any:
     """All methods on the first blocked starts of seed 0 that all of them played; None where there are none."""
     kept: dict[str, dict[str, np.ndarray]] = {}
     for method in bench.suite.methods.values():
@@ -92,9 +91,9 @@ def _named(method: MethodNode) -> str:
 
 def points(rows: list[Row], metric: str, starts: str, x: dict[str, float]) -> list[Point]:
     """One point for each method of `x`, label -> where it stands, that has a row."""
-    found = [(x[row["method"]], row) for row in filter_rows(rows, metric=metric, variant={"starts": starts})
-             if row["method"] in x and row["value"] is not None]
-    return [Point(at, row["value"], row["low"], row["high"]) for at, row in found]
+    return [Point(x[row["method"]], row["value"], row["low"], row["high"])
+            for row in filter_rows(rows, metric=metric, variant={"starts": starts})
+            if row["method"] in x and row["value"] is not None]
 
 
 def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) -> dict[str, dict[str, list[Point]]]:
@@ -108,80 +107,83 @@ def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) ->
     return found
 
 
-def references(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
+def reference_scores(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
     return {f"{starts} starts": {row["method"]: row["value"] for row in
-                                 filter_rows(rows, metric=metric, method=REFERENCES[1:], variant={"starts": starts})}
+                                 filter_rows(rows, metric=metric, method=REFERENCES[1:], variant={"starts": starts})
+                                 if row["value"] is not None}
             for starts in ("all", "blocked")}
 
 
-def curve_figure(bench: Bench, rows: list[Row], metric: str, over: str, methods: list[str]) -> Any:
+def curve_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, over: str, methods: list[str]) -> Any:
     """The score of several methods over a setting of theirs, a line an executor."""
     series: dict[str, dict[str, float]] = {}
     for row in filter_rows(rows, metric=metric):
-        name, executor = labelled(row["method"])
+        name, executor = split_label(row["method"])
         if name in methods and over in row["variant"]:
             series.setdefault(executor, {})[row["method"]] = row["variant"][over]
     found = panels(rows, metric, series)
     if not found:
         return None
-    return sweep_panels(found, xlabel=over, ylabel=metric, log_x=True, references=references(rows, metric),
+    return sweep_panels(found, xlabel=over, ylabel=metric, log_x=True, references=reference_scores(rows, metric),
                         title=f"{bench.task.name}: {metric} over {over}")
 
 
-def compute_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+def compute_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
     """The score over the seconds that all deciding of an episode takes, under the first executor.
 
     Methods of one curve are one line: more of the same at test time.
     """
-    played = {labelled(row["method"])[0] for row in rows}
-    joined = {}
+    played = {split_label(row["method"])[0] for row in rows}
+    joined: dict[str, str] = {}
     for curve in bench.suite.curves.values():
         there = [method for method in curve["methods"] if method in played]
         if len(there) > 1:
             joined |= dict.fromkeys(there, f"{there[0]} to {there[-1]}")
     series: dict[str, dict[str, float]] = {}
     for row in filter_rows(rows, metric="episode_seconds"):
-        method, executor = labelled(row["method"])
+        method, executor = split_label(row["method"])
         if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
-            series.setdefault(joined.get(method, method), {})[row["method"]] = row["value"]
+            series.setdefault(joined.get(method, method), {})[row["method"]] = float(row["value"] or 0.0)
     found = panels(rows, metric, series)
     if not found:
         return None
     return sweep_panels(found, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
-                        references=references(rows, metric), title=f"{bench.task.name}: {metric} over compute")
+                        references=reference_scores(rows, metric), title=f"{bench.task.name}: {metric} over compute")
 
 
-def differences_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+def differences_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
     """All paired differences of the suite, a line an executor; None where there are none."""
     found: dict[str, dict[str, dict[str, Estimate]]] = {}
     for row in filter_rows(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
-        comparison, executor = labelled(row["method"])
-        if not executor or labelled(comparison)[1] or len(bench.suite.executors) >= len(style.PALETTE):
+        comparison, executor = split_label(row["method"])
+        if not executor or split_label(comparison)[1] or len(bench.suite.executors) >= len(style.PALETTE):
             # Of two executors, of none, or of more than there are colours for.
             comparison, executor = row["method"], "as named"
         panel = found.setdefault(f"{row['variant']['starts']} starts", {})
-        panel.setdefault(comparison, {})[executor] = (row["value"], row["low"], row["high"])
+        if row["value"] is not None and row["low"] is not None and row["high"] is not None:
+            panel.setdefault(comparison, {})[executor] = (row["value"], row["low"], row["high"])
     return forest(found, xlabel=f"difference of {metric}",
                   title=f"{bench.task.name}: paired differences") if found else None
 
 
-def scale_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+def scale_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
     """The score over the guidance scale, from the tunings, under each method's first executor."""
     return _variant_figure(bench, filter_rows(rows, task=f"{bench.task.name}, tuning"), metric, "scale", log_x=True,
                            xlabel="guidance scale", title=f"{metric} over the guidance scale (tuning starts)")
 
 
-def learning_figure(bench: Bench, rows: list[Row], metric: str) -> Any:
+def learning_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
     """The score over training steps, under each method's first executor."""
     return _variant_figure(bench, filter_rows(rows, task=f"{bench.task.name}, over training"), metric, "step",
                            xlabel="training steps", title=f"{metric} over training")
 
 
-def _variant_figure(bench: Bench, rows: list[Row], metric: str, over: str, *, title: str, **look: Any) -> Any:
+def _variant_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, over: str, *, title: str,
+                    **look: Any) -> Any:
     """A curve a method over a key of the variants; None where no row has it."""
     found: dict[str, dict[str, list[Point]]] = {}
     for row in filter_rows(rows, metric=metric):
-        name, executor = labelled(row["method"])
+        name, executor = split_label(row["method"])
         first = (*bench.suite.methods[name].executors, "")[0]
         if executor == first and over in row["variant"] and row["value"] is not None:
             panel = found.setdefault(f"{row['variant']['starts']} starts", {})

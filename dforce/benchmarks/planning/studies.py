@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dforce.benchmarks.planning.benchmark import criterion
 from dforce.planning.control import Executor, Planner, run_episodes
-from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.scores import Row, blocked_mask, bootstrap_interval, score_report
+from dforce.planning.scores import blocked_mask, score_report
 from dforce.planning.tasks import Task
-from dforce.train.checkpoint import Bundle
+from dforce.report.rows import Row, make_row
+from dforce.report.statistics import bootstrap_interval
 
 TUNE_SEED = 1001  # of the starts that settings are chosen on; no study reports them
-
-
-def around(bundle: Bundle, planner: Callable[..., Any] = DiffusionPlanner, **settings: Any) -> Any:
-    """A planner class around a loaded checkpoint, whose weights it freezes: guidance differentiates in the plan only.
-
-    ValueError where the checkpoint was not trained on trajectories.
-    """
-    if bundle.normalizer is None or "observation" not in bundle.layout:
-        raise ValueError(f"a planner needs a checkpoint that was trained on trajectories, this one holds "
-                         f"{sorted(bundle.layout)}; `dforce train data=dforce/maze2d-umaze-v1` makes one")
-    bundle.denoiser.requires_grad_(False)
-    return planner(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, **settings)
 
 
 def starts_of(task: Task, episodes: int, seeds: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +23,7 @@ def starts_of(task: Task, episodes: int, seeds: Iterable[int]) -> tuple[np.ndarr
     return np.concatenate(starts), np.concatenate(goals)
 
 
-def tuned(task: Task, planner: Any, executor: Executor, trials: Sequence[Mapping[str, Any]], *, episodes: int,
+def best_trial(task: Task, planner: Any, executor: Executor, trials: Sequence[Mapping[str, Any]], *, episodes: int,
           seed: int = TUNE_SEED, **control: Any) -> tuple[Any, list[float]]:
     """The planner with the settings of the trial that did best on starts of their own, and what each trial got.
 
@@ -58,7 +46,7 @@ def far_ends(planner: Planner, starts: np.ndarray, goals: np.ndarray, steps: int
     return plan.states[:, -1, :2].reshape(len(starts), plans, 2)
 
 
-def spread(points: np.ndarray) -> np.ndarray:
+def end_spread(points: np.ndarray) -> np.ndarray:
     """Root of the total variance of positions [E, P, 2] about the mean of their P, in their unit: [E].
 
     The variance is the unbiased one, so P >= 2 (else ValueError).
@@ -70,7 +58,6 @@ def spread(points: np.ndarray) -> np.ndarray:
 
 def spread_row(task: Task, method: str, variant: Mapping[str, Any], ends: np.ndarray) -> Row:
     """The row of `far_ends` [E, P, 2]: their mean spread over starts, with its bootstrap interval."""
-    found = bootstrap_interval(spread(ends), rng=np.random.default_rng(0))
-    return {"task": task.name, "method": method, "variant": {**variant, "plans": ends.shape[1]},
-            "metric": "far_spread", **found._asdict(), "seeds": 1, "unit": "m, std of the last state of a plan",
-            "higher_is_better": None}
+    estimate = bootstrap_interval(end_spread(ends), rng=np.random.default_rng(0))
+    return make_row(task.name, method, "far_spread", estimate, variant={**variant, "plans": ends.shape[1]},
+                    unit="m, std of the last state of a plan")

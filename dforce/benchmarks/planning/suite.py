@@ -218,7 +218,7 @@ def label(method: str, executor: str) -> str:
     return f"{method}, {executor}" if executor else method
 
 
-def labelled(name: str) -> tuple[str, str]:
+def split_label(name: str) -> tuple[str, str]:
     """(method, executor) of a label, the executor "" for a driver. A difference `a - b, executor` comes apart alike."""
     method, _, executor = name.rpartition(", ") if ", " in name else (name, "", "")
     return method, executor

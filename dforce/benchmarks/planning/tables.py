@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dforce.benchmarks.planning.benchmark import Bench, read_evaluation, read_tuning
+from dforce.benchmarks.planning.benchmark import PlanningBenchmark, read_evaluation, read_tuning
 from dforce.benchmarks.planning.learning import learning_rows
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label, side
-from dforce.planning.pooled import Key, aggregate_rows, headline, paired_rows, pooled
-from dforce.planning.scores import Row, ScoreReport
+from dforce.planning.comparison import Key, aggregate_rows, headline, paired_rows, pooled
+from dforce.planning.scores import ScoreReport
+from dforce.report.rows import Row, make_row
 from dforce.runs.shards import Shard
 
+MAIN = ("score", "score_iqm", "return", "success", "score_latched", "return_latched", "first_reach")
+COSTS = ("plan_seconds", "plan_tokens", "episode_seconds")
 
-class Tables(NamedTuple):
+
+class PlanningTables(NamedTuple):
     """rows, of results.json; lines, of episodes.jsonl; costs, one a method, executor and seed."""
 
     rows: list[Row]
@@ -22,18 +26,34 @@ class Tables(NamedTuple):
     costs: list[dict[str, Any]]
 
 
-def collect(bench: Bench) -> Tables:
-    """All that is there by now: scores, aggregates, times, paired differences, and every trial of the tunings."""
+def planning_tables(bench: PlanningBenchmark) -> PlanningTables:
+    """All results there are by now: scores, aggregates, times, paired differences, and every trial of the tunings."""
     shards = list(evaluations(bench))
     lines = [line for shard in shards for line in shard.lines]
     costs = [{**cost, "seed": shard.header["seed"]} for shard in shards for cost in shard.header["costs"]]
     reports = pooled(lines)
     rows = score_rows(reports) + cost_rows(bench.task.name, costs)
     rows += pair_rows(bench.suite, bench.task.name, {method: report for (_, method, _), report in reports.items()})
-    return Tables(rows + learning_rows(bench) + tuning_rows(bench), lines, costs)
+    return PlanningTables(rows + learning_rows(bench) + tuning_rows(bench), lines, costs)
 
 
-def evaluations(bench: Bench) -> Iterator[Shard]:
+def sections(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """(title, rows) of the tables that people read: scores, costs, differences, tuning."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    tables = []
+    for task in tasks:
+        of_task = [row for row in rows if row["task"] == task]
+        if task != tasks[0]:
+            tables.append((task, of_task))
+            continue
+        for name, metrics in ((task, MAIN), (f"{task}, what it costs", COSTS)):
+            chosen = sorted((row for row in of_task if row["metric"] in metrics),
+                            key=lambda row: metrics.index(row["metric"]))
+            tables += [(name, chosen)] if chosen else []
+    return tables
+
+
+def evaluations(bench: PlanningBenchmark) -> Iterator[Shard]:
     for method in bench.suite.methods.values():
         for seed in bench.suite.runs(method):
             found = read_evaluation(bench, method, seed)
@@ -59,13 +79,12 @@ def cost_rows(task: str, costs: list[dict[str, Any]]) -> list[Row]:
         seconds, tokens, plans, episodes = (sum(c[key] for c in own)
                                             for key in ("seconds", "tokens", "plans", "episodes"))
         many = f"{own[0]['episodes']} at once"
-        found = [("episode_seconds", seconds / episodes, episodes, f"s of deciding an episode, {many}")]
+        measured = [("episode_seconds", seconds / episodes, episodes, f"s of deciding an episode, {many}")]
         if plans:
-            found += [("plan_seconds", seconds / plans, plans, f"s a plan, {many}"),
-                      ("plan_tokens", tokens / plans, plans, "tokens through the network a plan")]
-        rows += [{"task": task, "method": method, "variant": own[0]["variant"], "metric": metric, "value": value,
-                  "low": None, "high": None, "n": n, "seeds": len(own), "unit": unit, "higher_is_better": False}
-                 for metric, value, n, unit in found]
+            measured += [("plan_seconds", seconds / plans, plans, f"s a plan, {many}"),
+                         ("plan_tokens", tokens / plans, plans, "tokens through the network a plan")]
+        rows += [make_row(task, method, metric, value, n=n, variant=own[0]["variant"], seeds=len(own), unit=unit,
+                          higher=False) for metric, value, n, unit in measured]
     return rows
 
 
@@ -94,7 +113,7 @@ def _same(method: MethodNode, executor: str, *, free: bool) -> tuple[str, ...]:
     return method.executors if free else tuple(name for name in method.executors if name == executor)
 
 
-def tuning_rows(bench: Bench) -> list[Row]:
+def tuning_rows(bench: PlanningBenchmark) -> list[Row]:
     """The score of every trial of every tuned method, and which was chosen; under a task name of their own."""
     rows: list[Row] = []
     for method in bench.suite.methods.values():
@@ -111,9 +130,8 @@ def tuning_rows(bench: Bench) -> list[Row]:
                 rows += [row for row in report.rows(task=f"{bench.task.name}, tuning", method=name, variant=settings)
                          if row["metric"] == metric]
             if not found:
-                rows.append({"task": f"{bench.task.name}, tuning", "method": method.name, "variant": settings,
-                             "metric": "score", "value": None, "low": None, "high": None, "n": 0, "seeds": 1,
-                             "unit": "plans were not finite", "higher_is_better": True})
+                rows.append(make_row(f"{bench.task.name}, tuning", method.name, "score", None, n=0, variant=settings,
+                                     unit="plans were not finite", higher=True))
     return rows
 
 

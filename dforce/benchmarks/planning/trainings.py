@@ -1,57 +1,70 @@
-"""Trainings as jobs of a benchmark: ordinary run folders of `dforce train`, gone on with where they were stopped."""
+"""Trainings as jobs of a benchmark: ordinary run folders of `dforce train`, continued where they were stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from dforce.benchmarks.planning.suite import ModelNode
-from dforce.cli.commands.train import train
+from dforce.config import present
 from dforce.report.html import write_index
-from dforce.runs.folder import RunFolder
+from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.jobs import Job, Stopped, slug
 from dforce.runs.shards import differing
+from dforce.runs.training_run import follow
+from dforce.runs.trajectory_training import TrajectoryTraining
 from dforce.train.checkpoint import CheckpointError, find
 
-ANYWAY = ("out", "resume", "save_every", "keep", "trust")  # change nothing about what is learnt
+UNLEARNT = ("out", "resume", "save_every", "keep", "trust")  # settings that change nothing about what is learnt
 GROUPS = ("net", "schedule")
 ALL = 10_000  # checkpoints kept
 
+Compose = Callable[[Mapping[str, Any]], tuple[TrajectoryTraining, dict[str, Any]]]
+"""compose(changes) -> the training that `dforce train` with these changes would be, and its configuration.
 
-class Training(NamedTuple):
-    """One network of one seed. cfg: as `dforce train` has it, `out` its run folder; usual: the defaults below it."""
+changes: dotted keys, choices of config groups (net: transformer), and ~keys to delete.
+"""
+
+
+@dataclass(frozen=True)
+class ModelTraining:
+    """One network of one seed.
+
+    call: its record, with the configuration, and its run folder as `out`. usual: the defaults below that configuration.
+    """
 
     name: str
-    cfg: Any
+    training: TrajectoryTraining
+    call: Invocation
     usual: dict[str, Any]
 
     @property
     def out(self) -> Path:
-        return Path(self.cfg.out)
+        return Path(str(self.call.out))
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The settings that decide what is learnt."""
+        return learnt_settings(self.call.config)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides what is learnt: as the run folder has it if it counts, else as it is wanted now."""
-        file = self.out / "config.yaml"
-        wanted = settings_of(plain(self.cfg))
-        if not file.is_file() or self.found()[0] == "other":
-            return wanted
-        return settings_of(yaml.safe_load(file.read_text(encoding="utf-8")))
+        """The settings that decided what the run folder holds, where it counts; else those wanted."""
+        if not (self.out / "config.yaml").is_file() or self.state()[0] == "other":
+            return self.wanted
+        return self._recorded()
 
-    def found(self) -> tuple[str, str]:
-        """"none", "begun", "done", or "other" and why the folder that is there does not count."""
-        file = self.out / "config.yaml"
-        if not file.is_file():
+    def state(self) -> tuple[str, str]:
+        """("none" | "begun" | "done", ""), or ("other", why the run folder that is there does not count)."""
+        if not (self.out / "config.yaml").is_file():
             taken = self.out.is_dir() and any(self.out.iterdir())
             return ("other", "holds something else") if taken else ("none", "")
-        wanted = settings_of(plain(self.cfg))
-        before = settings_of(yaml.safe_load(file.read_text(encoding="utf-8")))
-        changed = differing(_with_newer_keys(before, wanted, self.usual), wanted)
+        changed = differing(_with_newer_keys(self._recorded(), self.wanted, self.usual), self.wanted)
         if changed:
             return "other", f"was trained with other settings ({'; '.join(changed[:3])})"
         if not any((self.out / "checkpoints").glob("step_*")):
@@ -64,77 +77,62 @@ class Training(NamedTuple):
         finished = status.is_file() and status.read_text(encoding="utf-8").strip() == "done"
         return ("done" if finished else "begun"), ""
 
-    def unit(self, *, late: Callable[[], bool], tell: Callable[[str], None] = print) -> Job:
+    def job(self, *, late: Callable[[], bool], tell: Callable[[str], None]) -> Job:
+        """late: once true, the training stops at a checkpoint. tell: receives messages."""
         return Job(f"train {self.name}", (), partial(self._done, tell), partial(self._work, late))
 
+    def _recorded(self) -> dict[str, Any]:
+        """Settings of the run folder; constructors that have moved since it was written under their present names."""
+        return learnt_settings(present(yaml.safe_load((self.out / "config.yaml").read_text(encoding="utf-8"))))
+
     def _done(self, tell: Callable[[str], None]) -> bool:
-        state, why = self.found()
+        state, why = self.state()
         if why:
             tell(f"{self.out} {why}: it is trained anew")
         return state == "done"
 
     def _work(self, late: Callable[[], bool]) -> None:
-        state, _ = self.found()
+        state, _ = self.state()
         if state == "other":
             _move_aside(self.out)
-        self.cfg.resume = str(self.out) if state == "begun" else None
-        folder = RunFolder("train", self.cfg, out=self.out, resume=True)
+        resume = str(self.out) if state == "begun" else None
+        training, config = replace(self.training, resume=resume), {**self.call.config, "resume": resume}
+        folder = RunFolder("train", config, out=self.out, resume=True, command=self.call.command)
         try:
             with folder:
-                train(self.cfg, folder, late=late)
+                prepared = training.prepare()
+                training.finish(prepared, folder, follow(training, prepared, folder, config, late))
         except KeyboardInterrupt:
             if late():
-                raise Stopped(f"{self.out} is gone on with by the next run") from None
+                raise Stopped(f"{self.out} is continued by the next run") from None
             raise
         finally:
             write_index(folder.path)
 
 
-def training(model: ModelNode, seed: int, *, data: str, folder: Path, trust: str | None = None,
-             device: str | None = None, every: bool = False) -> Training:
-    """The training of a network into `folder`/<name>-<seed>. every: all its checkpoints stay."""
-    changes = {**model.overrides, "data": data, "seed": seed, "trust": trust,
-               "out": str(folder / f"{slug(model.name)}-{seed}")} | ({"fit.device": device} if device else {})
-    cfg = compose_training({**changes, "keep": ALL} if every else changes)
-    usual = compose_training({key: value for key, value in changes.items() if key in GROUPS})
-    return Training(f"{model.name}-{seed}", cfg, plain(usual))
+def model_training(model: ModelNode, seed: int, compose: Compose, *, command: str, data: str, folder: Path,
+                   device: str | None = None, keep_all: bool = False) -> ModelTraining:
+    """The training of a network into `folder`/<name>-<seed>.
+
+    command: for its record. data: Minari name. keep_all: all its checkpoints stay.
+    """
+    out = str(folder / f"{slug(model.name)}-{seed}")
+    changes = {**model.overrides, "data": data, "seed": seed, "out": out, **({"fit.device": device} if device else {}),
+               **({"keep": ALL} if keep_all else {})}
+    training, config = compose(changes)
+    _, usual = compose({key: value for key, value in changes.items() if key in GROUPS})
+    call = Invocation("train", command, config, frozenset(changes), out)
+    return ModelTraining(f"{model.name}-{seed}", training, call, usual)
 
 
-def compose_training(changes: dict[str, Any]) -> Any:
-    """configs/train.yaml with `changes`: dotted keys, choices of groups (net: transformer), and ~keys to delete."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    overrides = [key if key.startswith("~") else f"{key}={_value(value)}" for key, value in changes.items()]
-    if GlobalHydra.instance().is_initialized():  # inside a verb: the user's --config-dir counts
-        return compose("train", overrides)
-    with initialize_config_module("dforce.configs", version_base="1.3"):
-        return compose("train", overrides)
+def settings_trained_with(trainings: Mapping[tuple[str, int], ModelTraining], model: str, seed: int) -> dict[str, Any]:
+    """The settings of the network (model, seed), for the record of what is played with it."""
+    return trainings[model, seed].settings
 
 
-def _value(value: Any) -> str:
-    """A value in Hydra's grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_value, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return repr(value)
-
-
-def plain(cfg: Any) -> dict[str, Any]:
-    """A configuration as plain dictionaries."""
-    return dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-
-
-def settings_of(config: Any) -> dict[str, Any]:
-    """What of a configuration decides what is learnt; another device is a matter of rounding."""
-    kept = {key: value for key, value in config.items() if key not in ANYWAY}
+def learnt_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides what is learnt; another device is a matter of rounding."""
+    kept = {key: value for key, value in config.items() if key not in UNLEARNT}
     return {**kept, "fit": {key: value for key, value in kept["fit"].items() if key != "device"}}
 
 

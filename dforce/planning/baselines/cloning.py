@@ -27,7 +27,7 @@ from dforce.train.fit import fit
 
 BUILDABLE = ("behaviour_cloning", "inverse_dynamics")  # by name, in a configuration
 
-Pairs = tuple[np.ndarray, np.ndarray]  # what is known [B, I], the action that was taken [B, 2]
+Pairs = tuple[np.ndarray, np.ndarray]  # inputs [B, I], the action that was taken [B, A]
 
 
 class Regressor(nn.Module):
@@ -44,7 +44,7 @@ class Regressor(nn.Module):
         return self.wanted.denormalize(self.layers(self.known.normalize(x)))
 
     def act(self, x: np.ndarray) -> np.ndarray:
-        """Actions [N, 2] in [-1, 1] for what is known, [N, I]."""
+        """Actions [N, A] in [-1, 1] for inputs [N, I]."""
         with torch.no_grad():
             out = self(torch.tensor(x, dtype=torch.float32, device=self.known.mean.device))
         return out.double().clamp(-1, 1).cpu().numpy()
@@ -66,7 +66,7 @@ class SquaredError(nn.Module):
 
 @dataclass(frozen=True)
 class Cloned:
-    """The driver of `behaviour_cloning`: obs [N, O], goal [N, 2] -> action [N, 2]."""
+    """The driver of `behaviour_cloning`: obs [N, O], goal [N, G] -> action [N, A]."""
 
     regressor: Regressor
     reach: int
@@ -81,7 +81,7 @@ class Cloned:
 
 
 @dataclass(frozen=True)
-class InverseDynamics:
+class InverseDynamicsExecutor:
     """The executor of `inverse_dynamics`: what leads from here to where the plan is `lookahead` steps on.
 
     follow: says where that is (`tracking.target`: hold, arrive and pace); its gains are not used.
@@ -98,7 +98,7 @@ class InverseDynamics:
         return {"executor": "inverse_dynamics", "lookahead": self.lookahead, **kept}
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """plan of N, step t >= 0 of it, obs: [N, O], goal: [N, 2] -> action [N, 2] in [-1, 1]."""
+        """plan of N, step t >= 0 of it, obs: [N, O], goal: [N, G] -> action [N, A] in [-1, 1]."""
         ahead = self.follow.target(plan, t + self.lookahead - 1, goal)
         return self.regressor.act(np.concatenate([obs, ahead - obs], axis=1))
 
@@ -107,24 +107,26 @@ def behaviour_cloning(observations: np.ndarray, actions: np.ndarray, *, reach: i
                       cache: str | None = None, **training: Any) -> Driver:
     """Goal-conditioned behaviour cloning with hindsight goals (Lynch et al. 2019; Ding et al. 2019), trained here.
 
-    observations: [C, S + 1, O], actions: [C, S, 2] of C chains. The goal of a training pair (o_t, a_t) is the position
-    1 to `reach` steps later in the same chain, uniformly. training: width, depth, steps, batch, lr of `learnt`.
+    observations: [C, S + 1, O], actions: [C, S, A] of C chains; the first A numbers of an observation are the position.
+    The goal of a training pair (o_t, a_t) is the position 1 to `reach` steps later in the same chain, uniformly.
+    training: width, depth, steps, batch, lr of `learnt`.
     """
     def draw(step: int, batch: int) -> Pairs:
         chain, t, later = hindsight(observations.shape[:2], batch, reach=reach, seed=seed, step=step)
-        return np.concatenate([observations[chain, t], observations[chain, later, :2]], axis=1), actions[chain, t]
+        goal = observations[chain, later, :actions.shape[2]]
+        return np.concatenate([observations[chain, t], goal], axis=1), actions[chain, t]
 
     checked_demonstrations(observations, actions, reach)
-    settings = {"kind": "behaviour cloning", "reach": reach, "data": digest(observations, actions)}
+    settings = {"kind": "behaviour cloning", "reach": reach, "data": array_digest(observations, actions)}
     return Cloned(learnt(draw, settings, seed=seed, cache=cache, **training), reach)
 
 
 def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead: int = 5, hold: bool = True,
                      arrive: float = 0.4, pace: float = 1.0, seed: int = 0, cache: str | None = None,
-                     **training: Any) -> InverseDynamics:
+                     **training: Any) -> InverseDynamicsExecutor:
     """The executor that learnt which action leads from o_t to o_{t + lookahead} (as in Ajay et al. 2023), trained here.
 
-    observations: [C, S + 1, O], actions: [C, S, 2] of C chains. lookahead: 1 asks for the next state exactly, with all
+    observations: [C, S + 1, O], actions: [C, S, A] of C chains. lookahead: 1 asks for the next state exactly, with all
     the force that this takes, and fails on plans that are not quite feasible; more gives time to make up for an error.
     hold, arrive, pace: as in `tracking`. training: width, depth, steps, batch, lr of `learnt`.
     """
@@ -137,8 +139,8 @@ def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead
     checked_demonstrations(observations, actions, lookahead)
     if lookahead >= observations.shape[1]:
         raise ValueError(f"lookahead={lookahead}: the demonstrations have only {actions.shape[1]} steps each")
-    settings = {"kind": "inverse dynamics", "lookahead": lookahead, "data": digest(observations, actions)}
-    return InverseDynamics(learnt(draw, settings, seed=seed, cache=cache, **training), lookahead,
+    settings = {"kind": "inverse dynamics", "lookahead": lookahead, "data": array_digest(observations, actions)}
+    return InverseDynamicsExecutor(learnt(draw, settings, seed=seed, cache=cache, **training), lookahead,
                            tracking(hold=hold, arrive=arrive, pace=pace))
 
 
@@ -184,9 +186,9 @@ def learnt(draw: Callable[[int, int], Pairs], settings: dict[str, Any], *, seed:
     return regressor.requires_grad_(False)
 
 
-def digest(*arrays: np.ndarray) -> str:
+def array_digest(*arrays: np.ndarray) -> str:
     """A name for the contents of arrays."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+        hashed.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()

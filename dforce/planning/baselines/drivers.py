@@ -1,6 +1,6 @@
 """What a learnt planner is measured against: random, straight to the goal, the scripted controller, and retrieval.
 
-The first three are drivers, drive(obs [N, 4], goal [N, 2], rng) -> action [N, 2]. Retrieval is memory without
+The first three are drivers, drive(obs [N, O], goal [N, G], rng) -> action [N, A]. Retrieval is memory without
 generation: it is a planner like any learnt one, so that the same executor runs both.
 """
 
@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dforce.envs import Maze, WaypointController, World, as_world
+from dforce.envs import Env, Maze, WaypointController, World, as_world
 from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
 from dforce.planning.control import Executed, Plan, Planner, play
+from dforce.planning.worlds import as_env
 
 BUILDABLE = (  # by name, in a configuration
     "random_driver", "straight_driver", "straight_in", "controller_driver", "retrieval_planner",
@@ -23,25 +24,30 @@ BUILDABLE = (  # by name, in a configuration
 Driver = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
-def random_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Uniform actions: D4RL's ref_min is what these earn. obs: [N, 4], goal: [N, 2] -> [N, 2]."""
-    return rng.uniform(-1.0, 1.0, size=(len(obs), 2))
+def random_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *, width: int | None = None,
+                  ) -> np.ndarray:
+    """Uniform actions [N, width]: D4RL's ref_min is what these earn. width: that of a goal unless given."""
+    return rng.uniform(-1.0, 1.0, size=(len(obs), goal.shape[1] if width is None else width))
 
 
 def straight_driver(
     obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *, gains: tuple[float, float] = (P_GAIN, -D_GAIN)
 ) -> np.ndarray:
-    """PD to the goal as if there were no walls: 10 (goal - x) - v, clipped. obs: [N, O], goal: [N, 2] -> [N, 2].
+    """PD to the goal as if there were no walls: 10 (goal - x) - v, clipped. obs: [N, O], goal: [N, G] -> [N, G].
 
     Nothing is learnt and nothing planned, yet it scores 106 on umaze: the starts that it fails on are what counts.
     gains: those of D4RL's waypoint controller; `straight_in` takes a world's own.
     """
-    return steer(gains, goal - obs[:, :2], -obs[:, 2:])
+    width = goal.shape[1]
+    return steer(gains, goal - obs[:, :width], -obs[:, width:])
 
 
-def straight_in(place: Maze | World) -> Driver:
-    """`straight_driver` with the gains of a world, whose actions may mean something else than D4RL's."""
-    return partial(straight_driver, gains=as_world(place).gains)
+def straight_in(place: Maze | Env) -> Driver:
+    """`straight_driver` with the gains of a world. ValueError for a world that has none."""
+    gains = as_env(place).gains
+    if gains is None:
+        raise ValueError(f"{as_env(place).name} cannot be driven straight at a goal: it has no gains")
+    return partial(straight_driver, gains=gains)
 
 
 def controller_driver(place: Maze | World) -> Driver:
@@ -62,10 +68,10 @@ def controller_driver(place: Maze | World) -> Driver:
 
 
 def run_driver(
-    place: Maze | World, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
+    place: Maze | Env, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
     seed: int = 0,
 ) -> Executed:
-    """Drive N episodes to their end. starts: [N, O]; goals: [N, 2] or [2]; steps: maze.max_steps unless given."""
+    """Drives N episodes to their end; place, starts, goals, steps: as in `play`."""
     rng = np.random.default_rng(seed)
     return play(place, lambda t, obs, goal: driver(obs, goal, rng), starts, goals, steps=steps)
 
@@ -81,9 +87,9 @@ def retrieval_planner(
 ) -> Planner:
     """The planner that remembers: the demonstration nearest in start that gets to the goal, replayed from there.
 
-    observations: [C, S + 1, O], actions: [C, S, 2] of C chains, physical units. A candidate is every time index whose
+    observations: [C, S + 1, O], actions: [C, S, A] of C chains, physical units. A candidate is every time index whose
     chain is within `arrive` cells of the goal (passing is enough) at most `horizon` steps later. Starts are compared
-    by Euclidean distance of (x, y, vx, vy) / scale; `scale` is the data's standard deviation [O] unless given. Among
+    by Euclidean distance of observation / scale; `scale` is the data's standard deviation [O] unless given. Among
     the candidates within `slack` of the nearest, the quickest is taken. The plan is the demonstration until it
     arrives, then the goal at rest. Where no demonstration arrives, the plan is the one begun nearby that comes closest
     to the goal, and rests there: memory has no more to say, and such an episode is lost as any other.
@@ -96,11 +102,11 @@ def retrieval_planner(
     scale = observations.reshape(-1, width).std(axis=0) if scale is None else np.asarray(scale, dtype=np.float64)
     points = observations[:, :-1].reshape(-1, width) / scale  # the last observation starts nothing
     order = np.argsort(points[:, 0], kind="stable")
-    memory = Memory(observations, actions, scale, points[order], order)
+    memory = DemonstrationMemory(observations, actions, scale, points[order], order)
     return partial(recall, memory, horizon=horizon, arrive=arrive, slack=slack)
 
 
-class Memory(NamedTuple):
+class DemonstrationMemory(NamedTuple):
     """Demonstrations and, for the search, their starts: points [C * S, O] = start / scale, sorted by column 0.
 
     order: [C * S], chain * S + step of each point.
@@ -114,7 +120,7 @@ class Memory(NamedTuple):
 
 
 def recall(
-    memory: Memory,
+    memory: DemonstrationMemory,
     obs: np.ndarray,
     goal: np.ndarray,
     remaining: int,
@@ -124,8 +130,8 @@ def recall(
     arrive: float,
     slack: float,
 ) -> Plan:
-    """The planner of `retrieval_planner`. obs: [N, O], goal: [N, 2] -> Plan of N, `remaining` steps; rng is unused."""
-    planned = Plan(np.zeros((len(obs), remaining, 2)), np.zeros((len(obs), remaining, obs.shape[1])))
+    """The planner of `retrieval_planner`. obs: [N, O], goal: [N, G] -> Plan of N, `remaining` steps; rng is unused."""
+    planned = Plan(*(np.zeros((len(obs), remaining, width)) for width in (memory.actions.shape[2], obs.shape[1])))
     for target in np.unique(goal, axis=0):
         wait = steps_to_goal(memory.observations, target, arrive)[memory.order]
         arriving = wait <= horizon
@@ -142,7 +148,7 @@ def recall(
             length = min(length, remaining)
             planned.actions[episode, :length] = memory.actions[chain, first : first + length]
             planned.states[episode, :length] = memory.observations[chain, first + 1 : first + 1 + length]
-            planned.states[episode, length:, :2] = rest
+            planned.states[episode, length:, :len(rest)] = rest
     return planned
 
 
@@ -153,22 +159,23 @@ def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> 
     """
     length = observations.shape[1]
     never = 2**31
-    there = ((observations[..., :2] - goal) ** 2).sum(axis=-1) <= arrive**2
+    there = ((observations[..., :len(goal)] - goal) ** 2).sum(axis=-1) <= arrive**2
     time = np.arange(length)
     arrival = np.where(there, time, never + length)
     arrival = np.minimum.accumulate(arrival[:, ::-1], axis=1)[:, ::-1]  # the next arrival at or after each index
     return (arrival - time)[:, :-1].reshape(-1)
 
 
-def closest_pass(memory: Memory, points: np.ndarray, goal: np.ndarray, horizon: int) -> tuple[int, int, np.ndarray]:
-    """Of `points`, indices into the memory's: which one's next `horizon` steps pass closest to goal [2].
+def closest_pass(memory: DemonstrationMemory, points: np.ndarray, goal: np.ndarray,
+                 horizon: int) -> tuple[int, int, np.ndarray]:
+    """Of `points`, indices into the memory's: the one whose next `horizon` steps pass closest to goal [G].
 
-    Returns its index, after how many steps, and the place [2].
+    Returns its index, after how many steps, and the place [G].
     """
     best = (np.inf, 0, 0, goal)
     for found in points.tolist():
         chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
-        places = memory.observations[chain, first : first + horizon + 1, :2]
+        places = memory.observations[chain, first : first + horizon + 1, :len(goal)]
         away = np.linalg.norm(places - goal, axis=1)
         step = int(away.argmin())
         best = min(best, (float(away[step]), found, step, places[step]), key=lambda each: each[:3])
@@ -197,12 +204,12 @@ def nearest_within(points: np.ndarray, usable: np.ndarray, query: np.ndarray, sl
 
 
 def checked_demonstrations(observations: np.ndarray, actions: np.ndarray, horizon: int) -> None:
-    """ValueError unless observations are [C, S + 1, O >= 2], actions [C, S, 2], all finite, and horizon >= 1."""
-    if observations.ndim != 3 or observations.shape[2] < 2 or observations.shape[1] < 2:
-        raise ValueError(f"observations must be [C, S + 1, 4] with S >= 1, got {observations.shape}")
+    """ValueError unless observations are [C, S + 1, O], actions [C, S, A], all finite, and horizon >= 1."""
+    if observations.ndim != 3 or observations.shape[1] < 2:
+        raise ValueError(f"observations must be [C, S + 1, O] with S >= 1, got {observations.shape}")
     chains, length = observations.shape[:2]
-    if actions.shape != (chains, length - 1, 2):
-        raise ValueError(f"actions must be {(chains, length - 1, 2)}, one a step of each chain, got {actions.shape}")
+    if actions.ndim != 3 or actions.shape[:2] != (chains, length - 1):
+        raise ValueError(f"actions must be [{chains}, {length - 1}, A], one a step of each chain, got {actions.shape}")
     if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
         raise ValueError("the demonstrations hold NaN or infinite numbers; drop those episodes first")
     if horizon < 1:

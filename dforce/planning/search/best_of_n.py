@@ -21,7 +21,7 @@ BUILDABLE = ("BestOfN",)  # by name, in a configuration
 class BestOfN(DiffusionPlanner):
     """`DiffusionPlanner` n times from every start, in one batch, keeping the plan of the highest `selector` energy.
 
-    n: plans a start; n = 1 is `DiffusionPlanner`, exactly. selector: goal [N, 2] -> energy of physical plans
+    n: plans a start; n = 1 is `DiffusionPlanner`, exactly. selector: goal [N, G] -> energy of physical plans
     [B, H, D] -> [B]; None takes the guiding `energy`. It judges finished plans, so it needs no gradient. All other
     settings are those of `DiffusionPlanner`; the network's batch is n times `episodes`.
     ValueError for n below 1, and for what `DiffusionPlanner` refuses.
@@ -57,14 +57,3 @@ def name_of(made: Callable[..., Any]) -> str:
     """What a row of results calls an energy: its class, and the arguments that a configuration gave it."""
     inner, given = getattr(made, "func", made), getattr(made, "keywords", {})
     return inner.__name__ + "".join(f" {key}={value}" for key, value in given.items())
-
-
-def tokens_per_plan(planner: DiffusionPlanner, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
-                    ) -> float:
-    """Tokens that the network evaluates for a plan, on average over obs [N, 4] and goal [N, 2]: what to hold equal when
-    planners are compared. Finished tokens that are absorbed into a state without the head are not counted."""
-    from dforce.benchmarks.speed.sampling import Counted
-
-    counted = Counted(planner.denoiser)
-    planner.with_(denoiser=counted)(obs, goal, remaining, np.random.default_rng(seed))
-    return counted.tokens / len(obs)

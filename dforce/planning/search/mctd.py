@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dforce.core.noise import NoiseSource
 from dforce.guidance.energy import energies
-from dforce.planning.energy import Physical, _each
+from dforce.planning.energy import Physical, goals_per_plan, position_columns
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.search.best_of_n import name_of
 from dforce.planning.search.sub_plans import Grower, Partial, child
@@ -37,15 +37,16 @@ class Arrival:
     ValueError for a radius or a leap that is not positive.
     """
 
-    def __init__(self, goal: Tensor, *, radius: float = 0.4, leap: float | None = 0.3, columns: slice = slice(2, 4)):
+    def __init__(self, goal: Tensor, *, radius: float = 0.4, leap: float | None = 0.3, columns: slice | None = None):
         if radius <= 0 or (leap is not None and leap <= 0):
             raise ValueError(f"radius and leap must be positive, got {radius} and {leap}")
-        self.goal, self.radius, self.leap, self.columns = goal, radius, leap, columns
+        self.goal, self.radius, self.leap = goal, radius, leap
+        self.columns = position_columns(goal, columns)
 
     def _judged(self, plan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of plans [B, H, D]: distance [B, H] to the goal, first step there (H: never), whether a leap comes before."""
         place, steps = plan[..., self.columns], torch.arange(plan.shape[1], device=plan.device)
-        away = (place - _each(self.goal, plan)).norm(dim=-1)
+        away = (place - goals_per_plan(self.goal, plan)).norm(dim=-1)
         first = torch.where(away <= self.radius, steps, plan.shape[1]).amin(1)
         if self.leap is None:
             return away, first, torch.zeros_like(first, dtype=torch.bool)
@@ -65,7 +66,7 @@ class Arrival:
         return value.masked_fill(broken, -1.0)
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search brought. plans: [N, T, *E] tokens; values: [N]; expanded: [N] nodes expanded until it ended."""
 
     plans: Tensor
@@ -81,7 +82,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
     of the guidance's `scale`, 0 for none; each is one child of a node, `children` times with other noise. iterations:
     expansions of one node into all its children. exploration, backup: see `dforce.planning.search.uct.Search`; the
     paper's code takes sqrt(2) and the maximum. jumpy_steps, jumpy_delay: denoising steps and delay of the simulations.
-    value: goal [N, 2] -> value of physical plans [B, H, D] -> [B]; any energy will do. stop: end a search when a plan
+    value: goal [N, G] -> value of physical plans [B, H, D] -> [B]; any energy will do. stop: end a search when a plan
     has arrived within its finished sub-plans, as the paper does; without, such a node is a leaf and earlier arrivals
     are looked for. That needs a `value` with `arrival`.
 
@@ -126,12 +127,12 @@ class TreeDiffusionPlanner(DiffusionPlanner):
                 "value": name_of(self.value)}
 
     def search(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource, *,
-               episode: np.ndarray | None = None) -> Found:
-        """The best plans from obs [N, 4] to goal [N, 2]. episode: [N] numbers that say whose noise each row sees."""
+               episode: np.ndarray | None = None) -> SearchResult:
+        """The best plans from obs [N, O] to goal [N, G]. episode: [N] numbers that say whose noise each row sees."""
         grower = Grower(self, obs, goal, remaining, noise, sub_plans=self.sub_plans, episode=episode,
                         jumpy=(self.jumpy_steps, self.jumpy_delay))
         trees = [Search(root, exploration=self.exploration, backup=self.backup) for root in grower.roots()]
-        found = Found(torch.zeros_like(grower.like), torch.full((len(obs),), -torch.inf, dtype=torch.float64),
+        found = SearchResult(torch.zeros_like(grower.like), torch.full((len(obs),), -torch.inf, dtype=torch.float64),
                       torch.zeros(len(obs), dtype=torch.long))
         factors = self.scales * self.children
         for _ in range(self.iterations):
@@ -158,8 +159,8 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         settled = value.arrival(physical) < finished if hasattr(value, "arrival") else finished < 0
         return energies(value, physical).double().cpu(), settled.cpu()
 
-    def _note(self, trees: list[Search], found: Found, leaf: Node, grown: list[Partial], plans: Tensor, values: Tensor,
-              settled: Tensor, tokens: int) -> None:
+    def _note(self, trees: list[Search], found: SearchResult, leaf: Node, grown: list[Partial], plans: Tensor,
+              values: Tensor, settled: Tensor, tokens: int) -> None:
         """One expansion into the books: the tree of its episode, and the best plan so far."""
         row = grown[0].episode
         trees[row].expand(leaf, grown, values.tolist(), [len(part.done) == tokens or bool(ends)

@@ -91,17 +91,8 @@ def _legend(figure: Figure, handles: list[Line2D]) -> None:
     )
 
 
-def plan_figure(
-    walls: np.ndarray,
-    plans: object,
-    path: object | None,
-    start: object,
-    goal: object,
-    title: str = "",
-    *,
-    chosen: int = 0,
-    reach: float = REACH,
-) -> Figure:
+def plan_figure(walls: np.ndarray, plans: object, path: object | None, start: object, goal: object, title: str = "", *,
+                chosen: int = 0, reach: float = REACH) -> Figure:
     """One episode: a fan of candidate plans coloured by time, the chosen one, and what was executed.
 
     walls: bool [R, C]; plans: [P, H, 2] positions in metres; path: [H + 1, 2] or None; start, goal: [2].
@@ -116,17 +107,8 @@ def plan_figure(
     return figure
 
 
-def plan_grid(
-    walls: np.ndarray,
-    plans: Sequence[object],
-    paths: Sequence[object | None],
-    starts: object,
-    goals: object,
-    titles: Sequence[str] = (),
-    *,
-    columns: int = 4,
-    reach: float = REACH,
-) -> Figure:
+def plan_grid(walls: np.ndarray, plans: Sequence[object], paths: Sequence[object | None], starts: object, goals: object,
+              titles: Sequence[str] = (), *, columns: int = 4, reach: float = REACH) -> Figure:
     """Several episodes of one maze side by side, the plans' first being the chosen one.
 
     walls: bool [R, C]; plans: E arrays [P, H, 2]; paths: E arrays [H + 1, 2] or None; starts, goals: [E, 2].
@@ -134,10 +116,8 @@ def plan_grid(
     begins = style.numbers("starts", starts, (len(plans), 2), "[E, 2] with one start for each entry of plans")
     ends = style.numbers("goals", goals, (len(plans), 2), "[E, 2] with one goal for each entry of plans")
     if len(plans) == 0 or len(paths) != len(plans) or len(titles) not in (0, len(plans)):
-        raise ValueError(
-            f"plan_grid needs as many paths and titles as plans, got {len(plans)} plans, "
-            f"{len(paths)} paths, {len(titles)} titles"
-        )
+        raise ValueError(f"plan_grid needs as many paths and titles as plans, got {len(plans)} plans, "
+                         f"{len(paths)} paths, {len(titles)} titles")
     top, bottom, left, right = view(check_walls(walls))
     across = min(columns, len(plans))
     down = -(-len(plans) // across)

@@ -21,9 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dforce.benchmarks.planning.trainings import plain
-from dforce.cli.commands.benchmark_planning import shipped, with_base
-from dforce.planning.tasks import get_task
+from dforce.benchmarks.planning.suite_files import changed_suite, shipped_suite
 from dforce.report.rows import read_results, write_results
 from dforce.runs.folder import environment
 
@@ -47,7 +45,7 @@ ORDERS = (2, 1)
 
 def suite(asked: argparse.Namespace) -> dict[str, Any]:
     """The benchmark of the ablation, over the sizes of the shipped one for this task."""
-    base = plain(with_base(shipped(get_task(TASK), "cpu")))
+    base = changed_suite(shipped_suite(TASK, "cpu"), {})
     planner = {"_target_": "dforce.planning.planner.DiffusionPlanner", "steps": 20, "delay": 0, "scale": 0.3}
     network = base["models"]["forcing"] | {"fit.steps": asked.steps}
     names = {(model, order): f"{model} order {order}" for model in CHANGES for order in ORDERS}

@@ -18,10 +18,12 @@ import torch
 from findings import tell, write
 
 import dforce
-from dforce.benchmarks.planning.studies import TUNE_SEED, around, starts_of
+from dforce.benchmarks.planning.studies import TUNE_SEED, starts_of
 from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.scores import Row, bootstrap_interval
 from dforce.planning.tasks import Task, trained_task
+from dforce.planning.trained import planner_around
+from dforce.report.rows import Row
+from dforce.report.statistics import bootstrap_interval
 
 
 def beginning(task: Task, name: str, planner: DiffusionPlanner, episodes: int) -> Row:
@@ -49,7 +51,7 @@ def main() -> None:
     for word, scale in itertools.product(asked.networks, asked.scales):
         name, _, checkpoint = word.rpartition("=")
         bundle = dforce.load(checkpoint, device="cpu")
-        planner = around(bundle, steps=asked.steps, delay=asked.delay, scale=scale)
+        planner = planner_around(bundle, steps=asked.steps, delay=asked.delay, scale=scale)
         rows.append(beginning(trained_task(bundle.layout), name, planner, asked.episodes))
         tell(rows[-1:])
     write(asked.out, rows, begin)

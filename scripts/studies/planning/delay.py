@@ -23,11 +23,12 @@ import torch
 from findings import tell, write
 
 import dforce
-from dforce.benchmarks.planning.studies import around, far_ends, spread_row, starts_of
+from dforce.benchmarks.planning.studies import far_ends, spread_row, starts_of
 from dforce.planning.control import tracking
-from dforce.planning.evaluation import compare, difference, planned
+from dforce.planning.evaluation import compare_methods, difference, planned
 from dforce.planning.scores import ScoreReport
 from dforce.planning.tasks import trained_task
+from dforce.planning.trained import planner_around
 from dforce.report.plots.studies import line_panels, panels_of
 from dforce.train.precision import device_of
 
@@ -48,10 +49,10 @@ def rows_of(checkpoint: str, asked: argparse.Namespace) -> Iterator[list[dict[st
     first: dict[float, ScoreReport] = {}
     for scale, delay in itertools.product(asked.scales, asked.delays):
         name = f"{net}, scale {scale:g}"
-        planner = around(bundle, steps=asked.steps, delay=delay, draws=asked.draws, scale=scale)
+        planner = planner_around(bundle, steps=asked.steps, delay=delay, draws=asked.draws, scale=scale)
         about = {"checkpoint": Path(checkpoint).name, "delay / steps": delay / asked.steps}
-        played = compare(task.world, [planned(name, task.world, planner, tracking(), variant=about)], starts, goals,
-                         task=task.name)
+        method = planned(name, task.world, planner, tracking(), variant=about)
+        played = compare_methods(task.world, [method], starts, goals, task=task.name)
         rows, own = played.rows, played.reports[0]
         if scale in first:
             rows += difference(task.name, f"{name}: delay {delay} - delay {asked.delays[0]}", own, first[scale])

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dforce.planning.scores import METRICS, Row, success_interval
-from dforce.report.rows import write_results
+from dforce.planning.scores import METRICS
+from dforce.report.rows import Row, write_results
+from dforce.report.statistics import success_interval
 from dforce.runs.folder import environment, peak_memory_mb
 
 HIDDEN = METRICS.keys() - {"score", "success", "plan_in_wall"}  # of a score report, only in the file

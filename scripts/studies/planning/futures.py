@@ -26,15 +26,17 @@ from findings import tell, write
 from torch import Tensor
 
 import dforce
-from dforce.benchmarks.planning.studies import around, starts_of
+from dforce.benchmarks.planning.studies import starts_of
 from dforce.core.denoiser import Denoiser
 from dforce.core.noise import Noise
 from dforce.core.sample import sample
 from dforce.core.step import Step
 from dforce.core.transition import transition
 from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.scores import blocked_mask, bootstrap_interval
+from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import trained_task
+from dforce.planning.trained import planner_around
+from dforce.report.statistics import bootstrap_interval
 from dforce.train.precision import device_of
 
 SHARES = (0.1, 0.3, 0.5, 0.7)  # of the rows of the matrix
@@ -93,7 +95,8 @@ def main() -> None:
         task = trained_task(bundle.layout)
         starts, goals = starts_of(task, asked.episodes, [asked.seed])
         blocked = blocked_mask(task.world, starts, goals)
-        planner = around(bundle, steps=asked.steps, delay=asked.delay, scale=asked.scale, lookahead=asked.lookahead)
+        planner = planner_around(bundle, steps=asked.steps, delay=asked.delay, scale=asked.scale,
+                                 lookahead=asked.lookahead)
         for key, values in compared(planner, starts[blocked], goals[blocked], task.steps, asked.draws):
             for metric, value in values.items():
                 found.setdefault(key, {}).setdefault(metric, []).append(value.double().cpu())

@@ -22,14 +22,15 @@ import torch
 from findings import tell, write
 
 import dforce
-from dforce.benchmarks.planning.studies import around, starts_of, tuned
+from dforce.benchmarks.planning.studies import starts_of, tuned
 from dforce.nets.temporal import TemporalUNet
 from dforce.planning.control import tracking
 from dforce.planning.diffuser import DiffuserPlanner
-from dforce.planning.evaluation import compare, planned
+from dforce.planning.evaluation import compare_methods, planned
 from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.scores import Row
 from dforce.planning.tasks import Task, trained_task
+from dforce.planning.trained import planner_around
+from dforce.report.rows import Row
 from dforce.train.checkpoint import Bundle
 from dforce.train.precision import device_of
 
@@ -41,10 +42,10 @@ def ways(bundle: Bundle, asked: argparse.Namespace, factor: float) -> Iterator[t
     trained = bundle.layout["horizon"]
     length = round(factor * trained)
     if isinstance(bundle.denoiser.net, TemporalUNet):
-        yield "Diffuser", around(bundle, DiffuserPlanner, horizon=length, steps=asked.diffuser_steps), {}
+        yield "Diffuser", planner_around(bundle, DiffuserPlanner, horizon=length, steps=asked.diffuser_steps), {}
         return
     name = f"Diffusion Forcing, {type(bundle.denoiser.net).__name__}"
-    planner = around(bundle, DiffusionPlanner, horizon=length, steps=asked.steps, delay=asked.delay, draws=asked.draws)
+    planner = planner_around(bundle, horizon=length, steps=asked.steps, delay=asked.delay, draws=asked.draws)
     yield name, planner, {}
     if factor < 1:
         yield f"{name}, replanned", planner, {"replan_every": length}
@@ -63,7 +64,7 @@ def rows_of(checkpoint: str, task: Task, bundle: Bundle, asked: argparse.Namespa
             planner, trials = tuned(task, planner, tracking(), settings, episodes=asked.tune_episodes, **control)
             about["trials"] = len(trials)
             method = planned(name, task.world, planner, tracking(), variant=about, **control)
-            yield compare(task.world, [method], starts, goals, task=task.name).rows
+            yield compare_methods(task.world, [method], starts, goals, task=task.name).rows
 
 
 def main() -> None:

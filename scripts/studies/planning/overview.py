@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from findings import write
 
-from dforce.benchmarks.planning.suite import label, labelled
-from dforce.planning.pooled import headline_of
+from dforce.benchmarks.planning.suite import label, split_label
+from dforce.planning.comparison import headline_of
 from dforce.report.plots.forest import forest
 from dforce.report.plots.studies import Estimate
 from dforce.report.rows import Row, filter_rows, read_results
@@ -48,8 +48,8 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
     """
     rows, task, metric = run
     paired = filter_rows(rows, task=f"{task}, paired differences", metric=f"{metric}_difference")
-    if not any(labelled(row["method"])[1] == executor for row in paired):
-        there = filter(None, dict.fromkeys(labelled(row["method"])[1] for row in paired))
+    if not any(split_label(row["method"])[1] == executor for row in paired):
+        there = filter(None, dict.fromkeys(split_label(row["method"])[1] for row in paired))
         raise ValueError(f"no differences under {executor!r}; there are {', '.join(there) or 'none at all'}")
     found: dict[str, dict[str, Estimate]] = {}
     for starts in dict.fromkeys(row["variant"]["starts"] for row in paired):
@@ -68,7 +68,7 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
 def scores(run: Run, name: str, executor: str) -> list[Row]:
     """The score, or return, of every method by that executor or by none, under the metric `name` of one common task."""
     rows, task, metric = run
-    return [{**row, "task": "planning", "method": labelled(row["method"])[0], "metric": name,
+    return [{**row, "task": "planning", "method": split_label(row["method"])[0], "metric": name,
              "variant": {"starts": row["variant"]["starts"]}}
             for row in filter_rows(rows, task=task, metric=metric)
             if row["variant"]["executor"] in (executor, "its own")]

@@ -19,10 +19,11 @@ import torch
 from findings import tell, write
 
 import dforce
-from dforce.benchmarks.planning.studies import TUNE_SEED, around, starts_of
+from dforce.benchmarks.planning.studies import TUNE_SEED, starts_of
 from dforce.planning.control import run_episodes, tracking
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.planning.tasks import trained_task
+from dforce.planning.trained import planner_around
 from dforce.train.precision import device_of
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         starts, goals = starts_of(task, asked.episodes, asked.seeds)
         masks = [blocked_mask(task.world, starts, goals)] * len(bundles)
         for draws, scale in itertools.product(asked.draws, asked.scales):
-            planners = [around(bundle, steps=asked.steps, delay=asked.delay, draws=draws, scale=scale)
+            planners = [planner_around(bundle, steps=asked.steps, delay=asked.delay, draws=draws, scale=scale)
                         for bundle in bundles]
             played = [run_episodes(task.world, planner, tracking(), starts, goals, steps=task.steps, seed=number)
                       for number, planner in enumerate(planners)]

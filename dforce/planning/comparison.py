@@ -1,4 +1,4 @@
-"""Episodes of several runs put together: reports over seeds, aggregates, and differences start by start.
+"""Methods compared from the lines of their episodes: reports over seeds, aggregates, and differences start by start.
 
 An episode's line holds task, method, the flat variant, seed, episode, blocked and its metrics: what
 `ScoreReport.episodes` writes. Everything here is made from such lines alone.
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dforce.planning.scores import METRICS, Row, ScoreReport, paired_difference
+from dforce.planning.scores import METRICS, ScoreReport
+from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import interquartile_mean, probability_of_improvement, resampled
 
 NAMES = {"seed", "episode", "blocked", "task", "method", *METRICS}
@@ -26,13 +27,13 @@ def pooled(lines: Iterable[Mapping[str, Any]]) -> dict[Key, ScoreReport]:
     for line in lines:
         variant = json.dumps({key: value for key, value in line.items() if key not in NAMES})
         groups[line["task"], line["method"], variant].append(line)
-    found = {}
+    reports = {}
     for key, episodes in groups.items():
         episodes = sorted(episodes, key=lambda line: (line["seed"], line["episode"]))
         values = {m: np.array([e[m] for e in episodes], float) for m in METRICS if m in episodes[0]}
-        found[key] = ScoreReport(values, np.array([e["seed"] for e in episodes]),
-                                 np.array([e["blocked"] for e in episodes], bool))
-    return found
+        reports[key] = ScoreReport(values, np.array([e["seed"] for e in episodes]),
+                                   np.array([e["blocked"] for e in episodes], bool))
+    return reports
 
 
 def common(a: ScoreReport, b: ScoreReport) -> tuple[ScoreReport, ScoreReport]:
@@ -66,16 +67,13 @@ def paired_rows(task: str, name: str, a: ScoreReport, b: ScoreReport) -> list[Ro
     for starts, mask in (("all", np.ones_like(a.blocked)), ("blocked", a.blocked)):
         if not mask.any():
             continue
-        seed, about = a.seed[mask], {"task": f"{task}, paired differences", "method": name,
-                                     "variant": {"starts": starts}, "seeds": len(np.unique(a.seed[mask])),
-                                     "higher_is_better": True}
+        seed, variant = a.seed[mask], {"starts": starts}
         for each in (metric,) if metric == "score" else (metric, "success"):
-            found = paired_difference(a.values[each][mask], b.values[each][mask], seed)
-            rows.append({**about, "metric": f"{each}_difference", **found._asdict(),
-                         "unit": f"{METRICS[each][0]}, paired"})
+            rows.append(difference_row(f"{task}, paired differences", name, each, a.values[each][mask],
+                                       b.values[each][mask], seed, variant=variant, unit=f"{METRICS[each][0]}, paired"))
         better = probability_of_improvement(a.values[metric][mask], b.values[metric][mask], seed)
-        rows.append({**about, "metric": "probability_of_improvement", **better._asdict(),
-                     "unit": "from the same start, ties half"})
+        rows.append(make_row(f"{task}, paired differences", name, "probability_of_improvement", better, variant=variant,
+                             seeds=len(np.unique(seed)), unit="from the same start, ties half", higher=True))
     return rows
 
 
@@ -98,10 +96,8 @@ def aggregate_rows(task: str, method: str, variant: Mapping[str, Any], report: S
     rows = []
     for starts, mask in (("all", np.ones_like(report.blocked)), ("blocked", report.blocked)):
         if mask.any():
-            found = resampled(interquartile_mean, report.values[metric][mask], report.seed[mask])
-            rows.append({"task": task, "method": method, "variant": {"starts": starts, **variant},
-                         "metric": f"{metric}_iqm", **found._asdict(), "seeds": len(np.unique(report.seed[mask])),
-                         "unit": f"{METRICS[metric][0]}, middle half of the episodes", "higher_is_better": True})
+            estimate = resampled(interquartile_mean, report.values[metric][mask], report.seed[mask])
+            rows.append(make_row(task, method, f"{metric}_iqm", estimate, variant={"starts": starts, **variant},
+                                 seeds=len(np.unique(report.seed[mask])),
+                                 unit=f"{METRICS[metric][0]}, middle half of the episodes", higher=True))
     return rows
-
-

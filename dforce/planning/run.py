@@ -1,0 +1,99 @@
+"""A checkpoint's planner beside drivers that learn nothing, played from the same fresh starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dforce.envs import Env
+from dforce.planning.control import Executor
+from dforce.planning.evaluation import Comparison, Method, compare_methods, planned, reference_methods
+from dforce.planning.pictures import draw_plans
+from dforce.planning.tasks import get_task
+from dforce.planning.trained import planner_around, task_of
+from dforce.planning.worlds import maze_of
+from dforce.report.plots.curves import bars_with_intervals
+from dforce.report.rows import Row
+from dforce.report.table import markdown_table
+from dforce.runs.folder import RunFolder, Ticker
+from dforce.train.checkpoint import Bundle
+from dforce.train.precision import choose
+
+FEW = 8  # episodes under fast_dev_run
+
+
+@dataclass(frozen=True)
+class PlanRun:
+    """The settings of `dforce plan`; configs/verbs/plan/plan.yaml says what each does.
+
+    planner: waits for denoiser, schedule, normalizer, layout and bf16.
+    """
+
+    planner: Callable[..., Any]
+    executor: Executor
+    precision: Literal["auto", "fp32", "bf16"]
+    pictures: int
+    maze: str | None = None
+    episodes: int = 200
+    seed: int = 0
+    replan_every: int | None = None
+    shrink: bool = False
+    fast_dev_run: bool = False
+
+    def around(self, bundle: Bundle) -> Any:
+        """The planner of a checkpoint. Raises CheckpointError for one that was not trained on a maze."""
+        task_of(bundle)
+        bf16 = choose(self.precision, bundle.schedule.alpha.device).name == "bf16"
+        return planner_around(bundle, self.planner, bf16=bf16)
+
+    def prepare(self, bundle: Bundle, name: str) -> Callable[[RunFolder], Comparison]:
+        """All that can be refused before a run begins; then play(folder). name: of the checkpoint, for messages."""
+        planner, trained = self.around(bundle), task_of(bundle)
+        task = trained if self.maze is None else get_task(self.maze)
+        if (task.maze.rows, task.maze.frame) != (trained.maze.rows, trained.maze.frame):
+            print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
+        starts, goals = task.starts(FEW if self.fast_dev_run else self.episodes, self.seed)
+        methods = [*reference_methods(task.world, seed=self.seed),
+                   planned(planner.method, task.world, planner, self.executor, seed=self.seed,
+                           replan_every=self.replan_every, shrink=self.shrink)]
+
+        def play(folder: RunFolder) -> Comparison:
+            compared = score_methods(folder, task.world, methods, starts, goals, task=task.name)
+            if self.pictures:
+                draw_plans(folder.media, task.maze, planner, compared.played[-1],
+                           worth_drawing(compared, self.pictures))
+            return compared
+
+        return play
+
+
+def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], starts: np.ndarray, goals: np.ndarray, *,
+                  task: str, more: Callable[[Comparison], list[Row]] = lambda compared: []) -> Comparison:
+    """Plays all methods, writes results.json, episodes.jsonl and media/score.png, prints the table.
+
+    more: further rows of the comparison, such as paired differences.
+    """
+    with Ticker(len(methods), "evaluate") as ticker:
+        def counted() -> Iterator[Method]:
+            for method in methods:
+                yield method
+                ticker.advance(note=method.name)
+
+        compared = compare_methods(world, counted(), starts, goals, task=task)
+    rows = compared.rows + more(compared)
+    folder.results(rows)
+    folder.episodes(compared.episodes)
+    maze = maze_of(world)
+    metric = "score" if maze is not None and maze.ref_min is not None else "return"  # only D4RL has reference returns
+    shown = [row for row in rows if row["metric"] in (metric, "success")]
+    bars_with_intervals(shown, metric, references=("straight", "controller")).savefig(folder.media / "score.png")
+    print(markdown_table(shown, metrics=(metric, "success")))
+    return compared
+
+
+def worth_drawing(compared: Comparison, count: int) -> np.ndarray:
+    """Numbers of the first `count` blocked episodes, in which there is something to plan; others where those end."""
+    return np.argsort(~compared.blocked, kind="stable")[:count]
