@@ -81,7 +81,7 @@ def get_task(name: str) -> Task:
 def maze2d(maze: Maze | str) -> Task:
     """D4RL's maze2d: starts by its reset (`fresh_starts`), always to the maze's one goal."""
     maze = get_maze(maze)
-    name = f"maze2d-{maze.name}" if maze.name in MAZES else f"maze2d-custom-{grid_digest(maze)}"
+    name = f"maze2d-{maze.name}" if maze.name in MAZES else f"maze2d-custom-{_digest(maze)}"
     return Task(name, as_world(maze), maze.max_steps, partial(_maze2d_starts, maze), partial(_maze2d_data, maze))
 
 
@@ -105,7 +105,7 @@ def _multi2d_starts(maze: Maze, n: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
 def _maze2d_data(maze: Maze, steps: int | None) -> str:
     released = RELEASED_STEPS.get(maze.name, 1_000_000)
-    short = maze.name if maze.name in MAZES else f"custom-{grid_digest(maze)}"
+    short = maze.name if maze.name in MAZES else f"custom-{_digest(maze)}"
     text = maze.name if maze.name in MAZES else "/".join(maze.rows)
     name = dataset_name(f"maze2d-{short}", steps, released)
     return make_maze_dataset(text, steps=steps or released, name=name)
@@ -158,8 +158,7 @@ def dataset_name(task: str, steps: int | None, released: int) -> str:
     return f"dforce/{task}-v1" if steps in (None, released) else f"dforce/{task}-{steps}-v1"
 
 
-def grid_digest(maze: Maze) -> str:
-    """Eight hexadecimal digits that name the grid of a maze."""
+def _digest(maze: Maze) -> str:
     return hashlib.sha256("/".join(maze.rows).encode()).hexdigest()[:8]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dforce.align.algorithms import ALGORITHMS, build, settle
-from dforce.align.loop import Epoch, tune
+from dforce.align.algorithms.common import Algorithm, Setup
+from dforce.align.loop import Epoch, tuning_epochs
 from dforce.align.on_policy import Query, Sampler
 from dforce.align.trace import kl
 from dforce.core.denoiser import Denoiser
@@ -25,9 +25,9 @@ from dforce.planning.tasks import Task
 from dforce.planning.trained import planner_around, task_of
 from dforce.train.checkpoint import Bundle, find, keep_last, load, load_state, save, step_folder
 
-COMMON = {"epochs": 16, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 5e-5}
+SUITED = {"epochs": 16, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 5e-5}
 FORWARD = {"lr": 3e-5}  # losses on noised plans move the network further in a step
-OWN: dict[str, dict[str, Any]] = {"rwr": FORWARD, "filtered": {**FORWARD, "keep": 0.25}, "nft": FORWARD,
+SUITED_TO: dict[str, dict[str, Any]] = {"rwr": FORWARD, "filtered": {**FORWARD, "keep": 0.25}, "nft": FORWARD,
                                   "diffusion_dpo": {"beta": 100.0, "pairs": 2}, "d3po": {"pairs": 2},
                                   "sft": {**FORWARD, "samples": 1024}}
 QUERIES, MONITOR = 11, 12  # streams of starts
@@ -63,13 +63,13 @@ class Monitoring(NamedTuple):
 class PlannerTuning:
     """The settings of `dforce align planner`; configs/verbs/align/planner.yaml says what each does.
 
-    algorithms: name -> its settings, of all algorithms to tune with.
+    algorithms: name -> algorithm, of all to tune with; checkpoint and pictures of the run are those of the first.
     Raises ValueError for settings out of range.
     """
 
     checkpoint: str
     raw: bool
-    algorithms: dict[str, dict[str, Any]]
+    algorithms: dict[str, Algorithm]
     policy: PlanSampling
     starts: str
     executor: Executor
@@ -128,13 +128,9 @@ class Policy(NamedTuple):
     returns: PlanReturn
 
 
-def algorithm_settings(name: str, given: Mapping[str, Any], *, fast: bool = False) -> dict[str, Any]:
-    """All settings of an algorithm: those given, else those that suit planners. Raises ValueError: see `settle`."""
-    suited: dict[str, Any] = {}
-    if name in ALGORITHMS:
-        uses = ALGORITHMS[name].uses
-        suited = {key: value for key, value in {**COMMON, **OWN.get(name, {})}.items() if key in uses}
-    return settle(name, **{**suited, **given, **({"epochs": 2, "samples": 16} if fast else {})})
+def suited_settings(name: str, keys: Collection[str]) -> dict[str, Any]:
+    """The settings of an algorithm that suit planners, of those that it has. keys: its settings."""
+    return {key: value for key, value in {**SUITED, **SUITED_TO.get(name, {})}.items() if key in keys}
 
 
 def plan_queries(policy: Policy, starts: np.ndarray, goals: np.ndarray, *, name: str = "start") -> Query:
@@ -174,7 +170,7 @@ def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, 
     tell(queries, metrics): called after every epoch, and before the first.
     What a reward refuses is raised as it is; the last checkpoint is then whole, and has the weights before it.
     """
-    policy, settings = tuning.load(), tuning.algorithms[algorithm]
+    policy = tuning.load()
     starts = StartSampler(policy.task, blocked=tuning.starts == "blocked")
 
     def ask(count: int, generator: torch.Generator) -> Query:
@@ -185,7 +181,7 @@ def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, 
     # The monitor's starts are neither those of training nor those of the evaluation.
     monitor = PolicyMonitor(policy, copy.deepcopy(policy.bundle.denoiser),
                             *starts(tuning.monitored, seed_of(MONITOR)))
-    aligning = build(algorithm, policy.sampler, policy.returns, ask, settings=settings, seed=seed)
+    aligning = tuning.algorithms[algorithm].prepare(Setup(policy.sampler, policy.returns, ask, seed=seed))
     checkpoints, state = folder / "checkpoints", None
     if any(checkpoints.glob("step_*")):
         where = find(folder)
@@ -193,13 +189,13 @@ def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, 
         aligning.remember(json.loads((where / "state.json").read_text("utf-8"))["extra"]["memory"])
     else:
         tell(0, monitor())
-    for epoch in tune(aligning, seed=seed, resume=state):
+    for epoch in tuning_epochs(aligning, seed=seed, resume=state):
         last = epoch.log.step == aligning.steps
         measured = monitor() if last or epoch.number % tuning.watch.every == 0 else {}
         tell(epoch.queries, {"epoch": epoch.number, **epoch.metrics, **measured})
         if last or epoch.number % tuning.save_every == 0:
-            save_epoch(policy, epoch, checkpoints, about={"algorithm": algorithm, "settings": settings, "seed": seed,
-                                                          "base": str(tuning.checkpoint)})
+            save_epoch(policy, epoch, checkpoints, about={"algorithm": algorithm, "settings": aligning.settings,
+                                                          "seed": seed, "base": str(tuning.checkpoint)})
     policy.bundle.denoiser.requires_grad_(False).eval()
     return policy
 

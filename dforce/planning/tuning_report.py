@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from dforce.align.algorithms import ALGORITHMS
 from dforce.planning.evaluation import difference
 from dforce.planning.pictures import fans, on_paper, reach
 from dforce.planning.scores import ScoreReport, blocked_mask
@@ -49,7 +49,7 @@ def report_tuning(tuning: PlannerTuning, folder: RunFolder) -> None:
         task = next(iter(played.values()))["task"]
         rows = [row for (name, _), (one, variant) in reports.items()
                 for row in one.rows(task=task, method=name, variant=variant)]
-        rows += differences(task, reports) + divergences(task, played)
+        rows += differences(task, reports, set(tuned_names(played))) + divergences(task, played)
         curves = read_curves(folder.path / "tuned", list(tuning.algorithms))
         folder.results(rows, tuning_cpu_seconds=round(sum(lines[-1]["cpu_seconds"] for lines in curves.values()), 1))
         lines = [line for (name, _), (one, variant) in reports.items()
@@ -85,11 +85,12 @@ def joined(played: dict[tuple[str, int], dict[str, Any]]) -> dict[tuple[str, str
     return reports
 
 
-def differences(task: str, reports: dict[tuple[str, str], tuple[ScoreReport, dict[str, Any]]]) -> list[Row]:
+def differences(task: str, reports: dict[tuple[str, str], tuple[ScoreReport, dict[str, Any]]],
+                tuned: Collection[str]) -> list[Row]:
     """Every tuned network - the base, guided or not, and - the base's rivals, from the same starts."""
     rows = []
-    for name, sampling in [key for key in reports if key[0] in ALGORITHMS]:
-        for other, how in [key for key in reports if key[0] not in ALGORITHMS and key[1]]:
+    for name, sampling in [key for key in reports if key[0] in tuned]:
+        for other, how in [key for key in reports if key[0] not in tuned and key[1]]:
             if sampling == GUIDED and (other, how) != (BASE, GUIDED):
                 continue  # guidance is compared with guidance
             pair = _shared(reports[name, sampling][0], reports[other, how][0])
@@ -108,10 +109,15 @@ def _shared(one: ScoreReport, base: ScoreReport) -> tuple[ScoreReport, ScoreRepo
     return (one, base) if np.array_equal(base.seed, one.seed) else None
 
 
+def tuned_names(played: Mapping[tuple[str, int], Any]) -> list[str]:
+    """The algorithms among what was played."""
+    return list(dict.fromkeys(name for name, _ in played if name != BASE))
+
+
 def divergences(task: str, played: dict[tuple[str, int], dict[str, Any]]) -> list[Row]:
     """KL of what was tuned to the base, of whole plans."""
     rows = []
-    for name in dict.fromkeys(name for name, _ in played if name != BASE):
+    for name in tuned_names(played):
         parts = [(seed, one["kl"]) for (other, seed), one in played.items() if other == name]
         values = np.concatenate([kl for _, kl in parts])
         seed = np.repeat([seed for seed, _ in parts], [len(kl) for _, kl in parts])

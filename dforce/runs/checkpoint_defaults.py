@@ -16,11 +16,16 @@ def defaults(cfg: Mapping[str, Any], settings: Mapping[str, Any], *, given: Coll
     What is taken over is printed.
     """
     chosen = {key: value for key, value in settings.items() if key not in given}
-    changed = copy.deepcopy(dict(cfg))
     if not chosen or set(given) & set(unless):
-        return changed
+        return with_settings(cfg, {})
     print("settings that come with the checkpoint: " + " ".join(f"{key}={value}" for key, value in chosen.items()))
-    for key, value in chosen.items():
+    return with_settings(cfg, chosen)
+
+
+def with_settings(cfg: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration with some values changed. settings: dotted key -> value."""
+    changed = copy.deepcopy(dict(cfg))
+    for key, value in settings.items():
         *parents, last = key.split(".")
         node = changed
         for parent in parents:

@@ -17,6 +17,7 @@ from dforce.report.table import csv_table
 from dforce.runs.claims import claims_in, locked
 from dforce.runs.folder import Invocation, RunFolder, write_atomic
 from dforce.runs.jobs import Job, Outcome, Stopped, run_jobs
+from dforce.runs.shards import differing
 
 
 class Deadline:
@@ -55,7 +56,9 @@ def check_settings(call: Invocation, free: Collection[str]) -> None:
                              "another out=")
         return
     before, now = present(yaml.safe_load(file.read_text("utf-8"))), present(call.config)
-    other = sorted(key for key in now if key not in free and before.get(key) != now[key])
+    kept = [key for key in now if key not in free]
+    changed = differing({key: before.get(key) for key in kept}, {key: now[key] for key in kept})
+    other = [line.partition(":")[0] for line in changed]
     if other:
         raise ValueError(f"{out} holds a run with other {', '.join(other)}: give the same settings to go on with it, "
                          "or another out=")

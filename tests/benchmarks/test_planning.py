@@ -123,7 +123,7 @@ def test_methods_can_be_kept_and_left_out() -> None:
         read_suite(SUITE, methods=["strait"])
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suite").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suites").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) -> None:
     text = changed_suite(file, {})
     suite = read_suite(text, files=[file])
@@ -215,7 +215,7 @@ def test_without_reference_scores_a_pair_is_compared_by_return_and_success() -> 
 
 def test_the_demo_trains_and_guides_what_the_benchmark_does_for_its_maze() -> None:
     demo = composed("demo", {})
-    text = yaml.safe_load((ROOT / "configs/suite/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    text = yaml.safe_load((ROOT / "configs/suites/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
     trained = composed("train", {**text["train"], **text["models"]["forcing"]})
     for part in ("objective", "net", "schedule", "horizon", "stack", "batch"):
         assert demo["train"][part] == trained[part], part

@@ -248,7 +248,7 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
             np.testing.assert_allclose(weight, snr.exp().clamp(max=5.0)[0].tolist(), rtol=1e-6)
         elif name != "no weight":
             assert weight[0] == 5.0 and weight[2] > 1.3 * float(snr[0, 2].exp())  # a clean past lends its weight
-    shipped = yaml.safe_load((ROOT / "configs/suite/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / "configs/suites/maze2d-umaze-cpu.yaml").read_text(encoding="utf-8"))
     for name in ("forcing", "full sequence"):
         assert compose("train", {**shipped["train"], **shipped["models"][name]}) == composed[name]
 

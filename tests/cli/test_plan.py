@@ -10,6 +10,7 @@ import torch
 
 from dforce.cli.main import main
 from dforce.report.rows import read_results
+from dforce.runs.checkpoint_defaults import defaults
 from dforce.train.checkpoint import load, load_state, save
 
 
@@ -108,18 +109,15 @@ def test_planning_in_parts_covers_all_starts_with_noise_of_their_own(demo: Path)
 
 
 def test_the_settings_of_a_checkpoint_hold_unless_others_are_given(capsys: pytest.CaptureFixture[str]) -> None:
-    from omegaconf import OmegaConf
-
-    from dforce.runs.checkpoint_defaults import suited
-
-    usual = OmegaConf.create({"planner": {"_target_": "x.Planner", "delay": 1, "scale": 0.5, "draws": 8}, "clamp": 1.0})
+    usual = {"planner": {"_target_": "x.Planner", "delay": 1, "scale": 0.5, "draws": 8}, "clamp": 1.0}
     settings = {"planner.delay": 5, "planner.scale": 0.05, "clamp": None}
-    assert suited(usual, {}, given=[]) == usual
-    merged = suited(usual, settings, given=["episodes=3"])
-    assert merged == {"planner": {**usual.planner, "delay": 5, "scale": 0.05}, "clamp": None}
+    assert defaults(usual, {}, given=[]) == usual
+    merged = defaults(usual, settings, given=["episodes"])
+    assert merged == {"planner": {**usual["planner"], "delay": 5, "scale": 0.05}, "clamp": None}
     assert "planner.delay=5 planner.scale=0.05 clamp=None" in capsys.readouterr().out
-    assert suited(usual, settings, given=["planner.delay=2"]).planner == {**usual.planner, "scale": 0.05}
-    assert suited(usual, settings, given=["planner=other"], unless=["planner"]) == usual and usual.planner.delay == 1
+    assert defaults(usual, settings, given=["planner.delay"])["planner"] == {**usual["planner"], "scale": 0.05}
+    assert defaults(usual, settings, given=["planner"], unless=["planner"]) == usual
+    assert usual["planner"]["delay"] == 1
 
 
 def test_the_shipped_planner_of_the_medium_maze_brings_its_settings() -> None:

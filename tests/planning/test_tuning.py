@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from dforce.align import AlignObjective, GroupAdvantage, OnPolicy, Query, Sampler, policy_gradient
-from dforce.cli.commands import align_planner
+from dforce.align.algorithms.grpo import GRPO
 from dforce.cli.main import main
 from dforce.core.noise import Noise
 from dforce.core.schedule import linear
@@ -20,6 +21,8 @@ from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.returns import LowTemperature, PlanQuery, PlanReturn, StartSampler, best_driven, tempered
 from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import get_task
+from dforce.planning.tuning import Guided, Monitoring, PlannerTuning, PlanSampling
+from dforce.planning.tuning_run import tuning_jobs
 from dforce.report.rows import read_results
 from dforce.train.checkpoint import build_denoiser, load, save
 from dforce.train.fit import fit
@@ -187,14 +190,14 @@ def test_a_finished_run_is_left_alone_and_another_one_is_not_mixed_in(run: Path,
     again = ["align", "planner", f"checkpoint={base}", "fast_dev_run=true", f"out={run}", "beside=[rwr]", *SMALL]
     assert main(again) == 0
     assert (run / "tuned" / "grpo-0" / "curve.jsonl").read_text() == curve
-    assert main([*again, "lr=0.5"]) == 2
-    assert "other lr" in capsys.readouterr().err
+    assert main([*again, "algorithm.lr=0.5"]) == 2
+    assert "other algorithm.lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("override, told", [
     ("checkpoint=null", "checkpoint is needed"),
     ("algorithm=ddpoo", "did you mean"),
-    ("beta=3", "beta does nothing under grpo"),
+    ("algorithm.beta=3", "algorithm.beta is a key of"),
     ("algorithm=draft", "has no gradient"),
     ("starts=some", "starts=all or blocked"),
     ("policy.eta=0.0", "policy.eta"),
@@ -232,12 +235,11 @@ def test_a_reward_that_fails_in_mid_run_leaves_the_last_checkpoint_and_the_run_g
         assert torch.equal(a, b)
 
 
-def test_units_of_two_seeds_and_what_they_wait_for(base: Path, tmp_path: Path) -> None:
-    from omegaconf import OmegaConf
-
-    cfg = OmegaConf.merge(OmegaConf.load(Path(align_planner.__file__).parents[2] / "configs/align/planner.yaml"),
-                          {"checkpoint": str(base), "seeds": [3, 4]})
-    folder = type("Folder", (), {"path": tmp_path})()
-    names = {job.name: job.needs for job in align_planner.jobs(cfg, ["grpo"], folder)}
-    assert names == {"play base 3": (), "tune grpo 3": (), "play grpo 3": ("tune grpo 3",),
-                     "play base 4": (), "tune grpo 4": (), "play grpo 4": ("tune grpo 4",)}
+def test_jobs_of_two_seeds_and_what_they_wait_for(tmp_path: Path) -> None:
+    tuning = PlannerTuning("maze2d-umaze", False, {"grpo": GRPO()}, PlanSampling(6, 0, 1.0, "index"), "all", tracking(),
+                           [3, 4], 12, Guided(20, 1, 0.5, 1), 0.5, 8, Monitoring(5, 8), 1, 10, None, True)
+    jobs = tuning_jobs(tuning, tmp_path)
+    assert {job.name: job.needs for job in jobs} == {
+        "play base 3": (), "tune grpo 3": (), "play grpo 3": ("tune grpo 3",),
+        "play base 4": (), "tune grpo 4": (), "play grpo 4": ("tune grpo 4",)}
+    assert len(pickle.loads(pickle.dumps(jobs))) == len(jobs)

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from dforce.config import nearest
 
-FOLDER = Path(str(files("dforce.configs"))) / "suite"
+FOLDER = Path(str(files("dforce.configs"))) / "suites"
 
 
 def shipped_suite(task: str, size: str) -> Path:
-    """configs/suite/<task>-<size>.yaml; for a maze of one's own that of medium, whose episodes are as long.
+    """configs/suites/<task>-<size>.yaml; for a maze of one's own that of medium, whose episodes are as long.
 
     Raises ValueError where none ships, and names the nearest.
     """

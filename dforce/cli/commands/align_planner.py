@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dforce.config import read
-from dforce.planning.tuning import Guided, Monitoring, PlannerTuning, PlanSampling, algorithm_settings
+from dforce.align.algorithms.common import Algorithm
+from dforce.config import build, option, read
+from dforce.planning.tuning import Guided, Monitoring, PlannerTuning, PlanSampling, suited_settings
 from dforce.planning.tuning_run import run_planner_tuning
 from dforce.runs.folder import Invocation
 from dforce.runs.job_run import check_settings
 
-SETTINGS = ("epochs", "samples", "group", "updates", "passes", "lr", "advantage", "limit", "clip_nats", "kl",
-            "kl_target", "fraction", "global_std", "same_start", "beta", "keep", "pairs")  # of the algorithm
-SHARED = ("epochs", "samples")  # settings that the algorithms beside it have as well
+SHARED = ("epochs", "samples")  # settings that the algorithms beside the first one take from it
+FEW = {"epochs": 2, "samples": 16}  # under fast_dev_run
 FREE = frozenset({"seeds", "beside", "limit_seconds", "out", "pictures"})  # may change from one call to the next
 
 
@@ -21,14 +21,21 @@ def run(cfg: Any, call: Invocation) -> None:
     if not cfg["checkpoint"]:
         raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model "
                          "that ships with dforce, such as maze2d-umaze")
-    given = {key: cfg[key] for key in SETTINGS if cfg[key] is not None}
-    shared = {key: value for key, value in given.items() if key in SHARED}
-    fast = cfg["fast_dev_run"]
-    algorithms = {cfg["algorithm"]: algorithm_settings(cfg["algorithm"], given, fast=fast)}
-    algorithms |= {name: algorithm_settings(name, shared, fast=fast) for name in cfg["beside"]
-                   if name not in algorithms}
-    tuning = read(cfg, PlannerTuning, trust=cfg["trust"], algorithms=algorithms,
+    given = {key: cfg["algorithm"][key] for key in cfg["algorithm"] if f"algorithm.{key}" in call.given}
+    first = suited(cfg["algorithm"], given, cfg)
+    beside = [suited(option("algorithm", name), {key: given[key] for key in SHARED if key in given}, cfg)
+              for name in cfg["beside"]]
+    tuning = read(cfg, PlannerTuning, trust=cfg["trust"], algorithms={each.name: each for each in (first, *beside, first)},
                   guided=read(cfg["guided"], Guided), policy=read(cfg["policy"], PlanSampling),
                   watch=read(cfg["watch"], Monitoring))
     check_settings(call, FREE)
     run_planner_tuning(tuning, call)
+
+
+def suited(node: dict[str, Any], given: dict[str, Any], cfg: Any) -> Algorithm:
+    """An algorithm with the settings given, else those that suit planners, else its own."""
+    name = build(node, trust=cfg["trust"]).name
+    settings = {**suited_settings(name, node), **given, **(FEW if cfg["fast_dev_run"] else {})}
+    algorithm: Algorithm = build({**node, **{key: settings[key] for key in settings if key in node}},
+                                 trust=cfg["trust"])
+    return algorithm
