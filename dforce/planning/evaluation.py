@@ -58,11 +58,11 @@ def planned(name: str, place: Maze | Env, planner: Planner, executor: Executor, 
     def play(starts: np.ndarray, goals: np.ndarray) -> Executed:
         return run_episodes(place, planner, executor, starts, goals, seed=seed, **control)
 
-    named = {**variant_of(planner), **variant_of(executor_in(executor, place)), **(variant or {})}
+    named = {**named_variant(planner), **named_variant(executor_in(executor, place)), **(variant or {})}
     return Method(name, {**named, **{key: value for key, value in control.items() if value}}, play)
 
 
-def variant_of(made: Any) -> dict[str, Any]:
+def named_variant(made: Any) -> dict[str, Any]:
     """What names a planner or an executor in a row of results; nothing where it does not say."""
     return dict(getattr(made, "variant", {}))
 
@@ -73,7 +73,7 @@ class once:
     def __init__(self, planner: Planner):
         self.planner, self.question = planner, b""
         self.plan: Plan | None = None
-        self.variant = variant_of(planner)
+        self.variant = named_variant(planner)
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         question = obs.tobytes() + goal.tobytes() + f"{remaining} {rng.bit_generator.state}".encode()

@@ -107,7 +107,7 @@ class PlannerTuning:
         """Plans that the monitor measures."""
         return FEW if self.fast_dev_run else self.watch.plans
 
-    def load(self, checkpoint: str | None = None) -> Policy:
+    def load(self, checkpoint: str | None = None) -> PlanPolicy:
         """A checkpoint, that of the settings if None, as a policy; CheckpointError if it is no planner's."""
         bundle = load(self.checkpoint if checkpoint is None else checkpoint, raw=self.raw, trust=self.trust)
         task = task_of(bundle)
@@ -115,10 +115,10 @@ class PlannerTuning:
         tokens = planner.tokens(task.steps)
         sampler = Sampler(bundle.denoiser, bundle.schedule, planner.matrix(tokens),
                           (tokens, *bundle.layout["event_shape"]), eta=self.policy.eta)
-        return Policy(bundle, task, planner, sampler, PlanReturn(planner, task, self.executor))
+        return PlanPolicy(bundle, task, planner, sampler, PlanReturn(planner, task, self.executor))
 
 
-class Policy(NamedTuple):
+class PlanPolicy(NamedTuple):
     """A network that plans without guidance, as it is tuned. sampler: with the law of every step, on record."""
 
     bundle: Bundle
@@ -133,7 +133,7 @@ def suited_settings(name: str, keys: Collection[str]) -> dict[str, Any]:
     return {key: value for key, value in {**SUITED, **SUITED_TO.get(name, {})}.items() if key in keys}
 
 
-def plan_queries(policy: Policy, starts: np.ndarray, goals: np.ndarray, *, name: str = "start") -> Query:
+def plan_queries(policy: PlanPolicy, starts: np.ndarray, goals: np.ndarray, *, name: str = "start") -> Query:
     """Plans from starts [n, O] to goals [n, G], as samplers and rewards are asked."""
     lo, hi = policy.bundle.layout["observation"]
     start = policy.planner.normalizer.part(lo, hi).normalize(torch.tensor(starts, dtype=torch.float32))
@@ -145,7 +145,7 @@ class PolicyMonitor:
     """Return, success and KL to a base of a policy, always from the same starts [n, O] to goals [n, G] in the same
     noise."""
 
-    def __init__(self, policy: Policy, base: Denoiser, starts: np.ndarray, goals: np.ndarray, *, seed: int = 0):
+    def __init__(self, policy: PlanPolicy, base: Denoiser, starts: np.ndarray, goals: np.ndarray, *, seed: int = 0):
         self.policy, self.base, self.query = policy, base, plan_queries(policy, starts, goals)
         self.noise = Noise(seed_of(MONITOR, seed))
 
@@ -164,7 +164,7 @@ class PolicyMonitor:
 
 
 def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, *,
-                tell: Callable[[int, dict[str, float]], None]) -> Policy:
+                tell: Callable[[int, dict[str, float]], None]) -> PlanPolicy:
     """The policy after all epochs; checkpoints go to folder/checkpoints, and a run that was stopped continues there.
 
     tell(queries, metrics): called after every epoch, and before the first.
@@ -200,7 +200,7 @@ def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, 
     return policy
 
 
-def save_epoch(policy: Policy, epoch: Epoch, checkpoints: Path, *, about: Mapping[str, Any]) -> None:
+def save_epoch(policy: PlanPolicy, epoch: Epoch, checkpoints: Path, *, about: Mapping[str, Any]) -> None:
     """Writes the checkpoint of an epoch: that of the base with new weights, and how they came about."""
     bundle = policy.bundle
     save(step_folder(checkpoints, epoch.log.step), epoch.log.training.state(), config={**bundle.config, "align": about},

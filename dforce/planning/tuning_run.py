@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dforce.planning.evaluation import Method, compare_methods, planned, reference_methods
 from dforce.planning.returns import LowTemperature, StartSampler, best_driven
-from dforce.planning.tuning import PlannerTuning, Policy, PolicyMonitor, tune_policy
+from dforce.planning.tuning import PlannerTuning, PlanPolicy, PolicyMonitor, tune_policy
 from dforce.planning.tuning_report import BASE, GUIDED, SAMPLED, report_tuning, tuned_folder
 from dforce.runs.folder import Invocation, RunFolder, write_atomic
 from dforce.runs.job_run import Deadline, do_jobs, run_graph
@@ -85,7 +85,7 @@ def _play(tuning: PlannerTuning, name: str, seed: int, file: Path, checkpoint: P
     write_atomic(file, json.dumps({"task": policy.task.name, "blocked": blocked, "methods": results, **kl}))
 
 
-def _rivals(tuning: PlannerTuning, policy: Policy, seed: int) -> list[Method]:
+def _rivals(tuning: PlannerTuning, policy: PlanPolicy, seed: int) -> list[Method]:
     """What one can do with the base alone: less noise, or the best of several plans, all of them driven."""
     rivals = []
     if tuning.temperature != 1:
@@ -99,7 +99,7 @@ def _rivals(tuning: PlannerTuning, policy: Policy, seed: int) -> list[Method]:
     return rivals
 
 
-def _kl(tuning: PlannerTuning, policy: Policy, seed: int) -> list[float]:
+def _kl(tuning: PlannerTuning, policy: PlanPolicy, seed: int) -> list[float]:
     """KL to the base of each of some runs from held-out starts, nats of a whole plan."""
     starts = StartSampler(policy.task, blocked=tuning.starts == "blocked")(tuning.monitored, seed)
     return PolicyMonitor(policy, tuning.load().bundle.denoiser, *starts, seed=seed).values()["kl"].tolist()

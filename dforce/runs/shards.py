@@ -48,8 +48,8 @@ def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
 def differing(before: Any, now: Any, where: str = "") -> list[str]:
     """`key: old, now new` of all places in which two plain values differ."""
     if isinstance(before, dict) and isinstance(now, dict):
-        return [found for key in {**before, **now}
-                for found in differing(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
+        return [line for key in {**before, **now}
+                for line in differing(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
     return [] if before == now else [f"{where}: {_short(before)}, now {_short(now)}"]
 
 

@@ -10,8 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
+from dforce.planning.comparison import Key, pooled
 from dforce.planning.evaluation import difference
-from dforce.planning.pooled import Key, pooled
 from dforce.planning.scores import ScoreReport
 from dforce.report.rows import Row, read_episodes, read_results, write_results
 

@@ -19,10 +19,10 @@ from scipy import stats
 
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark, benchmark_jobs, criterion, tuning_identity
 from dforce.benchmarks.planning.suite import label, read_suite, split_label
-from dforce.benchmarks.planning.suite_files import changed_suite
 from dforce.benchmarks.planning.tables import planning_tables
 from dforce.cli.compose import composed
 from dforce.cli.main import main
+from dforce.cli.suite_files import changed_suite
 from dforce.data import make_maze_dataset
 from dforce.envs import MAZES
 from dforce.planning.baselines.drivers import run_driver, straight_driver

@@ -20,7 +20,7 @@ from dforce.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.kinds().items() for kind in kinds]
-GROUPS = sorted(file for file in (ROOT / "configs").glob("*/*.yaml") if file.parent.name != "suite")
+GROUPS = sorted(file for file in (ROOT / "configs").glob("*/*.yaml") if file.parent.name != "suites")
 
 
 @pytest.fixture(autouse=True)

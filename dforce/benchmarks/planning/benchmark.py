@@ -97,13 +97,13 @@ def tune_method(bench: PlanningBenchmark, method: MethodNode) -> None:
     blocked = blocked_mask(bench.task.world, starts, goals)
     seeds = _tuned_on(bench, method)
     sources = [(bench.source(method, seed), slice(seed, None, len(seeds))) for seed in seeds]
-    masks = [blocked[own] for _, own in sources]
+    masks = [blocked[part] for _, part in sources]
     trials: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
     for settings in method.trials:
         try:
-            played = [play_method(method, settings, bench.suite.executors, source, starts[own], goals[own])
-                      for source, own in sources]
+            played = [play_method(method, settings, bench.suite.executors, source, starts[part], goals[part])
+                      for source, part in sources]
         except ValueError as error:
             if "not finite" not in str(error):
                 raise
@@ -211,11 +211,11 @@ def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Jo
     models: the jobs that train, by network and seed.
     """
     methods = bench.suite.methods.values()
-    found = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
+    jobs = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
     for method in methods:
         if isinstance(method.tune, dict):
             needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
-            found.append(Job(f"tune {method.name}", needs, partial(_tuned, bench, method),
+            jobs.append(Job(f"tune {method.name}", needs, partial(_tuned, bench, method),
                               partial(tune_method, bench, method)))
     for seed in range(bench.suite.seeds):
         for method in methods:
@@ -223,9 +223,9 @@ def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Jo
                 continue
             tuned = method.tune if isinstance(method.tune, str) else method.name
             needs = _network(models, method, seed) + ((f"tune {tuned}",) if method.tune else ())
-            found.append(Job(f"play {method.name}-{seed}", needs,
+            jobs.append(Job(f"play {method.name}-{seed}", needs,
                               partial(_evaluated, bench, method, seed), partial(evaluate, bench, method, seed)))
-    return found
+    return jobs
 
 
 def _network(models: Mapping[tuple[str, int], Job], method: MethodNode, seed: int) -> tuple[str, ...]:
@@ -240,8 +240,8 @@ def _evaluated(bench: PlanningBenchmark, method: MethodNode, seed: int) -> bool:
     return _counts(bench, read_evaluation(bench, method, seed))
 
 
-def _counts(bench: PlanningBenchmark, found: Shard | str) -> bool:
+def _counts(bench: PlanningBenchmark, shard: Shard | str) -> bool:
     """Is it there? Says why a file that is there does not count."""
-    if isinstance(found, str) and found:
-        bench.tell(f"{found}: it is made again")
-    return not isinstance(found, str)
+    if isinstance(shard, str) and shard:
+        bench.tell(f"{shard}: it is made again")
+    return not isinstance(shard, str)

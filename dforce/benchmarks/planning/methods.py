@@ -73,8 +73,8 @@ class MethodInputs:
 
     def make(self, node: Mapping[str, Any]) -> Any:
         """Builds a node; what its target asks for, the node leaves open and this source has, is given to it."""
-        asked = inspect.signature(resolve(node["_target_"], trust=self.trust)).parameters.values()
-        names = [p.name for p in asked if p.name not in node and self.has(p.name)
+        parameters = inspect.signature(resolve(node["_target_"], trust=self.trust)).parameters.values()
+        names = [p.name for p in parameters if p.name not in node and self.has(p.name)
                  and (p.default is p.empty or p.name in GIVEN)]
         return build(node, trust=self.trust, **{name: self.get(name) for name in names})
 

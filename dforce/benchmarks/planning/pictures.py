@@ -32,19 +32,19 @@ CAPTIONS = {
 
 def draw_benchmark(bench: PlanningBenchmark, rows: list[Row], media: Path) -> dict[str, str]:
     """Draws what the rows allow; returns the captions, by file name, in the order of the page."""
-    own = [row for row in rows if row["task"] == bench.task.name]
-    metric = headline_of(own)
+    of_task = [row for row in rows if row["task"] == bench.task.name]
+    metric = headline_of(of_task)
     figures: dict[str, Any] = {}
     for executor in bench.suite.executors:
-        shown = [row for row in own if row["variant"].get("executor") in (executor, "its own")]
+        shown = [row for row in of_task if row["variant"].get("executor") in (executor, "its own")]
         if any(row["metric"] == metric and row["method"] not in REFERENCES for row in shown):
             figures[f"score {executor}.png"] = bars_with_intervals(
                 shown, metric, references=REFERENCES[1:], title=f"{bench.task.name}, executed by {executor}")
     figures["starts.png"] = starts_figure(bench)
     for name, curve in bench.suite.curves.items():
-        figures[f"curve {name}.png"] = curve_figure(bench, own, metric, curve["over"], curve["methods"])
+        figures[f"curve {name}.png"] = curve_figure(bench, of_task, metric, curve["over"], curve["methods"])
     figures["differences.png"] = differences_figure(bench, rows, metric)
-    figures["compute.png"] = compute_figure(bench, own, metric)
+    figures["compute.png"] = compute_figure(bench, of_task, metric)
     figures["scale.png"] = scale_figure(bench, rows, metric)
     figures["learning.png"] = learning_figure(bench, rows, metric)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
@@ -75,8 +75,8 @@ def starts_figure(bench: PlanningBenchmark) -> Any:
     if not shown:
         return None
     seen = {}
-    for name, own in zip(kept, episodes, strict=True):
-        arrays = {key: values[[own.index(e) for e in shown]] for key, values in kept[name].items()}
+    for name, numbers in zip(kept, episodes, strict=True):
+        arrays = {key: values[[numbers.index(e) for e in shown]] for key, values in kept[name].items()}
         path = on_paper(bench.task.maze, arrays["path"])
         plan = on_paper(bench.task.maze, arrays["plan"]) if "plan" in arrays else None
         seen[name] = Paths(path, plan, [f"{value:.0f} steps" for value in arrays["returns"]])
@@ -98,13 +98,13 @@ def points(rows: list[Row], metric: str, starts: str, x: dict[str, float]) -> li
 
 def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) -> dict[str, dict[str, list[Point]]]:
     """All starts and blocked ones: series name -> method label -> x, as `sweep_panels` wants them."""
-    found = {}
+    shown = {}
     for starts in ("all", "blocked"):
         lines = {name: points(rows, metric, starts, x) for name, x in series.items()}
         lines = {name: line for name, line in lines.items() if line}
         if lines:
-            found[f"{starts} starts"] = lines
-    return found
+            shown[f"{starts} starts"] = lines
+    return shown
 
 
 def reference_scores(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
@@ -121,10 +121,10 @@ def curve_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, over: s
         name, executor = split_label(row["method"])
         if name in methods and over in row["variant"]:
             series.setdefault(executor, {})[row["method"]] = row["variant"][over]
-    found = panels(rows, metric, series)
-    if not found:
+    shown = panels(rows, metric, series)
+    if not shown:
         return None
-    return sweep_panels(found, xlabel=over, ylabel=metric, log_x=True, references=reference_scores(rows, metric),
+    return sweep_panels(shown, xlabel=over, ylabel=metric, log_x=True, references=reference_scores(rows, metric),
                         title=f"{bench.task.name}: {metric} over {over}")
 
 
@@ -144,26 +144,26 @@ def compute_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> An
         method, executor = split_label(row["method"])
         if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
             series.setdefault(joined.get(method, method), {})[row["method"]] = float(row["value"] or 0.0)
-    found = panels(rows, metric, series)
-    if not found:
+    shown = panels(rows, metric, series)
+    if not shown:
         return None
-    return sweep_panels(found, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
+    return sweep_panels(shown, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
                         references=reference_scores(rows, metric), title=f"{bench.task.name}: {metric} over compute")
 
 
 def differences_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
     """All paired differences of the suite, a line an executor; None where there are none."""
-    found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    shown: dict[str, dict[str, dict[str, Estimate]]] = {}
     for row in filter_rows(rows, task=f"{bench.task.name}, paired differences", metric=f"{metric}_difference"):
         comparison, executor = split_label(row["method"])
         if not executor or split_label(comparison)[1] or len(bench.suite.executors) >= len(style.PALETTE):
             # Of two executors, of none, or of more than there are colours for.
             comparison, executor = row["method"], "as named"
-        panel = found.setdefault(f"{row['variant']['starts']} starts", {})
+        panel = shown.setdefault(f"{row['variant']['starts']} starts", {})
         if row["value"] is not None and row["low"] is not None and row["high"] is not None:
             panel.setdefault(comparison, {})[executor] = (row["value"], row["low"], row["high"])
-    return forest(found, xlabel=f"difference of {metric}",
-                  title=f"{bench.task.name}: paired differences") if found else None
+    return forest(shown, xlabel=f"difference of {metric}",
+                  title=f"{bench.task.name}: paired differences") if shown else None
 
 
 def scale_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
@@ -181,11 +181,11 @@ def learning_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> A
 def _variant_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, over: str, *, title: str,
                     **look: Any) -> Any:
     """A curve a method over a key of the variants; None where no row has it."""
-    found: dict[str, dict[str, list[Point]]] = {}
+    shown: dict[str, dict[str, list[Point]]] = {}
     for row in filter_rows(rows, metric=metric):
         name, executor = split_label(row["method"])
         first = (*bench.suite.methods[name].executors, "")[0]
         if executor == first and over in row["variant"] and row["value"] is not None:
-            panel = found.setdefault(f"{row['variant']['starts']} starts", {})
+            panel = shown.setdefault(f"{row['variant']['starts']} starts", {})
             panel.setdefault(name, []).append(Point(row["variant"][over], row["value"], row["low"], row["high"]))
-    return sweep_panels(found, ylabel=metric, title=f"{bench.task.name}: {title}", **look) if found else None
+    return sweep_panels(shown, ylabel=metric, title=f"{bench.task.name}: {title}", **look) if shown else None

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark, benchmark_jobs
 from dforce.benchmarks.planning.learning import learning_jobs
 from dforce.benchmarks.planning.pictures import draw_benchmark
 from dforce.benchmarks.planning.suite import Suite, read_suite
-from dforce.benchmarks.planning.suite_files import changed_suite, shipped_suite
 from dforce.benchmarks.planning.tables import planning_tables, sections
 from dforce.benchmarks.planning.trainings import Compose, ModelTraining, model_training, settings_trained_with
 from dforce.config import Node
@@ -31,13 +29,13 @@ FEW, SHORT = 40_000, 60  # environment steps of data, and of an episode, under f
 class PlanningRun:
     """All settings of `dforce benchmark planning`; configs/verbs/benchmark/planning.yaml says what each does.
 
+    suite: text of the suite, with all changes. file: the YAML that it is from, for messages.
     compose: makes the trainings of `dforce train`.
     """
 
     task: str
-    size: str
-    suite: str | None
-    change: Node
+    suite: Node
+    file: Path
     methods: list[str] | None
     models: list[str] | None
     seeds: int | None
@@ -56,26 +54,17 @@ class PlanningRun:
         task = get_task(self.task)
         return task._replace(steps=min(task.steps, SHORT)) if self.fast_dev_run else task
 
-    @cached_property
-    def suite_file(self) -> Path:
-        return Path(self.suite) if self.suite else shipped_suite(self.played_task.name, self.size)
-
-    @cached_property
-    def suite_text(self) -> dict[str, Any]:
-        """The suite's YAML with the changes that were given, resolved."""
-        return changed_suite(self.suite_file, self.change or {})
-
     def read(self, *, methods: list[str] | None = None, models: list[str] | None = None) -> Suite:
         """The suite, or the part of it that is named. Raises ValueError for what it cannot mean."""
-        return read_suite(self.suite_text, seeds=self.seeds, episodes=self.episodes, tune_episodes=self.tune_episodes,
-                          fast=self.fast_dev_run, trust=self.trust, files=[self.suite_file], methods=methods,
+        return read_suite(self.suite, seeds=self.seeds, episodes=self.episodes, tune_episodes=self.tune_episodes,
+                          fast=self.fast_dev_run, trust=self.trust, files=[self.file], methods=methods,
                           models=models)
 
     def run(self, call: Invocation) -> None:
         """Does what is left, in this process; others may work in the same folder."""
         late = Deadline(self.limit)
         part, whole = self.read(methods=self.methods, models=self.models), self.read()
-        call = call._replace(config={**call.config, "resolved": self.suite_text})
+        call = call._replace(config={**call.config, "resolved": self.suite})
         run_graph(call, lambda folder: self._work(part, whole, folder, call.command, late))
 
     def _work(self, suite: Suite, whole: Suite, folder: RunFolder, command: str, late: Callable[[], bool]) -> Outcome:

@@ -31,12 +31,12 @@ def best_trial(task: Task, planner: Any, executor: Executor, trials: Sequence[Ma
     """
     starts, goals = starts_of(task, episodes, [seed])
     blocked = blocked_mask(task.world, starts, goals)
-    found = []
+    criteria = []
     for trial in trials:
         played = run_episodes(task.world, planner.with_(**trial), executor, starts, goals, steps=task.steps, seed=seed,
                               **control)
-        found.append(criterion(score_report(task.world, [played], [blocked])))
-    return planner.with_(**trials[int(np.argmax(found))]), found
+        criteria.append(criterion(score_report(task.world, [played], [blocked])))
+    return planner.with_(**trials[int(np.argmax(criteria))]), criteria
 
 
 def far_ends(planner: Planner, starts: np.ndarray, goals: np.ndarray, steps: int, *, plans: int,

@@ -92,16 +92,16 @@ def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None,
     if tune["seed"] in range(seeds):
         raise ValueError(f"tune.seed={tune['seed']} is one of the {seeds} seeds that are reported; tune on another")
     trainings = {name: _model(name, node, text.get("train", {}), seeds) for name, node in text["models"].items()}
-    found = {name: _method(name, node, text, episodes) for name, node in text["methods"].items()}
-    _references(found, trainings, text["executors"])
-    chosen = _chosen(found, trainings, methods, models)
+    nodes = {name: _method(name, node, text, episodes) for name, node in text["methods"].items()}
+    _references(nodes, trainings, text["executors"])
+    chosen = _chosen(nodes, trainings, methods, models)
     needed = {method.model for method in chosen.values()} if models is None else set(models)
-    pairs = [_pair(pair, found) for pair in text.get("pairs", []) if not gone & {side(name)[0] for name in pair}]
+    pairs = [_pair(pair, nodes) for pair in text.get("pairs", []) if not gone & {side(name)[0] for name in pair}]
     pairs = [(a, b) for a, b in pairs if {side(a)[0], side(b)[0]} <= set(chosen)]
     return Suite(seeds, episodes, tune["seed"], tune_episodes or tune["episodes"],
                  {name: node for name, node in trainings.items() if name in needed}, dict(text["executors"]), chosen,
-                 pairs, _curves(text.get("curves", {}), found, gone),
-                 _learning(text.get("learning", {}), found, gone, chosen))
+                 pairs, _curves(text.get("curves", {}), nodes, gone),
+                 _learning(text.get("learning", {}), nodes, gone, chosen))
 
 
 def _known(node: Mapping[str, Any], keys: set[str], where: str) -> None:
@@ -182,11 +182,11 @@ def _pair(pair: Sequence[str], methods: Mapping[str, MethodNode]) -> tuple[str, 
 
 
 def _curves(curves: Mapping[str, Any], methods: Mapping[str, Any], gone: set[str]) -> dict[str, dict[str, Any]]:
-    found = {}
+    curve_nodes = {}
     for name, curve in curves.items():
         _known(curve, {"over", "methods"}, f"curves.{name}")
-        found[name] = {**curve, "methods": _existing(curve["methods"], methods, gone, f"curves.{name}")}
-    return found
+        curve_nodes[name] = {**curve, "methods": _existing(curve["methods"], methods, gone, f"curves.{name}")}
+    return curve_nodes
 
 
 def _learning(learning: Mapping[str, Any], methods: Mapping[str, MethodNode], gone: set[str],

@@ -56,9 +56,9 @@ def sections(rows: list[Row]) -> list[tuple[str, list[Row]]]:
 def evaluations(bench: PlanningBenchmark) -> Iterator[Shard]:
     for method in bench.suite.methods.values():
         for seed in bench.suite.runs(method):
-            found = read_evaluation(bench, method, seed)
-            if not isinstance(found, str):
-                yield found
+            shard = read_evaluation(bench, method, seed)
+            if not isinstance(shard, str):
+                yield shard
 
 
 def score_rows(reports: dict[Key, ScoreReport]) -> list[Row]:
@@ -75,16 +75,16 @@ def cost_rows(task: str, costs: list[dict[str, Any]]) -> list[Row]:
     """plan_seconds and plan_tokens where plans are made, and episode_seconds of all that a method decides."""
     rows = []
     for method in dict.fromkeys(cost["method"] for cost in costs):
-        own = [cost for cost in costs if cost["method"] == method]
-        seconds, tokens, plans, episodes = (sum(c[key] for c in own)
+        of_method = [cost for cost in costs if cost["method"] == method]
+        seconds, tokens, plans, episodes = (sum(c[key] for c in of_method)
                                             for key in ("seconds", "tokens", "plans", "episodes"))
-        many = f"{own[0]['episodes']} at once"
+        many = f"{of_method[0]['episodes']} at once"
         measured = [("episode_seconds", seconds / episodes, episodes, f"s of deciding an episode, {many}")]
         if plans:
             measured += [("plan_seconds", seconds / plans, plans, f"s a plan, {many}"),
                          ("plan_tokens", tokens / plans, plans, "tokens through the network a plan")]
-        rows += [make_row(task, method, metric, value, n=n, variant=own[0]["variant"], seeds=len(own), unit=unit,
-                          higher=False) for metric, value, n, unit in measured]
+        rows += [make_row(task, method, metric, value, n=n, variant=of_method[0]["variant"], seeds=len(of_method),
+                          unit=unit, higher=False) for metric, value, n, unit in measured]
     return rows
 
 
@@ -123,13 +123,13 @@ def tuning_rows(bench: PlanningBenchmark) -> list[Row]:
         reports = pooled(shard.lines)
         for trial in shard.header["trials"]:
             settings = {**trial["settings"], "chosen": trial["settings"] == shard.header["chosen"]}
-            found = [(name, report) for (_, name, variant), report in reports.items()
+            matching = [(name, report) for (_, name, variant), report in reports.items()
                      if _has(variant, trial["settings"])]
-            for name, report in found:
+            for name, report in matching:
                 metric = headline(report)
                 rows += [row for row in report.rows(task=f"{bench.task.name}, tuning", method=name, variant=settings)
                          if row["metric"] == metric]
-            if not found:
+            if not matching:
                 rows.append(make_row(f"{bench.task.name}, tuning", method.name, "score", None, n=0, variant=settings,
                                      unit="plans were not finite", higher=True))
     return rows

@@ -25,9 +25,9 @@ def run(cfg: Any, call: Invocation) -> None:
     first = suited(cfg["algorithm"], given, cfg)
     beside = [suited(option("algorithm", name), {key: given[key] for key in SHARED if key in given}, cfg)
               for name in cfg["beside"]]
-    tuning = read(cfg, PlannerTuning, trust=cfg["trust"], algorithms={each.name: each for each in (first, *beside, first)},
-                  guided=read(cfg["guided"], Guided), policy=read(cfg["policy"], PlanSampling),
-                  watch=read(cfg["watch"], Monitoring))
+    tuning = read(cfg, PlannerTuning, trust=cfg["trust"],
+                  algorithms={each.name: each for each in (first, *beside, first)}, guided=read(cfg["guided"], Guided),
+                  policy=read(cfg["policy"], PlanSampling), watch=read(cfg["watch"], Monitoring))
     check_settings(call, FREE)
     run_planner_tuning(tuning, call)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dforce.benchmarks.planning.run import PlanningRun
 from dforce.cli.compose import composed
+from dforce.cli.suite_files import changed_suite, shipped_suite
 from dforce.config import read
+from dforce.planning.tasks import get_task
 from dforce.runs.folder import Invocation
 from dforce.runs.trajectory_training import TrajectoryTraining
 from dforce.train.checkpoint import model_of
@@ -24,4 +27,5 @@ def run(cfg: Any, call: Invocation) -> None:
         train = composed("train", {**changes, "trust": cfg["trust"]})
         return read(train, TrajectoryTraining, trust=cfg["trust"], model=model_of(train)), train
 
-    read(cfg, PlanningRun, compose=compose).run(call)
+    file = Path(cfg["suite"]) if cfg["suite"] else shipped_suite(get_task(cfg["task"]).name, cfg["size"])
+    read(cfg, PlanningRun, suite=changed_suite(file, cfg["change"] or {}), file=file, compose=compose).run(call)

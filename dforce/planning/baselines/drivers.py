@@ -140,11 +140,11 @@ def recall(
         for episode in np.flatnonzero((goal == target).all(axis=1)):
             close, distance = nearest_within(memory.points, usable, obs[episode] / memory.scale, slack)
             if anywhere:  # the quickest; of equally quick ones the nearest
-                found = int(close[np.lexsort((distance, wait[close]))[0]])
-                length, rest = int(wait[found]), target
+                row = int(close[np.lexsort((distance, wait[close]))[0]])
+                length, rest = int(wait[row]), target
             else:
-                found, length, rest = closest_pass(memory, close, target, horizon)
-            chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
+                row, length, rest = closest_pass(memory, close, target, horizon)
+            chain, first = divmod(int(memory.order[row]), memory.actions.shape[1])
             length = min(length, remaining)
             planned.actions[episode, :length] = memory.actions[chain, first : first + length]
             planned.states[episode, :length] = memory.observations[chain, first + 1 : first + 1 + length]
@@ -173,12 +173,12 @@ def closest_pass(memory: DemonstrationMemory, points: np.ndarray, goal: np.ndarr
     Returns its index, after how many steps, and the place [G].
     """
     best = (np.inf, 0, 0, goal)
-    for found in points.tolist():
-        chain, first = divmod(int(memory.order[found]), memory.actions.shape[1])
+    for row in points.tolist():
+        chain, first = divmod(int(memory.order[row]), memory.actions.shape[1])
         places = memory.observations[chain, first : first + horizon + 1, :len(goal)]
         away = np.linalg.norm(places - goal, axis=1)
         step = int(away.argmin())
-        best = min(best, (float(away[step]), found, step, places[step]), key=lambda each: each[:3])
+        best = min(best, (float(away[step]), row, step, places[step]), key=lambda each: each[:3])
     return best[1:]
 
 

@@ -121,9 +121,9 @@ class TreeDiffusionPlanner(DiffusionPlanner):
     @property
     def variant(self) -> dict[str, Any]:
         """What names this planner in a row of results."""
-        own = {name: getattr(self, name) for name in ("sub_plans", "children", "iterations", "exploration", "backup",
-                                                      "jumpy_steps", "jumpy_delay", "stop")}
-        return {**super().variant, **own, "scales": " ".join(f"{factor:g}" for factor in self.scales),
+        settings = {name: getattr(self, name) for name in ("sub_plans", "children", "iterations", "exploration",
+                                                           "backup", "jumpy_steps", "jumpy_delay", "stop")}
+        return {**super().variant, **settings, "scales": " ".join(f"{factor:g}" for factor in self.scales),
                 "value": name_of(self.value)}
 
     def search(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource, *,
@@ -132,7 +132,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         grower = Grower(self, obs, goal, remaining, noise, sub_plans=self.sub_plans, episode=episode,
                         jumpy=(self.jumpy_steps, self.jumpy_delay))
         trees = [Search(root, exploration=self.exploration, backup=self.backup) for root in grower.roots()]
-        found = SearchResult(torch.zeros_like(grower.like), torch.full((len(obs),), -torch.inf, dtype=torch.float64),
+        result = SearchResult(torch.zeros_like(grower.like), torch.full((len(obs),), -torch.inf, dtype=torch.float64),
                       torch.zeros(len(obs), dtype=torch.long))
         factors = self.scales * self.children
         for _ in range(self.iterations):
@@ -144,8 +144,8 @@ class TreeDiffusionPlanner(DiffusionPlanner):
             values, settled = self._judge(grower, grown, plans)
             for i, leaf in enumerate(leaves):
                 at = slice(i * len(factors), (i + 1) * len(factors))
-                self._note(trees, found, leaf, grown[at], plans[at], values[at], settled[at], grower.tokens)
-        return found
+                self._note(trees, result, leaf, grown[at], plans[at], values[at], settled[at], grower.tokens)
+        return result
 
     def _judge(self, grower: Grower, grown: list[Partial], plans: Tensor) -> tuple[Tensor, Tensor]:
         """Values [B] of simulated plans [B, T, *E], and whether their finished tokens reach the goal already, [B]."""
@@ -159,17 +159,17 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         settled = value.arrival(physical) < finished if hasattr(value, "arrival") else finished < 0
         return energies(value, physical).double().cpu(), settled.cpu()
 
-    def _note(self, trees: list[Search], found: SearchResult, leaf: Node, grown: list[Partial], plans: Tensor,
+    def _note(self, trees: list[Search], result: SearchResult, leaf: Node, grown: list[Partial], plans: Tensor,
               values: Tensor, settled: Tensor, tokens: int) -> None:
         """One expansion into the books: the tree of its episode, and the best plan so far."""
         row = grown[0].episode
         trees[row].expand(leaf, grown, values.tolist(), [len(part.done) == tokens or bool(ends)
                                                          for part, ends in zip(grown, settled, strict=True)])
         trees[row].root.closed |= self.stop and bool(settled.any())
-        found.expanded[row] += 1
+        result.expanded[row] += 1
         best = int(values.argmax())
-        if values[best] > found.values[row]:
-            found.values[row], found.plans[row] = values[best], plans[best]
+        if values[best] > result.values[row]:
+            result.values[row], result.plans[row] = values[best], plans[best]
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         with self._cast():
