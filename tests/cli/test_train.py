@@ -16,9 +16,11 @@ import torch
 
 import dforce
 from dforce.cli.main import main
+from dforce.config.moved import MOVED
 from dforce.data import make_maze_dataset
 from dforce.runs.training_run import Keeper
-from dforce.train.checkpoint import CheckpointError, load_state
+from dforce.train.checkpoint import CheckpointError, find, load_state
+from tests.train.test_checkpoint import reseal
 from tests.train.test_distributed import environment
 from tests.train.test_fit import assert_same
 
@@ -138,6 +140,23 @@ def test_a_checkpoint_begins_a_folder_of_its_own() -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     resumed(folder / "checkpoints" / "best", "fit.steps=42")
     assert len(list(Path("runs/train").iterdir())) == 1
+
+
+def test_a_run_that_names_old_places_goes_on_as_it_would_have() -> None:
+    """Its configurations, that of the folder and that of the checkpoint, say `dforce.fit.fit` and the like."""
+    folder = trained("run", "fit.steps=20")
+    old = Path(shutil.copytree(folder, "old"))
+    for place in (old, find(old)):
+        text = (place / "config.yaml").read_text()
+        for before, now in MOVED.items():
+            text = text.replace(f" {now}\n", f" {before}\n")
+        (place / "config.yaml").write_text(text)
+    assert "_target_: dforce.fit.fit" in text and "_target_: dforce.loss.ForcingObjective" in text
+    reseal(place)
+    resumed(folder, "fit.steps=25")
+    resumed(old, "fit.steps=25")
+    assert_same(load_state(old), load_state(folder))
+    assert metrics(old) == metrics(folder)
 
 
 def test_what_cannot_be_resumed_says_why(capsys: pytest.CaptureFixture[str], store: Path) -> None:

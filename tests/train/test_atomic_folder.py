@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -17,8 +18,8 @@ from safetensors.torch import load_file
 
 from dforce.train.atomic_folder import write_tensors
 from dforce.train.checkpoint import CheckpointError, load, load_state, save, verify
-from tests.train.test_checkpoint import CONFIG, FILES, LAYOUT, ROOT, save_best, ten_steps
-from tests.train.test_distributed import environment
+from tests.forked import exit_code, forked
+from tests.train.test_checkpoint import CONFIG, FILES, LAYOUT, save_best, ten_steps
 
 
 @pytest.fixture
@@ -50,30 +51,26 @@ def test_every_flipped_byte_is_reported(saved, name):
         load(saved)
 
 
-SAVE_FOREVER = """
-import sys
-from tests.train.test_checkpoint import CONFIG, LAYOUT
-from dforce.train.checkpoint import load_state, save
-state = load_state(sys.argv[1])
-for step in range(10**6):
-    save(sys.argv[1], state._replace(step=step), config=CONFIG, layout=LAYOUT)
-    print(step, flush=True)
-"""
-
-
 def test_a_kill_in_mid_write_costs_nothing(trained, tmp_path):
     """SIGKILL at random moments of replacing one checkpoint again and again: a whole one is found, and not too old."""
     folder, draw = tmp_path / "last", random.Random(0)
     save(folder, trained[1]._replace(step=0), config=CONFIG, layout=LAYOUT)
-    writers = 4
-    for _ in range(writers):
-        with subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, folder], cwd=ROOT, env=environment(),
-                              stdout=subprocess.PIPE, text=True) as writer:
-            writer.stdout.readline()
+
+    def save_forever(pipe: int) -> None:
+        for step in itertools.count():
+            save(folder, trained[1]._replace(step=step), config=CONFIG, layout=LAYOUT)
+            os.write(pipe, f"{step}\n".encode())
+
+    for _ in range(10):
+        reading, writing = os.pipe()
+        writer = forked(lambda pipe=writing: save_forever(pipe))
+        os.close(writing)
+        with os.fdopen(reading) as lines:
+            lines.readline()
             time.sleep(draw.uniform(0, 0.1))
-            writer.send_signal(signal.SIGKILL)
-            done = [int(line) for line in writer.stdout.read().split()]
-        assert load(folder).step >= max(done, default=0)
+            os.kill(writer, signal.SIGKILL)
+            done = [int(line) for line in lines.read().split()]
+        assert exit_code(writer) == -signal.SIGKILL and load(folder).step >= max(done, default=0)
     save(folder, trained[1], config=CONFIG, layout=LAYOUT)
     assert os.listdir(tmp_path) == ["last"]  # what the killed ones left is swept away
 

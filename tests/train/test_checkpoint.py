@@ -14,10 +14,11 @@ import pytest
 import torch
 import yaml
 
+from dforce.config.moved import _say
 from dforce.data.batch import Batch
 from dforce.data.normalize import Affine
 from dforce.train import checkpoint
-from dforce.train.atomic_folder import _digest, _dump
+from dforce.train.atomic_folder import _digest, _dump, _sha256
 from dforce.train.checkpoint import (
     CheckpointError,
     build_denoiser,
@@ -108,6 +109,7 @@ save(sys.argv[2], log.training.state(), config=CONFIG, layout=LAYOUT)
 """
 
 
+@pytest.mark.slow  # within a process: tests/train/test_fit.py
 def test_a_fresh_process_goes_on_bit_for_bit(tmp_path):
     for log in fit(objective(), batch_at, **PLAIN, steps=20):
         if log.step == 10:
@@ -118,12 +120,43 @@ def test_a_fresh_process_goes_on_bit_for_bit(tmp_path):
     assert_same(load_state(tmp_path / "twenty"), log.training.state())
 
 
+OLD = Path(__file__).with_name("checkpoint_of_0_1")  # written when the package had no rooms: `dforce.schedule.linear`
+
+GIVEN = [[[-0.2261458, 0.1887163, 0.2130624], [-0.2168601, 0.1791064, 0.1933776], [-0.2218083, 0.1775471, 0.1861839]],
+         [[-0.2203644, 0.1635283, 0.2088104], [-0.2194687, 0.1553950, 0.1916732], [-0.2252132, 0.1531685, 0.1874480]]]
+
+
+def test_a_checkpoint_that_names_old_places_is_what_it_was(capsys):
+    """Loaded, its network gives the numbers it gave to the version that wrote it; old names are told on stderr."""
+    _say.cache_clear()
+    bundle = load(OLD)
+    message = "note: dforce.schedule.linear is dforce.core.schedule.linear now; please write the new name"
+    assert capsys.readouterr().err.count(message) == 1
+    assert bundle.config["schedule"]["_target_"] == "dforce.core.schedule.linear"
+    assert bundle.config["objective"]["_target_"] == "dforce.train.objectives.ForcingObjective"
+    assert "_target_: dforce.loss.ForcingObjective" in (OLD / "config.yaml").read_text()  # the file stays as it was
+    assert (bundle.step, bundle.layout["env"], bundle.schedule.levels) == (2, "maze2d-umaze", 1000)
+    x = torch.linspace(-1, 1, 2 * 3 * 60).view(2, 3, 60)
+    cond = {"static": {"start": torch.linspace(0, 1, 8).view(2, 4)}}
+    with torch.no_grad():
+        x0, _ = bundle.denoiser(x, torch.tensor([[10, 500, 1000]] * 2), bundle.denoiser.init_state(2, cond), cond)
+    torch.testing.assert_close(x0[:, :, ::29], torch.tensor(GIVEN), rtol=0, atol=1e-6)
+    assert load_state(OLD).record["seed"] == 0 and load_state(OLD).optim
+
+
 def edit(folder: Path, **about) -> None:
     """A manifest written by someone else, sealed as it should be."""
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     del manifest["digest"]
     manifest |= about
     (folder / "MANIFEST.json").write_bytes(_dump(manifest, _digest(manifest)))
+
+
+def reseal(folder: Path) -> None:
+    """The manifest says what the files are now."""
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    edit(folder, files={name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+                        for name in manifest["files"]})
 
 
 def test_unknown_format_and_migration(saved, monkeypatch):
@@ -172,9 +205,7 @@ def test_foreign_targets_are_refused(trained, tmp_path, target):
 def test_yaml_runs_no_code(saved, tmp_path):
     text = "net: !!python/object/apply:os.mkdir ['" + str(tmp_path / "pwned") + "']\n"
     (saved / "config.yaml").write_text(text)
-    manifest = json.loads((saved / "MANIFEST.json").read_text())
-    sha = __import__("hashlib").sha256(text.encode()).hexdigest()
-    edit(saved, files={**manifest["files"], "config.yaml": {"bytes": len(text), "sha256": sha}})
+    reseal(saved)
     with pytest.raises(CheckpointError, match="cannot read"):
         load(saved)
     assert not (tmp_path / "pwned").exists()

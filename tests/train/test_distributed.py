@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from dforce.train.fit import fit, stop_requested
+from tests.forked import exit_code, forked
 from tests.train.test_fit import PLAIN, Regression, batch_at, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +31,15 @@ def test_stop_requested():
             if stop():
                 break
     assert seen == [1, 2, 3] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    twice = ("import os, signal; from dforce.train.fit import stop_requested\n"
-             "with stop_requested():\n    [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]; print('lived')")
-    done = subprocess.run([sys.executable, "-c", twice], capture_output=True, cwd=ROOT, env=environment(), timeout=60)
-    assert done.returncode == -signal.SIGTERM and not done.stdout
+
+
+def test_a_second_signal_kills():
+    def twice() -> None:
+        with stop_requested():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert exit_code(forked(twice)) == -signal.SIGTERM
 
 
 def dealt(step: int, *, shards: tuple[int, int] = (0, 4)) -> dict[str, torch.Tensor]:
@@ -49,22 +53,15 @@ def in_two_parts() -> dict:
     return {"numbers": numbers, "val": log.metrics["val_loss"], "model": log.training.state().model}
 
 
-RANK = """
-import sys, torch, test_ranks
-result = test_ranks.in_two_parts()
-torch.save(result, sys.argv[1])
-"""
-
-
 def test_two_processes_equal_one(tmp_path):
     """torchrun's environment, gloo, rows dealt by shards: the numbers of one process that takes the parts in turn."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    running = [subprocess.Popen([sys.executable, "-c", RANK, tmp_path / str(rank)], cwd=ROOT,
-                                env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **group)) for rank in range(2)]
+    running = [forked(lambda rank=rank: torch.save(in_two_parts(), tmp_path / str(rank)), RANK=str(rank),
+                      LOCAL_RANK=str(rank), **group) for rank in range(2)]
     one = in_two_parts()
-    assert [process.wait(timeout=100) for process in running] == [0, 0]
+    assert [exit_code(process) for process in running] == [0, 0]
     for rank in range(2):
         two = torch.load(tmp_path / str(rank), weights_only=True)
         torch.testing.assert_close(torch.tensor(two["numbers"]), torch.tensor(one["numbers"]), rtol=1e-5, atol=1e-6)
