@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+@cache  # of the code that was loaded: what changes in the checkout from now on does not run here
 def _commit() -> str | None:
     """Commit of the checkout that dforce runs from (`+` if changed since); for an installed wheel or a copy without its
     history what the environment variable DFORCE_COMMIT says, else None."""

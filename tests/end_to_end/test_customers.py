@@ -11,6 +11,7 @@ import math
 import pytest
 import torch
 
+from dforce.align.sde import flow_sde
 from dforce.core.denoiser import Denoiser, Precond, slice_cond
 from dforce.core.loss import forcing_loss
 from dforce.core.matrix import autoregressive, full_sequence, pyramid
@@ -290,14 +291,6 @@ class Normal(Denoiser):
         alpha, sigma = (table.float() for table in self.schedule(level, x))
         gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
         return self.mean + gain * (x - alpha * self.mean), state
-
-
-def flow_sde(schedule, scale: float):
-    """std of a step of Flow-GRPO's SDE (Liu et al. 2025, eq. 9): scale sqrt(s / (1 - s)) sqrt(ds), sigma_to at most."""
-    def std(level, to):
-        s, after = schedule.sigma[level], schedule.sigma[to]
-        return torch.minimum(scale * (s / (1 - s).clamp(min=1e-6) * (s - after)).sqrt(), after)
-    return std
 
 
 @pytest.mark.parametrize("order", [1, 2])

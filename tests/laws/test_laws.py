@@ -36,7 +36,7 @@ def rolled(steps, *, spacing="log_snr", order=2, eta=0.0, schedule=S, chunk=10, 
 def test_first_order_shrinks_a_rollout_and_second_order_does_not(steps, spacing, order, eta0, eta1):
     """Stationary std, wanted 1: the sampler alone loses half of it at 5 to 10 first-order steps."""
     for eta, wanted in ((0.0, eta0), (1.0, eta1)):
-        x = rolled(steps, spacing=spacing, order=order, eta=eta)
+        x = rolled(steps, spacing=spacing, order=order, eta=eta, chunk=2)
         assert abs(float(x[:, -20:].std()) - wanted) < 0.04, eta
 
 
@@ -46,7 +46,7 @@ def test_second_order_holds_on_other_schedules(schedule, eta):
     assert abs(float(rolled(10, schedule=schedule, eta=eta)[:, -20:].std()) - 1) < 0.06
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 30])
+@pytest.mark.parametrize("chunk", [1, 4, 10])
 def test_the_chunk_of_an_autoregressive_rollout_does_not_matter(chunk):
     """Lag-1 correlation within .01, innovation within 3%, std within 5%, over the seams of chunks too."""
     x = rolled(20, chunk=chunk, tokens=60, batch=2000)[:, 20:]
@@ -55,7 +55,7 @@ def test_the_chunk_of_an_autoregressive_rollout_does_not_matter(chunk):
     assert abs(lag - RHO) < 0.01
     assert abs(float((after - RHO * before).std()) / INNOVATION - 1) < 0.03
     assert abs(float(x.std()) - 1) < 0.05
-    seams = range(chunk, x.shape[1] - 1, chunk)
+    seams = range(chunk, x.shape[1] - 1, chunk)  # chunks of a size that divides the 20 tokens that are dropped
     jump = torch.cat([x[:, t] - RHO * x[:, t - 1] for t in seams]).std()
     assert abs(float(jump) / INNOVATION - 1) < 0.05
 

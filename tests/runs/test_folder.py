@@ -14,6 +14,7 @@ import torch
 
 from dforce.report.rows import read_results
 from dforce.runs.folder import RunFolder, Ticker, environment, peak_memory_mb, progress, write_atomic
+from tests.forked import exit_code, forked
 
 ROW = {
     "task": "t", "method": "m", "variant": {"order": 2}, "metric": "score", "value": 1.0, "low": 0.5, "high": 1.5,
@@ -111,10 +112,14 @@ def test_write_atomic_keeps_the_old_text_when_it_fails(monkeypatch: pytest.Monke
 
 
 def test_peak_memory_follows_allocation() -> None:
-    before = peak_memory_mb()
-    block = np.ones(int((before + 64) * 2**20) // 8)  # larger than all that was ever resident
-    assert peak_memory_mb() >= before + 60
-    del block
+    def allocate() -> None:  # in a process of its own, whose peak is what it holds when it begins
+        before = peak_memory_mb()
+        block = np.ones(256 * 2**20 // 8)
+        assert before + 200 <= peak_memory_mb() <= before + 300
+        del block
+        assert peak_memory_mb() >= before + 200
+
+    assert exit_code(forked(allocate)) == 0
 
 
 def test_progress_yields_everything_in_silence_when_short(capsys: pytest.CaptureFixture[str]) -> None:
