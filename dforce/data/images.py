@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dforce.data.batch import Batch
 from dforce.data.draws import philox_uniform
+from dforce.data.pictures import PictureError, read_picture
 from dforce.data.pixels import from_uint8
 
 HELD_OUT = 0.2             # fraction of digits, and of each class of a folder, that is "test"
@@ -179,13 +180,14 @@ def _pictures(folder: Path, size: int | None) -> dict[Path, np.ndarray]:
     readable = {}
     for file in sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES):
         try:
-            with Image.open(file) as picture:
-                plain = picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB")
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of them for broken files
+            pixels = read_picture(file)
+        except PictureError as error:
             warnings.warn(f"passed over {file}: {error}", stacklevel=5)
             continue
-        plain = plain if size is None else ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)
-        readable[file] = np.asarray(plain).reshape(plain.height, plain.width, -1)
+        if size is not None:
+            plain = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+            pixels = np.asarray(ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
+        readable[file] = pixels
     return readable
 
 

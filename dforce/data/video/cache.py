@@ -17,7 +17,7 @@ from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import cache_root
 
 CHUNK = 256  # frames decoded at a time, which bounds the memory
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,7 @@ from dforce.data.video.formats.minari import minari_clips
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
 CACHE_ROOT = "DFORCE_CACHE"
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 
 
 def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:

@@ -38,7 +38,8 @@ class FilmClip(Clip):
                     raise BadClip("it has no video stream")
                 stream = container.streams.video[0]
                 base = stream.time_base
-                packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None and p.size]
+                packets = [(p.pts, p.duration or 0) for p in container.demux(stream)
+                           if p.pts is not None and p.size and not p.is_discard]  # a cut film keeps what it hides
                 shown = _compact(_shown(sorted(packets), None if fps is None else 1 / (fps * float(base))))
                 if not shown:
                     raise BadClip("it has no frame")
@@ -77,10 +78,24 @@ def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dic
     last = max(wanted, default=-1)
     for frame in container.decode(stream):
         if frame.pts in wanted:
-            decoded[frame.pts] = convert.reformat(frame, format="rgb24").to_ndarray()
+            decoded[frame.pts] = _displayed(frame, stream, convert)
         if len(decoded) == len(wanted) or frame.pts is not None and frame.pts > last:
             break
     return decoded
+
+
+def _displayed(frame: Any, stream: Any, convert: Any) -> np.ndarray:
+    """A frame as a player shows it, uint8 [H, W, 3]: with square pixels, and turned as the film's matrix says."""
+    aspect = stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio
+    width = round(frame.width * aspect) if aspect else frame.width
+    pixels = convert.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    across_x, down_x, _, across_y, down_y = np.frombuffer(bytes(matrix), np.int32)[:5]  # of a step in x, and in y
+    if abs(down_x) > abs(across_x):
+        return pixels.swapaxes(0, 1)[:: -1 if down_x < 0 else 1, :: -1 if across_y < 0 else 1]
+    return pixels[:: -1 if down_y < 0 else 1, :: -1 if across_x < 0 else 1]
 
 
 def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> list[int]:

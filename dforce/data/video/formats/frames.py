@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dforce.data.pictures import PictureError, read_picture
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, natural
 
 
@@ -40,12 +41,8 @@ class FrameFolder(Clip):
 
 
 def _picture(path: Path) -> np.ndarray:
-    """A picture as uint8 [H, W, 1 or 3]; transparency is dropped, palettes are resolved."""
-    from PIL import Image, UnidentifiedImageError
-
+    """A picture as uint8 [H, W, 1 or 3], as `read_picture` reads it. BadClip names the file that cannot be read."""
     try:
-        with Image.open(path) as image:
-            array = np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB"))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+        return read_picture(path)
+    except PictureError as error:
         raise BadClip(f"{path.name} cannot be read ({error})") from error
-    return array[..., None] if array.ndim == 2 else array

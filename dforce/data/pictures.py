@@ -1,0 +1,62 @@
+"""Image files as pixels: shades scaled from the range of the file's own numbers, and turned as a viewer turns them."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+import numpy as np
+
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+PNG_BITS = 16  # of a grey PNG that Pillow opens as whole numbers
+
+
+class PictureError(ValueError):
+    """An image file cannot be read, or nothing says which of its numbers is white; the message says why."""
+
+
+def read_picture(file: str | os.PathLike | IO[bytes]) -> np.ndarray:
+    """An image file as uint8 [H, W, 1] where it is grey, else [H, W, 3]; transparency is dropped.
+
+    16-bit grey is scaled from 0..65535, 12-bit grey from 0..4095. The orientation that EXIF states is applied.
+    PictureError for a damaged file, and for numbers without a stated range: floats, signed and 32-bit integers.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as picture:
+            most = _white(picture)
+            turned = ImageOps.exif_transpose(picture)
+            if most is None:
+                shades = np.asarray(turned.convert("L" if picture.mode in ("1", "L") else "RGB"))
+            else:
+                shades = _scaled(np.asarray(turned), most, inverted=_tag(picture, PHOTOMETRIC) == 0)
+    except PictureError:
+        raise
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError, Image.DecompressionBombError) as error:
+        raise PictureError(str(error)) from error  # Pillow raises all of them for broken files
+    return shades[..., None] if shades.ndim == 2 else shades
+
+
+def _white(picture: Any) -> int | None:
+    """The number that is white where a picture's numbers have more than 8 bits; None where Pillow scales them."""
+    bits, kinds = _tag(picture, BITS_PER_SAMPLE), _tag(picture, SAMPLE_FORMAT)
+    if picture.mode.startswith("I;16"):
+        return 2 ** min(int(bits or 16), 16) - 1
+    if picture.mode == "I" and picture.format == "PNG":
+        return 2**PNG_BITS - 1
+    if picture.mode in ("I", "F") or kinds not in (None, 1):
+        kind = "floats" if picture.mode == "F" else "signed or 32-bit integers"
+        raise PictureError(f"its pixels are {kind}, and nothing says which number is white: save it with 8 or 16 bits")
+    return None
+
+
+def _tag(picture: Any, number: int) -> Any:
+    """A tag of a TIFF, the first of several values; None for other formats and for a tag that is not there."""
+    value = getattr(picture, "tag_v2", {}).get(number)
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _scaled(numbers: np.ndarray, most: int, *, inverted: bool) -> np.ndarray:
+    shades = np.rint(numbers.astype(np.float64) * (255 / most)).clip(0, 255).astype(np.uint8)
+    return 255 - shades if inverted else shades
