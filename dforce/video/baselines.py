@@ -1,7 +1,7 @@
-"""What Diffusion Forcing is compared with, on the same network and data: each in its best form.
+"""Baselines of Diffusion Forcing on the same network and data, each in its best form.
 
-Two-call teacher forcing: the state is built from clean frames, the prediction made from it. Next-frame regression: the
-same, predicting the mean at once. Full-sequence diffusion: all frames of a window at one level, rolled out by sliding
+Two-call teacher forcing predicts a frame from the state after clean frames. Next-frame regression does the same, but
+predicts the mean at once. Full-sequence diffusion has all frames of a window at one level, and is rolled out by sliding
 the window. The first two are rolled out by `dforce.rollout`, the last by `sliding_window`.
 """
 
@@ -28,13 +28,13 @@ BUILDABLE = ("TwoCall", "next_frame_regression")  # by name, in a configuration
 class TwoCall(nn.Module):
     """Every token predicted from the state after its clean past: two calls of the network a token.
 
-    levels "random": the noisy token at a uniform level 1..K, its x0 error weighed by `weight` (default min-SNR), as in
-    training a conditional diffusion model of the next frame. levels "last": at level K and x = 0, which says nothing of
-    it, so that the answer is the conditional mean, its error unweighted: next-frame regression.
+    levels: "random" shows the noisy token at a uniform level 1..K and weighs its x0 error by `weight` (default
+        min-SNR), as in training a conditional diffusion model of the next frame. "last" shows x = 0 at level K, so that
+        the answer is the conditional mean, and does not weigh its error: next-frame regression.
 
-    objective(batch, generator) -> (loss, logs), as `dforce.train.objectives.ForcingObjective`. The first call
-    walks through the clean tokens one by one, for the state before each of them is wanted; the second is one batch of
-    all tokens. ValueError for a denoiser that is not causal.
+    objective(batch, generator) -> (loss, logs), as `dforce.train.objectives.ForcingObjective`. The first call takes the
+    clean tokens one by one, for the state before each; the second takes all tokens in one batch.
+    Raises ValueError for a denoiser that is not causal.
     """
 
     def __init__(self, denoiser: Precond, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
@@ -100,14 +100,13 @@ class WindowPast(NamedTuple):
 def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: WindowPast, *, new: int, keep: int,
                    cond: Cond | Callable[[int], Cond | None] | None = None, eta: float = 0.0, order: int = 2,
                    noise: NoiseSource | None = None, first: int = 0) -> Iterator[tuple[Tensor, WindowPast]]:
-    """Full-sequence diffusion for ever: `new` tokens at a time, given the last `keep` of them.
+    """Endless full-sequence diffusion: `new` tokens at a time, given the last `keep` of them.
 
     All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the
-    path of their own clean values (replacement, Ho et al. 2022, "Video Diffusion Models", section 3.1), so that the
-    network only ever sees what it was trained on. past: what is known before the first window, cut to `keep` tokens.
-    Yields (new tokens [B, new, *E], what is known after them); cond and first are those of
-    `dforce.core.rollout.rollout`.
-    Raises ValueError for counts below 1.
+    path of their clean values (replacement, Ho et al. 2022, "Video Diffusion Models", section 3.1), as in training.
+
+    past: known before the first window, cut to `keep` tokens. cond, first: as in `dforce.core.rollout.rollout`.
+    Yields (new tokens [B, new, *E], the past of the next window). Raises ValueError for counts below 1.
     """
     if new < 1 or keep < 1:
         raise ValueError(f"a window slides by at least one token and keeps one, got new={new}, keep={keep}")

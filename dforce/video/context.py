@@ -1,4 +1,4 @@
-"""Short generated videos that go on from real ones, with the real ones as conditioning: what a policy is asked for."""
+"""Videos that continue real ones, with the real ones as conditioning, for tuning a world model by a reward."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dforce.video.model import VideoModel
 
 
 class AfterContext(Precond):
-    """The same network with the same weights, whose sequences begin after the real tokens of their conditioning.
+    """A denoiser whose sequences begin after the real tokens in their conditioning; it shares the weights of another.
 
-    cond["static"]["context"]: [B, N, *event], clean; "context_action": [B, N, A] beside it where the model takes
-    actions. `init_state` absorbs them, with a gradient where one is wanted: a trace replayed under other weights has
-    the state that these make of the context, and a reference its own. Without a context it is the network as it was.
+    cond["static"]["context"]: [B, N, *event], clean; "context_action": [B, N, A] where the model takes actions.
+    `init_state` absorbs them with their gradient, so that a replayed trace has the state of the weights it is replayed
+    under. Without a context it is the denoiser as it was. It is itself the module that learns, not a wrapper of it, for
+    objectives ask the module for its initial state.
     """
 
     def __init__(self, denoiser: Precond):
@@ -32,9 +33,9 @@ class AfterContext(Precond):
 
 
 def continuation_cond(model: VideoModel, frames: Tensor, actions: Tensor | None, context: int) -> Cond:
-    """Conditioning to go on from the first `context` frames of clips [B, T, C, H, W], told their actions [B, T, A].
+    """The conditioning that continues the first `context` frames of clips [B, T, C, H, W] with their actions [B, T, A].
 
-    The tokens asked for are those of the frames after. ValueError where frames or actions do not fit the model.
+    Its token entries are those of the frames after the context. ValueError for frames or actions that do not fit.
     """
     static, token_cond = {"context": model.tokens(frames[:, :context])}, model.cond(actions)
     if token_cond is None:

@@ -1,4 +1,4 @@
-"""Films of rollouts: written frame by frame as they come, and strips of pictures that show a long time at a glance."""
+"""Films of rollouts, written frame by frame, and strips of pictures that show a long time at a glance."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def film_frame(pixels: np.ndarray, real: np.ndarray | None, number: int) -> np.n
 
 
 class Film:
-    """An mp4 that grows; whatever stops the writing, what was written plays.
+    """An mp4 that grows frame by frame; what was written plays even where the writing is interrupted.
 
     crf: x264's quality, lower is better. Colour is kept at half resolution (yuv420p, which every browser plays): the
     pictures are enlarged by whole numbers before, so nothing of them is lost. Needs the package av.
@@ -82,9 +82,9 @@ class Film:
 
 def strip(frames: np.ndarray, at: Sequence[int], file: str | Path, *, labels: Iterable[str] = (), side: int = 96,
           ) -> Path:
-    """A picture with a row for each clip of frames uint8 [T, B, H, W, C], its columns the frames `at`, numbered.
+    """A picture with a row for each clip of frames uint8 [T, B, H, W, C], and a column for each of the frames `at`.
 
-    labels: a name for each row, written at its left.
+    labels: names of the rows, written at their left.
     """
     kept = [t for t in at if t < len(frames)]
     sheet = grid(np.stack([enlarge(np.asarray(frames[t]), side) for t in kept], 1))

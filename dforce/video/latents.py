@@ -17,8 +17,8 @@ class Latents:
 
     A latent is (mean - shift) * scale with `scaling_factor` and `shift_factor` of the autoencoder's configuration, so
     that its standard deviation is about one (Rombach et al. 2022, appendix G), as noise schedules assume.
-    channels: of a latent; shrink: pixels of a frame to one of the latent, along each side. What is encoded or decoded
-    is moved to the autoencoder's device, and stays there.
+    channels: of a latent. shrink: pixels of a frame to one of the latent, along each side. Inputs are moved to the
+    autoencoder's device, where the results stay.
     """
 
     def __init__(self, vae: Any):

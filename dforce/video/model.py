@@ -19,9 +19,9 @@ from dforce.video.latents import Latents, load_latents
 class VideoModel(NamedTuple):
     """A denoiser of frames, and what its tokens mean.
 
-    shape: (C, H, W) of a frame; stack: frames a token; actions: numbers of an action, 0 for a model without; layout:
-    all that the checkpoint says, `data` what it was trained on ("" if unknown), `window` how many frames a window had
-    (0 if unknown). latents: the autoencoder whose latents are its tokens, None for tokens of pixels.
+    shape: (C, H, W) of a frame. stack: frames in a token. actions: numbers of an action, 0 for a model without.
+    data: what it was trained on, "" if unknown. window: frames of a training window, 0 if unknown.
+    layout, config: as the checkpoint has them. latents: the autoencoder whose latents are the tokens, None for pixels.
     """
 
     denoiser: Precond
@@ -38,7 +38,7 @@ class VideoModel(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where its tokens live."""
+        """The device of the network and its tokens."""
         return self.schedule.alpha.device
 
     @property
@@ -89,7 +89,7 @@ class VideoModel(NamedTuple):
 
 
 def no_checkpoint() -> ValueError:
-    """What to say where a model of video is needed and none is named: which ones ship."""
+    """The error of a command that needs a model of video and got none; it lists those that ship."""
     names = sorted(file.parent.name for file in PRETRAINED.glob("*/layout.json")
                    if json.loads(file.read_text(encoding="utf-8")).get("kind") == "video")
     return ValueError("checkpoint is needed: a run folder or a checkpoint of `dforce train video`, or a model that "
@@ -98,10 +98,11 @@ def no_checkpoint() -> ValueError:
 
 def load_video(checkpoint: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,
                trust: Iterable[str] | str | None = None) -> VideoModel:
-    """A checkpoint of `dforce train video`: a run folder, or a checkpoint in it. device: where the networks compute;
-    raw: not the averaged weights.
+    """The model in a checkpoint of `dforce train video`.
 
-    Raises CheckpointError for a checkpoint that is not one of a causal model of frames.
+    checkpoint: a run folder, a checkpoint in it, or the name of a model that ships. device: where the networks compute.
+    raw: the weights are not the averaged ones. trust: packages beside dforce that its configuration may name.
+    Raises CheckpointError for a checkpoint that is no model of frames.
     """
     bundle = load(checkpoint, device=device, raw=raw, trust=trust)
     event, stack = [int(n) for n in bundle.layout["event_shape"]], int(bundle.layout.get("stack", 1))

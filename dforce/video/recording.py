@@ -1,8 +1,8 @@
-"""A rollout on disk: its frames without loss as they come, and the state to go on from, bit for bit.
+"""A rollout on disk: its frames without loss, appended as they come, and the state to continue from bit for bit.
 
     frames.u8           uint8 [frames, batch, height, width, channels], appended to
     actions.f32         float32 [frames, batch, numbers], appended to, where the model takes actions
-    state.safetensors   what is carried, how many frames it has seen made, and what decides how they look
+    state.safetensors   the carried state, the number of frames before it, and the settings that decide the frames
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TUPLES: dict[str, Any] = {"Recent": Recent, "WindowPast": WindowPast, "Seen": Wi
 
 
 def flatten(state: State, tensors: dict[str, Tensor]) -> Any:
-    """A description of the state in plain values; its tensors go into `tensors`, on the CPU. Undone by `unflatten`."""
+    """A description of the state in plain values; its tensors go into `tensors`, on the CPU. `unflatten` undoes it."""
     if state is None:
         return None
     if isinstance(state, Tensor):
@@ -56,11 +56,12 @@ def unflatten(about: Any, tensors: dict[str, Tensor]) -> State:
 
 
 class Record:
-    """Frames and actions of one rollout. settings: plain values that decide what the frames are.
+    """Frames and actions of the rollouts of one run, [T, B, H, W, C] and [T, B, A].
 
-    resume: go on with what the folder holds. Raises ValueError if that was made by other settings, or cannot be read,
-    naming what differs; a folder without a state begins anew. `chunks` and `state` are where to go on, the
-    latter on the CPU where it was read.
+    shape: (B, H, W, C). actions: A, 0 for a model without. settings: plain values that decide the frames.
+    resume: continue what the folder holds; one without a state begins anew. `chunks` and `state`, which is on the CPU
+        where it was read, are where to continue.
+    Raises ValueError, which names what differs, for a folder of other settings, and for one that cannot be read.
     """
 
     def __init__(self, folder: Path, *, shape: tuple[int, int, int, int], actions: int, settings: dict[str, Any],
@@ -96,7 +97,7 @@ class Record:
         self.state = unflatten(about["state"], tensors)
 
     def _cut(self, name: str, size: int) -> None:
-        """Drops what was written after the state; ValueError if less is there than the state has seen."""
+        """Drops what was written after the state; ValueError if the file ends before the state."""
         file, wanted = self.folder / name, self.frames_done * size
         with open(file, "ab") as content:
             length = content.tell()
@@ -117,7 +118,7 @@ class Record:
                 file.write(np.ascontiguousarray(actions.transpose(0, 1).float().cpu().numpy()).tobytes())
 
     def save(self, state: State, *, chunks: int, frames: int) -> None:
-        """From here a rollout can go on. Written so that a crash leaves the old state or the new one."""
+        """Writes the point to continue from; a crash leaves the old one or the new one."""
         tensors: dict[str, Tensor] = {}
         about = {"state": flatten(state, tensors), "chunks": chunks, "frames": frames, "settings": self.settings}
         partial = self._file.with_name(self._file.name + ".part")
@@ -130,7 +131,7 @@ class Record:
         self.frames_done, self.chunks, self.state = frames, chunks, state
 
     def frames(self) -> np.ndarray:
-        """uint8 [frames, B, H, W, C], read from disk as it is looked at."""
+        """uint8 [frames, B, H, W, C], mapped from disk."""
         file = self.folder / "frames.u8"
         count = file.stat().st_size // int(np.prod(self.shape))
         shape = (count, *self.shape)

@@ -1,4 +1,4 @@
-"""Real video beside a model: what a rollout begins with, what it is told to do, and what it is measured against."""
+"""Real video for rollouts: their context, the source of their actions, and what they are measured against."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class ReferenceClips(NamedTuple):
 
 
 class RealVideo:
-    """Clips of a data set as a model sees them. split "val" shows files that training did not.
+    """Clips of a data set as a model sees them.
 
-    data: as `dforce train video` takes it. window: frames of the windows that `windows(step)` draws, whole tokens; None
-    for those of training.
+    data: as `dforce train video` takes it. split: "val" for files that training did not see.
+    window: frames of the windows that `windows(step)` draws, in whole tokens; None for as many as in training.
     seed: of the order in which `clips` are taken.
     Raises ValueError for data of another size or with other actions than the model's.
     """
 
     def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int | None = None, seed: int = 0):
         self.model, self.data, self.split = model, data, split
-        # the seed of training, for it may have decided which files were held out
+        # with the seed of training, which may have decided what files were held out
         given = {key: model.config[key] for key in READ_KEYS if model.config.get(key) is not None}
         wanted = max(model.window, 2 * model.stack) if window is None else window
         window = max(model.stack, wanted // model.stack * model.stack)
@@ -69,8 +69,9 @@ class RealVideo:
         return self._unstacked(self.set.batch_at(step))
 
     def clips(self, count: int, frames: int | None = None, *, skip: int = 0) -> ReferenceClips:
-        """`count` whole clips of at least `frames` frames (the longest stretch that all of them have if None), in an
-        order drawn from the seed; a clip comes again only where there are too few. ValueError where none is that long.
+        """`count` clips of `frames` frames, None for as many as all of them have; ValueError where none is that long.
+
+        They are taken in an order drawn from the seed, after the first `skip`; where there are too few they repeat.
         """
         long = [i for i, clip in enumerate(self.set.clips) if clip.frames >= (frames or 2) * self.set.stride]
         if not long:
@@ -99,13 +100,14 @@ class RealVideo:
 
 def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: ReferenceClips | None,
                     frames: int, seed: int, file: Path | None = None, steps: int = 600) -> Actions | None:
-    """The actions of a rollout of `frames` frames after its context, by name: data, random, walker, or a file.
+    """The actions of `batch` rollouts of `frames` frames after their context; None for a model without actions.
 
-    "data": those of the clips that it began with to their end, then those of further clips. "random": one-hot, each
-    held for some frames. "walker": a `Walker` that wants to be shown the frames; its policy is the one in `file`, or
-    the one that came with the model, or learnt in `steps` steps from clips that the model has seen; it is left in
-    `file`. A file: npy, or npz with `actions`, [frames] numbers or [frames, A], the same for every rollout. None for a
-    model without actions. ValueError for what is missing.
+    kind: "data" takes those of the clips that the rollouts begin with, then those of further clips. "random" holds each
+        one-hot action for some frames. "walker" is a `Walker`, which must be shown the frames. Anything else is a file,
+        npy or npz with `actions`, of [frames] numbers or [frames, A], the same for every rollout.
+    file: where the policy of a walker is read from, and written to. One that is not there comes with the model, or is
+        trained for `steps` steps on clips that the model has learnt from.
+    Raises ValueError for what is missing.
     """
     if kind == "walker":
         return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps)
@@ -125,7 +127,7 @@ def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, bat
 
 
 def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, frames: int) -> Tensor:
-    """Actions [B, frames, A] of clip after clip; the first frame of a later clip, to which nothing led, is left out."""
+    """Actions [B, frames, A] of clip after clip, without those of the first frame of later clips, which are null."""
     start = real.clips(batch) if context is None else context
     rows = []
     for number in start.numbers:
@@ -143,7 +145,7 @@ def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, fra
 
 def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips | None, *, batch: int, seed: int,
             file: Path | None, steps: int) -> Walker:
-    """Somebody who walks as those in the clips do and has seen the context: of the run, or shipped with the model."""
+    """The walker of the run, the one that came with the model, or a new one, after the context."""
     if not model.actions:
         raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
     there = [one for one in (file, model.checkpoint / FILE) if one is not None and one.is_file()]
@@ -162,7 +164,7 @@ def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips |
 
 
 def _random(known: Tensor, actions: int, seed: int) -> Actions:
-    """After the known ones, an action drawn anew every HOLD frames: a function of (seed, rollout, time)."""
+    """The known actions, then one drawn anew every HOLD frames as a function of (seed, rollout, time)."""
     batch, before = known.shape[:2]
 
     def actions_at(frame: int, count: int) -> Tensor:
@@ -196,7 +198,7 @@ def _from_file(name: str, actions: int, frames: int) -> Tensor:
 
 
 def _table(values: Tensor) -> Actions:
-    """The actions of a table [B, T, A]; past its end the last one is repeated, for the rest of a chunk."""
+    """The actions of a table [B, T, A], whose last one is repeated past its end."""
     def actions_at(frame: int, count: int) -> Tensor:
         return values[:, torch.arange(frame, frame + count).clamp(max=values.shape[1] - 1)]
     return actions_at

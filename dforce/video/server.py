@@ -1,8 +1,8 @@
-"""A world model to walk around in: a local page whose arrow keys are the actions, frames coming as they are made.
+"""A world model in a browser: a local page whose arrow keys are the actions, and which shows frames as they are made.
 
 The page and its websocket share one port of this machine. Needs the package websockets (`pip install 'dforce[video]'`).
-The browser says which key is held, {"held": action or null}, or {"again": true} to begin in another place; it is sent
-PNG pictures. A model with actions goes on while a key is held; one without plays by itself.
+The browser sends which key is held, {"held": action or null}, or {"again": true} to begin elsewhere; the server sends
+PNG pictures. A model with actions generates while a key is held, one without all the time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LONGEST = 0.5        # seconds between looks at whether the server has been aske
 
 
 def keys_of(model: VideoModel) -> dict[str, int]:
-    """Key -> number of the action: by the names of the actions where the checkpoint has them, else in turn."""
+    """Key -> number of its action, by the names of the actions where the checkpoint has them, else in order."""
     names = [str(name).lower() for name in model.layout.get("action_names") or []]
     named = {key: i for i, name in enumerate(names) for word, key in WORDS.items() if word in name}
     rest = [key for key in (*KEYS, *map(str, range(1, 10))) if key not in named]
@@ -45,7 +45,7 @@ def keys_of(model: VideoModel) -> dict[str, int]:
 
 
 class World:
-    """One visitor's rollout. held: the action whose key is down, None for none."""
+    """The rollout of one visitor. held: number of the action whose key is held, None for none."""
 
     def __init__(self, model: VideoModel, recipe: Recipe, real: RealVideo | None, *, context: int, seed: int):
         self.model, self.recipe, self.real = model, recipe.checked(model.stack), real
@@ -55,7 +55,7 @@ class World:
         self.first = self.again()
 
     def again(self) -> Tensor:
-        """Begins at the next clip; returns its last frame [C, H, W], mid grey where there is no context."""
+        """Begins anew from the next clip; returns the last frame of its context [C, H, W], grey where there is none."""
         self.visits += 1
         if self.real is None or not self.context:
             frames, known = torch.zeros(1, 0, *self.model.shape), None
@@ -90,8 +90,10 @@ def png(frame: Tensor) -> bytes:
 
 def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: int, context: int = 0, seed: int = 0,
           fps: float = 15, ready: Callable[[Any], None] | None = None) -> None:
-    """Serves until interrupted. port 0 takes a free one; ready: is given the server, whose `shutdown()` ends it.
+    """Serves until interrupted.
 
+    port: 0 for a free one. context: frames of real video that a visit begins with. fps: of the pictures, at most.
+    ready: called with the server once it listens; `shutdown()` of it ends this.
     Raises OSError where the port is taken.
     """
     from websockets.sync.server import serve as listen
@@ -126,10 +128,10 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
 
 
 def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -> None:
-    """Listens and draws until the visitor leaves."""
+    """Receives messages and sends frames until the visitor leaves."""
     from websockets.exceptions import ConnectionClosed
 
-    alone = not world.model.actions  # nobody to wait for
+    alone = not world.model.actions  # there is no key to wait for
     try:
         connection.send(png(world.first))
         while not ending.is_set():
@@ -149,7 +151,7 @@ def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -
 
 
 def _hear(connection: Any, world: World, message: Any) -> None:
-    """One message of the visitor's; what is not understood is answered, not obeyed."""
+    """Obeys one message of the visitor; answers an unknown one with an error."""
     try:
         said = json.loads(message)
         held = said.get("held")

@@ -1,4 +1,4 @@
-"""Frames for ever: a model and a recipe of sampling become a stream, in constant memory and constant time a frame."""
+"""Endless streams of frames by a model and a sampling recipe, in constant memory and constant time a frame."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ AT_ONCE = 64  # tokens of context absorbed in one call
 class Recipe(NamedTuple):
     """How frames are sampled. Counts of frames must be whole tokens.
 
-    method: "forcing" carries a state from chunk to chunk (Diffusion Forcing; two-call teacher forcing is the same with
-    stabilise_std = 0, on its own network); "sliding" is full-sequence diffusion in windows; "regression" predicts the
-    mean of the next token at once, in one call.
-    steps: of each token; order 1 (DDIM) or 2; eta 0..1; spacing of the levels. chunk: frames sampled together, None for
-    one token; delay: rows by which a token runs behind the one before it inside a chunk, None for `steps`
-    (autoregressive), 0 for all at once. stabilise_std: noise (data units) that finished frames are said to carry, in
-    mode "noise" also given. clamp: largest |x0_hat|, None for none. refresh: (every, window) frames, see
-    `dforce.core.rollout.rollout`. keep: frames that a sliding window knows of its past. history: weight of history
-    guidance, 1 for none; history_std: None guides by the whole past, a number by the past noised so much (fractional).
+    method: "forcing" carries a state from chunk to chunk (Diffusion Forcing; with stabilise_std = 0 two-call teacher
+        forcing). "sliding" is full-sequence diffusion in windows. "regression" predicts the mean of the next token.
+    steps: denoising steps of a token. order: 1 (DDIM) or 2. eta: 0..1. spacing: of the levels.
+    chunk: frames sampled together, None for one token.
+    delay: rows by which a token runs behind the one before it in a chunk; None for `steps` (autoregressive), 0 for all
+        at once.
+    stabilise_std: noise, in data units, that finished frames are said to carry; in mode "noise" they really do.
+    clamp: largest |x0_hat|, None for none.
+    refresh: (every, window) frames, see `dforce.core.rollout.rollout`. keep: past frames in a sliding window.
+    history: weight of history guidance, 1 for none. history_std: guide by the past noised so much (fractional), None
+        for the past as it is.
     """
 
     method: Literal["forcing", "sliding", "regression"] = "forcing"
@@ -53,7 +55,7 @@ class Recipe(NamedTuple):
     history_std: float | None = None
 
     def checked(self, stack: int) -> Recipe:
-        """The recipe, or ValueError: for a model whose tokens are `stack` frames."""
+        """The recipe with its chunk filled in, for tokens of `stack` frames. ValueError for what does not fit."""
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         size = stack if self.chunk is None else self.chunk
@@ -88,9 +90,9 @@ def denoiser_of(model: VideoModel, recipe: Recipe) -> Denoiser:
 
 @torch.no_grad()
 def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions | None = None) -> State:
-    """What is carried after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean).
+    """The state after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean).
 
-    It lives on the model's device, to which context and actions are moved from wherever they are.
+    Context and actions may be on any device; the state is on that of the model.
     """
     recipe, tokens = recipe.checked(model.stack), model.tokens(context.to(model.device))
     size, time = tokens.shape[:2]
@@ -112,11 +114,11 @@ def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions |
 
 def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actions: Actions | None = None,
            context: int = 0, noise: NoiseSource | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
-    """Chunks of frames [B, chunk, C, H, W], nominally in -1..1, and what is carried after each, without end.
+    """Chunks of frames [B, chunk, C, H, W], nominally in -1..1, and the state after each, without end.
 
-    state: from `begin`, or one that was yielded, moved to the model's device if it is elsewhere; context: frames that
-    came before the stream, by which `actions` are numbered; first: chunks that were yielded already. actions are asked
-    for when a chunk's turn has come, and may lie on the CPU.
+    state: from `begin`, or one that was yielded, on any device.
+    actions: called when the turn of a chunk has come; on any device.
+    context: frames before the stream, from which `actions` counts. first: number of chunks that were yielded before.
     """
     recipe, state = recipe.checked(model.stack), map_state(lambda leaf: leaf.to(model.device), state)
     size = (recipe.chunk or model.stack) // model.stack
@@ -150,8 +152,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
 
 def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *, actions: Actions | None = None,
               noise: NoiseSource | None = None) -> Tensor:
-    """The `frames` frames [B, frames, C, H, W], on the model's device, that follow the real ones `context` [B, N, C, H,
-    W]."""
+    """The next `frames` frames [B, frames, C, H, W], on the model's device, after the real ones `context` [B, N, ...]."""
     state = begin(model, recipe, context, actions)
     made, done = [], 0
     for chunk, _ in stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1],

@@ -1,8 +1,8 @@
-"""Somebody who sees what is generated and chooses where to go: the walker in the data, imitated.
+"""A policy that chooses the actions of a rollout from its frames, learnt from the walkers in real clips.
 
-Actions that come from other clips are told blindly: in a dream of another place they lead into walls, where little is
-to be seen of an action. A policy learnt from real clips (the last two frames and the last actions -> the next action)
-looks at what a model, or the engine itself, has made so far, as a player does.
+Actions that are taken from other clips do not depend on the generated frames: in another maze they lead into walls,
+where an action changes little that can be seen. The policy (the last two frames and the last actions -> the next
+action) sees what a model, or the engine itself, has made so far, as a player does.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ Clips = Callable[[int], tuple[Tensor, Tensor | None]]  # step -> frames [B, T, C
 
 
 class WalkerPolicy(nn.Module):
-    """forward(frames t - 2 and t - 1, [N, 2 C, H, W]; the last actions, oldest first, [N, memory, A]) -> logits [N, A]
-    of the action that leads to frame t.
+    """forward(pairs, past) -> logits [N, A] of the action that leads to frame t.
 
-    shape: (C, H, W), H and W multiples of 4. Where nothing was done yet the actions are zeros.
+    pairs: frames t - 2 and t - 1, [N, 2 C, H, W]. past: the last actions, oldest first, [N, memory, A], zeros where
+        there were none yet.
+    shape: (C, H, W) of a frame, H and W multiples of 4.
     """
 
     def __init__(self, shape: tuple[int, int, int], actions: int, *, memory: int = MEMORY, channels: int = 24):
@@ -58,8 +59,8 @@ class WalkerPolicy(nn.Module):
 
 
 class Decisions(NamedTuple):
-    """What was seen and remembered when an action was chosen. pairs: [N, 2 C, H, W]; past: [N, memory, A]; label: [N]
-    numbers of the actions."""
+    """Training examples of the policy: its inputs pairs [N, 2 C, H, W] and past [N, memory, A], and the numbers of the
+    actions that were taken, label [N]."""
 
     pairs: Tensor
     past: Tensor
@@ -67,8 +68,9 @@ class Decisions(NamedTuple):
 
 
 def decisions(frames: Tensor, actions: Tensor, memory: int = MEMORY) -> Decisions:
-    """Those of clips [B, T, C, H, W] with actions [B, T, A], one-hot, action t having led to frame t: seen are frames
-    t - 1 and t - 2, remembered the actions up to t - 1 as far as the clip shows them. Null actions are no decisions.
+    """Examples of clips [B, T, C, H, W] with one-hot actions [B, T, A], action t having led to frame t.
+
+    Null actions (all zeros) give no example.
     """
     pairs, past = _before(frames, actions, memory)
     chosen = actions[:, 1:].flatten(0, 1)
@@ -90,9 +92,9 @@ def _before(frames: Tensor, actions: Tensor, memory: int) -> tuple[Tensor, Tenso
 
 def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int = 600, batch: int = 128,
                  lr: float = 2e-3, seed: int = 0, device: torch.device | str = "cpu") -> WalkerPolicy:
-    """A policy that does as those in real clips did (cross-entropy): the same for the same clips, seed and machine.
+    """A policy that imitates the actions in real clips (cross-entropy); the same for the same clips, seed and machine.
 
-    clips(step) gives frames and one-hot actions of a step, of which `batch` decisions are drawn.
+    clips: step -> frames and one-hot actions, of which `batch` examples are drawn.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
@@ -111,8 +113,10 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
 
 
 class Likeness(NamedTuple):
-    """How well a policy foretells a walker's actions: cross_entropy in nats and accuracy; and both of one who always
-    says how often each action occurs in the same clips (its entropy, the part of the commonest)."""
+    """How well a policy predicts the actions in clips, beside a predictor that knows only how often each one occurs.
+
+    cross_entropy: nats; entropy: that of the other. accuracy: part predicted right; majority: part of the commonest.
+    """
 
     cross_entropy: float
     accuracy: float
@@ -122,7 +126,7 @@ class Likeness(NamedTuple):
 
 @torch.no_grad()
 def likeness(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Likeness:
-    """Of clips [B, T, C, H, W] and their actions [B, T, A]."""
+    """How well the policy predicts the actions [B, T, A] of clips [B, T, C, H, W]."""
     device = next(policy.parameters()).device
     seen = decisions(frames, actions, policy.memory)
     logits = torch.cat([policy(pairs.to(device), past.to(device)).cpu() for pairs, past in
@@ -135,8 +139,10 @@ def likeness(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Likeness:
 
 @torch.no_grad()
 def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
-    """How likely every action [B, T, A] is to the policy, after all that came before it in clips [B, T, C, H, W] with
-    actions [B, T, A]; zeros for frame 0, to which nothing led."""
+    """Probabilities [B, T, A] of the actions that lead to each frame, given all that came before it.
+
+    frames: clips [B, T, C, H, W]. actions: theirs, [B, T, A]. Zeros for frame 0, to which no action leads.
+    """
     device, parts = next(policy.parameters()).device, []
     for one, taken in zip(frames.split(1), actions.split(1), strict=True):
         pairs, past = _before(one, taken, policy.memory)
@@ -147,11 +153,12 @@ def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
 class Walker:
     """Actions (frame, count) -> [B, count, A] of a policy that is shown the frames as they are made.
 
-    frames [B, N, C, H, W] and actions [B, N, A]: what came before, N may be 0. An action is drawn from the policy's
-    distribution once all that comes before its frame was shown by `see`, a function of (seed, rollout, frame) and of
-    that; asked for again, it is the same. In a chunk of several frames the later ones are chosen blindly, from the
-    last frame that was seen and the actions since. rollouts: their numbers [B], None for 0, 1, ...
-    It remembers two frames and some actions, so one that is to go on from a record does so by `recall`.
+    frames, actions: what came before, [B, N, C, H, W] and [B, N, A]; N may be 0.
+    rollouts: their numbers [B], None for 0, 1, ...
+
+    The action that leads to a frame is drawn from the policy's distribution once the frames before it have been shown
+    by `see`; it is a function of (seed, rollout, frame) and of these, and stays the same when it is read again. Within
+    a chunk of several frames, later actions are drawn from the last frame that was shown and the actions since.
     """
 
     def __init__(self, policy: WalkerPolicy, frames: Tensor, actions: Tensor, *, seed: int = 0,
@@ -168,8 +175,8 @@ class Walker:
     def __call__(self, frame: int, count: int) -> Tensor:
         first = self.decided - self.taken.shape[1]
         if not first <= frame <= self.seen:
-            raise ValueError(f"the walker has seen {self.seen} frames and remembers actions from frame {first} on; it "
-                             f"is asked what leads to frame {frame}: show it the frames before (see)")
+            raise ValueError(f"the walker has seen {self.seen} frames and remembers actions from frame {first} on; "
+                             f"for the action that leads to frame {frame}, show it the frames before (see)")
         while self.decided < frame + count:
             self.taken, self.decided = torch.cat([self.taken, self._next()[:, None]], 1), self.decided + 1
         return self.taken[:, frame - first:frame - first + count]
@@ -182,7 +189,7 @@ class Walker:
         self.taken = self.taken[:, -max(self.policy.memory, self.decided - self.seen):]
 
     def recall(self, record: Record) -> None:
-        """All that a record holds came next, actions too."""
+        """Continues after all frames and actions that a record holds."""
         frames, actions = record.frames(), record.actions_fed()
         assert actions is not None
         self.taken = torch.cat([self.taken, torch.from_numpy(actions).transpose(0, 1)], 1)[:, -self.policy.memory:]
@@ -191,7 +198,7 @@ class Walker:
 
     @torch.no_grad()
     def _next(self) -> Tensor:
-        """The action [B, A] that leads to the first frame for which none is decided; none at all leads to frame 0."""
+        """The action [B, A] that leads to the first frame for which none is chosen yet; zeros for frame 0."""
         if self.decided == 0:
             return torch.zeros(len(self.rollouts), self.policy.actions)
         frames = self.frames if len(self.frames[0]) else torch.zeros(len(self.rollouts), 1, *self.policy.shape)
@@ -215,6 +222,6 @@ def save_walker(policy: WalkerPolicy, file: Path) -> None:
 
 
 def load_walker(file: Path, *, device: torch.device | str = "cpu") -> WalkerPolicy:
-    """What `save_walker` wrote. Raises FileNotFoundError, or ValueError for another file."""
+    """The policy that `save_walker` wrote. Raises FileNotFoundError, or ValueError for another file."""
     return load_net(file, WalkerPolicy, key="walker", what="walker", missing="there is no walker {file}: dforce "
                     "rollout actions=walker leaves one").to(device)

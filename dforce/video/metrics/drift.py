@@ -1,6 +1,6 @@
-"""Drift: how far a long rollout gets from real video, window by window, and when it stops being video at all.
+"""Drift: how far a long rollout moves away from real video, window by window, and when it breaks off from it.
 
-Everything is held against real clips: the Frechet distance of a window of generated frames against that of as many
+Everything is compared with real clips: the Frechet distance of a window of generated frames against that of as many
 real ones (the floor), brightness, contrast, detail and change against their spread over real windows.
 """
 
@@ -30,7 +30,7 @@ _LAPLACE = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 
 
 def statistics(frames: Tensor) -> dict[str, Tensor]:
-    """What can be said of each frame of clips [B, T, C, H, W] in -1..1; name -> [B, T].
+    """Statistics of each frame of clips [B, T, C, H, W] in -1..1; name -> [B, T].
 
     brightness: mean in 0..1. contrast: standard deviation over the pixels. detail: mean |Laplacian|, the energy of high
     frequencies. change: mean |difference from the frame before| (NaN at the first). saturated: part of the pixels
@@ -54,11 +54,11 @@ def windows_of(values: Tensor, window: int) -> Tensor:
 
 
 class Reference(NamedTuple):
-    """Real video, as far as drift is measured against it.
+    """What drift is measured against.
 
-    features: [M, F] of real pairs; groups: [N, T - 1, F] those of other real clips, for the floor; mean, std: of the
-    window means of each statistic over real windows of `window` frames, std at least a tenth of the mean; band: what
-    95% of these means lie in.
+    features: of pairs of real frames, [M, F]. groups: of other real clips, [N, T - 1, F], for the floor.
+    mean, std: of the window means of each statistic, over real windows; std is at least a tenth of the mean.
+    band: what 95% of these means lie in. window: frames of a window.
     """
 
     encoder: PairEncoder
@@ -71,8 +71,11 @@ class Reference(NamedTuple):
 
 
 def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int) -> Reference:
-    """real: clips [N, T, C, H, W] that distances are measured to; others: [M, T, C, H, W] clips, none of them in
-    `real`, whose distance is the floor. ValueError for clips shorter than a window."""
+    """The reference of real clips.
+
+    real: [N, T, C, H, W], which distances are measured to. others: [M, T, C, H, W], other clips, for the floor.
+    Raises ValueError for clips shorter than a window.
+    """
     if min(real.shape[1], others.shape[1]) < max(window, 2):
         raise ValueError(f"real clips of {min(real.shape[1], others.shape[1])} frames are shorter than a window of "
                          f"{window}; choose a smaller window")
@@ -86,9 +89,12 @@ def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int
 
 
 class Drift(NamedTuple):
-    """values: statistic -> [B, n] means of windows; z: [B, n], the largest |z| of any
-    (of `saturated` only where there is too much); broken: [B], the frame at which
-    a rollout broke off from real video, -1 where it did not; frozen: [B, n] bool, windows that stand still."""
+    """Rollouts beside real video, window by window.
+
+    values: statistic -> means of windows, [B, n]. z: the largest |z| of all statistics, [B, n]; of `saturated` only
+    where there is too much of it. broken: the frame at which a rollout broke off from real video, [B], -1 where it did
+    not. frozen: windows that stand still, bool [B, n].
+    """
 
     window: int
     values: dict[str, Tensor]
@@ -98,7 +104,7 @@ class Drift(NamedTuple):
 
 
 def drift(frames: np.ndarray, of: Reference) -> Drift:
-    """frames: uint8 [T, B, H, W, C] (a `Record`'s, read window by window), T at least one window."""
+    """The drift of generated frames, uint8 [T, B, H, W, C], read window by window. ValueError for less than one."""
     size = of.window
     if len(frames) < size:
         raise ValueError(f"a rollout of {len(frames)} frames is shorter than one window of {size}")
@@ -115,8 +121,10 @@ def drift(frames: np.ndarray, of: Reference) -> Drift:
 
 
 def broken_at(z: Tensor, window: int) -> Tensor:
-    """First frame of the first PATIENCE windows in a row with |z| > BREAK (not finite counts), -1 where there are none;
-    z [B, n] -> [B]. A rollout that ends before they are complete has not broken."""
+    """First frame of the first PATIENCE windows in a row with |z| > BREAK, -1 where there are none; z [B, n] -> [B].
+
+    A z that is not finite counts. A rollout that ends before the windows are complete has not broken off.
+    """
     beyond = ~(z.abs() <= BREAK)
     run = beyond.unfold(1, PATIENCE, 1).all(2) if z.shape[1] >= PATIENCE else beyond[:, :0]
     first = run.long().argmax(1) if run.shape[1] else torch.zeros(len(z), dtype=torch.long)
@@ -124,8 +132,7 @@ def broken_at(z: Tensor, window: int) -> Tensor:
 
 
 def frechet_interval(features: Tensor, to: Tensor) -> Interval:
-    """The Frechet distance of clips' features [B, n, F] from `to` [M, F]; its interval is the jackknife's over clips,
-    with NaN ends for fewer than 3."""
+    """The Frechet distance of clips' features [B, n, F] from `to` [M, F], with its jackknife interval over clips."""
     size = len(features)
     without = [frechet(torch.cat([features[:b], features[b + 1:]]).flatten(0, 1), to) for b in range(size)
                ] if size > 2 else [math.nan] * size
@@ -133,8 +140,10 @@ def frechet_interval(features: Tensor, to: Tensor) -> Interval:
 
 
 def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int = 0) -> Interval:
-    """The distance of real clips from real clips: the mean over `repeats` draws of `clips` clips, from each a stretch
-    of `frames` frames (or as many as there are), with the interval of a single draw. n: draws."""
+    """The distance of real clips from real clips: the mean over `repeats` draws, and what 95% of the draws lie in.
+
+    clips, frames: of a draw, as many as there are at most.
+    """
     generator = torch.Generator().manual_seed(seed)
     total, time = of.groups.shape[:2]
     length, size = min(frames - 1, time), min(clips, total)
@@ -159,8 +168,10 @@ def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]
 
 
 def spans_of(frames: int, length: int = 100) -> list[tuple[int, int]]:
-    """The first, the middle and the last `length` frames: 0-100, 400-500, 900-1000 of a thousand; fewer where these
-    would overlap."""
+    """The first, the middle and the last `length` frames, as (begin, end); fewer spans where they would overlap.
+
+    Of a thousand frames: 0-100, 400-500 and 900-1000.
+    """
     length = min(length, frames)
     middle = (frames // 2 - length // 2) // length * length
     starts = [0, middle, frames - length]

@@ -1,8 +1,8 @@
-"""Features to measure video in, without a download: a small network that has learnt to look at the data themselves.
+"""Features to measure video in, by a small network that is trained on the data set itself: nothing is downloaded.
 
-The published metrics (FID, FVD) stand on networks whose weights are downloads. This one is an autoencoder of pairs of
-neighbouring frames, trained for a minute on real clips; what it says is comparable within one data set only, and every
-number is held against the distance of real clips from real clips.
+The published metrics (FID, FVD) need networks whose weights are downloads. This one is an autoencoder of pairs of
+neighbouring frames, trained for a minute on real clips. Its distances are comparable within one data set only, so each
+stands beside the distance of real clips from real clips.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Clips = Callable[[int], Tensor]  # step -> real frames [B, T, C, H, W] in -1..1,
 class PairEncoder(nn.Module):
     """An autoencoder of frame pairs: forward(pairs [N, 2 C, H, W]) -> features [N, width], unit variance on its data.
 
-    What it has to give back is the first frame and the change to the second, each divided by its standard deviation
-    in the data, so that motion weighs as much as looks although it is far fewer pixels.
+    It reconstructs the first frame and the change to the second, each divided by its standard deviation in the data,
+    so that motion weighs as much as looks although it concerns far fewer pixels.
     shape: (C, H, W) of a frame, H and W multiples of 4; `width` of the features, `channels` of the first layer.
     """
 
@@ -58,7 +58,7 @@ class PairEncoder(nn.Module):
         return (self.encoder(self.target(pairs)) - self.mean) / self.std
 
     def loss(self, pairs: Tensor) -> Tensor:
-        """Mean squared error of what comes back."""
+        """Mean squared error of the reconstruction."""
         wanted = self.target(pairs)
         return (self.decoder(self.encoder(wanted)) - wanted).square().mean()
 
@@ -72,10 +72,10 @@ def pairs_of(frames: Tensor) -> Tensor:
 
 def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: int = 32, lr: float = 2e-3,
                    seed: int = 0, device: torch.device | str = "cpu") -> PairEncoder:
-    """An encoder trained on real clips: the same for the same clips, seed and machine.
+    """An encoder trained on real clips; the same for the same clips, seed and machine.
 
-    clips(step) gives the frames of a step, of which `pairs` neighbouring pairs are drawn. device: where it is trained
-    and stays; the clips may lie anywhere.
+    clips: step -> frames, on any device, of which `pairs` neighbouring pairs are drawn. device: where the encoder is
+    trained and stays.
     """
     generator = torch.Generator().manual_seed(seed)
     first = clips(0)
@@ -109,6 +109,6 @@ def save_features(encoder: PairEncoder, file: str | Path) -> Path:
 
 
 def load_features(file: str | Path) -> PairEncoder:
-    """What `save_features` wrote. Raises FileNotFoundError, or ValueError for another file."""
+    """The encoder that `save_features` wrote. Raises FileNotFoundError, or ValueError for another file."""
     return load_net(file, PairEncoder, key="pair_encoder", what="features",
                     missing="there is no file of features {file}")

@@ -1,4 +1,4 @@
-"""Metrics that stand on published weights, which the user brings: nothing is ever downloaded."""
+"""FVD and LPIPS, whose published weights the user brings: nothing is ever downloaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Does a world model remember a place? Compared where the camera comes back to a pose that it has left.
+"""Does a world model remember a place? Measured where the camera comes back to a pose that it has left.
 
-When a rollout is fed the actions of real video whose true poses are known, the frame at a revisit is known too: the
-real one. A model that remembers draws it better than any other frame of the same walk; one that has forgotten does not.
+A rollout that is fed the actions of real video with known poses should draw the real frame at a revisit. A model that
+remembers comes closer to it than to other frames of the same walk; one that has forgotten does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dforce.video.metrics.frechet import psnr
 
 
 class Revisit(NamedTuple):
-    """clip, frame: when; before: the last frame at that pose before it was left; both numbered in the clip."""
+    """A frame of a clip at which the camera is back, and the last frame at that pose before it was left."""
 
     clip: int
     frame: int
@@ -37,8 +37,7 @@ def revisits(pose: Tensor, *, near: float = 0.35, turned: float = 12.0, away: fl
         angle = (walk[:, 2, None] - walk[:, 2] + 180).remainder(360) - 180
         same = (apart <= near) & (angle.abs() <= turned)
         left = (apart >= away) | (angle.abs() >= faced)
-        for t in range(start, len(walk)):
-            # since which frame has the pose of t been left? The last frame that is far from it
+        for t in range(start, len(walk)):  # the last frame that is far from the pose of t ends the earlier visit
             gone = left[t, :t].nonzero()
             if not len(gone):
                 continue
@@ -49,9 +48,12 @@ def revisits(pose: Tensor, *, near: float = 0.35, turned: float = 12.0, away: fl
 
 
 class RevisitGains(NamedTuple):
-    """age: frames since the pose was left [N]; gain: dB by which the drawn frame is nearer to the true one than to the
-    other frames of the walk, on average [N]; real: the same of the real frame at the earlier visit, what a perfect
-    memory would score [N]; clip: [N]."""
+    """What is remembered at N revisits.
+
+    age: frames since the pose was left, [N]. gain: dB by which the drawn frame is nearer to the true one than to other
+    frames of the walk, on average, [N]. real: the gain of the real frame at the earlier visit, that of a perfect
+    memory, [N]. clip: number of the clip, [N].
+    """
 
     age: Tensor
     gain: Tensor
@@ -61,10 +63,11 @@ class RevisitGains(NamedTuple):
 
 def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int | None = None, seed: int = 0,
            **limits: float) -> RevisitGains:
-    """made, truth: frames [B, T, C, H, W] of the same walks, generated from frame `start` on; pose [B, T, 3].
+    """The gains at all revisits of generated walks.
 
-    Revisits from `start` on count whose earlier visit is before frame `known` (None: any): `known` = `start` asks for
-    places seen in the real context alone. limits: of `revisits`. seed: of the other frames, 16 a revisit.
+    made, truth: frames [B, T, C, H, W] of the same walks, generated from frame `start` on. pose: [B, T, 3].
+    known: only revisits whose earlier visit is before this frame count, None for all; `start` for places that were
+        seen in the real context. limits: those of `revisits`. seed: of the other frames, 16 a revisit.
     """
     if made.shape != truth.shape or made.shape[:2] != pose.shape[:2]:
         raise ValueError(f"frames and poses must be of the same walks, got {[*made.shape]}, {[*truth.shape]}, "

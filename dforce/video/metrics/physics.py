@@ -12,13 +12,14 @@ BAD_RESIDUAL, BAD_MASS = 0.03, 0.5  # mean squared pixel distance from any frame
 
 def physics(frames: Tensor, positions: Tensor | None = None, *, balls: int = 1, radius: float = RADIUS,
             speed: float = SPEED) -> dict[str, Tensor]:
-    """What the balls of clips [B, T, C, H, W] in -1..1 do; name -> [B, T], NaN where nothing can be said.
+    """Physical quantities of the balls in clips [B, T, C, H, W] in -1..1; name -> [B, T], NaN where undefined.
 
-    mass: light in the picture as a part of that of the same balls drawn whole, 1 if right. residual: mean squared
-    distance of the picture from the nearest one with all balls in it (drawn at the located centres). speed: way of the
-    centres since the frame before, as a part of `speed` (below 1 at a bounce, in real video too); energy: its square
-    averaged over the balls. error: distance of the centres from the true `positions` [B, T, balls, 2], in pixels, if
-    given. bad: 1 where the residual exceeds .03 or the mass is off by more than half.
+    mass: light in the picture over that of the same balls drawn whole, 1 if right.
+    residual: mean squared distance of the picture from that of balls drawn at the located centres.
+    speed: way of the centres since the frame before, over `speed`; below 1 at a bounce, in real video too.
+    energy: the square of that, averaged over the balls.
+    error: distance of the centres from the true `positions` [B, T, balls, 2] in pixels, if these are given.
+    bad: 1 where the residual exceeds .03 or the mass is off by more than half.
     """
     size = frames.shape[-1]
     centres = locate(frames)[:, :, :balls]

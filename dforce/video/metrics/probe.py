@@ -1,7 +1,7 @@
-"""Does a generated video do what it was told? An inverse-dynamics probe: two neighbouring frames -> the action.
+"""Does a generated video follow its actions? An inverse-dynamics probe: two neighbouring frames -> the action.
 
-Trained on real frames alone, it is asked about generated ones: where it names the actions that were fed as often as in
-real video, the world model obeys them, however far the pictures have come from any that it could be compared with.
+It is trained on real frames alone and applied to generated ones. Where it names the actions that were fed as often as
+in real video, the world model obeys them, even where no real frames exist to compare with.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def transitions(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
 
 def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int = 64, lr: float = 2e-3,
                 seed: int = 0, device: torch.device | str = "cpu") -> ActionProbe:
-    """A probe trained on real clips: the same for the same clips, seed and machine. clips(step) gives a step's, on any
-    device; `device` is where the probe is trained and stays."""
+    """A probe trained on real clips; the same for the same clips, seed and machine.
+
+    clips: step -> frames and actions, on any device. device: where the probe is trained and stays.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
     probe = seeded(lambda: ActionProbe(shape, actions), seed).to(device)  # type: ignore[arg-type]
