@@ -152,7 +152,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
 
 def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *, actions: Actions | None = None,
               noise: NoiseSource | None = None) -> Tensor:
-    """The next `frames` frames [B, frames, C, H, W], on the model's device, after the real ones `context` [B, N, ...]."""
+    """The `frames` frames [B, frames, C, H, W] after the real ones `context` [B, N, C, H, W], on the model's device."""
     state = begin(model, recipe, context, actions)
     made, done = [], 0
     for chunk, _ in stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1],
