@@ -36,9 +36,9 @@ class GroupAdvantage:
             if int(member.sum()) < 2:
                 raise ValueError("a group of one has no advantage over itself: sample several times for each prompt "
                                  "(group >= 2), or take another credit")
-            own = reward[member]
-            spread = reward if self.global_std else own
-            advantage[member] = _over(own, own, self.eps, spread=float(spread.std(correction=0)))
+            members = reward[member]
+            spread = reward if self.global_std else members
+            advantage[member] = _over(members, members, self.eps, spread=float(spread.std(correction=0)))
         return advantage
 
 
@@ -63,9 +63,9 @@ class PerPromptStats:
             self.seen.setdefault(name, deque(maxlen=self.buffer)).append(value)
         advantage = torch.empty_like(reward)
         for name in dict.fromkeys(names):
-            own = torch.tensor([each == name for each in names], device=reward.device)
+            members = torch.tensor([each == name for each in names], device=reward.device)
             kept = torch.tensor(list(self.seen[name]), dtype=reward.dtype, device=reward.device)
-            advantage[own] = _over(reward[own], kept if len(kept) >= self.min_count else reward, self.eps)
+            advantage[members] = _over(reward[members], kept if len(kept) >= self.min_count else reward, self.eps)
         return advantage
 
     def state_dict(self) -> dict[str, list[float]]:

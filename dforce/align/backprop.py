@@ -70,12 +70,12 @@ def through(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *
 
 def direct_reward(reward: Callable[[Tensor, Cond | None], Tensor], matrix: Tensor, *, last: int = 1,
                   random: bool = False, eta: float = 0.0, order: int = 1, checkpoint: bool = True) -> Loss:
-    """L = -E[ reward(x0, cond) ] of `RunStarts`, the reward differentiable, [B]. random: a number of steps in 1..last."""
-    def loss(own: AlignObjective, batch: RunStarts, generator: torch.Generator | None) -> Result:
+    """L = -E[ reward(x0, cond) ] of `RunStarts`, the reward differentiable, [B]. random: through 1..last steps."""
+    def loss(objective: AlignObjective, batch: RunStarts, generator: torch.Generator | None) -> Result:
         device = generator.device if generator is not None else None
         depth = int(torch.randint(1, last + 1, (), generator=generator, device=device)) if random else last
-        x0 = through(own.policy, own.schedule, matrix, batch.x, last=depth, cond=batch.cond, eta=eta, order=order,
-                     noise=Noise(int(batch.seed[0])), checkpoint=checkpoint)
+        x0 = through(objective.policy, objective.schedule, matrix, batch.x, last=depth, cond=batch.cond, eta=eta,
+                     order=order, noise=Noise(int(batch.seed[0])), checkpoint=checkpoint)
         value = reward(x0, batch.cond)
         if value.shape != x0.shape[:1] or not value.requires_grad:
             raise ValueError(f"this loss takes a differentiable reward, one number for each of {len(x0)} samples; got "

@@ -21,10 +21,10 @@ def fingerprint(denoiser: Denoiser, schedule: Schedule) -> int:
     Not of the weights' values: a trace is replayed under weights that have moved on. `check_on_policy` is the test
     of those.
     """
-    told = hashlib.sha256()
+    hasher = hashlib.sha256()
     for line in [*_tables(schedule), *_describe(denoiser)]:
-        told.update(line.encode() + b"\n")
-    return int.from_bytes(told.digest()[:8], "big") >> 1
+        hasher.update(line.encode() + b"\n")
+    return int.from_bytes(hasher.digest()[:8], "big") >> 1
 
 
 def _describe(part: Any) -> list[str]:
@@ -48,12 +48,12 @@ def _describe(part: Any) -> list[str]:
 
 
 def _module(module: nn.Module, kind: str) -> list[str]:
-    own = {name: value for name, value in vars(module).items()
+    settings = {name: value for name, value in vars(module).items()
            if name[0] != "_" and name != "training" and isinstance(value, PLAIN)}
     inner = [f"{name}: {type(child).__qualname__}" for name, child in module.named_modules()]
     weights = [f"{name} {[*value.shape]}" for name, value in module.named_parameters()]
     tables = [line for child in module.modules() if isinstance(child, Schedule) for line in _tables(child)]
-    return [f"{kind} {sorted(own.items())}", *inner, *weights, *tables]
+    return [f"{kind} {sorted(settings.items())}", *inner, *weights, *tables]
 
 
 def _tables(schedule: Schedule) -> list[str]:

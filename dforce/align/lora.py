@@ -176,11 +176,11 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 def save_adapters(folder: str | Path, model: nn.Module) -> Path:
     """A sealed folder of the adapters alone. Raises ValueError if there are none, CheckpointError if a disk refuses."""
-    found = _adapters(model)
-    if not found:
+    adapters = _adapters(model)
+    if not adapters:
         raise ValueError("this model has no adapters to save; add_lowrank(model) hangs them on")
     tensors = adapter_state(model)
-    ranks = {name: [adapter.rank, adapter.alpha] for name, (_, adapter) in found.items()}
+    ranks = {name: [adapter.rank, adapter.alpha] for name, (_, adapter) in adapters.items()}
     size = sum(value.nbytes for value in tensors.values())
     with sealed(Path(folder), about={"kind": "adapters", "format": FORMAT, "adapters": ranks}, needed=size) as place:
         write_tensors(place / FILE, tensors)

@@ -85,20 +85,20 @@ def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fr
     fraction of the steps to train on, rows, checkpoint, autocast: see `subsample` and `replay`. With a reference the
     KL to it is measured in any case: logs "kl" (nats of a whole run), "clip_fraction", "log_ratio" (largest, nats).
     """
-    def loss(own: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
+    def loss(objective: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
         trace = _trace(batch.trace)
         how: dict[str, Any] = {"rows": rows, "autocast": autocast}
         if kl_weight > 0:
-            own.need_reference("kl_weight > 0")
+            objective.need_reference("kl_weight > 0")
         steps = subsample(trace, fraction, generator)
-        now = replay(trace, own.policy, own.schedule, steps=steps, checkpoint=checkpoint, **how)
+        now = replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint, **how)
         nats = torch.zeros_like(now.log_prob)
-        if own.reference is not None:
+        if objective.reference is not None:
             with torch.set_grad_enabled(kl_weight > 0 and torch.is_grad_enabled()):
-                nats = kl(trace, now, own.reference, own.schedule, steps=steps, **how)
+                nats = kl(trace, now, objective.reference, objective.schedule, steps=steps, **how)
         value = losses.dpok(now.log_prob, _of_steps(batch.advantage, steps), nats, now.dims, kl_weight=kl_weight,
                             reduce=reduce, old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
-        return value, _watch(trace, now, nats, clip_nats, reduce, own.reference is not None)
+        return value, _watch(trace, now, nats, clip_nats, reduce, objective.reference is not None)
     return loss
 
 
@@ -107,9 +107,9 @@ def regression(*, weight: Weight | None = None) -> Loss:
 
     weight: of the levels, default min-SNR 5 as in pretraining.
     """
-    def loss(own: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
-        level, noise = draw_levels(own.schedule, batch.x, generator, shared=not own.policy.causal)
-        error = denoising_error(own.denoiser, own.schedule, batch.x, level, noise, cond=batch.cond,
+    def loss(objective: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
+        level, noise = draw_levels(objective.schedule, batch.x, generator, shared=not objective.policy.causal)
+        error = denoising_error(objective.denoiser, objective.schedule, batch.x, level, noise, cond=batch.cond,
                                 weight=weight or min_snr())
         return losses.weighted_regression(error, batch.advantage.to(error.dtype)), {"error": error.detach().mean()}
     return loss
@@ -117,14 +117,14 @@ def regression(*, weight: Weight | None = None) -> Loss:
 
 def preference(*, beta: float = 5000.0, weight: Weight | None = None) -> Loss:
     """Diffusion-DPO of `Pairs` against the reference. Logs "margin" of errors and "agrees", the share of pairs won."""
-    def loss(own: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
-        reference = own.need_reference("Diffusion-DPO")
-        level, noise = draw_levels(own.schedule, batch.win, generator, shared=not own.policy.causal)
+    def loss(objective: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
+        reference = objective.need_reference("Diffusion-DPO")
+        level, noise = draw_levels(objective.schedule, batch.win, generator, shared=not objective.policy.causal)
 
         def error(denoiser: Any, x0: Tensor) -> Tensor:
-            return denoising_error(denoiser, own.schedule, x0, level, noise, cond=batch.cond, weight=weight)
+            return denoising_error(denoiser, objective.schedule, x0, level, noise, cond=batch.cond, weight=weight)
 
-        win, lose = error(own.denoiser, batch.win), error(own.denoiser, batch.lose)
+        win, lose = error(objective.denoiser, batch.win), error(objective.denoiser, batch.lose)
         with torch.no_grad():
             before = error(reference, batch.win), error(reference, batch.lose)
         margin = ((lose - before[1]) - (win - before[0])).detach()
@@ -137,15 +137,15 @@ def stepwise_preference(*, beta: float = 0.1, clip_nats: float | None = None, fr
                         reduce: losses.Reduce = "token", rows: int | None = None, checkpoint: bool = False,
                         autocast: torch.dtype | None = None) -> Loss:
     """D3PO of `Pairs` with traces against the reference; with `OnPolicy` and `best_against_worst`, online DPO."""
-    def loss(own: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
-        reference = own.need_reference("D3PO")
+    def loss(objective: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
+        reference = objective.need_reference("D3PO")
         how: dict[str, Any] = {"rows": rows, "autocast": autocast}
         win, lose = _trace(batch.win_trace), _trace(batch.lose_trace)
         steps = subsample(win, fraction, generator)
-        now = [replay(trace, own.policy, own.schedule, steps=steps, checkpoint=checkpoint, **how)
+        now = [replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint, **how)
                for trace in (win, lose)]
         with torch.no_grad():
-            before = [replay(trace, reference, own.schedule, steps=steps, bound=False, **how).log_prob
+            before = [replay(trace, reference, objective.schedule, steps=steps, bound=False, **how).log_prob
                       for trace in (win, lose)]
         value = losses.d3po(now[0].log_prob, now[1].log_prob, before[0], before[1],
                             torch.minimum(now[0].dims, now[1].dims), beta=beta, clip_nats=clip_nats, reduce=reduce,
@@ -157,15 +157,15 @@ def stepwise_preference(*, beta: float = 0.1, clip_nats: float | None = None, fr
 
 def nft(*, beta: float = 1.0, limit: float = 1.0, weight: Weight | None = None) -> Loss:
     """DiffusionNFT of `Samples`; the reference is the policy that sampled (before=objective.sync of `OnPolicy`)."""
-    def loss(own: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
-        reference = own.need_reference("DiffusionNFT")
-        level, noise = draw_levels(own.schedule, batch.x, generator, shared=not own.policy.causal)
-        noisy = corrupt(own.schedule, batch.x, level, noise)
-        now, _ = own.denoiser(noisy, level, own.denoiser.init_state(len(noisy), batch.cond), batch.cond)
+    def loss(objective: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
+        reference = objective.need_reference("DiffusionNFT")
+        level, noise = draw_levels(objective.schedule, batch.x, generator, shared=not objective.policy.causal)
+        noisy = corrupt(objective.schedule, batch.x, level, noise)
+        now, _ = objective.denoiser(noisy, level, objective.denoiser.init_state(len(noisy), batch.cond), batch.cond)
         with torch.no_grad():
             old, _ = reference(noisy, level, reference.init_state(len(noisy), batch.cond), batch.cond)
         good = losses.optimality(batch.advantage, limit)
-        factor = (weight or min_snr())(own.schedule.log_snr(level)).to(now.dtype)
+        factor = (weight or min_snr())(objective.schedule.log_snr(level)).to(now.dtype)
         value = losses.diffusion_nft(now, old, batch.x, good, beta=beta, weight=factor)
         return value, {"optimality": good.mean()}
     return loss

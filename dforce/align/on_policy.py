@@ -65,21 +65,21 @@ class Sampler(NamedTuple):
 
     def record(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Trace:
         """B runs kept as a trace. member: [B], runs that begin in the same noise have the same number."""
-        parts = [record(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn, order=self.order,
-                        **self._how()) for x, own, drawn in self._parts(batch, cond, noise, member)]
+        parts = [record(self.denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, order=self.order,
+                        **self._how()) for x, given, drawn in self._parts(batch, cond, noise, member)]
         return map_state(lambda *part: torch.cat(part), *parts)
 
     @torch.no_grad()
     def tokens(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Tensor:
         """Only what the runs end in, [B, T, *E]: any order, any speed."""
         done = []
-        for x, own, drawn in self._parts(batch, cond, noise, member):
+        for x, given, drawn in self._parts(batch, cond, noise, member):
             with running_in(self.autocast, x.device):
                 if self.std is None and self.min_std == 0:
-                    x = generate(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn, eta=self.eta,
+                    x = generate(self.denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, eta=self.eta,
                                  order=self.order)
                 else:
-                    *_, last = sample(self.denoiser, self.schedule, self.matrix, x, cond=own, noise=drawn,
+                    *_, last = sample(self.denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn,
                                       eta=self.eta, order=self.order, std=self.std, min_std=self.min_std)
                     x = last.x
             done.append(x)
@@ -93,9 +93,9 @@ class Sampler(NamedTuple):
         device = self.schedule.alpha.device
         like = torch.empty(batch, *self.shape, device=device)
         start = noise(0, torch.arange(self.shape[0], device=device), like, salt=START_SALT, sample=member)
-        for own in torch.arange(batch, device=device).split(self.rows or batch):
-            part = start if len(own) == batch else start[own]  # no second copy of what is wanted whole
-            yield part, select(cond, own) if cond else None, members_of(noise, own)
+        for members in torch.arange(batch, device=device).split(self.rows or batch):
+            part = start if len(members) == batch else start[members]  # no second copy of what is wanted whole
+            yield part, select(cond, members) if cond else None, members_of(noise, members)
 
 
 class OnPolicy:
@@ -172,19 +172,19 @@ class OnPolicy:
     def _begin(self, epoch: int) -> None:
         if self.before is not None:
             self.before(epoch)
-        found = self.draw(epoch)
-        told = {"epoch": float(epoch), "queries": float((epoch + 1) * self.samples),
-                "reward": float(found.reward.mean()), "reward_std": float(found.reward.std(correction=0))}
-        if found.trace is not None:
-            some = select(found.trace, torch.arange(min(self.checked, self.samples), device=found.x.device))
-            told["ratio_error"] = check_on_policy(some, self.sampler.denoiser, self.sampler.schedule,
-                                                  tolerance=self.tolerance, autocast=self.sampler.autocast).largest
-        rows = self.prepare(found) if self.prepare else found
+        samples = self.draw(epoch)
+        metrics = {"epoch": float(epoch), "queries": float((epoch + 1) * self.samples),
+                   "reward": float(samples.reward.mean()), "reward_std": float(samples.reward.std(correction=0))}
+        if samples.trace is not None:
+            some = select(samples.trace, torch.arange(min(self.checked, self.samples), device=samples.x.device))
+            metrics["ratio_error"] = check_on_policy(some, self.sampler.denoiser, self.sampler.schedule,
+                                                     tolerance=self.tolerance, autocast=self.sampler.autocast).largest
+        rows = self.prepare(samples) if self.prepare else samples
         count = len(leaves(rows)[0])
         if count % self.updates:
             raise ValueError(f"an epoch of {count} rows cannot be dealt into {self.updates} equal batches: change "
                              "samples or updates")
-        self.epochs.append(told)
+        self.epochs.append(metrics)
         self._rows, self._epoch, self._order, self._turn = rows, epoch, torch.arange(count), -1
 
     def _shuffle(self, turn: int) -> None:

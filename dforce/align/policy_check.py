@@ -50,16 +50,16 @@ def check_on_policy(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, tol
 
     Raises OffPolicyError with the figures, and says what to do.
     """
-    found = mismatch(trace, denoiser, schedule, steps=steps, rows=rows, autocast=autocast, clip_nats=clip_nats)
-    if not found.largest <= tolerance:
+    error = mismatch(trace, denoiser, schedule, steps=steps, rows=rows, autocast=autocast, clip_nats=clip_nats)
+    if not error.largest <= tolerance:
         raise OffPolicyError(
-            f"|ratio - 1| is up to {found.largest:.3g} (mean {found.mean:.3g}, {found.outside:.1%} beyond the clip, "
-            f"{found.cells} steps of tokens) where the policy is to be the one that sampled (tolerance {tolerance:g}). "
+            f"|ratio - 1| is up to {error.largest:.3g} (mean {error.mean:.3g}, {error.outside:.1%} beyond the clip, "
+            f"{error.cells} steps of tokens) where the policy is to be the one that sampled (tolerance {tolerance:g}). "
             "Either the weights have changed since, so record a new trace before the first update; or sampling and "
             "training are not the same function: compare guidance scales, dropout (eval mode in both) and autocast "
             "(the same dtype in record and replay, or None). If only rounding is left, refresh(trace, ...) takes the "
             "log-probabilities anew in the batch shape of training")
-    return found
+    return error
 
 
 @torch.no_grad()
@@ -69,9 +69,9 @@ def refresh(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, rows: int |
     return trace._replace(log_prob=replay(trace, denoiser, schedule, rows=rows, autocast=autocast).log_prob)
 
 
-def _measure(found: Replay, clip_nats: float) -> Mismatch:
-    moving = found.dims > 0
-    nats = (found.log_prob - found.old)[moving]
+def _measure(replayed: Replay, clip_nats: float) -> Mismatch:
+    moving = replayed.dims > 0
+    nats = (replayed.log_prob - replayed.old)[moving]
     if not len(nats):
         return Mismatch(0.0, 0.0, 0.0, 0)
     away = (nats.exp() - 1).abs().nan_to_num(math.inf)

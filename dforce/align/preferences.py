@@ -40,12 +40,12 @@ def best_against_worst(k: int = 1) -> Callable[[Samples], Pairs]:
     def pair(samples: Samples) -> Pairs:
         wins, losses = [], []
         for group in samples.group.unique():
-            own = (samples.group == group).nonzero().flatten()
-            if len(own) < 2 * k:
-                raise ValueError(f"{k} best against {k} worst take groups of at least {2 * k}, got {len(own)}")
-            own = own[samples.reward[own].sort(stable=True).indices]
-            wins.append(own[-k:].flip(0))
-            losses.append(own[:k])
+            members = (samples.group == group).nonzero().flatten()
+            if len(members) < 2 * k:
+                raise ValueError(f"{k} best against {k} worst take groups of at least {2 * k}, got {len(members)}")
+            members = members[samples.reward[members].sort(stable=True).indices]
+            wins.append(members[-k:].flip(0))
+            losses.append(members[:k])
         win, lose = torch.cat(wins), torch.cat(losses)
         weight = (samples.reward[win] > samples.reward[lose]).to(samples.x.dtype)
         cond = select(samples.cond, win) if samples.cond else None

@@ -106,11 +106,11 @@ def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tenso
     """
     if bound:
         _check_model(trace, denoiser, schedule)
-    found = _replay(trace, denoiser, schedule, steps, rows, checkpoint, autocast)
-    if torch.is_grad_enabled() and not found.log_prob.requires_grad and _learns(denoiser):
+    replayed = _replay(trace, denoiser, schedule, steps, rows, checkpoint, autocast)
+    if torch.is_grad_enabled() and not replayed.log_prob.requires_grad and _learns(denoiser):
         raise ValueError(f"no gradient of the log-probabilities reaches the weights: {type(denoiser).__name__} cuts it "
                          "off. guided(...) needs differentiable=True; for a reference, replay under torch.no_grad()")
-    return found
+    return replayed
 
 
 def _replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, steps: Tensor | None, rows: int | None,

@@ -88,9 +88,9 @@ class StepCredit:
         state = policy.init_state(batch, trace.cond) if trace.state is None else trace.state
         rows, guesses = torch.arange(batch, device=trace.x.device), []
         for step in range(steps):
-            for own in rows.split(self.sampler.rows or batch):
-                begin, cond = select((state, trace.cond), own)
-                x0, _ = policy(trace.x[own, step], trace.level[own, step], begin, cond)
+            for part in rows.split(self.sampler.rows or batch):
+                begin, cond = select((state, trace.cond), part)
+                x0, _ = policy(trace.x[part, step], trace.level[part, step], begin, cond)
                 guesses.append(x0.flatten(1).double())
         x0 = torch.cat(guesses).view(steps, batch, -1).transpose(0, 1)
         known = _known(samples).double()[:, None].expand(-1, steps, -1)

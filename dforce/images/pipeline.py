@@ -68,8 +68,8 @@ def from_unet(folder: str | Path) -> Pipeline:
                config.get("thresholding"), "a learned variance": "learned" in str(config.get("variance_type")),
                "set_alpha_to_one=false": config.get("set_alpha_to_one") is False}
     if any(refused.values()):
-        raise ValueError(f"{folder} has {', '.join(name for name, found in refused.items() if found)}, which is not "
-                         "reproduced here")
+        names = ", ".join(name for name, present in refused.items() if present)
+        raise ValueError(f"{folder} has {names}, which is not reproduced here")
     schedule = from_diffusers(scheduler)
     unet: Any = net.eval().requires_grad_(False).unet.config
     side = unet["sample_size"]

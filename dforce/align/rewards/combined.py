@@ -109,11 +109,11 @@ class Vote:
         others = ~torch.eye(len(samples), dtype=torch.bool, device=won.device)
         if self.within == "prompt":
             number = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(str, prompts)))}
-            own = torch.tensor([number[str(prompt)] for prompt in prompts], device=won.device)
-            if len(own) != len(samples):
-                raise ValueError(f"votes are taken within prompts: got {len(own)} prompts for {len(samples)} samples; "
-                                 "within='batch' needs none")
-            others = others & (own[:, None] == own[None, :])
+            number_of = torch.tensor([number[str(prompt)] for prompt in prompts], device=won.device)
+            if len(number_of) != len(samples):
+                raise ValueError(f"votes are taken within prompts: got {len(number_of)} prompts for {len(samples)} "
+                                 "samples; within='batch' needs none")
+            others = others & (number_of[:, None] == number_of[None, :])
         return 0.5 + 0.5 * won.where(others, 0.0).sum(1) / others.sum(1).clamp(min=1)
 
 
@@ -156,7 +156,7 @@ def _merged(seen: tuple[int, float, float], answer: Tensor) -> tuple[int, float,
     """Count, mean and squared deviations with a batch [B] added (Chan et al. 1979)."""
     count, mean, squares = seen
     new, total = len(answer), count + len(answer)
-    own = float(answer.mean()) if bool(answer.max() > answer.min()) else float(answer[0])
-    away = own - mean
+    center = float(answer.mean()) if bool(answer.max() > answer.min()) else float(answer[0])
+    away = center - mean
     added = new * _spread(answer) ** 2
     return (total, mean + away * new / total, squares + added + away**2 * count * new / total)

@@ -114,8 +114,8 @@ def split_pairs(pairs: Pairs, held_out: float, *, seed: int = 0) -> tuple[Pairs,
                          f"take some (pairs that share a sample go together; there are {len(group)} pairs)")
     order = permutation(number, seed, SPLIT).tolist()
     names = dict(zip(dict.fromkeys(group), order, strict=True))
-    asked = torch.tensor([names[own] < count for own in group], device=pairs.win.device)
-    known, test = select(pairs, ~asked), select(pairs, asked)
+    chosen = torch.tensor([names[member] < count for member in group], device=pairs.win.device)
+    known, test = select(pairs, ~chosen), select(pairs, chosen)
     if not bool((test.weight > 0).any()) or not bool((known.weight > 0).any()):
         raise ValueError(f"all pairs on one side of the split are ties; {len(group)} pairs are too few for "
                          f"held_out={held_out}")

@@ -79,11 +79,11 @@ class RewardNet(nn.Module):
         return self.head(nn.functional.silu(hidden))[:, 0]
 
     def _body(self, x: Tensor) -> Tensor:
-        own = self.shape[1:]
-        if x.ndim != 2 + len(own) or tuple(x.shape[2:]) != own or (len(own) == 3 and x.shape[1] != self.shape[0]):
+        event = self.shape[1:]
+        if x.ndim != 2 + len(event) or tuple(x.shape[2:]) != event or (len(event) == 3 and x.shape[1] != self.shape[0]):
             raise ValueError(f"this reward was made for samples [B, {', '.join(map(str, self.shape))}], "
                              f"got {[*x.shape]}")
-        if len(own) == 3:
+        if len(event) == 3:
             frames = (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
             return self.body(frames.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
         time = torch.linspace(-1, 1, x.shape[1], device=x.device, dtype=x.dtype).expand(len(x), 1, -1)
@@ -129,10 +129,10 @@ def encode(encoder: Any, x: Tensor) -> Tensor:
     """Features [B, F] of samples, in evaluation mode: encoder.features(x) where there is such, else encoder(x)."""
     function: Encoder = encoder.features if hasattr(encoder, "features") else encoder
     with evaluating(encoder):
-        found = torch.cat([function(part) for part in x.split(CHUNK)])
-    if found.ndim != 2 or len(found) != len(x):
-        raise ValueError(f"an encoder gives features [{len(x)}, F], got {[*found.shape]}")
-    return found
+        features = torch.cat([function(part) for part in x.split(CHUNK)])
+    if features.ndim != 2 or len(features) != len(x):
+        raise ValueError(f"an encoder gives features [{len(x)}, F], got {[*features.shape]}")
+    return features
 
 
 def flat(x: Tensor) -> Tensor:

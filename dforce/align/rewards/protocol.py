@@ -52,20 +52,20 @@ def ask_reward(reward: Reward, samples: Tensor, prompts: Sequence[Any], metadata
     """
     metadata = [None] * len(samples) if metadata is None else metadata
     name = getattr(reward, "__qualname__", type(reward).__name__)
-    told = f"the reward {name}{f' in {where}' if where else ''}"
+    label = f"the reward {name}{f' in {where}' if where else ''}"
     try:
         answer = reward(samples, prompts, metadata)
     except Exception as error:
-        raise RewardError(f"{told} raised {type(error).__name__}: {error}. The weights are those before it") from error
+        raise RewardError(f"{label} raised {type(error).__name__}: {error}. The weights are those before it") from error
     try:
         values = torch.as_tensor(answer, dtype=torch.float64, device=samples.device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RewardError(f"{told} answered with a {type(answer).__name__}, which is no list of numbers") from error
+        raise RewardError(f"{label} answered with a {type(answer).__name__}, which is no list of numbers") from error
     if values.shape != samples.shape[:1]:
-        raise RewardError(f"{told} must answer with one number for each of the {len(samples)} samples, "
+        raise RewardError(f"{label} must answer with one number for each of the {len(samples)} samples, "
                           f"[{len(samples)}], got {[*values.shape]}")
     if not bool(values.isfinite().all()):
         bad = (~values.isfinite()).nonzero().flatten().tolist()
-        raise RewardError(f"{told} is not finite for {len(bad)} of {len(values)} samples (the first at {bad[0]}: "
+        raise RewardError(f"{label} is not finite for {len(bad)} of {len(values)} samples (the first at {bad[0]}: "
                           f"{float(values[bad[0]])}, prompt {prompts[bad[0]]!r}). The weights are those before it")
     return values

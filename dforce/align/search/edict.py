@@ -149,7 +149,7 @@ def doodl(edict: Edict, x: Tensor, energy: Energy, *, updates: int = 10, rate: f
     shape, over = (-1, *(1,) * (x.ndim - 1)), tuple(range(1, x.ndim))
     latent, velocity = x.detach(), torch.zeros_like(x)
     length = latent.square().sum(over, keepdim=True).sqrt()
-    best, at, found = latent, latent, []
+    best, at, history = latent, latent, list[Tensor]()
     top = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
     for turn in range(updates + 1):
         leaf = latent.detach().requires_grad_()
@@ -161,9 +161,9 @@ def doodl(edict: Edict, x: Tensor, energy: Energy, *, updates: int = 10, rate: f
                                  "`best_of_n` do not")
             if turn < updates:
                 gradient, = torch.autograd.grad(value.sum(), leaf)
-        found.append(value.detach().double())
-        better = found[-1] > top
-        top = torch.where(better, found[-1], top)
+        history.append(value.detach().double())
+        better = history[-1] > top
+        top = torch.where(better, history[-1], top)
         best = torch.where(better.view(shape), end.detach(), best)
         at = torch.where(better.view(shape), latent, at)
         if turn < updates:
@@ -172,4 +172,4 @@ def doodl(edict: Edict, x: Tensor, energy: Energy, *, updates: int = 10, rate: f
             moved = latent + rate * velocity
             norm = moved.square().sum(over, keepdim=True).sqrt()
             latent = torch.where(velocity.abs().amax(over, keepdim=True) > 0, moved * length / norm, latent)
-    return Optimised(best, at, torch.stack(found))
+    return Optimised(best, at, torch.stack(history))

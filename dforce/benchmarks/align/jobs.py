@@ -20,11 +20,11 @@ def align_jobs(bench: AlignBenchmark) -> Iterator[Job]:
                    partial(make_weak, bench.weak_folder, bench.weak_steps))
     for task in bench.tasks:
         first = ("judge", *(["weak model"] if task == "class" else []))
-        found = [(BASE, part) for part in bench.parts(BASE)]
-        found += [(method, part) for method in bench.methods_of(task) for part in bench.parts(method)]
+        runs = [(BASE, part) for part in bench.parts(BASE)]
+        runs += [(method, part) for method in bench.methods_of(task) for part in bench.parts(method)]
         bases = tuple(_name(task, BASE, part) for part in bench.parts(BASE))
-        order = sorted(found, key=lambda one: (one[0] != BASE, one[1].trial is None, one[1].seed,
-                                               one[1].classes is not None))
+        order = sorted(runs, key=lambda run: (run[0] != BASE, run[1].trial is None, run[1].seed,
+                                               run[1].classes is not None))
         for method, part in order:
             trials = tuple(_name(task, method, other) for other in bench.parts(method) if other.trial is not None)
             needs = first if method == BASE else (*first, *bases) if part.trial is not None else (
@@ -38,10 +38,10 @@ def _name(task: str, method: str, part: Part) -> str:
 
 
 def _there(bench: AlignBenchmark, task: str, method: str, part: Part) -> bool:
-    found = bench.read(task, method, part)
-    if isinstance(found, str) and found:
-        print(f"made anew: {found}", flush=True)
-    return isinstance(found, Shard)
+    result = bench.read(task, method, part)
+    if isinstance(result, str) and result:
+        print(f"made anew: {result}", flush=True)
+    return isinstance(result, Shard)
 
 
 def make_result(bench: AlignBenchmark, task: str, method: str, part: Part) -> None:

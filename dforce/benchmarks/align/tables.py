@@ -54,13 +54,13 @@ class Runs(NamedTuple):
     def values(self, key: str, *, base: bool = False, only: Sequence[int] | None = None,
                other: Sequence[int] = ()) -> np.ndarray:
         """[all samples] of the seeds one after the other; only, other: of these classes, of none of those."""
-        return np.array([line[key] for own, before in zip(self.shards, self.bases, strict=True)
-                         for line in (before if base else own).lines[:len(own.lines)]
+        return np.array([line[key] for shard, before in zip(self.shards, self.bases, strict=True)
+                         for line in (before if base else shard).lines[:len(shard.lines)]
                          if (only is None or line["label"] in only) and line["label"] not in other], dtype=float)
 
     def seed(self, **which: Any) -> np.ndarray:
-        return np.concatenate([np.full(len(Runs([s], [own], [before]).values("label", **which)), s)
-                               for s, own, before in zip(self.seeds, self.shards, self.bases, strict=True)])
+        return np.concatenate([np.full(len(Runs([s], [shard], [before]).values("label", **which)), s)
+                               for s, shard, before in zip(self.seeds, self.shards, self.bases, strict=True)])
 
 
 def align_tables(bench: AlignBenchmark) -> AlignTables:
@@ -71,8 +71,8 @@ def align_tables(bench: AlignBenchmark) -> AlignTables:
             parts = bench.parts(method)
             reported = [part for part in parts if part.trial is None and part.seed != bench.tune_seed]
             for classes in dict.fromkeys(part.classes for part in reported):
-                own = [part for part in reported if part.classes == classes]
-                runs = gathered(bench, task, method, own)
+                same = [part for part in reported if part.classes == classes]
+                runs = gathered(bench, task, method, same)
                 if not runs.shards:
                     continue
                 rows += (scores(task, method, runs) + curves(task, method, runs) if classes is None else [])
@@ -85,9 +85,9 @@ def align_tables(bench: AlignBenchmark) -> AlignTables:
 
 
 def gathered(bench: AlignBenchmark, task: str, method: str, parts: Iterable[Part]) -> Runs:
-    found = [(part.seed, bench.read(task, method, part), bench.read(task, BASE, Part(part.seed))) for part in parts]
-    whole = [(s, own, base) for s, own, base in found if isinstance(own, Shard) and isinstance(base, Shard)]
-    return Runs([s for s, _, _ in whole], [own for _, own, _ in whole], [base for _, _, base in whole])
+    results = [(part.seed, bench.read(task, method, part), bench.read(task, BASE, Part(part.seed))) for part in parts]
+    whole = [(s, shard, base) for s, shard, base in results if isinstance(shard, Shard) and isinstance(base, Shard)]
+    return Runs([s for s, _, _ in whole], [shard for _, shard, _ in whole], [base for _, _, base in whole])
 
 
 def align_row(task: str, method: str, variant: dict[str, Any], metric: str, estimate: Interval | float, seeds: int,
@@ -123,8 +123,8 @@ def queries_for_delivery(shard: Shard) -> float:
 def diversity_share(runs: Runs) -> Interval:
     """The mean over seeds of the share of diversity left; its variance is that between seeds plus that of each."""
     share, within = [], []
-    for own, base in zip(runs.shards, runs.bases, strict=True):
-        now, before = own.header["summary"], base.header["summary"]["diversity"]
+    for shard, base in zip(runs.shards, runs.bases, strict=True):
+        now, before = shard.header["summary"], base.header["summary"]["diversity"]
         share.append(now["diversity"] / before)
         within.append(((now["diversity_high"] - now["diversity_low"]) / 2 / Z95 / before) ** 2)
     between = float(np.var(share, ddof=1)) if len(share) > 1 else 0.0
@@ -151,16 +151,16 @@ def curves(task: str, method: str, runs: Runs) -> list[Row]:
 def generalisation(task: str, method: str, runs: Runs, classes: int | None, several: Sequence[int]) -> list[Row]:
     """Gain and accuracy on the classes tuned on (seen) and on those never asked for (unseen)."""
     every = sorted({line["label"] for line in runs.bases[0].lines})
-    own = list(range(classes)) if classes is not None else every
+    tuned_on = list(range(classes)) if classes is not None else every
     rows = []
-    chosen: dict[str, dict[str, Any]] = {"seen": {"only": own}, "unseen": {"other": own}}
+    chosen: dict[str, dict[str, Any]] = {"seen": {"only": tuned_on}, "unseen": {"other": tuned_on}}
     for name, which in chosen.items():
         seed = runs.seed(**which)
         if not len(seed):
             continue
         gain = paired_difference(runs.values("reward", **which), runs.values("reward", base=True, **which), seed)
         right = success_interval(runs.values("right", **which) > 0, seed, rng=np.random.default_rng(0))
-        variant = {"tuned on": f"{len(own)} of {len(every)} classes"}
+        variant = {"tuned on": f"{len(tuned_on)} of {len(every)} classes"}
         for metric, estimate in (("gain", gain), ("accuracy", right)):
             rows.append(align_row(f"{task}, generalisation", method, variant, f"{metric} {name}", estimate,
                                   len(runs.seeds)))
@@ -178,11 +178,11 @@ def trials(bench: AlignBenchmark, task: str, method: str, parts: Iterable[Part])
             chosen = bench.best(task, method) == part.trial
         except LookupError:
             chosen = False
-        own = shard.header["summary"]
+        summary = shard.header["summary"]
         variant = {**bench.trials(method)[part.trial or 0], "chosen": chosen}
-        values = {"reward": own["reward"], "accuracy": own["accuracy"],
-                  "diversity": own["diversity"] / base.header["summary"]["diversity"], "kl": own["kl"]}
-        rows += [align_row(f"{task}, trials", method, variant, metric, value, 1, own["n"])
+        values = {"reward": summary["reward"], "accuracy": summary["accuracy"],
+                  "diversity": summary["diversity"] / base.header["summary"]["diversity"], "kl": summary["kl"]}
+        rows += [align_row(f"{task}, trials", method, variant, metric, value, 1, summary["n"])
                  for metric, value in values.items() if value is not None]
     return rows
 
