@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import dforce
+from dforce.align import ask_reward
+from dforce.align.rewards.named import named_reward
+from dforce.align.rewards.protocol import Subject
 from dforce.cli.main import main
 from dforce.data import save_episodes
 from dforce.data.episodes import pack
@@ -103,3 +109,78 @@ def test_an_environment_is_a_class() -> None:
     assert len(comparison.episodes) == 24
     with pytest.raises(ValueError, match="outside the corridor"):
         compare_methods(Corridor(), methods, starts - 1, goals, task="corridor")
+
+
+ALGORITHM = '''
+"""Best of a pair: regression on the better of every two samples of a prompt."""
+
+from dataclasses import dataclass
+
+from dforce.align.algorithms.common import Algorithm, Setup, on_policy
+from dforce.align.loop import Aligning
+from dforce.align.objectives import regression
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfPair(Algorithm):
+    name = "best_of_pair"
+    group: int = 2
+    updates: int = 2
+    weight: float = 2.0
+
+    def prepare(self, setup: Setup) -> Aligning:
+        def better(reward, prompts, group):
+            pairs = reward.view(-1, 2)
+            return (self.weight * (pairs >= pairs.amax(1, keepdim=True))).flatten()
+
+        return on_policy(self, setup, regression(), better, updates=self.updates, traces=False)
+'''
+
+REWARD = '''
+"""Redness: the mean of the first channel over that of all, watched by nothing."""
+
+from dforce.align.rewards.protocol import Subject, Watched
+
+BUILDABLE = ("redness",)
+
+
+def redness(subject: Subject, *, scale: float) -> Watched:
+    if subject.shape[0] != 3:
+        raise ValueError("redness is of images with three channels")
+    return Watched(lambda x, prompts, metadata: scale * (x[:, :, 0].flatten(1).mean(1) - x.flatten(1).mean(1)))
+'''
+
+
+def test_an_algorithm_of_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "pairing.py").write_text(ALGORITHM)
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "best_of_pair.yaml").write_text(
+        "_target_: pairing.BestOfPair\nsamples: 16\nweight: 2.0\n")
+    words = ["align", "image", "--config-dir", str(tmp_path), "algorithm=best_of_pair", "trust=pairing", "steps=3",
+             "fast_dev_run=true", "out=run", "device=cpu", "watch=0", "evaluate=0"]
+    assert main([*words, "algorithm.weight=1.5"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "run" / "STATUS").read_text() == "done\n"
+    assert len(ALGORITHM.splitlines()) <= 60
+
+
+def test_a_reward_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "dforce.align.rewards.redness"
+    (tmp_path / "redness.py").write_text(REWARD)
+    spec = importlib.util.spec_from_file_location(name, tmp_path / "redness.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, name, module)
+    (tmp_path / "image_reward").mkdir()
+    (tmp_path / "image_reward" / "red.yaml").write_text(f"_target_: {name}.redness\n_partial_: true\nscale: 2.0\n")
+    monkeypatch.setattr("dforce.config.groups.files", lambda package: tmp_path)
+    x = torch.zeros(2, 1, 3, 4, 4)
+    x[1, :, 0] = 0.9
+    watched = named_reward("red", Subject((3, 4, 4)))
+    assert ask_reward(watched.tuned, x, ["a", "b"]).tolist() == pytest.approx([0.0, 1.2])
+    with pytest.raises(ValueError, match="did you mean 'red'"):
+        named_reward("rad", Subject((3, 4, 4)))
+    assert len(REWARD.splitlines()) <= 60
