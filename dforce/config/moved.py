@@ -44,7 +44,6 @@ MOVED = {  # a name that a configuration may hold, as it was -> as it is
     "dforce.align.rewards.Jpeg": "dforce.align.rewards.builtin.Jpeg",
     "dforce.align.rewards.Brightness": "dforce.align.rewards.builtin.Brightness",
     "dforce.align.rewards.Spread": "dforce.align.rewards.builtin.Spread",
-    "dforce.align.rewards.ClassLogProb": "dforce.align.rewards.builtin.ClassLogProb",
     "dforce.align.rewards.jpeg_compressibility": "dforce.align.rewards.builtin.jpeg_compressibility",
     "dforce.align.rewards.jpeg_incompressibility": "dforce.align.rewards.builtin.jpeg_incompressibility",
 }

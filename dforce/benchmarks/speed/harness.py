@@ -143,6 +143,7 @@ def all_timings(parts: Iterable[Timings]) -> Timings:
 
 def median_row(task: str, method: str, metric: str, samples: Sequence[float] | np.ndarray, *, variant: dict[str, Any],
                unit: str = "", higher: bool | None = None) -> Row:
-    """A row of results.json: the median of the samples with its interval."""
-    return make_row(task, method, metric, median_interval(np.asarray(samples, dtype=float)), variant=variant, unit=unit,
-                    higher=higher)
+    """A row of results.json: the median of the samples, and its interval where there are several."""
+    values = np.asarray(samples, dtype=float)
+    estimate = median_interval(values) if len(values) > 1 else float(values[0])
+    return make_row(task, method, metric, estimate, n=len(values), variant=variant, unit=unit, higher=higher)
