@@ -16,8 +16,8 @@ def suited(node: Node, usual: Usual, given: Collection[str] = ()) -> Node:
 
     usual: `all`, or the name of an algorithm -> settings; those that the algorithm does not have are passed over.
     """
-    own = [name for name in options("algorithm") if option("algorithm", name)["_target_"] == node["_target_"]]
-    chosen = {key: value for name in ("all", *own) for key, value in (usual.get(name) or {}).items()}
+    names = [name for name in options("algorithm") if option("algorithm", name)["_target_"] == node["_target_"]]
+    chosen = {key: value for name in ("all", *names) for key, value in (usual.get(name) or {}).items()}
     return {**node, **{key: value for key, value in chosen.items() if key in node and key not in given}}
 
 

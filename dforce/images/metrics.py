@@ -7,8 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from dforce.core.frechet import frechet
 from dforce.images.classifier import Classifier
 from dforce.report.statistics import Interval, normal_interval
+
+__all__ = ["accuracy", "diversity", "diversity_interval", "features", "frechet"]
 
 CHUNK = 512  # images judged at once
 
@@ -65,22 +68,5 @@ def _spread(group: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features(classifier: Classifier, x: Tensor) -> Tensor:
-    """[B, F] float64 of x clamped to [-1, 1]."""
+    """[B, F] float64 of x clamped to [-1, 1]. Their `frechet` compares models of one data set, and is no FID."""
     return torch.cat([classifier.features(part) for part in x.clamp(-1, 1).split(CHUNK)]).double()
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of two sets of features [N, F], [M, F] by their Gaussian fits (Heusel et al. 2017).
-
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2). The features are our classifier's, so it compares models of one
-    data set, and is no FID; it falls with N, so compare equal N, beside the distance of real to real.
-    """
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a covariance needs two samples or more, got {len(a)} and {len(b)}")
-    one, other = torch.cov(a.T), torch.cov(b.T)
-    # tr (A B)^1/2 = sum of the square roots of the eigenvalues of A^1/2 B A^1/2, which is symmetric.
-    value, vector = torch.linalg.eigh(one)
-    root = (vector * value.clamp(min=0).sqrt()) @ vector.T
-    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + one.trace() + other.trace() - 2 * cross
-    return max(0.0, float(distance))

@@ -13,10 +13,10 @@ from dforce.data.generate.balls import simulate
 from dforce.data.pixels import from_uint8
 from dforce.report.rows import Row
 from dforce.video.metrics.drift import frechet_interval, spans_of
-from dforce.video.metrics.frechet import psnr, ssim
 from dforce.video.metrics.fvd_lpips import I3D, clips_of, load_lpips
 from dforce.video.metrics.memory import memory
 from dforce.video.metrics.physics import physics
+from dforce.video.metrics.psnr_ssim import psnr, ssim
 from dforce.video.metrics.row_maker import RowMaker
 from dforce.video.reference_clips import RealVideo, ReferenceClips
 

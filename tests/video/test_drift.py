@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from dforce.core.frechet import frechet
 from dforce.data.generate.balls import balls
 from dforce.data.pixels import to_uint8
 from dforce.report.rows import check_row
@@ -25,7 +26,6 @@ from dforce.video.metrics.drift import (
     windows_of,
 )
 from dforce.video.metrics.features import PairEncoder
-from dforce.video.metrics.frechet import frechet
 from dforce.video.metrics.fvd_lpips import ALEXNET, I3D, Lpips, clips_of, load_lpips
 from dforce.video.metrics.measure import measure_drift, picture
 from dforce.video.metrics.physics import physics

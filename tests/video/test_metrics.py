@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dforce.core.frechet import frechet
 from dforce.video.metrics.features import clip_features, load_features, pairs_of, save_features, train_features
-from dforce.video.metrics.frechet import frechet, psnr, ssim
 from dforce.video.metrics.probe import fed_and_seen, kappa, train_probe, transitions
+from dforce.video.metrics.psnr_ssim import psnr, ssim
 
 
 def random(*shape, seed=0, low=-1.0, high=1.0):
@@ -55,7 +56,7 @@ def test_metrics_refuse_what_cannot_be_compared():
         ssim(x[..., :8, :8], x[..., :8, :8])
     with pytest.raises(ValueError, match="N, M >= 2"):
         frechet(torch.ones(1, 3), torch.ones(5, 3))
-    with pytest.raises(ValueError, match="did the frames diverge"):
+    with pytest.raises(ValueError, match="did the samples diverge"):
         frechet(torch.full((4, 3), math.nan), torch.ones(5, 3))
 
 

@@ -142,9 +142,9 @@ def _weights(weights: Sequence[float] | Mapping[str, float] | None, names: list[
     return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
 
 
-def _same_names(found: Mapping[str, Any], wanted: Mapping[str, Any] | Sequence[str], what: str) -> None:
-    if set(found) != set(wanted):
-        raise ValueError(f"{what} must be of the evaluators {', '.join(wanted)}, got those of {', '.join(found)}")
+def _same_names(named: Mapping[str, Any], wanted: Mapping[str, Any] | Sequence[str], what: str) -> None:
+    if set(named) != set(wanted):
+        raise ValueError(f"{what} must be of the evaluators {', '.join(wanted)}, got those of {', '.join(named)}")
 
 
 def _spread(answer: Tensor) -> float:

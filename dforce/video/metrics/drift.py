@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dforce.core.frechet import frechet
 from dforce.data.pixels import from_uint8
 from dforce.report.statistics import Interval, jackknife_interval, spread_interval
 from dforce.video.metrics.features import PairEncoder, clip_features
-from dforce.video.metrics.frechet import frechet
 
 STATISTICS = ("brightness", "contrast", "detail", "change", "saturated")
 BREAK = 4.0        # standard deviations of real windows: beyond, a window is no longer like any real one

@@ -25,7 +25,7 @@ def _rgb(frames: Tensor) -> Tensor:
 
 class I3D:
     """Features of clips by the TorchScript of StyleGAN-V's and many others' FVD: features(frames [B, T, C, H, W] in
-    -1..1) -> [B, 400]. Between them `dforce.video.metrics.frechet.frechet` is FVD (Unterthiner et al. 2018).
+    -1..1) -> [B, 400]. Between them `dforce.video.metrics.psnr_ssim.frechet` is FVD (Unterthiner et al. 2018).
 
     file: i3d_torchscript.pt. Raises FileNotFoundError, or ValueError for another file. A TorchScript is a program: use
     a file that you trust.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dforce.video.metrics.frechet import psnr
+from dforce.video.metrics.psnr_ssim import psnr
 
 
 class Revisit(NamedTuple):
