@@ -48,12 +48,9 @@ def test_lists_become_tuples_where_a_tuple_is_wanted() -> None:
 
 
 def test_partial_and_nested_nodes() -> None:
-    node = {
-        "_target_": "dforce.train.objectives.ForcingObjective",
-        "_partial_": True,
-        "weight": {"_target_": "dforce.core.loss.min_snr", "gamma": 2.0},
-        "levels": {"_target_": "dforce.core.loss.shared", "_partial_": True},
-    }
+    node = {"_target_": "dforce.train.objectives.ForcingObjective", "_partial_": True,
+            "weight": {"_target_": "dforce.core.loss.min_snr", "gamma": 2.0},
+            "levels": {"_target_": "dforce.core.loss.shared", "_partial_": True}}
     built = build(node)
     assert isinstance(built, functools.partial) and built.func is objectives.ForcingObjective
     torch.testing.assert_close(built.keywords["weight"](torch.tensor([9.0])), torch.tensor([2.0]))
@@ -149,17 +146,15 @@ def test_every_public_name_that_is_not_listed_is_refused() -> None:
                     resolve(path)
 
 
-HOSTILE = [
-    "os.system", "builtins.eval", "subprocess.Popen", "dforce", "dforce..loss", "", None, 3,
-    "dforce.cli.main.os.system", "dforce.runs.folder.os.system", "dforce.core.loss.torch.save",
-    "dforce.nets.recurrent.torch.load", "dforce.core.loss.Tensor", "dforce.core.schedule.__builtins__.eval",
-    "dforce.core.loss.min_snr.__globals__", "dforce.nets.recurrent.RecurrentNet.__init__",
-    "dforce.nets.recurrent.RecurrentNet.load_state_dict", "dforce.__init__.load", "dforce.load", "dforce.save",
-    "dforce.video.model.load_video", "dforce.data.store.datasets_root", "dforce.runs.shards.write_shard",
-    "dforce.runs.folder.RunFolder", "dforce.runs.folder.write_atomic", "dforce.cli.main.main",
-    "dforce.train.checkpoint.load", "dforce.cli.commands.train.run", "dforce.config.build", "dforce.core.schedule",
-    "dforce.__version__",
-]
+HOSTILE = ["os.system", "builtins.eval", "subprocess.Popen", "dforce", "dforce..loss", "", None, 3,
+           "dforce.cli.main.os.system", "dforce.runs.folder.os.system", "dforce.core.loss.torch.save",
+           "dforce.nets.recurrent.torch.load", "dforce.core.loss.Tensor", "dforce.core.schedule.__builtins__.eval",
+           "dforce.core.loss.min_snr.__globals__", "dforce.nets.recurrent.RecurrentNet.__init__",
+           "dforce.nets.recurrent.RecurrentNet.load_state_dict", "dforce.__init__.load", "dforce.load", "dforce.save",
+           "dforce.video.model.load_video", "dforce.data.store.datasets_root", "dforce.runs.shards.write_shard",
+           "dforce.runs.folder.RunFolder", "dforce.runs.folder.write_atomic", "dforce.cli.main.main",
+           "dforce.train.checkpoint.load", "dforce.cli.commands.train.run", "dforce.config.build",
+           "dforce.core.schedule", "dforce.__version__"]
 
 
 @pytest.mark.parametrize("path", HOSTILE)

@@ -51,12 +51,8 @@ def write_index(folder: str | Path, *, embed: bool = False) -> Path:
         raise FileNotFoundError(f"there is no run folder {str(folder)!r}")
     notes: list[str] = []
     status = _text(folder / "STATUS").strip()
-    parts = [
-        _head(folder, status, notes),
-        _results(folder, notes),
-        _media(folder, embed, notes),
-        _metrics(folder, notes),
-    ]
+    parts = [_head(folder, status, notes), _results(folder, notes), _media(folder, embed, notes),
+             _metrics(folder, notes)]
     about = page.folded("config.yaml", _text(folder / "config.yaml")) + page.folded(
         "env.json", _text(folder / "env.json")
     )
@@ -171,11 +167,7 @@ def _in_order(files: Iterable[Path], place: Path, captions: dict[str, Any]) -> l
     def rank(file: Path) -> tuple[int, int, str]:
         name = file.relative_to(place).as_posix()
         kind = _kind(file)
-        return (
-            named.index(name) if name in named else len(named),
-            kinds.index(kind) if kind else len(kinds),
-            name,
-        )
+        return (named.index(name) if name in named else len(named), kinds.index(kind) if kind else len(kinds), name)
 
     return sorted(files, key=rank)
 

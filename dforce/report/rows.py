@@ -108,10 +108,8 @@ def write_results(file: str | Path, header: Mapping[str, Any], rows: Iterable[Ma
     """Write results.json, checked, through a temporary name: a reader never sees half a file. Returns the file."""
     file = Path(file)
     _check_keys(header, HEADER_KEYS, "header", extra=True)
-    plain = {
-        "header": _plain(dict(header), "header"),
-        "rows": [check_row(row, where=f"row {number}") for number, row in enumerate(rows)],
-    }
+    plain = {"header": _plain(dict(header), "header"),
+             "rows": [check_row(row, where=f"row {number}") for number, row in enumerate(rows)]}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".part")
     partial.write_text(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

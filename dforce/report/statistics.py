@@ -21,9 +21,8 @@ class Interval(NamedTuple):
     n: int
 
 
-def bootstrap_interval(
-    values: np.ndarray, seed: np.ndarray | None = None, *, rng: np.random.Generator, draws: int = 2000
-) -> Interval:
+def bootstrap_interval(values: np.ndarray, seed: np.ndarray | None = None, *, rng: np.random.Generator,
+                       draws: int = 2000) -> Interval:
     """Mean and 95% percentile bootstrap: seeds are drawn first, then episodes within each drawn seed.
 
     values: [E]; seed: [E] or None for one seed, where only episodes are drawn. With S seeds the spread between them

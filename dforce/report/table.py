@@ -79,9 +79,8 @@ def line_key(row: Row, *, across: Sequence[str] = ACROSS) -> tuple[Any, ...]:
     return (row["task"], row["method"], *sorted((k, repr(v)) for k, v in row["variant"].items() if k not in across))
 
 
-def tabulate(
-    rows: Iterable[Row], *, metrics: Sequence[str] | None = None, across: Sequence[str] = ACROSS
-) -> list[Table]:
+def tabulate(rows: Iterable[Row], *, metrics: Sequence[str] | None = None,
+             across: Sequence[str] = ACROSS) -> list[Table]:
     """One table a task. metrics: which, in order (default: all). Two rows for one cell: ValueError with both values."""
     rows = list(rows)
     known = list(dict.fromkeys(row["metric"] for row in rows))

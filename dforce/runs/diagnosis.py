@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 # module -> (distribution, what is lost without it, what brings it)
-MODULES = {
-    "numpy": ("numpy", "everything", "pip install numpy"),
-    "hydra": ("hydra-core", "the command line", "pip install hydra-core"),
-    "gymnasium": ("gymnasium", "environments", "pip install 'dforce[planning]'"),
-    "mujoco": ("mujoco", "maze and robot physics", "pip install 'dforce[planning]'"),
-    "minari": ("minari", "data sets", "pip install 'dforce[planning]'"),
-    "h5py": ("h5py", "data sets", "pip install 'dforce[planning]'"),
-    "av": ("av", "video files (pictures and gifs work)", "pip install 'dforce[video]'"),
-    "diffusers": ("diffusers", "pretrained diffusers models", "pip install 'dforce[align]'"),
-}
+MODULES = {"numpy": ("numpy", "everything", "pip install numpy"),
+           "hydra": ("hydra-core", "the command line", "pip install hydra-core"),
+           "gymnasium": ("gymnasium", "environments", "pip install 'dforce[planning]'"),
+           "mujoco": ("mujoco", "maze and robot physics", "pip install 'dforce[planning]'"),
+           "minari": ("minari", "data sets", "pip install 'dforce[planning]'"),
+           "h5py": ("h5py", "data sets", "pip install 'dforce[planning]'"),
+           "av": ("av", "video files (pictures and gifs work)", "pip install 'dforce[video]'"),
+           "diffusers": ("diffusers", "pretrained diffusers models", "pip install 'dforce[align]'")}
 NEEDED = ("numpy", "hydra")
 DISK_GB = 2.0  # a demo run with its data is far below; an install of a CUDA torch is not counted
 

@@ -19,13 +19,9 @@ PACKAGES = ("dforce", "torch", "numpy", "einops", "hydra-core", "gymnasium", "mu
 
 def environment(command: str | None = None) -> dict[str, Any]:
     """Command, commit, versions and machine of this process. Imports nothing heavy."""
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": command or shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "machine": _machine(),
-    }
+    return {"time": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": command or shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]), "commit": _commit(),
+            "versions": {"python": platform.python_version(), **_versions()}, "machine": _machine()}
 
 
 def _program(file: Path) -> list[str]:

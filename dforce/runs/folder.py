@@ -70,15 +70,8 @@ class RunFolder:
     Raises FileExistsError, and ValueError under torchrun without `out` (ranks would disagree on the time).
     """
 
-    def __init__(
-        self,
-        verb: str,
-        config: Any = None,
-        *,
-        out: str | Path | None = None,
-        resume: bool = False,
-        command: str | None = None,
-    ) -> None:
+    def __init__(self, verb: str, config: Any = None, *, out: str | Path | None = None, resume: bool = False,
+                 command: str | None = None) -> None:
         self.writes = int(os.environ.get("RANK", "0")) == 0
         self.ending = "done"
         if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -110,9 +103,8 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.status(self.ending if kind is None else f"failed: {str(error) or kind.__name__}")
 
     def log(self, step: int, **scalars: Any) -> None:

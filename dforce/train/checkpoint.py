@@ -98,12 +98,9 @@ def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any],
     tensors = {**state.model, **_prefixed("ema.", state.ema), **_prefixed("normalizer.", statistics)}
     if len(tensors) != len(state.model) + len(state.ema) + len(statistics):
         raise ValueError("the objective has weights named 'ema.…' or 'normalizer.…', names a checkpoint needs")
-    files = {
-        "state.json": _json({"step": state.step, "record": state.record, "extra": dict(extra or {})}, "state"),
-        "config.yaml": yaml.safe_dump(json.loads(_json(config, "config")), sort_keys=False),
-        "layout.json": _json(layout, "layout"),
-        "README.md": model_card(Path(folder).name, state, layout),
-    }
+    files = {"state.json": _json({"step": state.step, "record": state.record, "extra": dict(extra or {})}, "state"),
+             "config.yaml": yaml.safe_dump(json.loads(_json(config, "config")), sort_keys=False),
+             "layout.json": _json(layout, "layout"), "README.md": model_card(Path(folder).name, state, layout)}
     written = {"model": tensors, "optim": state.optim, "carried": state.carried}
     size = sum(t.nbytes for group in written.values() for t in group.values()) + sum(map(len, files.values()))
     versions = {"dforce": dforce.__version__, "python": platform.python_version(), "torch": torch.__version__,

@@ -129,44 +129,36 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
-    [
-        (["trian"], ["no verb 'trian'", "did you mean 'train'", "doctor"]),
-        (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train/train.yaml"]),
-        (["train", "net.widht=3"], ["no key 'net.widht'", "did you mean 'width'", "net/recurrent.yaml"]),
-        (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
-        (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
-        (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
-        (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be a whole number, got 'x'", "train.yaml, line"]),
-        (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
-        (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
-        (["train", "net.width=wide"], ["net.width must be a whole number, got 'wide'"]),
-        (["train", "net._target_=os.system"], ["'os.system'", "outside dforce"]),
-        (["train", "net=nosuch"], ["no net 'nosuch'", "recurrent"]),
-        (["train", "steps"], ["no kind 'steps'", "image"]),
-        (["train", "steps=["], ["["]),
-        (["data", "robot"], ["no kind 'robot'", "maze", "video"]),
-        (["data"], ["data what?", "dforce data maze", "dforce data video"]),
-        (["data", "kind=maze"], ["data what?"]),
-        (["train", "train"], ["no kind 'train'", "image", "video"]),
-        (["plan", "umaze"], ["takes key=value", "'umaze'"]),
-        (["train", "trust=dforce", "net._target_=dforce.runs.folder.write_atomic"], ["nothing that a configuration"]),
-        (["train", "+net.trust=os"], ["takes no 'trust'"]),
-        (["data", "maze", "maze=nosuch", "steps=100"], ["'nosuch'", "umaze"]),
-        (["data", "maze", "maze=nosuch", "-m", "seed=0,1"], ["'nosuch'", "umaze"]),
-    ],
+    [(["trian"], ["no verb 'trian'", "did you mean 'train'", "doctor"]),
+     (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train/train.yaml"]),
+     (["train", "net.widht=3"], ["no key 'net.widht'", "did you mean 'width'", "net/recurrent.yaml"]),
+     (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
+     (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
+     (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
+     (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be a whole number, got 'x'", "train.yaml, line"]),
+     (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
+     (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
+     (["train", "net.width=wide"], ["net.width must be a whole number, got 'wide'"]),
+     (["train", "net._target_=os.system"], ["'os.system'", "outside dforce"]),
+     (["train", "net=nosuch"], ["no net 'nosuch'", "recurrent"]), (["train", "steps"], ["no kind 'steps'", "image"]),
+     (["train", "steps=["], ["["]), (["data", "robot"], ["no kind 'robot'", "maze", "video"]),
+     (["data"], ["data what?", "dforce data maze", "dforce data video"]), (["data", "kind=maze"], ["data what?"]),
+     (["train", "train"], ["no kind 'train'", "image", "video"]), (["plan", "umaze"], ["takes key=value", "'umaze'"]),
+     (["train", "trust=dforce", "net._target_=dforce.runs.folder.write_atomic"], ["nothing that a configuration"]),
+     (["train", "+net.trust=os"], ["takes no 'trust'"]),
+     (["data", "maze", "maze=nosuch", "steps=100"], ["'nosuch'", "umaze"]),
+     (["data", "maze", "maze=nosuch", "-m", "seed=0,1"], ["'nosuch'", "umaze"])],
 )
-def test_a_mistake_is_answered_by_one_message(
-    arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_answered_by_one_message(arguments: list[str], parts: list[str],
+                                              capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert all(part in error for part in parts), error
     assert "Traceback" not in error and error.count("dforce: ") == 1
 
 
-def test_the_traceback_is_there_for_those_who_ask(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_traceback_is_there_for_those_who_ask(capsys: pytest.CaptureFixture[str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DFORCE_TRACEBACK", "1")
     assert main(["data", "maze", "maze=nosuch", "steps=100"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -215,9 +207,8 @@ def _refuse(*_: object) -> None:
     raise ValueError("no room for it")
 
 
-def test_sigterm_is_on_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_is_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dforce.cli.commands.benchmark_speed.SpeedBenchmark.measure",
                         lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)

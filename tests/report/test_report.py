@@ -26,14 +26,8 @@ UMAZE = np.array([[c == "#" for c in row] for row in ("#####", "#GOO#", "###O#",
 WIDE = np.array([[c == "#" for c in row] for row in ("######", "#OO#O#", "#OOOO#", "######")])
 START, GOAL = np.array([2.8, 0.8]), np.array([1.0, 1.0])
 CORNERS = np.array([[2.8, 0.8], [2.8, 2.8], [0.8, 2.8], [0.8, 0.9]])
-HEADER = {
-    "command": "dforce x",
-    "commit": "c0ffee",
-    "versions": {},
-    "machine": {},
-    "seconds": 1.5,
-    "peak_memory_mb": 9.0,
-}
+HEADER = {"command": "dforce x", "commit": "c0ffee", "versions": {}, "machine": {}, "seconds": 1.5,
+          "peak_memory_mb": 9.0}
 
 
 def walk(steps: int = 40) -> np.ndarray:
@@ -114,9 +108,8 @@ def test_chosen_plan_is_the_strong_one():
 
 
 def test_grid_and_strip_have_a_panel_each(tmp_path):
-    grid = maze_plots.plan_grid(
-        UMAZE, [fan()] * 5, [walk()] * 4 + [None], [START] * 5, [GOAL] * 5, list("abcde"), columns=3
-    )
+    grid = maze_plots.plan_grid(UMAZE, [fan()] * 5, [walk()] * 4 + [None], [START] * 5, [GOAL] * 5, list("abcde"),
+                                columns=3)
     assert [ax.get_title(loc="left") for ax in grid.axes[:5]] == list("abcde") and not grid.axes[5].get_visible()
     estimates = np.stack([walk()] * 21)
     strip = maze_plots.denoising_strip(UMAZE, estimates, START, GOAL, [str(n) for n in range(21)], columns=5)
@@ -255,17 +248,10 @@ def test_results_come_back_as_written_and_numpy_becomes_plain(tmp_path):
 
 @pytest.mark.parametrize(
     "change, message",
-    [
-        ({"valeu": 1.0}, "unknown key 'valeu': did you mean 'value'"),
-        ({"value": float("nan")}, "key 'value' is nan"),
-        ({"value": "1"}, "value must be a number"),
-        ({"low": None}, "low and high"),
-        ({"low": 9.0}, "low and high"),
-        ({"n": 1.5}, "n must be a count"),
-        ({"variant": {"a": {"b": 1}}}, "flat"),
-        ({"method": ""}, "method must be a non-empty string"),
-        ({"higher_is_better": "yes"}, "higher_is_better"),
-    ],
+    [({"valeu": 1.0}, "unknown key 'valeu': did you mean 'value'"), ({"value": float("nan")}, "key 'value' is nan"),
+     ({"value": "1"}, "value must be a number"), ({"low": None}, "low and high"), ({"low": 9.0}, "low and high"),
+     ({"n": 1.5}, "n must be a count"), ({"variant": {"a": {"b": 1}}}, "flat"),
+     ({"method": ""}, "method must be a non-empty string"), ({"higher_is_better": "yes"}, "higher_is_better")],
 )
 def test_a_wrong_row_is_refused_by_number_and_reason(tmp_path, change, message):
     with pytest.raises(ValueError, match=f"row 1.*{re.escape(message)}"):
@@ -321,13 +307,8 @@ def test_table_numbers_equal_the_rows():
     """Every value, low and high read back from the table equals its row within half of the last decimal shown."""
     rng = np.random.default_rng(0)
     rows = [
-        row(
-            method,
-            float(rng.normal() * scale),
-            spread=float(scale * rng.random()),
-            metric=metric,
-            variant={"starts": starts},
-        )
+        row(method, float(rng.normal() * scale), spread=float(scale * rng.random()), metric=metric,
+            variant={"starts": starts})
         for method in ("a", "b", "c")
         for metric, scale in (("score", 100.0), ("success", 0.3), ("tiny", 2e-4))
         for starts in ("all", "blocked")
@@ -358,11 +339,8 @@ def test_lines_are_named_by_what_varies_within_a_method_and_the_best_is_bold():
     rows[-1]["variant"] = base
     text = table.markdown_table(rows).splitlines()
     assert text[0] == "| method | score, all (n=100) ↑ | time, all (n=100) ↓ |"
-    assert text[2:5] == [
-        "| a | 1.00 [0.50, 1.50] | 2.00 [1.50, 2.50] |",
-        "| m, n_futures=1 | **5.00 [4.50, 5.50]** |  |",
-        "| m, n_futures=8 | 3.00 [2.50, 3.50] |  |",
-    ]
+    assert text[2:5] == ["| a | 1.00 [0.50, 1.50] | 2.00 [1.50, 2.50] |",
+                         "| m, n_futures=1 | **5.00 [4.50, 5.50]** |  |", "| m, n_futures=8 | 3.00 [2.50, 3.50] |  |"]
 
 
 def test_a_cell_with_two_rows_and_an_unknown_metric_are_refused():
@@ -435,28 +413,20 @@ def test_page_reloads_only_while_running(tmp_path):
 
 @pytest.mark.parametrize(
     "call, message",
-    [
-        (lambda: maze_plots.plan_figure(UMAZE.astype(int), fan(), None, START, GOAL), "walls must be a bool array"),
-        (lambda: maze_plots.plan_figure(UMAZE, walk(), None, START, GOAL), r"plans must have shape \[P, H, 2\]"),
-        (
-            lambda: maze_plots.plan_figure(UMAZE, fan() * np.nan, None, START, GOAL),
-            "plans holds 240 values that are not",
-        ),
-        (lambda: maze_plots.plan_figure(UMAZE, fan(), None, [0, 0, 0, 0], GOAL), "start must have shape"),
-        (lambda: maze_plots.plan_figure(UMAZE, fan(), None, START, GOAL, chosen=3), "one of the 3 plans"),
-        (lambda: maze_plots.plan_grid(UMAZE, [fan()], [], [START], [GOAL]), "as many paths"),
-        (
-            lambda: maze_plots.denoising_strip(UMAZE, fan(), START, GOAL, ["one"]),
-            "labels must be one for each of the 3",
-        ),
-        (lambda: maze_plots.animation(UMAZE, fan(), walk(), START, GOAL, "a.avi"), r"\.mp4 or \.gif"),
-        (lambda: maze_plots.animation(UMAZE, [(5, fan())], walk(), START, GOAL, "a.gif"), "rising from 0"),
-        (lambda: maze_plots.coverage(UMAZE, np.zeros((0, 2))), "empty"),
-        (lambda: curves.schedule_heatmap([[11, 3]], 10), r"levels in 0\.\.10, got 3\.\.11"),
-        (lambda: curves.loss_curve([1, 2], [1.0]), r"train must have shape \[N\] = \[2\]"),
-        (lambda: curves.line_with_band([1], {}, xlabel="", ylabel=""), "1 to 6 series"),
-        (lambda: curves.bars_with_intervals([row(), row(task="other")], "score"), "draws one task"),
-    ],
+    [(lambda: maze_plots.plan_figure(UMAZE.astype(int), fan(), None, START, GOAL), "walls must be a bool array"),
+     (lambda: maze_plots.plan_figure(UMAZE, walk(), None, START, GOAL), r"plans must have shape \[P, H, 2\]"),
+     (lambda: maze_plots.plan_figure(UMAZE, fan() * np.nan, None, START, GOAL), "plans holds 240 values that are not"),
+     (lambda: maze_plots.plan_figure(UMAZE, fan(), None, [0, 0, 0, 0], GOAL), "start must have shape"),
+     (lambda: maze_plots.plan_figure(UMAZE, fan(), None, START, GOAL, chosen=3), "one of the 3 plans"),
+     (lambda: maze_plots.plan_grid(UMAZE, [fan()], [], [START], [GOAL]), "as many paths"),
+     (lambda: maze_plots.denoising_strip(UMAZE, fan(), START, GOAL, ["one"]), "labels must be one for each of the 3"),
+     (lambda: maze_plots.animation(UMAZE, fan(), walk(), START, GOAL, "a.avi"), r"\.mp4 or \.gif"),
+     (lambda: maze_plots.animation(UMAZE, [(5, fan())], walk(), START, GOAL, "a.gif"), "rising from 0"),
+     (lambda: maze_plots.coverage(UMAZE, np.zeros((0, 2))), "empty"),
+     (lambda: curves.schedule_heatmap([[11, 3]], 10), r"levels in 0\.\.10, got 3\.\.11"),
+     (lambda: curves.loss_curve([1, 2], [1.0]), r"train must have shape \[N\] = \[2\]"),
+     (lambda: curves.line_with_band([1], {}, xlabel="", ylabel=""), "1 to 6 series"),
+     (lambda: curves.bars_with_intervals([row(), row(task="other")], "score"), "draws one task")],
 )
 def test_wrong_input_is_answered_with_what_came_and_was_wanted(call, message):
     with pytest.raises(ValueError, match=message):

@@ -127,9 +127,8 @@ def test_progress_yields_everything_in_silence_when_short(capsys: pytest.Capture
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_prints_plain_lines_with_an_eta(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_prints_plain_lines_with_an_eta(capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 12))  # every look at the clock is 12 s after the one before
     monkeypatch.setattr("dforce.runs.progress.time.monotonic", lambda: next(clock))
     with Ticker(4, "train") as ticker:

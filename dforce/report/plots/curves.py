@@ -22,9 +22,8 @@ REFERENCE_LINE = 13  # points between the names of two references
 
 def schedule_heatmap(matrix: object, K: int, title: str = "schedule matrix") -> Figure:
     """How noisy each token is at each sampling row. matrix: [M, T] levels in 0..K, 0 clean (white), K noise (dark)."""
-    levels = style.finite(
-        "matrix", style.numbers("matrix", matrix, (None, None), "[M, T]; draw one sequence of [M, B, T]")
-    )
+    levels = style.finite("matrix",
+                          style.numbers("matrix", matrix, (None, None), "[M, T]; draw one sequence of [M, B, T]"))
     if levels.size == 0 or levels.min() < 0 or levels.max() > K:
         span = f"{levels.min():g}..{levels.max():g}" if levels.size else "nothing"
         raise ValueError(f"matrix must hold levels in 0..{K}, got {span}; was it made for another schedule?")
@@ -47,16 +46,9 @@ def schedule_heatmap(matrix: object, K: int, title: str = "schedule matrix") -> 
     return figure
 
 
-def loss_curve(
-    steps: Sequence[float],
-    train: Sequence[float | None],
-    val_steps: Sequence[float] = (),
-    val: Sequence[float | None] = (),
-    bound: Sequence[float | None] = (),
-    *,
-    title: str = "training",
-    ylabel: str = "loss",
-) -> Figure:
+def loss_curve(steps: Sequence[float], train: Sequence[float | None], val_steps: Sequence[float] = (),
+               val: Sequence[float | None] = (), bound: Sequence[float | None] = (), *, title: str = "training",
+               ylabel: str = "loss") -> Figure:
     """Training loss (raw faint, running median strong) and held-out loss (points); below, held-out log-likelihood.
 
     steps, train: [N]; val_steps, val: [V]; bound: [V], nats a token, or () for no such panel. A value that is None or
@@ -118,16 +110,8 @@ def plain_log_ticks(ax: Axes) -> None:
     ax.tick_params(axis="y", which="minor", length=0)
 
 
-def line_with_band(
-    x: object,
-    series: Mapping[str, tuple[object, object, object]],
-    *,
-    xlabel: str,
-    ylabel: str,
-    title: str = "",
-    references: Mapping[str, float] | None = None,
-    log_x: bool = False,
-) -> Figure:
+def line_with_band(x: object, series: Mapping[str, tuple[object, object, object]], *, xlabel: str, ylabel: str,
+                   title: str = "", references: Mapping[str, float] | None = None, log_x: bool = False) -> Figure:
     """One line a series with its interval as a band. x: [N]; series: name -> (value, low, high), each [N];
     references: name -> value, dashed lines across."""
     x = style.numbers("x", x, (None,), "[N]")
@@ -149,17 +133,15 @@ def line_with_band(
     for name, level in (references or {}).items():
         ax.axhline(level, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
         place: dict[str, Any] = {"xytext": (-2, 4), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-        ax.annotate(
-            name, (1, level), xycoords=("axes fraction", "data"), color=style.MUTED, fontsize=style.TICK, **place
-        )
+        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), color=style.MUTED, fontsize=style.TICK,
+                    **place)
     if len(series) > 1:
         ax.legend(frameon=False, fontsize=style.LABEL, labelcolor=style.INK, loc="best")
     return figure
 
 
-def bars_with_intervals(
-    rows: Sequence[Row], metric: str, *, references: Sequence[str] = (), by: str = "starts", title: str = ""
-) -> Figure:
+def bars_with_intervals(rows: Sequence[Row], metric: str, *, references: Sequence[str] = (), by: str = "starts",
+                        title: str = "") -> Figure:
     """Bars of one metric, methods downwards, one panel for each value of `variant[by]`, whiskers from low to high.
 
     references: methods drawn as dashed vertical lines through their own panel instead of bars (controller, straight).

@@ -23,18 +23,16 @@ START, GOAL = PALETTE[0], PALETTE[2]
 # Early is violet, late is orange. Plasma is monotone in lightness, so it survives greyscale; the yellow end is cut off.
 TIME: Colormap = ListedColormap(colormaps["plasma"](np.linspace(0.08, 0.80, 256)), name="dforce_time")
 # White is clean, dark blue is noise: the eye reads ink as noise left.
-LEVEL: Colormap = LinearSegmentedColormap.from_list(
-    "dforce_level", ["#ffffff", "#cfe1f2", "#6aaed6", "#2070b4", "#08306b"]
-)
+LEVEL: Colormap = LinearSegmentedColormap.from_list("dforce_level",
+                                                    ["#ffffff", "#cfe1f2", "#6aaed6", "#2070b4", "#08306b"])
 
 TITLE, LABEL, TICK = 13.0, 11.0, 10.0  # points; at 100 px an inch (a 9 inch figure shown 900 px wide) 10 pt is 14 px
 
 
 def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
     """An empty figure of width x height inches with its own Agg canvas; `figure.savefig(file)` writes it."""
-    figure = Figure(
-        figsize=(width, height), dpi=dpi, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07)
-    )
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white",
+                    layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
     FigureCanvasAgg(figure)
     return figure
 
