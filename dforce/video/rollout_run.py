@@ -169,18 +169,20 @@ class RolloutRun:
             if film is not None:  # a film cannot be appended to
                 for number, shown in enumerate(record.frames()):
                     film.write(film_frame(shown, beside, number))
-            pace = _Pace(self.samples)
+            began = last = time.monotonic()
             for x, pixels, after in self._chunks(record, state, context.shape[1], actions):
                 if film is not None:
                     for t in range(chunk):
                         film.write(film_frame(pixels[:, t], beside, done + t))
-                done += chunk
-                ticker.advance(chunk, note=f"{pace.since_begin(done - first):.1f} frames/s")
+                done, now = done + chunk, time.monotonic()
+                speed = self.samples * (done - first) / (now - began)
+                ticker.advance(chunk, note=f"{speed:.1f} frames/s")
                 if done - saved >= self.save_every or done >= self.frames:
-                    folder.log(done, **_numbers(x, after), frames_per_second=pace.since_last(done - saved))
+                    folder.log(done, **_numbers(x, after),
+                               frames_per_second=self.samples * (done - saved) / (now - last))
                     record.save(after, chunks=done // chunk, frames=done)
-                    saved = done
-        return pace.since_begin(done - first) if done > first else None
+                    saved, last = done, now
+        return speed if done > first else None
 
     def _chunks(self, record: Record, state: State, context: int,
                 actions: Actions | None) -> Iterator[tuple[Tensor, np.ndarray, State]]:
@@ -198,22 +200,6 @@ class RolloutRun:
                 actions.see(from_uint8(pixels))  # as the record will show it
             done += chunk
             yield x, pixels, after
-
-
-class _Pace:
-    """Frames a second of so many rollouts side by side."""
-
-    def __init__(self, rollouts: int):
-        self.rollouts = rollouts
-        self.begin = self.last = time.monotonic()
-
-    def since_begin(self, frames: int) -> float:
-        return self.rollouts * frames / (time.monotonic() - self.begin)
-
-    def since_last(self, frames: int) -> float:
-        """Since this was asked for before."""
-        last, self.last = self.last, time.monotonic()
-        return self.rollouts * frames / (self.last - last)
 
 
 def variant_of(recipe: Recipe) -> dict[str, Any]:

@@ -112,31 +112,6 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
     return train_auxiliary(policy, loss, steps=steps, lr=lr, weight_decay=1e-2)
 
 
-class Likeness(NamedTuple):
-    """How well a policy predicts the actions in clips, beside a predictor that knows only how often each one occurs.
-
-    cross_entropy: nats; entropy: that of the other. accuracy: part predicted right; majority: part of the commonest.
-    """
-
-    cross_entropy: float
-    accuracy: float
-    entropy: float
-    majority: float
-
-
-@torch.no_grad()
-def likeness(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Likeness:
-    """How well the policy predicts the actions [B, T, A] of clips [B, T, C, H, W]."""
-    device = next(policy.parameters()).device
-    seen = decisions(frames, actions, policy.memory)
-    logits = torch.cat([policy(pairs.to(device), past.to(device)).cpu() for pairs, past in
-                        zip(seen.pairs.split(1024), seen.past.split(1024), strict=True)])
-    label = seen.label.cpu()
-    part = torch.bincount(label, minlength=policy.actions).double() / len(label)
-    return Likeness(float(F.cross_entropy(logits, label)), float((logits.argmax(-1) == label).double().mean()),
-                    float(-torch.xlogy(part, part).sum()), float(part.max()))
-
-
 @torch.no_grad()
 def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
     """Probabilities [B, T, A] of the actions that lead to each frame, given all that came before it.

@@ -22,7 +22,6 @@ from dforce.video.walker import (
     WalkerPolicy,
     decisions,
     expected,
-    likeness,
     load_walker,
     save_walker,
     train_walker,
@@ -85,10 +84,13 @@ def test_it_learns_what_is_to_be_seen_and_the_same_again():
     policies = [train_walker(clips, A, steps=60, batch=48, memory=4, seed=1) for _ in range(2)]
     for one, two in zip(policies[0].state_dict().values(), policies[1].state_dict().values(), strict=True):
         assert torch.equal(one, two)
-    found = likeness(policies[0], *clips(1_000_000, batch=32))
-    assert found.accuracy > 0.95 > 0.45 > found.majority and found.cross_entropy < 0.2 * found.entropy
-    blind = likeness(fixed([1 / 3] * 3), *clips(1_000_000, batch=32))
-    assert blind.cross_entropy == pytest.approx(np.log(3), abs=1e-5) and 0 <= np.log(3) - blind.entropy < 0.02
+    pairs, past, label = decisions(*clips(1_000_000, batch=32), memory=4)
+    logits, share = policies[0](pairs, past), torch.bincount(label, minlength=A).double() / len(label)
+    entropy = float(-torch.xlogy(share, share).sum())
+    assert (logits.argmax(-1) == label).double().mean() > 0.95 > 0.45 > share.max()
+    assert torch.nn.functional.cross_entropy(logits, label) < 0.2 * entropy
+    blind = torch.nn.functional.cross_entropy(fixed([1 / 3] * 3)(pairs, past), label)
+    assert float(blind) == pytest.approx(np.log(3), abs=1e-5) and 0 <= np.log(3) - entropy < 0.02
     walker = Walker(policies[0], *nothing(300))
     walker.see(clips(7, batch=300)[0][:, :5])
     right = clips(7, batch=300)[1][:, 5]                                       # what frame 4 says
