@@ -29,7 +29,7 @@ FEW = 8  # episodes under fast_dev_run
 class PlanRun:
     """The settings of `dforce plan`; configs/verbs/plan/plan.yaml says what each does.
 
-    planner: waits for denoiser, schedule, normalizer, layout and bf16.
+    planner: builds it from those of denoiser, schedule, normalizer, layout and bf16 that it has arguments for.
     """
 
     planner: Callable[..., Any]
@@ -57,7 +57,7 @@ class PlanRun:
             print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
         starts, goals = task.starts(FEW if self.fast_dev_run else self.episodes, self.seed)
         methods = [*reference_methods(task.world, seed=self.seed),
-                   planned(planner.method, task.world, planner, self.executor, seed=self.seed,
+                   planned(method_name(planner), task.world, planner, self.executor, seed=self.seed,
                            replan_every=self.replan_every, shrink=self.shrink)]
 
         def play(folder: RunFolder) -> Comparison:
@@ -68,6 +68,11 @@ class PlanRun:
             return compared
 
         return play
+
+
+def method_name(planner: Any) -> str:
+    """What rows of results call a planner: its `method`, else its class."""
+    return str(getattr(planner, "method", type(planner).__name__))
 
 
 def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], starts: np.ndarray, goals: np.ndarray, *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +24,16 @@ def task_of(bundle: Bundle) -> Task:
 
 
 def planner_around(bundle: Bundle, make: Callable[..., Any] = DiffusionPlanner, **settings: Any) -> Any:
-    """make(denoiser, schedule, normalizer, layout, **settings), the weights frozen: guidance differentiates in the plan
-    only.
+    """make(...) with those of denoiser, schedule, normalizer, layout and settings that it has arguments for.
 
+    The weights are frozen: guidance differentiates in the plan only.
     Raises ValueError for a checkpoint that was not trained on trajectories.
     """
     if bundle.normalizer is None or "observation" not in bundle.layout:
         raise ValueError(f"a planner needs a checkpoint that was trained on trajectories, this one holds "
                          f"{sorted(bundle.layout)}; `dforce train data=dforce/maze2d-umaze-v1` makes one")
     bundle.denoiser.requires_grad_(False)
-    return make(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, **settings)
+    offered = {"denoiser": bundle.denoiser, "schedule": bundle.schedule, "normalizer": bundle.normalizer,
+               "layout": bundle.layout, **settings}
+    taken = inspect.signature(make).parameters
+    return make(**{name: value for name, value in offered.items() if name in taken})

@@ -1,4 +1,4 @@
-"""Files that hold the result of one unit: a header line, then a line an episode. Damage and other settings are seen."""
+"""Files that hold the result of one job: a header line, then a line an episode. Damage and other settings are seen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dforce.config import present
 from dforce.runs.folder import write_atomic
 
 
@@ -28,7 +29,10 @@ def write_shard(file: Path, identity: Mapping[str, Any], about: Mapping[str, Any
 
 
 def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
-    """The shard, or why it does not count: "" where there is none, else damage or settings that are not `identity`."""
+    """The shard, or why it does not count: "" where there is none, else damage or settings that are not `identity`.
+
+    Constructors that have moved since count under their present names.
+    """
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -39,7 +43,7 @@ def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
     if digest != _digest(head + body):
         return f"{file} is damaged"
     header = json.loads(head)
-    changed = differing(header["identity"], json.loads(json.dumps(identity)))
+    changed = differing(present(header["identity"]), present(json.loads(json.dumps(identity))))
     if changed:
         return f"{file} was made with other settings ({'; '.join(changed[:3])}{', ...' if len(changed) > 3 else ''})"
     return Shard(header, [json.loads(line) for line in body.splitlines()])

@@ -20,9 +20,11 @@ from scipy import stats
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark, benchmark_jobs, criterion, tuning_identity
 from dforce.benchmarks.planning.suite import label, read_suite, split_label
 from dforce.benchmarks.planning.tables import planning_tables
+from dforce.benchmarks.planning.trainings import ModelTraining
 from dforce.cli.compose import composed
 from dforce.cli.main import main
 from dforce.cli.suite_files import changed_suite
+from dforce.config import read
 from dforce.data import make_maze_dataset
 from dforce.envs import MAZES
 from dforce.planning.baselines.drivers import run_driver, straight_driver
@@ -34,8 +36,11 @@ from dforce.report.statistics import bootstrap_interval, interquartile_mean, pai
 from dforce.report.statistics import probability_of_improvement as above
 from dforce.report.table import csv_table
 from dforce.runs.claims import claims_in
+from dforce.runs.folder import Invocation
 from dforce.runs.jobs import Job, run_jobs
 from dforce.runs.training_run import Keeper
+from dforce.runs.trajectory_training import TrajectoryTraining
+from dforce.train.checkpoint import model_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SPENT = ("plan_seconds", "episode_seconds")
@@ -452,6 +457,24 @@ def test_the_verb_stops_at_its_limit_and_trains_anew_what_is_meant_otherwise(
     told = capsys.readouterr().out
     assert "forcing-0 was trained with other settings (net.width: 8, now 12): it is trained anew" in told
     assert (out / "models" / "forcing-0.old-1").is_dir() and "guided.jsonl was made with other settings" in told
+
+
+def test_a_run_that_names_old_places_counts(tmp_path: Path) -> None:
+    cfg = composed("train", {"data": "any", "seed": 0})
+    out = tmp_path / "forcing-0"
+    training = ModelTraining("forcing-0", read(cfg, TrajectoryTraining, model=model_of(cfg)),
+                             Invocation("train", "", cfg, frozenset(), str(out)), cfg)
+    assert training.state() == ("none", "")
+    old = yaml.safe_dump(cfg)
+    for new, before in (("dforce.core.loss.", "dforce.loss."), ("dforce.train.fit.fit", "dforce.fit.fit"),
+                        ("dforce.train.objectives.Forcing", "dforce.loss.Forcing"), ("dforce.core.sch", "dforce.sch")):
+        assert new in old
+        old = old.replace(new, before)
+    out.mkdir()
+    (out / "config.yaml").write_text(old)
+    assert training.state() == ("begun", "") and training.settings == training.wanted
+    (out / "config.yaml").write_text(old.replace("fused_snr", "v_weight"))
+    assert training.state()[0] == "other" and "fused_snr" in training.state()[1]
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +21,10 @@ from dforce.cli.main import main
 from dforce.data import save_episodes
 from dforce.data.episodes import pack
 from dforce.planning.evaluation import compare_methods, reference_methods
+from dforce.report.rows import read_results
+
+ROOT = Path(__file__).resolve().parents[2]
+LINES = 60  # of a module that adds one more of a kind
 
 NETWORK = '''
 import torch
@@ -184,3 +191,63 @@ def test_a_reward_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="did you mean 'red'"):
         named_reward("rad", Subject((3, 4, 4)))
     assert len(REWARD.splitlines()) <= 60
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with the package in it as the wheel has it, envs and configs inside."""
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "dforce", tmp_path / "dforce", ignore=skip)
+    for inner in ("envs", "configs"):
+        shutil.copytree(ROOT / inner, tmp_path / "dforce" / inner, ignore=skip)
+    return tmp_path
+
+
+def add(tree: Path, files: dict[str, str]) -> None:
+    """Adds new files to the package, the Python ones within the size that one more of a kind may have."""
+    for name, text in files.items():
+        file = tree / "dforce" / name
+        assert not file.exists() and (file.suffix != ".py" or len(text.splitlines()) <= LINES)
+        file.write_text(text, encoding="utf-8")
+
+
+def run_command(tree: Path, *words: str) -> str:
+    """Runs the command line of the copy in its folder; returns what it printed."""
+    ran = subprocess.run([sys.executable, "-m", "dforce", *words], cwd=tree, text=True, capture_output=True,
+                         env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+PLANNER = '''"""Straight to the goal."""
+
+import numpy as np
+
+from dforce.planning.control import Plan
+
+BUILDABLE = ("Line",)
+
+
+class Line:
+    """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan, as if there were no walls. pace: cells a step."""
+
+    def __init__(self, pace: float = 0.02):
+        self.pace = pace
+
+    def __call__(self, obs, goal, remaining, rng):
+        way = goal - obs[:, :2]
+        share = self.pace * np.arange(1, remaining + 1) / np.linalg.norm(way, axis=1, keepdims=True)
+        place = obs[:, None, :2] + np.minimum(share, 1)[..., None] * way[:, None]
+        return Plan(np.zeros_like(place), np.concatenate([place, np.zeros_like(place)], -1))
+'''
+
+
+def test_a_planner(tree: Path) -> None:
+    add(tree, {"planning/line.py": PLANNER, "configs/planner/line.yaml":
+               "# straight to the goal\n_target_: dforce.planning.line.Line\n_partial_: true\npace: 0.02\n"})
+    assert "planner=best_of_n|diffuser|diffusion|line|mctd" in run_command(tree, "plan", "--help")
+    run_command(tree, "plan", "checkpoint=maze2d-umaze", "planner=line", "planner.pace=0.03", "fast_dev_run=true",
+           "pictures=1", "out=run")
+    success = {(row["method"], row["variant"]["starts"]): row["value"]
+               for row in read_results(tree / "run" / "results.json").rows if row["metric"] == "success"}
+    assert success["Line", "all"] > 0 and success["Line", "blocked"] == 0

@@ -22,7 +22,7 @@ from dforce.benchmarks.planning.studies import TUNE_SEED, starts_of
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.tasks import Task, trained_task
 from dforce.planning.trained import planner_around
-from dforce.report.rows import Row
+from dforce.report.rows import Row, make_row
 from dforce.report.statistics import bootstrap_interval
 
 
@@ -31,9 +31,9 @@ def beginning(task: Task, name: str, planner: DiffusionPlanner, episodes: int) -
     starts, goals = starts_of(task, episodes, [TUNE_SEED])
     plan = planner(starts, goals, task.steps, np.random.default_rng(0))
     away = np.linalg.norm(plan.states[:, 0, :2] - starts[:, :2], axis=1)
-    return {"task": task.name, "method": name, "variant": {"scale": planner.scale}, "metric": "start_distance",
-            **bootstrap_interval(away, rng=np.random.default_rng(0))._asdict(), "seeds": 1,
-            "unit": "cells from the start to the first planned state", "higher_is_better": False}
+    return make_row(task.name, name, "start_distance", bootstrap_interval(away, rng=np.random.default_rng(0)),
+                    variant={"scale": planner.scale}, unit="cells from the start to the first planned state",
+                    higher=False)
 
 
 def main() -> None:

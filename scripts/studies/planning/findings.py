@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dforce.planning.scores import METRICS
-from dforce.report.rows import Row, write_results
+from dforce.report.rows import Row, make_row, write_results
 from dforce.report.statistics import success_interval
 from dforce.runs.folder import environment, peak_memory_mb
 
@@ -35,11 +35,10 @@ def tell(rows: Iterable[Row]) -> None:
 
 
 def shares(task: str, method: str, variant: Mapping[str, Any], kinds: Iterable[str],
-           found: Sequence[Sequence[str]]) -> Iterator[Row]:
-    """The share of each kind among what was found, a row each. found: one list a training seed."""
-    seed = np.repeat(np.arange(len(found)), [len(run) for run in found])
+           runs: Sequence[Sequence[str]]) -> Iterator[Row]:
+    """The share of each kind in all runs, a row each. runs: the kinds that came out, one list a training seed."""
+    seed = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
     for kind in kinds:
-        are = np.array([float(one == kind) for run in found for one in run])
-        yield {"task": task, "method": method, "variant": dict(variant), "metric": kind,
-               **success_interval(are, seed, rng=np.random.default_rng(0))._asdict(), "seeds": len(found),
-               "unit": "fraction", "higher_is_better": None}
+        are = np.array([float(one == kind) for run in runs for one in run])
+        yield make_row(task, method, kind, success_interval(are, seed, rng=np.random.default_rng(0)), variant=variant,
+                       seeds=len(runs), unit="fraction")

@@ -36,6 +36,7 @@ from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import trained_task
 from dforce.planning.trained import planner_around
+from dforce.report.rows import make_row
 from dforce.report.statistics import bootstrap_interval
 from dforce.train.precision import device_of
 
@@ -102,9 +103,9 @@ def main() -> None:
                 found.setdefault(key, {}).setdefault(metric, []).append(value.double().cpu())
     common = {"steps": asked.steps, "delay": asked.delay, "scale": asked.scale, "lookahead": asked.lookahead,
               "starts": "blocked"}
-    rows = [{"task": task.name, "method": f"{way}, n={n}", "variant": common | {"draws": n, "share": share},
-             "metric": metric, **bootstrap_interval(torch.cat(values).numpy(), rng=np.random.default_rng(0))._asdict(),
-             "seeds": len(asked.checkpoints), "unit": UNITS[metric], "higher_is_better": None}
+    rows = [make_row(task.name, f"{way}, n={n}", metric,
+                     bootstrap_interval(torch.cat(values).numpy(), rng=np.random.default_rng(0)),
+                     variant=common | {"draws": n, "share": share}, seeds=len(asked.checkpoints), unit=UNITS[metric])
             for (way, n, share), metrics in found.items() for metric, values in metrics.items()]
     tell(rows)
     write(asked.out, rows, begin)

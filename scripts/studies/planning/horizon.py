@@ -22,7 +22,7 @@ import torch
 from findings import tell, write
 
 import dforce
-from dforce.benchmarks.planning.studies import starts_of, tuned
+from dforce.benchmarks.planning.studies import best_trial, starts_of
 from dforce.nets.temporal import TemporalUNet
 from dforce.planning.control import tracking
 from dforce.planning.diffuser import DiffuserPlanner
@@ -61,7 +61,7 @@ def rows_of(checkpoint: str, task: Task, bundle: Bundle, asked: argparse.Namespa
             about = {"checkpoint": Path(checkpoint).name, "of training": factor}
             guided = isinstance(planner, DiffusionPlanner)
             settings = [{"scale": scale} for scale in asked.scales] if guided else SAMPLERS
-            planner, trials = tuned(task, planner, tracking(), settings, episodes=asked.tune_episodes, **control)
+            planner, trials = best_trial(task, planner, tracking(), settings, episodes=asked.tune_episodes, **control)
             about["trials"] = len(trials)
             method = planned(name, task.world, planner, tracking(), variant=about, **control)
             yield compare_methods(task.world, [method], starts, goals, task=task.name).rows

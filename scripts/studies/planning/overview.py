@@ -54,14 +54,16 @@ def differences(run: Run, executor: str) -> dict[str, dict[str, Estimate]]:
     found: dict[str, dict[str, Estimate]] = {}
     for starts in dict.fromkeys(row["variant"]["starts"] for row in paired):
         of = {row["method"]: row["value"]
-              for row in filter_rows(rows, task=task, metric=metric, variant={"starts": starts})}
+              for row in filter_rows(rows, task=task, metric=metric, variant={"starts": starts})
+              if row["value"] is not None}
         if "controller" not in of or not (metric == "score" or "random" in of):
             raise ValueError(f"percent take the methods controller and random; it has {', '.join(of)}")
         share = 100 / (of["controller"] - (0 if metric == "score" else of["random"]))
         for name in COMPARED:
             for row in filter_rows(paired, method=label(name, executor), variant={"starts": starts}):
                 panel = found.setdefault(f"{starts} starts", {})
-                panel[name] = (share * row["value"], share * row["low"], share * row["high"])
+                if row["value"] is not None and row["low"] is not None and row["high"] is not None:
+                    panel[name] = (share * row["value"], share * row["low"], share * row["high"])
     return found
 
 
