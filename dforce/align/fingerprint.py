@@ -1,4 +1,4 @@
-"""A number for what a denoiser is, weights apart: the same before and after training, another for another model."""
+"""The fingerprint of a denoiser: a number for its structure, equal before and after training, unlike other models'."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def fingerprint(denoiser: Denoiser, schedule: Schedule) -> int:
-    """63 bits of the structure: of the schedule's tables, of every guidance wrapper with its numbers (scale, null
-    conditioning), of the modules inside with the names and shapes of their weights.
+    """A hash of 63 bits of the structure of a policy.
 
-    Not of the weights' values: a trace is replayed under weights that have moved on. `check_on_policy` is the test
-    of those.
+    It covers the tables of the schedule, the wrappers of guidance with their numbers (scale, null conditioning), and
+    the names and shapes of the weights, but not their values: a trace is replayed under weights that have changed.
+    `check_on_policy` compares those.
     """
     hasher = hashlib.sha256()
     for line in [*_tables(schedule), *_describe(denoiser)]:
@@ -28,7 +28,7 @@ def fingerprint(denoiser: Denoiser, schedule: Schedule) -> int:
 
 
 def _describe(part: Any) -> list[str]:
-    """Lines that tell one part of a denoiser from another."""
+    """Lines of text that differ for parts of a denoiser that differ."""
     kind = f"{type(part).__module__}.{type(part).__qualname__}"
     if isinstance(part, PLAIN):
         return [repr(part)]

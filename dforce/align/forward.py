@@ -1,4 +1,4 @@
-"""Forward-process quantities: what a model makes of clean samples noised anew. No recording, any sampler."""
+"""Errors of a model on clean samples that are noised anew; they need no recorded run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dforce.fit` trains in alignment: one module, and a loss as a function for every algorithm."""
+"""The module that `dforce.fit` trains in alignment, and a loss for every family of algorithms."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _trace(trace: Trace | None) -> Trace:
 
 def _watch(trace: Trace, now: Replay, nats: Tensor, clip_nats: float | None, reduce: losses.Reduce,
            referred: bool) -> dict[str, Tensor]:
-    """What to look at besides the loss."""
+    """Numbers to log besides the loss."""
     moving = now.dims > 0
     logs = {"log_ratio": (now.log_prob.detach() - now.old).where(moving, 0.0).abs().max()}
     if clip_nats is not None:

@@ -1,4 +1,4 @@
-"""On-policy batches as a data source for `dforce.fit`: a function of the step that looks at the model."""
+"""On-policy batches for `dforce.fit`: a function of the step that samples from the policy as it is then."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_SALT = 1                # of the noise that runs begin in, beside that of 
 
 
 class Query(NamedTuple):
-    """What n samples are asked for. prompts: hashable names, for rewards and statistics; cond: [n, ...] leaves."""
+    """Requests for n samples. prompts: hashable names, for rewards and statistics; cond: [n, ...] leaves."""
 
     prompts: Sequence[Any]
     cond: Cond | None = None
@@ -36,7 +36,7 @@ Ask = Callable[[int, torch.Generator], Query]  # (how many, randomness) -> what
 
 
 class Samples(NamedTuple):
-    """B samples and what became of them: the batch of every alignment loss."""
+    """B samples with their rewards: the batch of every loss on samples."""
 
     x: Tensor            # [B, T, *E] final tokens
     cond: Cond | None
@@ -47,7 +47,7 @@ class Samples(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How a policy samples: all that decides the law besides the weights. shape: (T, *E).
+    """How a policy samples: everything besides the weights that decides the law of its samples. shape: (T, *E).
 
     eta, std, min_std, order, autocast as in `dforce.sample` and `record`; rows: at most so many runs at a time.
     """
@@ -71,7 +71,7 @@ class Sampler(NamedTuple):
 
     @torch.no_grad()
     def tokens(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Tensor:
-        """Only what the runs end in, [B, T, *E]: any order, any speed."""
+        """Only the tokens at the end of the runs, [B, T, *E], by the fast samplers and of any order."""
         done = []
         for x, given, drawn in self._parts(batch, cond, noise, member):
             with running_in(self.autocast, x.device):

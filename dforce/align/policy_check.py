@@ -1,7 +1,7 @@
-"""Is the policy that is trained the one that sampled? Measured, reported, and required before every update.
+"""A check that the policy in training is the one that sampled, made before the first update on every trace.
 
-What goes silently wrong elsewhere: another guidance scale in training than in sampling (every ratio is clipped from the
-first step on), states kept in bfloat16, log-probabilities under autocast on one side only, dropout.
+It finds what else goes wrong silently: another guidance scale in training than in sampling (every ratio is clipped from
+the first step on), states kept in bfloat16, log-probabilities under autocast on one side only, dropout.
 """
 
 from __future__ import annotations

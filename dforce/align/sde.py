@@ -1,4 +1,4 @@
-"""Rules for an explicit std of a step, (level, to) [B, T] -> [B, T]: how a flow, sampled as an ODE, gets a policy.
+"""Rules for the std of a step, (level, to) [B, T] -> [B, T]: they make a policy of a flow that is sampled as an ODE.
 
 The mean belonging to a std is always that of `dforce.transition`: with eps_hat = (x - alpha x0_hat) / sigma,
 
@@ -27,9 +27,9 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def flow_sde(schedule: Schedule, scale: float = 0.7) -> Rule:
-    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), with s = sigma / (alpha + sigma) of the step's ends.
+    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), with s = sigma / (alpha + sigma), s' that after the step.
 
-    At pure noise, where it is infinite, and wherever else it exceeds the noise that is left at s', it is that noise.
+    It is capped at sigma(s'), the noise that the step may leave; at pure noise the formula itself is infinite.
     """
     _check(scale)
 
@@ -42,7 +42,7 @@ def flow_sde(schedule: Schedule, scale: float = 0.7) -> Rule:
 
 
 def dance(schedule: Schedule, eta: float = 0.3) -> Rule:
-    """DanceGRPO's std, eta sqrt(s - s'), s as in `flow_sde`; at most the noise left at s'."""
+    """DanceGRPO's std, eta sqrt(s - s'), s and s' as in `flow_sde`; capped at sigma(s')."""
     _check(eta)
 
     def std(level: Tensor, to: Tensor) -> Tensor:

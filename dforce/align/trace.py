@@ -1,4 +1,4 @@
-"""A denoising run as a decision process: what was drawn at every step, and how likely it was (Black et al. 2023, 4.3).
+"""A denoising run as a decision process: the state after every step and its log-probability (Black et al. 2023, 4.3).
 
 A trace is a value like a state: tensors only, batch first in every leaf, so that `dforce.core.tree.select` takes rows
 of it and `dforce.fit` cuts it into parts. It is recorded from the same `transition` that every sampler uses and

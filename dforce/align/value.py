@@ -18,12 +18,12 @@ from dforce.core.tree import select
 
 HASH = 32        # numbers that a whole-numbered conditioning is spread over
 WIDTH = 256      # random features, and at most so many numbers of a sample
-FORGET = 0.8     # of what earlier epochs told, with every epoch: the policy moves on
+FORGET = 0.8     # weight of the sums of earlier epochs, anew with every epoch, as the policy changes
 RIDGE = 0.01     # relative to the mean square of a feature
 
 
 class StepCredit:
-    """`prepare` of `OnPolicy`: advantages [B] of runs into [B, S, T] of their steps, the same for all tokens::
+    """Turns advantages of runs [B] into those of their steps [B, S, T], equal for all tokens; `prepare` of `OnPolicy`::
 
         A_s = sum_k lambda^(k - s) (V_(k+1) - V_k)        V_S = A, the run's own
 
@@ -93,7 +93,7 @@ class StepCredit:
                 x0, _ = policy(trace.x[part, step], trace.level[part, step], begin, cond)
                 guesses.append(x0.flatten(1).double())
         x0 = torch.cat(guesses).view(steps, batch, -1).transpose(0, 1)
-        known = _known(samples).double()[:, None].expand(-1, steps, -1)
+        known = _conditioning(samples).double()[:, None].expand(-1, steps, -1)
         if x0.shape[2] > WIDTH:
             x0 = x0 @ self._random(x0.shape[2], WIDTH, 0).to(x0.device)
         plain = torch.cat([x0, known], 2)
@@ -106,8 +106,8 @@ class StepCredit:
         return torch.randn(size, width, generator=generator, dtype=torch.float64) / size**0.5
 
 
-def _known(samples: Samples) -> Tensor:
-    """What is known of each run besides its states: static conditioning, [B, K]; whole numbers as one of HASH."""
+def _conditioning(samples: Samples) -> Tensor:
+    """Static conditioning of each run as numbers, [B, K]; whole numbers as one-hot vectors of length HASH."""
     static = (samples.cond or {}).get("static") or {}
     parts = [F.one_hot(leaf.long() % HASH, HASH).flatten(1).float() if not leaf.is_floating_point()
              else leaf.flatten(1).float() for _, leaf in sorted(static.items())]

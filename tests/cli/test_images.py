@@ -229,7 +229,7 @@ def test_kinds_of_sampling_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample"]) == 2
     assert "dforce sample image" in capsys.readouterr().err
     assert main(["sample", "imag"]) == 2
-    assert "no kind 'imag' of dforce sample; did you mean 'image'" in capsys.readouterr().err
+    assert "dforce sample has no kind 'imag'; did you mean 'image'" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

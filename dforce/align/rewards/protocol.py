@@ -1,4 +1,4 @@
-"""Asking a reward: whatever it is made of, one finite number for each sample comes back, or a clear error."""
+"""The protocol of rewards, and the call that checks their answers: one finite number for each sample."""
 
 from __future__ import annotations
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from dforce.benchmarks.align.methods import Made, make_judge, make_weak, policy_samples, run_algorithm, run_search
+from dforce.benchmarks.align.methods import (
+    MethodResult,
+    make_judge,
+    make_weak,
+    policy_samples,
+    run_algorithm,
+    run_search,
+)
 from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part
 from dforce.runs.jobs import Job
 from dforce.runs.shards import Shard, write_shard
@@ -48,7 +55,7 @@ def make_result(bench: AlignBenchmark, task: str, method: str, part: Part) -> No
     """One run of a method, into its file."""
     bed, count = bench.bed(task), bench.count(method, part)
     if method == BASE:
-        made, setting = Made(policy_samples(bed, bed.model.denoiser, count, part.seed)), {}
+        made, setting = MethodResult(policy_samples(bed, bed.model.denoiser, count, part.seed)), {}
     else:
         node, setting = bench.methods[method], bench.setting(task, method, part)
         if "algorithm" in node:

@@ -94,9 +94,13 @@ class ScoredSamples(NamedTuple):
 
 
 @dataclass
-class Made:
-    """What a method came to. points: its summary on the way, by rewards asked; queries: in training; a_sample: asked
-    for every sample drawn; seconds: of this process, judging left out."""
+class MethodResult:
+    """The result of a method.
+
+    samples: scored at the end. points: summaries on the way, by rewards asked for.
+    queries: rewards asked for in training. a_sample: rewards asked for to draw one sample.
+    seconds: of this process, without the scoring.
+    """
 
     samples: ScoredSamples
     queries: int = 0
@@ -123,7 +127,7 @@ def policy_samples(bed: Bed, policy: Any, count: int, seed: int) -> ScoredSample
 # --------------------------------------------------------------------------------------------------------- tuning
 
 def run_algorithm(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int,
-                  budget: Mapping[str, int], count: int, classes: Sequence[int] | None = None) -> Made:
+                  budget: Mapping[str, int], count: int, classes: Sequence[int] | None = None) -> MethodResult:
     """An algorithm run from the model before, which stays as it is.
 
     budget: epochs, samples (an epoch), points (how often it is judged on the way).
@@ -151,19 +155,19 @@ def run_algorithm(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any],
             begin = time.process_time()
     spent += time.process_time() - begin
     end = policy_samples(bed, policy, count, seed)
-    return Made(end, queries, 0.0, spent, [*points, {"queries": queries, **end.summary()}])
+    return MethodResult(end, queries, 0.0, spent, [*points, {"queries": queries, **end.summary()}])
 
 
 # ------------------------------------------------------------------------------------------------------ searching
 
-def run_search(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int, count: int) -> Made:
+def run_search(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int, count: int) -> MethodResult:
     """Samples of a search at test time, from the noise and for the classes of `policy_samples`; the model stays."""
     settings = {**(node.get("settings") or {}), **setting}
     label, noise = bed.labels(count), Noise(seed_of(seed, HELD_OUT))
     start = noise(0, torch.zeros(1, dtype=torch.long), torch.empty(count, 1, *bed.model.shape), salt=START_SALT)
     begin = time.process_time()
     x, queries, nats = SEARCHES[node["search"]](bed, start, label, noise, settings)
-    return Made(scored_samples(bed, x, label, nats), 0, queries, time.process_time() - begin)
+    return MethodResult(scored_samples(bed, x, label, nats), 0, queries, time.process_time() - begin)
 
 
 SearchResult = tuple[Tensor, float, Tensor | None]  # samples, rewards asked for each, KL to the model before
