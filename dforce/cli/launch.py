@@ -65,7 +65,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def _process(argv: list[str], **environ: str) -> Iterator[None]:
-    """Hydra reads sys.argv and the environment; both are as they were afterwards."""
+    """Sets sys.argv and the environment, which Hydra reads; afterwards both are as before."""
     before = sys.argv, {key: os.environ.get(key) for key in environ}
     sys.argv = argv
     os.environ.update(environ)

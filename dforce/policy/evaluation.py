@@ -13,7 +13,10 @@ from dforce.policy.protocol import Observation, Policy
 
 
 class PolicyEpisode(NamedTuple):
-    """One episode. seed: of its start. total: sum of its rewards. steps: how long it was. failed: it was terminated."""
+    """One episode that was played.
+
+    seed: of its start. total: sum of its rewards. steps: its length. failed: whether the environment terminated it.
+    """
 
     seed: int
     total: float

@@ -11,7 +11,7 @@ from dforce.report.rows import Row
 
 
 def same(row: Row) -> str:
-    """Equal for rows that say the same (method, variant, metric) of different runs."""
+    """A key that is equal for rows of different runs with the same method, variant and metric."""
     return json.dumps([row["method"], row["variant"], row["metric"]], sort_keys=True)
 
 

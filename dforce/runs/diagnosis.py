@@ -75,7 +75,7 @@ def _disk() -> Finding:
 
 
 def _write() -> Finding:
-    """Run folders here, data sets in Minari's store: both have to take files."""
+    """Can files be written here, for run folders, and in Minari's store, for data sets?"""
     store = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
     for place, fix in ((Path.cwd(), "run from a folder of yours"), (store, "set MINARI_DATASETS_PATH")):
         while not place.exists():

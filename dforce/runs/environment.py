@@ -25,7 +25,7 @@ def environment(command: str | None = None) -> dict[str, Any]:
 
 
 def _program(file: Path) -> list[str]:
-    """What a reader types for it: a script as it lies in a repository, never where that lies on this machine."""
+    """A program as a reader types it: a script by its path in the repository, not by that on this machine."""
     if file.suffix != ".py":
         return [file.name]
     parts = file.absolute().parts
@@ -51,8 +51,10 @@ def _versions() -> dict[str, str]:
 
 @cache  # of the code that was loaded: what changes in the checkout from now on does not run here
 def _commit() -> str | None:
-    """Commit of the checkout that dforce runs from (`+` if changed since); for an installed wheel or a copy without its
-    history what the environment variable DFORCE_COMMIT says, else None."""
+    """Commit of the checkout that dforce runs from, with `+` if files changed since.
+
+    An installed wheel and a copy without history have the one in the environment variable DFORCE_COMMIT, else None.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return os.environ.get("DFORCE_COMMIT") or None

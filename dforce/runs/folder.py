@@ -1,4 +1,4 @@
-"""The run folder: what a run was asked, where it ran, what it measured, how it ended.
+"""The run folder: how a run was called, where it ran, what it measured, how it ended.
 
     runs/<verb>/<time>/  config.yaml env.json metrics.jsonl results.json episodes.jsonl checkpoints/ media/ STATUS
 
@@ -28,7 +28,7 @@ __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb",
 
 
 class Invocation(NamedTuple):
-    """What a command was asked, as values: for the record of its run, and for the folder that it writes.
+    """How a command was called: for the record of its run, and for the folder that it writes.
 
     verb: as its runs are filed below runs/, "train/image".
     command: the command line, as a person types it.
@@ -127,7 +127,7 @@ class RunFolder:
             write_results(self.path / "results.json", header, rows)
 
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return round(time.monotonic() - self._begin, 3)
 
     def status(self, text: str) -> None:

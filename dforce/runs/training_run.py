@@ -52,10 +52,10 @@ class TrainingRun(Protocol):
     def keep(self) -> int: ...
 
     def prepare(self) -> Prepared:
-        """Data, model and training loop; ValueError for what does not go together."""
+        """Builds data, model and training loop; ValueError where they do not fit one another."""
 
     def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
-        """Whatever belongs in the folder beside the checkpoints, of which `newest` is the last."""
+        """Writes what belongs in the folder beside the checkpoints. newest: the last of them."""
 
 
 def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.steps",
@@ -116,7 +116,7 @@ class Keeper:
         self.lowest = _lowest(self.folder.checkpoints / "best")
 
     def write(self, log: Log, *, due: bool) -> None:
-        """best where there was a validation, and better than any before; step_* where one is due."""
+        """Writes `best` where the validation loss is the lowest so far, and `step_*` where one is due."""
         held_out = log.validation.get("val_loss", float("inf"))
         places = [self.folder.checkpoints / "best"] if held_out < self.lowest else []
         places += [step_folder(self.folder.checkpoints, log.step)] if due else []
@@ -174,7 +174,7 @@ def rewind(folder: RunFolder, step: int) -> None:
 
 
 def _curve(folder: RunFolder) -> None:
-    """media/loss.png, and errors.png where a validation looked at them, from metrics.jsonl."""
+    """Draws media/loss.png, and errors.png where validations measured errors, from metrics.jsonl."""
     lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text("utf-8").splitlines()]
     held_out = [line for line in lines if line.get("val_loss") is not None]
     loss_curve([line["step"] for line in lines], [line["loss"] for line in lines],

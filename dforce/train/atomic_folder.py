@@ -57,7 +57,7 @@ def sealed(folder: Path, *, about: Mapping[str, Any], needed: int = 0) -> Iterat
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file of tensors on any device, in any layout, sharing memory or not. OSError if a disk is full."""
+    """Writes a safetensors file; tensors may lie on any device, in any layout, and share memory. OSError: disk full."""
     seen: set[int] = set()
     ready = {}
     for name, value in tensors.items():
@@ -74,7 +74,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def verified(folder: Path) -> dict[str, Any]:
-    """The manifest, once every file is found to be what it says. Raises CheckpointError naming one that is not."""
+    """Returns the manifest after checking every file against it. Raises CheckpointError that names a damaged file."""
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST}: it is no checkpoint, or was not written to its end")
@@ -115,7 +115,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _at_work(folder: Path) -> bool:
-    """Is the process that a temporary folder is named after another one, and alive?"""
+    """Is another process, the one that a temporary folder is named after, still alive?"""
     try:
         pid = int(folder.name.rpartition("-")[2])
         os.kill(pid, 0)
@@ -149,7 +149,7 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk itself, so that neither a kill nor a power cut can leave a name without its content."""
+    """Writes a file to the disk itself, so that neither a kill nor a power cut leaves a name without its content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -167,5 +167,5 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _dump(manifest: Mapping[str, Any], digest: str) -> bytes:
-    """One spelling only, so that even a flipped space shows."""
+    """The only valid bytes of a manifest: even a changed space makes it differ."""
     return (json.dumps({**manifest, "digest": digest}, indent=1, sort_keys=True) + "\n").encode()

@@ -44,7 +44,7 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
 class Contents(NamedTuple):
-    """What the files of a checkpoint hold, unbuilt: all that a migration may change."""
+    """What the files of a checkpoint hold before anything is built of it; a migration may change all of it."""
 
     tensors: dict[str, Tensor]
     optim: dict[str, Tensor]
@@ -59,7 +59,11 @@ MIGRATIONS: dict[int, Callable[[Contents], Contents]] = {}
 
 
 class Bundle(NamedTuple):
-    """A checkpoint ready to use. normalizer: over the last dimension of an unstacked token, None if none was saved."""
+    """A checkpoint ready to use.
+
+    normalizer: of the last dimension of an unstacked token; None if none was saved.
+    layout: what the numbers of a token mean. config: the configuration of the run. step: training steps done.
+    """
 
     denoiser: Precond
     schedule: Schedule
@@ -70,7 +74,7 @@ class Bundle(NamedTuple):
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says of the denoiser, as `build_denoiser` takes it."""
+    """The part of a configuration that describes the denoiser, as `build_denoiser` takes it."""
     return {key: config[key] for key in MODEL if key in config}
 
 
@@ -117,7 +121,7 @@ def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any],
 
 def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,
          trust: Iterable[str] | str | None = None) -> Bundle:
-    """A denoiser that samples, and all that tells what its numbers mean.
+    """Loads a denoiser, and with it all that says what its numbers mean.
 
     where: a run folder (its newest whole checkpoint), a checkpoint (such as <run folder>/checkpoints/best, that of the
     lowest validation loss), or the name of a model that ships with dforce.

@@ -25,7 +25,7 @@ class Ranks(NamedTuple):
     device: torch.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose gradients are averaged over all processes; alone, the module itself."""
+        """Wraps a module so that its gradients are averaged over all processes; alone, the module itself."""
         if self.world == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -39,7 +39,7 @@ class Ranks(NamedTuple):
         return values
 
     def deal(self, count: int, what: str) -> tuple[int, int]:
-        """The contiguous part [lo, hi) of `count` things that is this process's. ValueError if they do not go round."""
+        """The part [lo, hi) of `count` things that belongs to this process. ValueError unless all get equally many."""
         if count % self.world:
             raise ValueError(f"{what} must be a multiple of the {self.world} processes, got {count}")
         share = count // self.world

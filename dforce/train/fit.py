@@ -41,7 +41,7 @@ PATIENCE = 5            # non-finite steps in a row after which training has div
 
 
 class _Plan(NamedTuple):
-    """What stays the same from step to step: `fit`'s arguments, and `parts`, into how many a batch is cut in all."""
+    """What stays the same from step to step: the arguments of `fit`; parts: how many a batch is cut into in all."""
 
     batch_at: Callable[..., Any]
     steps: int
@@ -94,7 +94,10 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
 
 def _begin(objective: nn.Module, ranks: Ranks, resume: TrainingState | None, precision: Literal["auto", "fp32", "bf16"],
            record: dict[str, Any], **optimizer: Any) -> Training:
-    """The live state of step 0, or of the step that `resume` is of. record: what has to be the same again."""
+    """Builds the live state of step 0, or of the step that `resume` stopped at.
+
+    record: settings that must be the same when the run goes on.
+    """
     chosen = choose(precision, ranks.device)
     record = {**record, "precision": chosen.name}
     training = start(objective, precision=chosen, record=record, device=ranks.device, **optimizer)
@@ -124,7 +127,7 @@ def _run(training: Training, plan: _Plan, ranks: Ranks) -> Iterator[Log]:
 
 def _step(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module, step: int,
           rate: float) -> dict[str, Tensor]:
-    """One step of the optimiser and of the average; what it measured, averaged over parts and processes."""
+    """Does one step of the optimiser and of the average; returns what it measured, a mean over all processes."""
     optimizer, parameters = training.optimizer, list(training.parameters.values())
     optimizer.zero_grad(set_to_none=True)
     measured = _gradients(training, plan, ranks, forward, step)
@@ -145,7 +148,7 @@ def _step(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module, ste
 
 
 def _gradients(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module, step: int) -> dict[str, Tensor]:
-    """Accumulates the mean gradient of this process's parts; the mean loss and logs over all of them."""
+    """Accumulates the mean gradient of this process's parts; returns loss and logs, averaged over all processes."""
     lo, hi = ranks.deal(plan.parts, "accumulate")
     sums: dict[str, Tensor] = {}
     before, after = split_carried(training.carried, hi - lo), []
@@ -164,7 +167,7 @@ def _gradients(training: Training, plan: _Plan, ranks: Ranks, forward: nn.Module
 
 
 def _local_parts(plan: _Plan, ranks: Ranks, step: int) -> Iterator[Any]:
-    """The parts of the batch of `step` that are this process's, on its device."""
+    """Yields the parts of the batch of `step` that belong to this process, on its device."""
     if plan.shards is not None and ranks.world > 1:
         batch, (lo, hi) = plan.batch_at(step, shards=ranks.deal(plan.shards, "shards")), (0, plan.parts // ranks.world)
         count = hi
@@ -182,7 +185,7 @@ def _local_parts(plan: _Plan, ranks: Ranks, step: int) -> Iterator[Any]:
 
 @contextmanager
 def _drawn(seed: int, step: int, stream: int, part: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator for one call of the objective; inside, what layers draw unasked (dropout) is counted too."""
+    """Yields a generator for one call of the objective; inside, dropout too draws by the counters and not by chance."""
     number = seed_of(seed, step, stream, part)
     # Not torch.manual_seed and fork_rng: without a GPU each call formats a stack trace to queue a seed for one.
     unasked = [torch.default_generator]

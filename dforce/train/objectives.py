@@ -56,7 +56,7 @@ class ForcingObjective(nn.Module):
         return (loss, logs, [leaf.detach() for leaf in leaves(state)]) if self.carry else (loss, logs)
 
     def _held_out(self, batch: Any, generator: torch.Generator | None, state: State) -> dict[str, Tensor]:
-        """Errors by noise, and nats per token. The seed is read, nothing is drawn: the loss stays as it was."""
+        """Errors at each noise, and nats per token. Draws nothing from the generator: the loss does not change."""
         noise = Noise(0 if generator is None else generator.initial_seed() % 2**63)
         few = {"state": state, "noise": noise}
         some, one = (max(1, len(batch.x) // part) for part in (ERROR_ROWS, BOUND_ROWS))
@@ -124,7 +124,7 @@ class InpaintingObjective(nn.Module):
         return loss, {"loss": loss.detach()}
 
     def _cut(self, batch: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None, Cond | None]:
-        """x, mask and cond of the batch, as many tokens of them as are trained on this time."""
+        """x, mask and cond of the batch, cut to the length that is trained on in this step."""
         tokens = batch.x.shape[1]
         if self.shortest is None or self.shortest >= tokens:
             return batch.x, batch.mask, batch.cond

@@ -14,7 +14,7 @@ SECONDS = 0.025  # spent on timing either format
 
 
 def device_of(name: torch.device | str | None) -> torch.device:
-    """The CPU or a CUDA GPU by name; None is the GPU if there is one. ValueError for what is not there."""
+    """The CPU or a CUDA GPU by name; None is the GPU if there is one. ValueError for a device that is not there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -31,7 +31,10 @@ def device_of(name: torch.device | str | None) -> torch.device:
 
 
 class Precision(NamedTuple):
-    """name: "fp32" or "bf16", of the networks (autocast); losses and transition maths stay float32. reason: why."""
+    """The number format of the networks (autocast); losses and transition maths stay float32.
+
+    name: "fp32" or "bf16". reason: why it was chosen.
+    """
 
     name: Literal["fp32", "bf16"]
     reason: str
@@ -42,7 +45,7 @@ class Precision(NamedTuple):
 
 
 def choose(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """`precision` itself, or for "auto" bf16 where the device multiplies it faster than float32, else fp32."""
+    """The given precision; for "auto" bf16 where the device multiplies matrices faster in it than in float32."""
     if precision in ("fp32", "bf16"):
         return Precision(precision, "asked for")
     if precision != "auto":
@@ -69,7 +72,7 @@ def _choose_cpu() -> Precision:
 
 
 def _gemm_seconds(dtype: torch.dtype) -> float:
-    """Seconds of one SIDE^3 product, the least of all that fit into SECONDS: others may be using the machine."""
+    """Seconds of the fastest SIDE^3 product among those that fit into SECONDS; a busy machine slows the others."""
     a, b = (torch.ones(SIDE, SIDE, dtype=dtype) for _ in range(2))
     a @ b  # the first call also prepares the kernel
     best, end = float("inf"), time.perf_counter() + SECONDS

@@ -16,7 +16,7 @@ from dforce.train.precision import Precision
 
 
 class TrainingState(NamedTuple):
-    """Everything that going on exactly takes, as values: nothing in it changes when training does.
+    """All that is needed to go on exactly where training stopped, as values that later steps do not change.
 
     step: steps done. model, ema: weights of the objective by its own names. optim: "<parameter>.<moment>".
     record: what has to be the same again (seed, parts, precision), and how many steps were skipped; JSON-able.
@@ -97,8 +97,10 @@ class Training:
 
 
 class Log:
-    """What one step measured. step: how many steps are done, of `steps`. training: the weights and how to save them.
+    """What one step measured.
 
+    step: how many steps are done, of `steps` in all.
+    training: the live state; `training.state()` is what a checkpoint takes.
     metrics: name -> float, fetched from the device when first asked for: loss, grad_norm (before clipping), whatever
     else the objective logs, skipped (non-finite steps so far), lr, seconds (of this step), and val_* of a validation.
     """
@@ -120,7 +122,7 @@ class Log:
 
 def start(objective: nn.Module, *, weight_decay: float, betas: tuple[float, float], ema: float | None,
           precision: Precision, record: dict[str, Any], device: torch.device) -> Training:
-    """Step 0. AdamW (Loshchilov & Hutter 2019) decays matrices only: to decay a bias or a gain is to prefer silence."""
+    """Builds the live state of step 0. AdamW (Loshchilov & Hutter 2019) decays matrices, and no bias or gain."""
     objective.to(device)
     learning = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     if not learning:
@@ -162,7 +164,10 @@ def go_on_from(training: Training, state: TrainingState) -> None:
 
 def call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
          carried: list[Tensor] | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-    """Loss, logs, and the states to carry on: none, where `objective` (that `forward` may wrap) carries none."""
+    """Returns loss, logs, and the states to carry to the next step ([] where `objective` carries none).
+
+    forward: the objective itself, or what wraps it for several processes.
+    """
     if getattr(objective, "carry", False):
         return forward(batch, draw, carried)
     loss, logs = forward(batch, draw)
@@ -175,7 +180,7 @@ def split_carried(carried: list[Tensor] | None, parts: int) -> list[Any]:
 
 
 def _all_rows(leaf: Tensor) -> Tensor:
-    """The rows of all processes, in their order: a copy."""
+    """A copy of the rows of all processes, in the order of the processes."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return leaf.clone()
     rows = [torch.empty_like(leaf) for _ in range(dist.get_world_size())]
@@ -193,7 +198,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: st
 
 
 def check_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
-    """ValueError that names what `given`, which comes from `origin`, lacks, has too much, or has in another shape."""
+    """Raises ValueError unless `given`, which comes from `origin`, has the names and shapes of `wanted`."""
     groups = {
         "lacks": [name for name in wanted if name not in given],
         "has, unknown here,": [name for name in given if name not in wanted],

@@ -49,7 +49,7 @@ def held_out_error(denoiser: Denoiser, schedule: Schedule, batch: Any, *, stds: 
 
 
 def _last(valid: Tensor) -> Tensor:
-    """[R, T]: the last token of each sequence that has anything valid in it; none in a sequence that has nothing."""
+    """Bool [R, T]: true at the last token of each sequence that is not padding, nowhere in one that is all padding."""
     some = valid.flatten(2).any(2)
     return some & (some.flip(1).cumsum(1).flip(1) == 1)
 

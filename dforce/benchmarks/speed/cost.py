@@ -22,7 +22,7 @@ NO_KERNEL = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, at
 
 
 def _rnn_flops(x: Any, weights: list[Any], *args: Any, **kwargs: Any) -> int:
-    """Of cuDNN's recurrence, which torch's counter does not know: two for each weight and token. Gets shapes."""
+    """Operations of cuDNN's recurrence, which torch's counter does not know: two a weight and token. Gets shapes."""
     *tokens, _ = x
     return 2 * int(torch.Size(tokens).numel()) * sum(int(torch.Size(w).numel()) for w in weights if len(w) == 2)
 

@@ -34,7 +34,7 @@ def random_episodes(sizes: Sizes) -> Episodes:
 
 
 class WindowDataset(Dataset):
-    """What one writes first: the windows of the chosen episodes by number, each cut from its normalised episode."""
+    """A plain per-item data set: the windows of the chosen episodes by number, each cut from its normalised episode."""
 
     def __init__(self, episodes: Episodes, chosen: np.ndarray, normalizer: Affine, *, horizon: int, stack: int):
         self.horizon, self.stack = horizon, stack
@@ -57,7 +57,7 @@ class WindowDataset(Dataset):
 
 
 def sources(sizes: Sizes) -> tuple[Windows, WindowDataset]:
-    """The same windows, numbered alike."""
+    """`Windows` and the plain data set, with the same windows under the same numbers."""
     shape: dict[str, Any] = {"horizon": sizes.tokens * sizes.stack, "stack": sizes.stack}
     episodes = random_episodes(sizes)
     windows = Windows(episodes, batch=sizes.train_batch, **shape)
@@ -65,7 +65,7 @@ def sources(sizes: Sizes) -> tuple[Windows, WindowDataset]:
 
 
 def data_races(sizes: Sizes) -> list[Callable[[], Timings]]:
-    """One race."""
+    """One race: batches of a plain DataLoader against `Windows.batch_at`."""
     return [partial(_one, sizes)]
 
 

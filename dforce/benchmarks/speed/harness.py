@@ -35,14 +35,18 @@ class Way(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """rows: as results.json has them. runs: one flat object a timed run, as episodes.jsonl has them."""
+    """What a race measured. rows: of results.json. runs: one flat object a timed run, of episodes.jsonl."""
 
     rows: list[Row]
     runs: list[dict[str, Any]]
 
 
 class Race(NamedTuple):
-    """seconds: name -> [R] of every round. difference: name -> that of its result from the first way's."""
+    """The outcome of a race.
+
+    seconds: name of a way -> [R], seconds of each round.
+    difference: name of a way -> relative difference of its result from that of the first way.
+    """
 
     seconds: dict[str, np.ndarray]
     difference: dict[str, float]

@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Of a token."""
+        """How many numbers a token has."""
         return self.stack * (ACTION + OBSERVATION)
 
 
@@ -48,7 +48,7 @@ QUICK = Sizes(tokens=6, stack=2, widths=(16,), plan_widths=(16,), width=16, trai
 
 
 def maze_denoiser(sizes: Sizes, width: int) -> tuple[Precond, Schedule]:
-    """The untrained default planner (configs/train.yaml) at a width: the same weights at every call."""
+    """The untrained default planner (configs/verbs/train/train.yaml) at a width: the same weights at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = RecurrentNet((sizes.numbers,), static={"start": OBSERVATION}, width=width)

@@ -56,7 +56,7 @@ def forest(panels: Mapping[str, Panel], *, xlabel: str, title: str = "") -> Figu
 
 def _places(panels: Mapping[str, Panel], names: list[str]) -> tuple[dict[tuple[str, str], float], dict[str, float],
                                                                     float]:
-    """Height of every line by (comparison, series), of every comparison's name, and where all end."""
+    """The height of every line by (comparison, series), of every comparison's name, and where all end."""
     places: dict[tuple[str, str], float] = {}
     middles: dict[str, float] = {}
     end = 0.0
