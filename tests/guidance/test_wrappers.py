@@ -27,7 +27,8 @@ from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
 from tests.gaussian_bed import Causal, NonCausal
 
-S, B, T, P = linear(200), 2, 4, 2
+S, B, T, P = linear(200), 2, 3, 1
+GRID, CHUNK = S.grid(2), 2
 PATHS = ("wavefront", "constant", "rows")
 
 
@@ -42,14 +43,14 @@ def likelihood(x, level):
 def filled(d):
     known = torch.zeros(T, *d.event, dtype=d.dtype)
     mask = torch.zeros_like(known, dtype=torch.bool)
-    known[2], mask[2] = 0.5, True
+    known[1], mask[1] = 0.5, True
     return known, mask
 
 
 WRAPPERS = {
     "guided": lambda d, bed: guided(d, S, energy, 0.1),
     "differentiable": lambda d, bed: guided(d, S, energy, 0.1, differentiable=True),
-    "monte_carlo": lambda d, bed: monte_carlo(d, S, energy, 3, scale=0.1, lookahead=2, reduce="mean"),
+    "monte_carlo": lambda d, bed: monte_carlo(d, S, energy, 2, scale=0.1, lookahead=2, reduce="mean"),
     "log_mean": lambda d, bed: monte_carlo(d, S, energy, 2, scale=0.1, lookahead=2, reduce="logmeanexp"),
     "classifier": lambda d, bed: classifier_guided(d, S, likelihood, 0.1),
     "backward": lambda d, bed: backward_guided(d, energy, updates=1),
@@ -75,7 +76,7 @@ class Bed:
         self.x = Noise(1)(0, torch.arange(T), self.like)
 
     def generate(self, denoiser, path, matrix=None, eta=0.5):
-        matrix = pyramid(S.grid(3), T, 1) if matrix is None else matrix
+        matrix = pyramid(GRID, T, 1) if matrix is None else matrix
         return generate(denoiser, S, matrix, self.x, eta=eta, noise=Noise(4), path=path)
 
 
@@ -87,10 +88,13 @@ def network(net):
 BEDS = {
     "exact, causal": lambda: Bed(Causal(S), (1,), torch.float32),
     "exact, non-causal": lambda: Bed(NonCausal(S, T + 2 * P), (1,), torch.float32),
-    "GRU": lambda: network(lambda event: RecurrentNet(event, width=12)),
-    "causal transformer": lambda: network(lambda event: TransformerNet(event, width=8, depth=1, heads=2, context=6)),
+    "GRU": lambda: network(lambda event: RecurrentNet(event, width=6)),
+    "causal transformer": lambda: network(lambda event: TransformerNet(event, width=4, depth=1, heads=1, context=6)),
 }
 PAIRS = [*product(WRAPPERS, WRAPPERS)]
+# Exact denoisers hold no network: a GRU stands for them around adapters.
+CASES = [(kind, *pair) for kind in BEDS for pair in PAIRS
+         if kind.startswith("exact") or (kind == "GRU" and "without_adapters" in pair)]
 
 
 def refused(outer, inner, bed):
@@ -120,8 +124,7 @@ def wrapped(pair, bed):
     return denoiser
 
 
-@pytest.mark.parametrize("kind", [*BEDS][:3])
-@pytest.mark.parametrize("outer, inner", PAIRS)
+@pytest.mark.parametrize("kind, outer, inner", CASES)
 def test_all_paths_are_the_double_loop(outer, inner, kind):
     bed, pair = BEDS[kind](), {outer, inner}
     if "without_adapters" in pair and kind.startswith("exact"):
@@ -138,7 +141,8 @@ def test_all_paths_are_the_double_loop(outer, inner, kind):
     assert denoiser.global_x0 == bool(pair & ENERGIES) and denoiser.keeps_chunk == ("history" in pair)
     loop = bed.generate(denoiser, "double_loop")
     tolerance = {"rtol": 0, "atol": 1e-5 if bed.dtype == torch.float32 else 1e-7}
-    torch.testing.assert_close(bed.generate(denoiser, "auto"), loop, **tolerance)
+    if outer == inner or kind == "GRU":  # elsewhere it is a path that is compared below, or the double loop again
+        torch.testing.assert_close(bed.generate(denoiser, "auto"), loop, **tolerance)
     for path in PATHS:
         may = denoiser.causal and not denoiser.keeps_chunk if path == "rows" else (
             denoiser.recurrent and not denoiser.global_x0)
@@ -153,10 +157,10 @@ def test_all_paths_are_the_double_loop(outer, inner, kind):
 @pytest.mark.parametrize("outer, inner", [pair for pair in PAIRS if not {*pair} & (ENERGIES | WHOLE | {"history"})])
 def test_a_rollout_is_one_long_sequence(outer, inner, kind):
     """Chunks carried from state to state are the tokens of one matrix in which every chunk waits for the last."""
-    bed, chunk = BEDS[kind](), T // 2
+    bed, chunk = BEDS[kind](), CHUNK
     if "without_adapters" in (outer, inner) and kind.startswith("exact"):
         pytest.skip("holds no network")
-    denoiser, matrix = wrapped((outer, inner), bed), pyramid(S.grid(3), chunk, 1)
+    denoiser, matrix = wrapped((outer, inner), bed), pyramid(GRID, chunk, 1)
     rows, noise = len(matrix), Noise(8)
     like = bed.like.float()
     frames = rollout(denoiser, S, matrix, denoiser.init_state(B), bed.event, batch=B, noise=noise) if (
