@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from dforce.data.columns import checked_column
 from dforce.data.d4rl import read_d4rl
 from dforce.data.episodes import Episodes, pack
-from dforce.data.spaces import column_names, flatten_rows, stored_spaces
+from dforce.data.hdf5 import open_hdf5, part, read_part
+from dforce.data.spaces import column_names, flatten_rows, opened_storage
 from dforce.data.store import datasets_root, list_datasets, recovered, staged, verify_checksums
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
+MAIN = "main_data.hdf5"  # Minari's file of all episodes
 D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a part of it can be held out
 
 
@@ -49,17 +52,23 @@ def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict
     return datasets_root(root) / name
 
 
-def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
+def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (), cut_at: Sequence[str] | None = None,
                   root: str | os.PathLike | None = None) -> Episodes:
     """Reads a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
 
     Dict observations are joined to one vector, discrete actions become one-hot. infos: names of the numeric infos to
-    read as well. ValueError for a dataset that does not exist (the message lists those that do), is damaged (it names
-    the file), or does not hold vectors.
+    read as well. cut_at: flags that end an episode of a D4RL file, see `read_d4rl`. ValueError for a dataset that does
+    not exist (the message lists those that do), is damaged (it names the file), or does not hold vectors.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return read_d4rl(path, max_length=D4RL_PIECE)
+        episodes = read_d4rl(path, cut_at=cut_at, max_length=D4RL_PIECE)
+        if missing := sorted(set(infos) - set(episodes.infos)):
+            raise ValueError(f"{path} has no infos {', '.join(missing)} with a row a step, it has "
+                             f"{', '.join(sorted(episodes.infos)) or 'none'}")
+        return episodes
+    if cut_at is not None:
+        raise ValueError(f"cut_at={cut_at} is for D4RL files, and {name_or_path} is none: Minari keeps episodes apart")
     folder = path if (path / "data" / "metadata.json").exists() else recovered(datasets_root(root) / name_or_path)
     if not (folder / "data" / "metadata.json").exists():
         raise ValueError(_unknown(str(name_or_path), root))
@@ -90,27 +99,40 @@ def read_metadata(folder: Path) -> dict:
 
 
 def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, extra: dict, folder: Path) -> None:
-    """Adds one stored episode, flattened. Infos have a row for each observation; the last one is dropped."""
+    """Adds one stored episode, flattened and checked. ValueError, which names the folder, the episode and the key."""
+    where = f"episode {number} of {folder}"
     try:
         observations = flatten_rows(spaces[0], raw["observations"])
         actions = flatten_rows(spaces[1], raw["actions"])
-    except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"episode {number} of {folder} does not fit the dataset's spaces: {error}") from error
-    if len(observations) != len(actions) + 1:
-        raise ValueError(f"episode {number} of {folder} has {len(observations)} observations and {len(actions)} "
-                         "actions; Minari stores one observation more than actions")
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise ValueError(f"{where} does not fit the dataset's spaces: {error}") from error
+    steps = len(actions)
+    if len(observations) != steps + 1:
+        raise ValueError(f"{where} has {len(observations)} observations and {steps} actions; Minari stores one "
+                         "observation more than actions")
     columns["observations"].append(observations)
     columns["actions"].append(actions)
-    for key in ("rewards", "terminations", "truncations"):
-        columns[key].append(np.asarray(raw[key]))
+    columns["rewards"].append(checked_column(raw["rewards"], steps, f"rewards of {where}"))
+    for key in ("terminations", "truncations"):
+        columns[key].append(checked_column(raw[key], steps, f"{key} of {where}", flag=True))
     for key, values in extra.items():
-        value: Any = raw["infos"]
-        for part in key.split("/"):
-            if value is None or part not in value:
-                raise ValueError(f"episode {number} of {folder} has no info {key!r}, it has "
-                                 f"{sorted(raw['infos'] or {})}")
-            value = value[part]
-        values.append(np.asarray(value)[: len(actions)])
+        values.append(_info(raw["infos"], key, steps, where))
+
+
+def _info(infos: Any, key: str, steps: int, where: str) -> np.ndarray:
+    """An info at each of the steps, [steps, ...]: Minari's infos have a row for each observation, the last is dropped.
+
+    ValueError for any other number of rows: of as many rows as steps, the first is the info after the first step, and
+    nothing is known of the first observation.
+    """
+    try:
+        value = np.asarray(infos[key] if isinstance(infos, dict) else read_part(infos, key))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{where} has no info {key!r}, it has {sorted(infos or {})}") from error
+    if len(value) != steps + 1:
+        raise ValueError(f"info {key!r} of {where} has {len(value)} rows for {steps} steps; Minari's infos have "
+                         f"{steps + 1}, one for each observation (reset() must return the info as well)")
+    return checked_column(value, steps + 1, f"info {key!r} of {where}", wide=True)[:steps]
 
 
 def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
@@ -118,20 +140,23 @@ def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
     if metadata.get("data_format", "hdf5") != "hdf5":
         from minari.dataset.minari_storage import MinariStorage
 
-        yield from MinariStorage.read(data).get_episodes(range(metadata["total_episodes"]))
+        for raw in MinariStorage.read(data).get_episodes(range(metadata["total_episodes"])):
+            yield {**raw, "infos": _joined(raw["infos"] or {})}
         return
-    import h5py
+    with open_hdf5(data / MAIN) as file:
+        for number in range(metadata["total_episodes"]):
+            group = part(file, f"episode_{number}")
+            yield {**{k: read_part(group, k) for k in ("observations", "actions", "rewards", "terminations",
+                                                       "truncations")},
+                   "infos": part(group, "infos") if "infos" in list(group) else None}
 
-    path = data / "main_data.hdf5"
-    try:
-        with h5py.File(path, "r") as file:
-            for number in range(metadata["total_episodes"]):
-                group = file[f"episode_{number}"]
-                yield {**{k: group[k] for k in ("observations", "actions")}, "infos": group.get("infos"),
-                       **{k: group[k][()] for k in ("rewards", "terminations", "truncations")}}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}); restore it or generate the dataset again"
-                         ) from error
+
+def _joined(infos: dict, before: str = "") -> dict[str, Any]:
+    """Nested infos as one mapping, with keys a/b."""
+    out: dict[str, Any] = {}
+    for key, value in infos.items():
+        out |= _joined(value, f"{before}{key}/") if isinstance(value, dict) else {f"{before}{key}": value}
+    return out
 
 
 def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
@@ -140,7 +165,8 @@ def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
 
     if metadata.get("observation_space") and metadata.get("action_space"):
         return deserialize_space(metadata["observation_space"]), deserialize_space(metadata["action_space"])
-    return stored_spaces(data)
+    storage = opened_storage(data)
+    return storage.observation_space, storage.action_space
 
 
 def _buffers(episodes: Episodes) -> Iterator[Any]:

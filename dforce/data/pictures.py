@@ -33,8 +33,9 @@ def read_picture(file: str | os.PathLike | IO[bytes]) -> np.ndarray:
                 shades = _scaled(np.asarray(turned), most, inverted=_tag(picture, PHOTOMETRIC) == 0)
     except PictureError:
         raise
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError, Image.DecompressionBombError) as error:
-        raise PictureError(str(error)) from error  # Pillow raises all of them for broken files
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, OverflowError,
+            Image.DecompressionBombError) as error:  # Pillow raises all of them for broken files
+        raise PictureError(str(error)) from error
     return shades[..., None] if shades.ndim == 2 else shades
 
 

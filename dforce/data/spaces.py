@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+CHOICES, COLUMNS = 4096, 65536  # of a discrete space, of any space; what declares more is refused, not allocated
 
-def stored_spaces(data: Path) -> tuple[Any, Any]:
-    """Observation and action space of a Minari data folder; its environment's where it does not store them itself."""
+
+def opened_storage(data: Path) -> Any:
+    """Minari's view of a data folder: spaces (its environment's where it does not store them) and encodings."""
     from minari.dataset.minari_storage import MinariStorage
 
-    storage = MinariStorage.read(data)
-    return storage.observation_space, storage.action_space
+    return MinariStorage.read(data)
+
+
+def _width(space: Any) -> int:
+    """Columns of a space that is one array."""
+    shape: tuple[int, ...] = getattr(space, "shape", None) or ()
+    return math.prod(shape) * (1 if shape else int(getattr(space, "n", 1)))
 
 
 def column_names(space: Any, name: str) -> list[str]:
     """Names of a space's columns, which begin with `name`. ValueError for what is no vector (images, text, graphs)."""
     from gymnasium import spaces
 
+    if _width(space) > COLUMNS:
+        raise ValueError(f"{name} lies in {space}, which has {_width(space):,} columns; at most {COLUMNS:,} are read")
     if isinstance(space, spaces.Dict):
         return [column for key, part in space.spaces.items() for column in column_names(part, f"{name}.{key}")]
     if isinstance(space, spaces.Tuple):
@@ -30,6 +40,16 @@ def column_names(space: Any, name: str) -> list[str]:
         raise ValueError(f"{name} lies in {space}; vectors are read here: Box, MultiBinary, Discrete, and Dict or "
                          "Tuple of them")
     return [f"{name}[{i}]" for i in range(int(np.prod(space.shape)))]
+
+
+def one_hot(index: np.ndarray, width: int) -> np.ndarray:
+    """Numbers [rows] of 0..width-1 as float32 [rows, width]. ValueError for more choices than CHOICES."""
+    if width > CHOICES:
+        raise ValueError(f"{width:,} choices, at most {CHOICES:,} are one-hot here: are these measurements? Store them "
+                         "as floats")
+    rows = np.zeros((len(index), width), np.float32)
+    rows[np.arange(len(index)), index] = 1
+    return rows
 
 
 def flatten_rows(space: Any, value: Any) -> np.ndarray:
@@ -44,10 +64,16 @@ def flatten_rows(space: Any, value: Any) -> np.ndarray:
     if isinstance(space, spaces.Tuple):
         parts = [value[f"_index_{i}"] if hasattr(value, "keys") else value[i] for i in range(len(space.spaces))]
         return np.concatenate([flatten_rows(part, v) for part, v in zip(space.spaces, parts, strict=True)], 1)
-    rows = np.asarray(value[()] if hasattr(value, "id") else value)
+    rows = np.asarray(value)
     if isinstance(space, spaces.Discrete):
+        if rows.dtype.kind not in "iu" or rows.size != len(rows):
+            raise ValueError(f"{rows.dtype} values of shape {rows.shape}, {space} says one whole number a row")
         index = rows.reshape(-1).astype(np.int64) - int(space.start)
         if index.size and not (0 <= index.min() and index.max() < space.n):
             raise ValueError(f"values {index.min() + space.start}..{index.max() + space.start} lie outside {space}")
-        return np.eye(int(space.n), dtype=np.float32)[index]
+        return one_hot(index, int(space.n))
+    if rows.dtype.kind not in "fiub" or rows.dtype.kind == "b" and isinstance(space, spaces.Box):
+        raise ValueError(f"{rows.dtype} values, wanted are real or whole numbers")
+    if rows.shape[1:] != space.shape:
+        raise ValueError(f"rows of shape {rows.shape[1:]}, {space} says {space.shape}")
     return rows.reshape(len(rows), -1)

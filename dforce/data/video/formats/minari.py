@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.minari import read_metadata
-from dforce.data.spaces import flatten_rows, stored_spaces
+from dforce.data.hdf5 import checked_array, open_hdf5, part, read_part
+from dforce.data.minari import MAIN, read_metadata
+from dforce.data.pictures import read_picture
+from dforce.data.spaces import flatten_rows, opened_storage
 from dforce.data.store import recovered, verify_checksums
 from dforce.data.video.clip import BadClip, Clip, ClipSet
 
@@ -24,8 +26,8 @@ class MinariClip(Clip):
     """An episode of a Minari data set.
 
     path: the data folder. episode: its number. leaf: keys of the images in the observations. channels_first: images
-    are stored as [C, H, W]. jpeg: they are stored as JPEG. hdf5: the data format, of which single frames can be read;
-    of other formats the whole episode is read.
+    are stored as [C, H, W]. jpeg: Minari stores images of their space as JPEG. hdf5: the data format, of which single
+    frames can be read; of other formats the whole episode is read.
     """
 
     episode: int = 0
@@ -39,20 +41,19 @@ class MinariClip(Clip):
             frames = self._hdf5(index) if self.hdf5 else self._other(index)
         except (OSError, KeyError, ValueError, RuntimeError, IndexError) as error:
             raise BadClip(f"it cannot be read ({error})") from error
-        return np.ascontiguousarray(np.moveaxis(frames, 1, -1)) if self.channels_first else frames
+        frames = np.ascontiguousarray(np.moveaxis(frames, 1, -1)) if self.channels_first else frames
+        if frames.dtype != np.uint8 or frames.shape[1:] != (self.height, self.width, self.channels):
+            raise BadClip(f"its observations are {frames.dtype} {frames.shape[1:]}, its space says uint8 "
+                          f"{(self.height, self.width, self.channels)}")
+        return frames
 
     def _hdf5(self, index: np.ndarray) -> np.ndarray:
-        import h5py
-        from PIL import Image
-
-        with h5py.File(Path(self.path) / "main_data.hdf5", "r") as file:
-            stored: Any = file[f"episode_{self.episode}/observations"]
-            for key in self.leaf:
-                stored = stored[key]
+        with open_hdf5(Path(self.path) / MAIN) as file:
+            stored = checked_array(part(file, "/".join([f"episode_{self.episode}", "observations", *self.leaf])))
             unique, inverse = np.unique(index, return_inverse=True)  # h5py wants each row once
             rows = stored[unique]
-        if self.jpeg:
-            rows = np.stack([np.asarray(Image.open(io.BytesIO(np.asarray(row, np.uint8).tobytes()))) for row in rows])
+        if self.jpeg and rows.ndim < 4:  # bytes of a file in each row; images are stored whole where it is 4
+            rows = np.stack([read_picture(io.BytesIO(np.asarray(row, np.uint8).tobytes())) for row in rows])
         return rows[inverse]
 
     def _other(self, index: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ class MinariClip(Clip):
         """[T, A] float32, or [T] integers where the actions are discrete."""
         try:
             raw = self._raw_actions()
-            space = stored_spaces(Path(self.path))[1]
+            space = opened_storage(Path(self.path)).action_space
             if type(space).__name__ == "Discrete":
                 return np.asarray(raw).astype(np.int64).reshape(-1) - int(space.start)
             return flatten_rows(space, raw).astype(np.float32)
@@ -75,13 +76,8 @@ class MinariClip(Clip):
     def _raw_actions(self) -> Any:
         if not self.hdf5:
             return _episode(self.path, self.episode)["actions"]
-        import h5py
-
-        def loaded(node: Any) -> Any:
-            return {key: loaded(inner) for key, inner in node.items()} if isinstance(node, h5py.Group) else node[()]
-
-        with h5py.File(Path(self.path) / "main_data.hdf5", "r") as file:
-            return loaded(file[f"episode_{self.episode}/actions"])
+        with open_hdf5(Path(self.path) / MAIN) as file:
+            return read_part(file, f"episode_{self.episode}/actions")
 
 
 def minari_clips(folder: Path) -> ClipSet:
@@ -92,17 +88,18 @@ def minari_clips(folder: Path) -> ClipSet:
     verify_checksums(recovered(folder))
     data, metadata = folder / "data", read_metadata(folder)
     name = metadata.get("dataset_id", folder.name)
-    leaves = _images(stored_spaces(data)[0])
+    storage = opened_storage(data)
+    leaves = _images(storage.observation_space)
     if not leaves:
         raise ValueError(f"the observations of {name} hold no images (uint8, height x width x 1 or 3): vectors are for "
                          "`dforce train data=...`")
-    leaf, shape = leaves[0]
+    leaf, shape, image = leaves[0]
     first = shape[0] in (1, 3) and shape[2] not in (1, 3)
     height, width, channels = (shape[1], shape[2], shape[0]) if first else shape
-    jpeg = bool(metadata.get("jpeg_encoding", False))
+    jpeg = image and storage.jpeg_encoding
     notes = [LOSSY.format(name=name)] if jpeg else []
     if len(leaves) > 1:
-        several = ", ".join("/".join(keys) for keys, _ in leaves)
+        several = ", ".join("/".join(keys) for keys, *_ in leaves)
         notes.append(f"{name} has several images, {several}; the first is taken")
     hdf5 = metadata.get("data_format", "hdf5") == "hdf5"
     episodes = ClipSet([], [], {}, [], notes, offset=1, title=name)
@@ -115,15 +112,20 @@ def minari_clips(folder: Path) -> ClipSet:
     return episodes
 
 
-def _images(space: Any, leaf: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], tuple[int, int, int]]]:
-    """The images in a space: keys as they are stored, and shape."""
+def _images(space: Any, leaf: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], tuple[int, int, int], bool]]:
+    """The images in a space: keys as they are stored, shape, and whether Minari takes them for images, too.
+
+    Only those does it store as JPEG; smaller ones, and those whose channels come first, it stores as they are.
+    """
+    from minari.dataset.minari_storage import is_image_space
+
     if type(space).__name__ == "Dict":
         return [image for key, inner in space.spaces.items() for image in _images(inner, (*leaf, key))]
     if type(space).__name__ == "Tuple":
         return [image for i, inner in enumerate(space.spaces) for image in _images(inner, (*leaf, f"_index_{i}"))]
     shape: tuple[int, ...] = getattr(space, "shape", None) or ()
     image = getattr(space, "dtype", None) == np.uint8 and len(shape) == 3 and (shape[2] in (1, 3) or shape[0] in (1, 3))
-    return [(leaf, (shape[0], shape[1], shape[2]))] if image else []
+    return [(leaf, (shape[0], shape[1], shape[2]), is_image_space(space))] if image else []
 
 
 def _episode(data: str, number: int) -> dict[str, Any]:
@@ -141,10 +143,5 @@ def _lengths(data: Path, metadata: dict[str, Any], hdf5: bool) -> list[int]:
         from minari.dataset.minari_storage import MinariStorage
 
         return [int(m["total_steps"]) for m in MinariStorage.read(data).get_episode_metadata(range(count))]
-    import h5py
-
-    try:
-        with h5py.File(data / "main_data.hdf5", "r") as file:
-            return [int(file[f"episode_{i}"].attrs["total_steps"]) for i in range(count)]
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{data / 'main_data.hdf5'} is damaged or incomplete ({error})") from error
+    with open_hdf5(data / MAIN) as file:
+        return [int(part(file, f"episode_{i}").attrs["total_steps"]) for i in range(count)]
