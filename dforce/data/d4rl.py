@@ -3,67 +3,90 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dforce.data.columns import checked_column, checked_rows
 from dforce.data.episodes import Episodes, joined_ranges
+from dforce.data.hdf5 import Hdf5Error, checked_array, open_hdf5, part, read_part
 
 KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
-EPISODE = "infos/episode"  # an addition to D4RL: number of each row's episode, where a file holds several
+EPISODE = "infos/episode"  # an addition to D4RL: number of each row's episode
+JUMP = 1e-3  # of a column's range: two observations further apart are not the same
 
 
-def read_d4rl(path: str | os.PathLike, *, cut_at: Sequence[str] = ("terminals",),
+def read_d4rl(path: str | os.PathLike, *, cut_at: Sequence[str] | None = None,
               max_length: int | None = None) -> Episodes:
-    """Reads a D4RL file. Row t is (o_t, a_t, r_t), o_{t+1} is in the next row: an episode's last action is dropped.
+    """Reads a D4RL file. Row t is (o_t, a_t, r_t). o_{t+1} is in `next_observations` where the file has them.
 
-    cut_at: flags that end an episode. In maze2d `timeouts` mark a target reached within one continuous trajectory, not
-    an end (D4RL issue 85): they are kept as truncations, and nothing is cut there. For locomotion data pass
-    ("terminals", "timeouts"). max_length: longer episodes are cut into pieces of at most so many steps. Rewards are
-    those of the present observation (D4RL computes them from obs[t], issue 194). ValueError, which names the file, if
-    it is damaged or lacks a key.
+    Without them it is in the next row, and an episode's last action is dropped, for nobody knows what it led to.
+    cut_at: flags that end an episode, of "terminals" and "timeouts". None is both, but in maze2d files, where timeouts
+    mark a target reached within one continuous trajectory (D4RL issue 85): there they are kept as truncations, nothing
+    is cut, and a warning says so. A file that numbers its episodes (`infos/episode`) is cut by its numbers. Rows whose
+    next observation is not the next row's end an episode too. max_length: longer episodes are cut into pieces of at
+    most so many steps. Rewards are those of the present observation (D4RL computes them from obs[t], issue 194).
+    ValueError, which names file and key, if the file is damaged, lacks a key or holds other than numbers.
     """
     rows, infos = _read_rows(path)
-    ends = _ends(rows, infos.pop("episode", None), cut_at)
-    count = len(ends)
+    count, after = len(rows["observations"]), rows.get("next_observations")
+    ends = _ends(rows, infos, cut_at, path)
     bounds = np.union1d(np.flatnonzero(ends) + 1, [count])
-    first, stop = _pieces(np.append(0, bounds[:-1]), bounds, max_length)
+    begins = np.append(0, bounds[:-1])
+    first, stop = _pieces(begins, bounds, max_length, known=after is not None)
     if not len(first):
         raise ValueError(f"{path} has no two consecutive rows of one episode: {count} rows, {int(ends.sum())} ends")
+    observations = rows["observations"]
+    if after is not None:  # the state after an episode's last step becomes a row of its own
+        observations = np.insert(observations, bounds, after[bounds - 1], axis=0)
+    shift = np.searchsorted(bounds, first, side="right") if after is not None else 0  # rows that were put in before
     steps = joined_ranges(first, stop - 1)
     kept = {key: rows[key][steps] for key in KEYS[1:]}
-    facts = {key: value[steps] for key, value in infos.items()
-             if np.ndim(value) and len(value) == count and key not in ("qpos", "qvel")}
-    return Episodes(rows["observations"][joined_ranges(first, stop)], kept["actions"], kept["rewards"].reshape(-1),
-                    kept["terminals"].astype(bool).reshape(-1), kept["timeouts"].astype(bool).reshape(-1),
-                    stop - 1 - first, facts, {"dataset": Path(path).stem})
+    facts = {key: value[steps] for key, value in infos.items() if key not in ("qpos", "qvel", "episode")}
+    return Episodes(observations[joined_ranges(first + shift, stop + shift)], kept["actions"], kept["rewards"],
+                    kept["terminals"], kept["timeouts"], stop - 1 - first, facts, {"dataset": Path(path).stem})
 
 
 def _read_rows(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The arrays of KEYS and those of infos/, as stored."""
+    """The arrays of KEYS, next observations where there are some, and the numbers of infos/ that have a row a step."""
+    with open_hdf5(path) as file:
+        missing = [key for key in KEYS if key not in list(file) and key != "timeouts"]
+        if missing:
+            raise Hdf5Error(f"it lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, it has {sorted(file)}")
+        raw = {key: read_part(file, key) for key in (*KEYS, "next_observations") if key in list(file)}
+        infos = _infos(part(file, "infos")) if "infos" in list(file) else {}
+    rows = {"observations": checked_rows(raw.pop("observations"), None, f"{path}: observations")}
+    count = len(rows["observations"])
+    for key, value in raw.items():
+        name = f"{path}: {key}"
+        rows[key] = (checked_rows(value, count, name) if key in ("actions", "next_observations") else
+                     checked_column(value, count, name, flag=key != "rewards"))
+    if rows["observations"].shape[1] != rows.get("next_observations", rows["observations"]).shape[1]:
+        raise ValueError(f"{path}: next_observations have another width than observations")
+    if "timeouts" not in rows:
+        warnings.warn(f"{path} has no timeouts: what a time limit ended is not cut, if it has no next_observations",
+                      stacklevel=3)
+        rows["timeouts"] = np.zeros(count, dtype=bool)
+    return rows, {key: value for key, value in infos.items() if len(value) == count}
+
+
+def _infos(group: Any) -> dict[str, np.ndarray]:
+    """The arrays of numbers in infos/; groups in it are left out."""
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [key for key in KEYS if key not in file and key != "timeouts"]
-            if missing:
-                raise ValueError(f"{path} lacks {', '.join(missing)}; D4RL files have {', '.join(KEYS)}, this one "
-                                 f"{sorted(file)}")
-            rows = {key: file[key][()] for key in KEYS if key in file}
-            infos = {key: value[()] for key, value in file.get("infos", {}).items() if isinstance(value, h5py.Dataset)}
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or no HDF5 file ({error})") from error
-    rows.setdefault("timeouts", np.zeros(len(rows["rewards"]), dtype=bool))
-    return rows, infos
+    parts = ((key, part(group, key)) for key in group)
+    return {key: checked_array(node)[()] for key, node in parts
+            if isinstance(node, h5py.Dataset) and node.ndim and node.dtype.kind in "fiub"}
 
 
 def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
     """Writes episodes in D4RL's layout, completely or not at all; `read_d4rl` reads them back.
 
     D4RL has no place for the observation after the last action: an episode gets one more row for it, with zero action
-    and reward. Where there are several episodes, that row has `timeouts` set, and `infos/episode` numbers them.
+    and reward. Where there are several episodes, that row has `timeouts` set; `infos/episode` numbers them.
     Observations of width 4 are maze2d's (qpos, qvel) and are stored as such too. Blocks have checksums.
     """
     lengths, many = episodes.lengths, len(episodes) > 1
@@ -82,8 +105,7 @@ def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
             **{f"infos/{key}": widen(value) for key, value in episodes.infos.items()}}
     if episodes.observations.shape[1] == 4:
         data |= {"infos/qpos": episodes.observations[:, :2], "infos/qvel": episodes.observations[:, 2:]}
-    if many:
-        data[EPISODE] = np.repeat(np.arange(len(episodes)), lengths + 1)
+    data[EPISODE] = np.repeat(np.arange(len(episodes)), lengths + 1)
     _write_atomically(Path(path), data)
 
 
@@ -102,21 +124,45 @@ def _write_atomically(path: Path, data: dict[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _ends(rows: dict[str, np.ndarray], number: np.ndarray | None, cut_at: Sequence[str]) -> np.ndarray:
-    """[rows] bool, True in the last row of an episode: where `number` changes, or where a flag is set if it is None."""
-    unknown = set(cut_at) - {"terminals", "timeouts"}
-    if unknown:
-        raise ValueError(f"cut_at names flags, 'terminals' and 'timeouts', got {sorted(unknown)}")
-    if number is not None:
+def _ends(rows: dict[str, np.ndarray], infos: dict[str, np.ndarray], cut_at: Sequence[str] | None,
+          path: str | os.PathLike) -> np.ndarray:
+    """[rows] bool, True in the last row of an episode; see `read_d4rl`."""
+    unknown = set(cut_at or ()) - {"terminals", "timeouts"}
+    if unknown or isinstance(cut_at, str):
+        raise ValueError(f"cut_at is a list of flags, terminals and timeouts, got {cut_at!r}")
+    if "episode" in infos:
+        number = checked_column(infos["episode"], len(rows["rewards"]), f"{path}: {EPISODE}")
         return np.append(np.diff(number) != 0, True)
-    ends = np.zeros(len(rows["observations"]), dtype=bool)
-    for key in cut_at:
-        ends |= rows[key].astype(bool).reshape(-1)
+    flags = ("terminals", "timeouts") if cut_at is None else cut_at
+    if cut_at is None and rows["timeouts"].any() and _maze2d(rows, infos, path):
+        warnings.warn(f"{path} is taken for D4RL's maze2d, whose timeouts mark targets reached: nothing is cut there "
+                      "(if they end episodes, give cut_at=[terminals,timeouts])", stacklevel=3)
+        flags = ("terminals",)
+    ends = np.any([rows[key] for key in flags], axis=0) if flags else np.zeros(len(rows["rewards"]), bool)
+    if "next_observations" in rows:
+        apart = np.abs(rows["next_observations"][:-1].astype(np.float64) - rows["observations"][1:])
+        jump = np.append((apart > JUMP * np.ptp(rows["observations"].astype(np.float64), axis=0)).any(1), False)
+        if (jump & ~ends).any():
+            warnings.warn(f"{path}: {int((jump & ~ends).sum())} rows without a flag have a next observation that is "
+                          "not the next row's; they end an episode too", stacklevel=3)
+        ends |= jump
     return ends
 
 
-def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Row ranges [first, stop) of pieces with at least one step; two pieces of an episode share a row."""
+def _maze2d(rows: dict[str, np.ndarray], infos: dict[str, np.ndarray], path: str | os.PathLike) -> bool:
+    """Is it a maze2d file: by its name or by its targets, with (x, y, vx, vy), two forces and no terminal?"""
+    shape = rows["observations"].shape[1], rows["actions"].shape[1]
+    named = "goal" in infos or Path(path).name.startswith(("maze2d", "multi2d"))
+    return shape == (4, 2) and named and not rows["terminals"].any()
+
+
+def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None,
+            known: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Row ranges [first, stop) of pieces with at least one step; two pieces of an episode share a row.
+
+    known: each episode has one row more than given, the state after its last step.
+    """
+    stop = stop + known
     if max_length is not None:
         if max_length < 1:
             raise ValueError(f"max_length is a number of steps, at least 1, got {max_length}")

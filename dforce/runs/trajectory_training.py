@@ -28,6 +28,7 @@ class TrajectoryTraining:
     batch: windows a step. held_out: part of the episodes that validates; 0 for none.
     carry: windows, and the latent, go on where those before them ended.
     objective: (denoiser, schedule) -> objective. fit: `dforce.fit`, waiting for objective and data.
+    cut_at: flags that end an episode of a D4RL file, see `read_d4rl`.
     resume: run folder or checkpoint to go on from.
     """
 
@@ -43,6 +44,7 @@ class TrajectoryTraining:
     seed: int
     save_every: int
     keep: int
+    cut_at: list[str] | None = None
     fast_dev_run: bool = False
     resume: str | None = None
     trust: str | None = None
@@ -66,7 +68,7 @@ class TrajectoryTraining:
         """Nothing beside the checkpoints."""
 
     def _windows(self) -> tuple[Windows, Windows | None]:
-        episodes = load_episodes(self.data)
+        episodes = load_episodes(self.data, cut_at=self.cut_at)
         shape: dict[str, Any] = {"horizon": self.horizon, "stack": self.stack, "batch": self.batch, "seed": self.seed,
                                  "held_out": self.held_out, "sequential": self.carry}
         windows = Windows(episodes, **shape)

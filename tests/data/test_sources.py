@@ -30,20 +30,21 @@ def test_d4rl_timeouts_mark_targets_and_cut_on_demand(tmp_path):
     import h5py
 
     rows, rng = 25, np.random.default_rng(0)
-    with h5py.File(tmp_path / "d4rl.hdf5", "w") as file:
+    with h5py.File(tmp_path / "maze2d-umaze.hdf5", "w") as file:
         for key, shape in (("observations", (rows, 4)), ("actions", (rows, 2)), ("rewards", (rows,))):
             file[key] = rng.normal(size=shape).astype(np.float32)
         file["terminals"] = np.zeros(rows, bool)
         file["timeouts"] = np.isin(np.arange(rows), [9, 10, 19])
         o, a = file["observations"][()], file["actions"][()]
-    whole = data.read_d4rl(tmp_path / "d4rl.hdf5")
+    with pytest.warns(UserWarning, match="maze2d, whose timeouts mark targets reached: nothing is cut"):
+        whole = data.read_d4rl(tmp_path / "maze2d-umaze.hdf5")
     assert whole.lengths.tolist() == [24] and np.flatnonzero(whole.truncations).tolist() == [9, 10, 19]
     np.testing.assert_array_equal(whole.actions, a[:-1])
-    pieces = data.read_d4rl(tmp_path / "d4rl.hdf5", max_length=10)
+    pieces = data.read_d4rl(tmp_path / "maze2d-umaze.hdf5", max_length=10)
     assert pieces.lengths.tolist() == [10, 10, 4]
     np.testing.assert_array_equal(pieces.actions, a[:-1])  # no step is lost, boundary observations are shared
     np.testing.assert_array_equal(pieces.episode(1)[0], o[10:21])
-    cut = data.read_d4rl(tmp_path / "d4rl.hdf5", cut_at=("terminals", "timeouts"))
+    cut = data.read_d4rl(tmp_path / "maze2d-umaze.hdf5", cut_at=["terminals", "timeouts"])
     assert cut.lengths.tolist() == [9, 8, 4]
     np.testing.assert_array_equal(cut.episode(1)[0], o[11:20])
 
