@@ -58,6 +58,9 @@ class NonCausal(Denoiser):
     def __init__(self, schedule: Schedule, time: int, rho: float = RHO):
         self.schedule, self.cov = schedule, covariance(time, rho)
 
+    def absorb(self, x, level, state, cond=None):
+        raise ValueError("the exact denoiser of whole sequences absorbs none")
+
     def init_state(self, batch, cond=None):
         return torch.zeros(batch, 0)
 

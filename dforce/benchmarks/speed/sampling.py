@@ -35,7 +35,7 @@ def sampling_races(sizes: Sizes) -> list[Callable[[], Timings]]:
 def sampling_ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, batch: Batch) -> list[Way]:
     """From noise `batch.x` to a plan, the official way first. All are first order, as the official code is."""
     matrix = pyramid(schedule.grid(sizes.steps), sizes.tokens, 1)
-    official = TokenByToken(denoiser.net)  # type: ignore[arg-type]
+    official = TokenByToken(denoiser.net)
 
     def ours(path: str) -> Callable[[], Tensor]:
         return lambda: generate(denoiser, schedule, matrix, batch.x, cond=batch.cond, order=1, path=path)  # type: ignore[arg-type]

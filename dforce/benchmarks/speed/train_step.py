@@ -41,7 +41,7 @@ def objective(sizes: Sizes, width: int, *, once_a_token: bool) -> ForcingObjecti
     """The loss of the default planner, its network thin or run whole once a token, with the same weights."""
     denoiser, schedule = maze_denoiser(sizes, width)
     if once_a_token:
-        denoiser = Precond(TokenByToken(denoiser.net), schedule).to(sizes.device)  # type: ignore[arg-type]
+        denoiser = Precond(TokenByToken(denoiser.net), schedule).to(sizes.device)
     return ForcingObjective(denoiser, schedule)
 
 

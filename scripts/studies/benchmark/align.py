@@ -37,7 +37,7 @@ from dforce.benchmarks.speed.cost import peak_memory
 from dforce.benchmarks.speed.harness import Timings, Way, all_timings, median_row, race
 from dforce.benchmarks.speed.sizes import parameters
 from dforce.core.tree import select
-from dforce.report.rows import make_row, write_results
+from dforce.report.rows import Row, make_row, write_results
 from dforce.report.table import markdown_table
 from dforce.runs.folder import environment, peak_memory_mb
 from dforce.train.fit import fit
@@ -183,7 +183,7 @@ def main() -> None:
             write(Path(cfg.out), all_timings(timings).rows, begin)
 
 
-def write(out: Path, rows: list[dict[str, Any]], begin: float) -> None:
+def write(out: Path, rows: list[Row], begin: float) -> None:
     about = environment()
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     write_results(out, header | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb(),
