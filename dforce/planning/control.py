@@ -24,7 +24,7 @@ BUILDABLE = ("tracking", "diffused_action")  # by name, in a configuration
 
 
 class Plan(NamedTuple):
-    """What is meant to happen. actions: [N, H, A]; states: [N, H, O], state h is where the plan is AFTER step h."""
+    """N plans of H steps. actions: [N, H, A]; states: [N, H, O], state h is where the plan is AFTER step h."""
 
     actions: np.ndarray
     states: np.ndarray
@@ -110,7 +110,7 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
 
     @property
     def variant(self) -> dict[str, object]:
-        """What names this executor in a row of results."""
+        """Settings that name this executor in a row of results."""
         return {"executor": "tracking", **asdict(self), **dict(zip(("gain_p", "gain_d"), self.gains(), strict=True))}
 
     def gains(self, usual: tuple[float, float] = (P_GAIN, -D_GAIN)) -> tuple[float, float]:
@@ -150,7 +150,7 @@ class diffused_action:
 
     @property
     def variant(self) -> dict[str, object]:
-        """What names this executor in a row of results."""
+        """Settings that name this executor in a row of results."""
         return {"executor": "diffused_action"}
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:

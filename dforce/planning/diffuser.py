@@ -75,12 +75,12 @@ class DiffuserPlanner:
 
     @property
     def method(self) -> str:
-        """What rows of results call this planner."""
+        """Its name in rows of results."""
         return "Diffuser"
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this planner in a row of results."""
+        """Settings that name this planner in a row of results."""
         named = {"horizon": self.horizon or self.layout["horizon"], "steps": self.steps, "order": self.order,
                  "eta": self.eta}
         named |= {} if self.rest else {"rest": False}
@@ -96,7 +96,7 @@ class DiffuserPlanner:
         return length if self.episode is None else max(length - (self.episode - remaining), min(self.least, length))
 
     def known(self, goal: np.ndarray, tokens: int) -> tuple[Tensor, Tensor]:
-        """What is known of a plan, normalised, and where: [N, tokens, stack * D] and bool of that shape."""
+        """The known entries of a plan, normalised, and their mask: [N, tokens, stack * D] and bool of that shape."""
         c, d = self.layout["observation"]
         place = np.zeros((len(goal), d - c))
         place[:, :goal.shape[1]] = goal

@@ -17,7 +17,10 @@ from dforce.report.rows import Row, difference_row
 
 
 class Method(NamedTuple):
-    """What is compared: `play(starts [N, O], goals [N, G]) -> Executed`, under a name and a flat variant."""
+    """One of the methods that are compared.
+
+    name, variant: of its rows of results. play: (starts [N, O], goals [N, G]) -> Executed.
+    """
 
     name: str
     variant: dict[str, Any]
@@ -63,7 +66,7 @@ def planned(name: str, place: Maze | Env, planner: Planner, executor: Executor, 
 
 
 def named_variant(made: Any) -> dict[str, Any]:
-    """What names a planner or an executor in a row of results; nothing where it does not say."""
+    """Settings that name a planner or an executor in a row of results; none where it has no `variant`."""
     return dict(getattr(made, "variant", {}))
 
 

@@ -80,19 +80,19 @@ class DiffusionPlanner:
 
     @property
     def method(self) -> str:
-        """What rows of results call this planner."""
+        """Its name in rows of results."""
         return "unguided" if not self.scale else "MCTG" if self.draws > 1 else "guided"
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this planner in a row of results."""
+        """Settings that name this planner in a row of results."""
         named = {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale,
                  "draws": self.draws}
         named |= {"horizon": self.horizon} if self.horizon else {}
         return named | ({"pad_to": self.pad_to} if self.pad_to else {})
 
     def tokens(self, remaining: int) -> int:
-        """How many tokens a plan has: they cover `horizon`, or `remaining` environment steps where it is None."""
+        """Number of tokens of a plan: they cover `horizon`, or `remaining` environment steps where it is None."""
         return max(1, -(-(self.horizon or remaining) // self.layout["stack"]))
 
     def matrix(self, tokens: int) -> Tensor:
@@ -125,7 +125,7 @@ class DiffusionPlanner:
 
     def start(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource,
               ) -> tuple[Tensor, Cond, Tensor]:
-        """What sampling begins with: pure noise x [N, T, D], the condition (where each starts), goals [N, G]."""
+        """The beginning of sampling: pure noise x [N, T, D], the condition (where each starts), goals [N, G]."""
         device = self.schedule.alpha.device
         time, (c, d) = self.tokens(remaining), self.layout["observation"]
         start = self.normalizer.part(c, d).normalize(torch.tensor(obs, dtype=torch.float32, device=device))

@@ -1,7 +1,7 @@
-"""What plans earn when they are driven: the reward that a planner is tuned on, and the starts it is asked for.
+"""The return of plans that are driven: the reward that a planner is tuned on, and the starts that it plans from.
 
 A reward here is a function as alignment wants it, (plans [B, T, stack * D] as the network has them, prompts, metadata)
--> [B]; metadata: for each plan where it starts and what it is to reach, `PlanQuery`.
+-> [B]; metadata: start and goal of each plan, `PlanQuery`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_DRAWS = 16  # times that starts are drawn for one answer before the task is
 
 
 class PlanQuery(NamedTuple):
-    """What one plan is for. obs: where it starts [O], in the units of the world; goal: [G]."""
+    """Start and goal of one plan. obs: [O], in the units of the world; goal: [G]."""
 
     obs: np.ndarray
     goal: np.ndarray
@@ -107,7 +107,7 @@ class LowTemperature(DiffusionPlanner):
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this planner in a row of results."""
+        """Settings that name this planner in a row of results."""
         return {**super().variant, "temperature": self.temperature}
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:

@@ -71,7 +71,7 @@ class PlanRun:
 
 
 def method_name(planner: Any) -> str:
-    """What rows of results call a planner: its `method`, else its class."""
+    """The name of a planner in rows of results: its `method`, else that of its class."""
     return str(getattr(planner, "method", type(planner).__name__))
 
 

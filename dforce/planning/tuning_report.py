@@ -1,4 +1,4 @@
-"""What `dforce align planner` measured, as rows, tables and pictures: of all that is in its folder."""
+"""Rows, tables and pictures of `dforce align planner`, from all results in its folder."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _play(tuning: PlannerTuning, name: str, seed: int, file: Path, checkpoint: P
 
 
 def _rivals(tuning: PlannerTuning, policy: PlanPolicy, seed: int) -> list[Method]:
-    """What one can do with the base alone: less noise, or the best of several plans, all of them driven."""
+    """Rivals that use the base alone: less noise, or the best of several plans, all of them driven."""
     rivals = []
     if tuning.temperature != 1:
         cold = LowTemperature(**vars(policy.planner), temperature=tuning.temperature)

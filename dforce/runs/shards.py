@@ -13,7 +13,10 @@ from dforce.runs.folder import write_atomic
 
 
 class Shard(NamedTuple):
-    """header: what its writer said, and `identity`, the settings it was made with; lines: one an episode."""
+    """A file as it was written.
+
+    header: facts, and under `identity` the settings that it was made with. lines: one an episode.
+    """
 
     header: dict[str, Any]
     lines: list[dict[str, Any]]

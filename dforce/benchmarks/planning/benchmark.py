@@ -4,8 +4,8 @@
     shards/<method>-<seed>.jsonl   the episodes of one method and seed under all its executors
     shards/<method>-<seed>.npz     the first of them, for pictures
 
-Networks are trained by jobs that the caller makes (`dforce.cli.commands.benchmark_planning`), for this needs only
-their run folders and what they were trained with.
+Networks are trained by jobs that the caller makes (`dforce.benchmarks.planning.run`); this module needs their run
+folders and settings alone.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ AMONG = 25  # of so many
 
 @dataclass(frozen=True)
 class PlanningBenchmark:
-    """A suite on a task in a folder. networks: folder of the trainings; trained: (model, seed) -> what it was trained
-    with, as JSON has it, asked once that is there.
+    """A suite on a task in a folder.
 
-    options: device, precision and trust, as `MethodInputs` takes them. tell: where messages go.
+    data: Minari name of the demonstrations. out: the run folder. networks: folder of the trainings.
+    trained: (model, seed) -> settings that the network was trained with, JSON-able; called once it is trained.
+    options: device, precision and trust, as `MethodInputs` takes them. tell: receives messages.
     """
 
     suite: Suite
@@ -64,14 +65,11 @@ class PlanningBenchmark:
         return MethodInputs(self.task, self.data, model, seed=seed, cache=str(self.networks / "learnt"), **self.options)
 
     def identity(self, method: MethodNode, seed: int) -> dict[str, Any]:
-        """What both tuning and evaluation of a method depend on, but for the starts."""
+        """The settings that both tuning and evaluation of a method depend on, but for the starts."""
         return {"task": self.task.name, "maze": list(self.task.maze.rows), "steps": self.task.steps, "data": self.data,
                 "node": method.node, "executors": {name: self.suite.executors[name] for name in method.executors},
                 "replan_every": method.replan_every, "shrink": method.shrink, "seed": seed,
                 "network": self.trained(method.model, seed) if method.model else None}
-
-
-# Tuning
 
 
 def tuning_identity(bench: PlanningBenchmark, method: MethodNode) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def tuning_identity(bench: PlanningBenchmark, method: MethodNode) -> dict[str, A
 
 
 def _tuned_on(bench: PlanningBenchmark, method: MethodNode) -> range:
-    """Training seeds: what suits one network alone may fail the others."""
+    """Training seeds that a method is tuned on: a setting that suits one network alone may fail the others."""
     return bench.suite.runs(method)[:bench.suite.tune_episodes] if method.model else range(1)
 
 
@@ -144,7 +142,10 @@ def read_tuning(bench: PlanningBenchmark, method: MethodNode) -> Shard | str:
 
 
 def tuned_settings(bench: PlanningBenchmark, method: MethodNode) -> dict[str, Any]:
-    """What tuning chose for a method, its own or that of the one it names. FileNotFoundError before there is one."""
+    """The settings that tuning chose for a method, or for the method whose tuning it takes.
+
+    FileNotFoundError before that tuning is done.
+    """
     if method.tune is None:
         return {}
     tuned = bench.suite.methods[method.tune] if isinstance(method.tune, str) else method
@@ -152,9 +153,6 @@ def tuned_settings(bench: PlanningBenchmark, method: MethodNode) -> dict[str, An
     if isinstance(shard, str):
         raise FileNotFoundError(f"{tuned.name} has not been tuned: {shard}")
     return shard.header["chosen"]
-
-
-# Evaluation
 
 
 def evaluation_identity(bench: PlanningBenchmark, method: MethodNode, seed: int) -> dict[str, Any]:
@@ -200,9 +198,6 @@ def read_evaluation(bench: PlanningBenchmark, method: MethodNode, seed: int) -> 
     except FileNotFoundError as missing:
         return str(missing)
     return read_shard(bench.shard_file(method.name, seed), identity)
-
-
-# Jobs
 
 
 def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Job]) -> list[Job]:

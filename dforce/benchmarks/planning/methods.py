@@ -26,7 +26,9 @@ GIVEN = ("bf16", "seed", "cache")  # given even to those that have a default of 
 
 
 class Cost(NamedTuple):
-    """What deciding took. plans: made, counting each of a batch; seconds: of the processor, of the clock on a GPU.
+    """Cost of planning or driving.
+
+    plans: number made, each of a batch counts. seconds: of the processor, of the clock on a GPU.
 
     tokens: that went through the network forwards (those absorbed into a state once finished are not counted).
     """
@@ -36,7 +38,7 @@ class Cost(NamedTuple):
     tokens: int = 0
 
     def since(self, before: Cost) -> Cost:
-        """What came on top of `before`."""
+        """The difference to an earlier cost."""
         return Cost(self.plans - before.plans, self.seconds - before.seconds, self.tokens - before.tokens)
 
 

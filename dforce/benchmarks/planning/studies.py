@@ -1,4 +1,4 @@
-"""What the studies of a planner share: a planner around a checkpoint, its starts, tuning, and how far plans spread."""
+"""Parts that the studies of planners share: starts, tuning, and how far plans spread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a planning benchmark is made of, read from YAML and checked before anything runs: see configs/planning/."""
+"""The parts of a planning benchmark, read from YAML and checked before anything runs: see configs/suites/."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ METHOD_KEYS = {"model", "planner", "driver", "tune", "executors", "replan_every"
 
 
 class MethodNode(NamedTuple):
-    """One method of a suite. model: name of a training, None for those that need none. node: what is built.
+    """One method of a suite.
 
-    drives: whether the node is a driver, obs -> action, and not a planner. tune: parameter -> values tried; or the
-    name of the method whose choice is taken; None to take the node as it is. executors: names, () for a driver.
+    model: name of a training, None for those that need none. node: constructor of the planner or driver.
+    drives: whether the node is a driver, obs -> action, and not a planner. executors: names, () for a driver.
+    tune: parameter -> values tried; or the name of the method whose choice is taken; None takes the node as it is.
     """
 
     name: str
@@ -40,7 +41,7 @@ class MethodNode(NamedTuple):
 
 
 class ModelNode(NamedTuple):
-    """One network: overrides of configs/train.yaml, and how many training seeds it gets."""
+    """One network: overrides of configs/verbs/train/train.yaml, and how many training seeds it gets."""
 
     name: str
     overrides: dict[str, Any]

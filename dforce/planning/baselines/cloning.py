@@ -73,7 +73,7 @@ class Cloned:
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this driver in a row of results."""
+        """Settings that name this driver in a row of results."""
         return {"reach": self.reach}
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +82,7 @@ class Cloned:
 
 @dataclass(frozen=True)
 class InverseDynamicsExecutor:
-    """The executor of `inverse_dynamics`: what leads from here to where the plan is `lookahead` steps on.
+    """The executor of `inverse_dynamics`: the action that leads from here to where the plan is `lookahead` steps on.
 
     follow: says where that is (`tracking.target`: hold, arrive and pace); its gains are not used.
     """
@@ -93,7 +93,7 @@ class InverseDynamicsExecutor:
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this executor in a row of results."""
+        """Settings that name this executor in a row of results."""
         kept = {name: getattr(self.follow, name) for name in ("hold", "arrive", "pace")}
         return {"executor": "inverse_dynamics", "lookahead": self.lookahead, **kept}
 

@@ -1,4 +1,4 @@
-"""What a learnt planner is measured against: random, straight to the goal, the scripted controller, and retrieval.
+"""Baselines of learnt planners: random, straight to the goal, the scripted controller, and retrieval.
 
 The first three are drivers, drive(obs [N, O], goal [N, G], rng) -> action [N, A]. Retrieval is memory without
 generation: it is a planner like any learnt one, so that the same executor runs both.
@@ -168,7 +168,7 @@ def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> 
 
 def closest_pass(memory: DemonstrationMemory, points: np.ndarray, goal: np.ndarray,
                  horizon: int) -> tuple[int, int, np.ndarray]:
-    """Of `points`, indices into the memory's: the one whose next `horizon` steps pass closest to goal [G].
+    """The one of `points` (indices into the memory's) whose next `horizon` steps pass closest to goal [G].
 
     Returns its index, after how many steps, and the place [G].
     """

@@ -21,7 +21,7 @@ Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]      # states [M, O], goal
 
 
 def goal_distance(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """How far the position is from the goal, as the crow flies: [M, O], [M, G] -> [M]."""
+    """Distance of the position from the goal, as the crow flies: [M, O], [M, G] -> [M]."""
     return np.sqrt(((state[:, :goal.shape[1]] - goal) ** 2).sum(axis=1))
 
 
@@ -36,7 +36,7 @@ def improve(dynamics: Dynamics, cost: Cost, state: np.ndarray, goal: np.ndarray,
     """The action sequence nominal [N, H, A] after one round: the weighted mean of K noisy versions of it.
 
     state: [N, O], goal: [N, G]; noise: [N, K, H, A], standard deviation included. Actions stay within [-1, 1], before
-    they are weighed: what is averaged is what was tried.
+    they are weighed, so that the average is one of sequences that were tried.
     """
     count, samples, horizon, width = noise.shape
     tried = np.clip(nominal[:, None] + noise, -1.0, 1.0)

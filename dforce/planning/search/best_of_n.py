@@ -38,7 +38,7 @@ class BestOfN(DiffusionPlanner):
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this planner in a row of results."""
+        """Settings that name this planner in a row of results."""
         chosen = {} if self.selector is None else {"selector": name_of(self.selector)}
         return {**super().variant, "n": self.n, **chosen}
 
@@ -54,6 +54,6 @@ class BestOfN(DiffusionPlanner):
 
 
 def name_of(made: Callable[..., Any]) -> str:
-    """What a row of results calls an energy: its class, and the arguments that a configuration gave it."""
+    """The name of an energy in rows of results: its class, and the arguments that a configuration gave it."""
     inner, given = getattr(made, "func", made), getattr(made, "keywords", {})
     return inner.__name__ + "".join(f" {key}={value}" for key, value in given.items())

@@ -29,7 +29,7 @@ BUILDABLE = ("TreeDiffusionPlanner", "Arrival")  # by name, in a configuration
 
 
 class Arrival:
-    """What a plan is worth: (H - t) / H, the share of its time that is left when it first comes within `radius` metres.
+    """The value of a plan: (H - t) / H, the share of its time that is left when it first comes within `radius` metres.
 
     That is the paper's value, t counted from 0. Plans that never arrive, worth 0 there, are told apart by the closest
     that they come, d metres: -d / (1 + d). `leap`: a plan with a step longer than that (metres) before it arrives
@@ -44,7 +44,7 @@ class Arrival:
         self.columns = position_columns(goal, columns)
 
     def _judged(self, plan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of plans [B, H, D]: distance [B, H] to the goal, first step there (H: never), whether a leap comes before."""
+        """Distance [B, H] of plans [B, H, D] to the goal, first step there (H: never), whether a leap comes before."""
         place, steps = plan[..., self.columns], torch.arange(plan.shape[1], device=plan.device)
         away = (place - goals_per_plan(self.goal, plan)).norm(dim=-1)
         first = torch.where(away <= self.radius, steps, plan.shape[1]).amin(1)
@@ -67,7 +67,7 @@ class Arrival:
 
 
 class SearchResult(NamedTuple):
-    """What a search brought. plans: [N, T, *E] tokens; values: [N]; expanded: [N] nodes expanded until it ended."""
+    """Result of a search. plans: [N, T, *E] tokens; values: [N]; expanded: [N] nodes expanded until it ended."""
 
     plans: Tensor
     values: Tensor
@@ -120,7 +120,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What names this planner in a row of results."""
+        """Settings that name this planner in a row of results."""
         settings = {name: getattr(self, name) for name in ("sub_plans", "children", "iterations", "exploration",
                                                            "backup", "jumpy_steps", "jumpy_delay", "stop")}
         return {**super().variant, **settings, "scales": " ".join(f"{factor:g}" for factor in self.scales),

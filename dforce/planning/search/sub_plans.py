@@ -23,7 +23,7 @@ PRIME = 1_000_003  # salts of a tree's nodes are polynomials in it, so that the 
 
 
 class Partial(NamedTuple):
-    """A plan whose first tokens are finished: what a node of the tree stands for.
+    """A plan whose first tokens are finished: the content of a node of the tree.
 
     episode: row of the starts and goals; salt: of its noise; factor: of the guidance of its last sub-plan; done:
     [P, *E] finished tokens; state: the denoiser's, past them (batch of 1; None for one that cannot absorb).
@@ -44,7 +44,7 @@ def child(parent: Partial, number: int, factor: float) -> Partial:
 class BranchNoise:
     """The noise of partial plans: a function of the episode and of the way down the tree, not of the batch.
 
-    salt: [B] of each plan; episode: [B] of `count`. token: what the first token in the sequence is in the plan.
+    salt: [B] of each plan; episode: [B] of `count`. token: number in the plan of the first token of the sequence.
     """
 
     def __init__(self, noise: NoiseSource, salt: Tensor, episode: Tensor, count: int, *, token: int = 0):

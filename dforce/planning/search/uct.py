@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 
 class Node:
-    """content: what it stands for. visits, total, best: number, sum and maximum of the values of the simulations made
-    at it and below it. closed: there is nothing left to expand at it or below it."""
+    """A node of a search tree.
+
+    content: the partial solution that it stands for.
+    visits, total, best: number, sum and maximum of the values of the simulations made at it and below it.
+    closed: there is nothing left to expand at it or below it.
+    """
 
     __slots__ = ("content", "parent", "children", "visits", "total", "best", "closed")
 

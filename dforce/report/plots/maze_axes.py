@@ -1,4 +1,4 @@
-"""What a maze picture is made of, drawn on given axes: walls, plans coloured by time, executed path, start and goal.
+"""The parts of a maze picture, drawn on given axes: walls, plans coloured by time, executed path, start and goal.
 
 Frame: `x` is the row and `y` the column of the maze text, so pictures show y to the right and x downwards and look
 like the text. The ball's body stands at (1.2, 1.2) and the wall of cell (i, j) is a box of half-size .5 at
@@ -44,7 +44,7 @@ def check_walls(walls: object) -> np.ndarray:
 
 
 def view(walls: np.ndarray) -> tuple[float, float, float, float]:
-    """What a picture shows, (x low, x high, y low, y high) in metres: a side that is all wall is cut to RIM."""
+    """The extent of a picture, (x low, x high, y low, y high) in metres: a side that is all wall is cut to RIM."""
     (top, left), (bottom, right) = wall_corner(0, 0), wall_corner(*walls.shape)
     cut = 1 - RIM
     return (

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ CONFIG = {"net": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 64}
 LAYOUT = {"event_shape": [2 * STACK], "stack": STACK, "horizon": TOKENS * STACK, "static": {"start": 2},
           "dataset": "paths that cross an X"}
 DEMONSTRATED, FULL, SHORT = "demonstrations", "full memory", "position only"
-WAYS = {FULL: {"memory": None, "every": 1}, SHORT: {"memory": 0, "every": 1},
+WAYS: dict[str, dict[str, Any]] = {FULL: {"memory": None, "every": 1}, SHORT: {"memory": 0, "every": 1},
         "position only, long plans": {"memory": 0, "every": 2}, "one token": {"memory": 1, "every": 1},
         "two tokens": {"memory": 2, "every": 1}}
 

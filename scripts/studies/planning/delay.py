@@ -17,7 +17,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from findings import tell, write
@@ -30,6 +29,7 @@ from dforce.planning.scores import ScoreReport
 from dforce.planning.tasks import trained_task
 from dforce.planning.trained import planner_around
 from dforce.report.plots.studies import line_panels, panels_of
+from dforce.report.rows import Row
 from dforce.train.precision import device_of
 
 FAR, PLANS = 10, 6  # starts whose plans are spread, and how many of each
@@ -40,7 +40,7 @@ PANELS = {          # of the picture: title -> metric, what its rows have in com
     "spread of far tokens (m)": ("far_spread", {})}
 
 
-def rows_of(checkpoint: str, asked: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+def rows_of(checkpoint: str, asked: argparse.Namespace) -> Iterator[list[Row]]:
     """The rows of one delay and scale after the other."""
     bundle = dforce.load(checkpoint, device=device_of(asked.device))
     task = trained_task(bundle.layout)
@@ -73,7 +73,8 @@ def main() -> None:
     parser.add_argument("--device", help="of the network; without it the GPU if there is one")
     parser.add_argument("--out", type=Path, default=Path("docs/results/delay.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/img/delay.png"))
-    asked, begin, rows = parser.parse_args(), time.monotonic(), []
+    rows: list[Row] = []
+    asked, begin = parser.parse_args(), time.monotonic()
     torch.set_num_threads(1)
     for checkpoint in asked.checkpoints:
         for found in rows_of(checkpoint, asked):
