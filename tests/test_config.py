@@ -259,6 +259,7 @@ def test_every_old_name_leads_to_what_may_be_built(capsys: pytest.CaptureFixture
     listed = buildable()
     for old, new in MOVED.items():
         assert new in listed and old not in listed and resolve(old) is listed[new]
+    capsys.readouterr()
     _say.cache_clear()
     assert present_name("dforce.loss.snr") == present_name("dforce.loss.snr") == "dforce.core.loss.snr"
     message = "dforce.loss.snr is dforce.core.loss.snr now; please write the new name"
