@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-CONSTANT = 1e-6  # a column whose std is below this part of max(1, |mean|) is constant up to float32 rounding
+# A column whose std is below this part of its largest magnitude is constant, up to the rounding of its numbers.
+CONSTANT, CONSTANT_64 = 1e-6, 1e-11  # of float32, of float64 and whole numbers
+FAR = 1e-3      # of |mean|: of a smaller std, float32 keeps fewer than 4 digits, and float64 is centred first
+EXTREME = 1e4   # times further from the median than 99 of 100 values: such a value makes the std, not the data
+HUGE = 1e6      # the same where 99 of 100 values are equal
+ROWS = 100_000  # of which the 99 of 100 are told
 
 
 class Affine(nn.Module):
@@ -33,8 +39,8 @@ class Affine(nn.Module):
     def fit(cls, data: Any, *, lengths: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Affine:
         """Statistics of data [N, D], accumulated in float64; a constant column gets std 1 (it becomes 0, not NaN).
 
-        lengths (rows per episode) and names (of columns) only serve the message of the ValueError for
-        data that are not finite.
+        Warns of constant columns, and of columns whose std comes from a few extreme values. lengths (rows per episode)
+        and names (of columns) serve the warnings, and the ValueError for data that are not finite.
         """
         data = np.asarray(data)
         if data.ndim != 2 or not len(data):
@@ -42,13 +48,24 @@ class Affine(nn.Module):
         require_finite(data, lengths=lengths, names=names)
         mean = data.mean(0, dtype=np.float64)
         std = data.std(0, dtype=np.float64)
-        std = np.where(std <= CONSTANT * np.maximum(1.0, np.abs(mean)), 1.0, std)
+        constant = std <= _resolution(data) * np.abs(data).max(0)
+        for message, columns in (("constant: only their mean is subtracted", constant),
+                                 ("spread by a few extreme values, which make all others nearly equal; repair or drop "
+                                  "those", _extreme(data))):
+            if columns.any():
+                shown = [str(names[i]) if names is not None else str(i) for i in np.flatnonzero(columns)]
+                warnings.warn(f"columns {', '.join(shown)} are {message}", stacklevel=2)
+        std = np.where(constant, 1.0, std)
         return cls(torch.from_numpy(mean), torch.from_numpy(std))
 
     @classmethod
     def identity(cls, width: int) -> Affine:
         """The normaliser that changes nothing; a checkpoint's statistics are loaded into one."""
         return cls(torch.zeros(width), torch.ones(width))
+
+    def shifted(self, offset: np.ndarray) -> Affine:
+        """The normaliser of data from which `offset` [D] was subtracted."""
+        return Affine(self.mean.double() - torch.from_numpy(offset).to(self.mean.device), self.std)
 
     @property
     def width(self) -> int:
@@ -72,6 +89,30 @@ class Affine(nn.Module):
         if x.shape[-1] != self.width:
             raise ValueError(f"last dimension must be {self.width}, got {tuple(x.shape)}; unstack stacked tokens first")
         return x
+
+
+def float32_offset(data: np.ndarray) -> np.ndarray:
+    """[D] float64, what to subtract from data [N, D] before they are rounded to float32; 0 where that loses nothing.
+
+    A float64 column 5e6 + .1 t has steps of .5 in float32. Offsets are float32 numbers themselves.
+    """
+    if _resolution(data) == CONSTANT:
+        return np.zeros(data.shape[1])
+    mean, std = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
+    far = (std < FAR * np.abs(mean)) & (std > CONSTANT_64 * np.abs(data).max(0))
+    return np.where(far, mean.astype(np.float32).astype(np.float64), 0.0)
+
+
+def _resolution(data: np.ndarray) -> float:
+    return CONSTANT if data.dtype in (np.float32, np.float16) else CONSTANT_64
+
+
+def _extreme(data: np.ndarray) -> np.ndarray:
+    """[D] bool, True in columns with values far beyond all others."""
+    middle = np.median(data[:: max(1, len(data) // ROWS)], axis=0)
+    usual = np.quantile(np.abs(data[:: max(1, len(data) // ROWS)] - middle), 0.99, axis=0)
+    most = np.maximum(data.max(0) - middle, middle - data.min(0))
+    return (most > EXTREME * usual) & ((usual > 0) | (most > HUGE))
 
 
 def require_finite(data: np.ndarray, *, lengths: Any = None, names: Sequence[str] | None = None,

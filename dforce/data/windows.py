@@ -16,7 +16,7 @@ from torch import Tensor
 from dforce.data.batch import Batch
 from dforce.data.draws import SPLIT, TRAIN, VAL, philox_uniform, shard_count, shard_rows, split_episodes
 from dforce.data.episodes import Episodes, joined_ranges
-from dforce.data.normalize import Affine, require_finite
+from dforce.data.normalize import Affine, float32_offset, require_finite
 
 
 class Windows:
@@ -51,11 +51,13 @@ class Windows:
         if not len(chosen):
             raise ValueError(f"no episode is held out: {len(episodes)} episode(s), held_out={held_out}; two or more "
                              "are needed (a long one can be cut: read_d4rl(path, max_length=10_000))")
-        tokens, starts = _tokens(episodes)
+        tokens, starts, offset = _tokens(episodes)
         first, lengths = episodes.first_step[self.train_episodes], episodes.lengths[self.train_episodes]
-        self.normalizer = normalizer or Affine.fit(tokens[joined_ranges(first, first + lengths)])
+        observation, action = episodes.names()
+        self.normalizer = normalizer or Affine.fit(tokens[joined_ranges(first, first + lengths)],
+                                                   names=[*action, *observation]).shifted(-offset)
         self._set_layout(episodes)
-        self._pack(episodes, chosen, tokens, starts, device)
+        self._pack(episodes, chosen, tokens, starts, offset, device)
 
     def __len__(self) -> int:
         return len(self._window)
@@ -101,7 +103,7 @@ class Windows:
                                        "observation": [len(action), width], "names": [*action, *observation], **about}
 
     def _pack(self, episodes: Episodes, chosen: np.ndarray, tokens: np.ndarray, starts: np.ndarray,
-              device: Any) -> None:
+              offset: np.ndarray, device: Any) -> None:
         """Puts normalised tokens of the chosen episodes into one array, padded to whole windows, and numbers those."""
         chosen = chosen[episodes.lengths[chosen] >= self.stack]
         if not len(chosen):
@@ -118,7 +120,7 @@ class Windows:
         last = np.repeat(lengths - 1, padded)
         source = np.repeat(episodes.first_step[chosen], padded) + np.minimum(within, last)
         actions = episodes.actions.shape[1]
-        normalizer = self.normalizer.part(0, tokens.shape[1]).cpu()  # a copy: the caller's stays on its device
+        normalizer = self.normalizer.part(0, tokens.shape[1]).cpu().shifted(offset)  # the caller's stays on its device
         x = normalizer.normalize(torch.from_numpy(tokens[source])).to(device)
         start = normalizer.part(actions, tokens.shape[1]).normalize(torch.from_numpy(starts[source]))
         views, width = len(x) - horizon + 1, x.shape[1]
@@ -145,15 +147,17 @@ def _check_arguments(episodes: Episodes, horizon: int, stack: int, batch: int, s
         raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps: shorten it")
 
 
-def _tokens(episodes: Episodes) -> tuple[np.ndarray, np.ndarray]:
-    """Raw tokens (a_t, o_{t+1}) [N, A + O] and the observations before them, o_t [N, O], as float32.
+def _tokens(episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Raw tokens (a_t, o_{t+1}) [N, A + O] and the observations before them, o_t [N, O], as float32; and an offset.
 
-    ValueError for numbers that are not finite.
+    The offset, [A + O], was subtracted before rounding (`float32_offset`). ValueError for numbers that are not finite.
     """
     observation, action = episodes.names()
     require_finite(episodes.actions, lengths=episodes.lengths, names=action, kind="actions")
     require_finite(episodes.observations, lengths=episodes.lengths + 1, names=observation, kind="observations")
+    offsets = float32_offset(episodes.actions), float32_offset(episodes.observations)
+    actions, observations = (values - offset if offset.any() else values for values, offset in
+                             zip((episodes.actions, episodes.observations), offsets, strict=True))
     before = joined_ranges(episodes.first_observation, episodes.first_observation + episodes.lengths)
-    tokens = np.concatenate([episodes.actions, episodes.observations[before + 1]], 1, dtype=np.float32,
-                            casting="same_kind")
-    return tokens, episodes.observations[before].astype(np.float32)
+    tokens = np.concatenate([actions, observations[before + 1]], 1, dtype=np.float32, casting="same_kind")
+    return tokens, observations[before].astype(np.float32), np.concatenate(offsets)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dforce import data
-from dforce.data import Affine, Batch, Windows
+from dforce.data import Affine, Batch, Episodes, Windows
 from dforce.data.draws import philox_uniform
 from tests.random_episodes import ragged
 
@@ -70,6 +70,50 @@ def test_affine_refuses():
         Affine([0, 0], [1, 0])
     with pytest.raises(ValueError, match="unstack stacked tokens first"):
         Affine.identity(3).normalize(torch.zeros(2, 6))
+
+
+def far_away(dtype=np.float64) -> Episodes:
+    """Two episodes with the observations 5e6 + .1 t and 7, and actions of std 5e-7."""
+    rng, time = np.random.default_rng(0), 5e6 + 0.1 * np.arange(83)
+    observations = [np.stack([time, np.full(83, 7.0)], 1).astype(dtype)] * 2
+    actions = [rng.normal(0, 5e-7, (82, 1)).astype(dtype) for _ in range(2)]
+    return data.pack(observations, actions, [np.zeros(82)] * 2,
+                     about={"observation_names": ["time", "seven"], "action_names": ["push"]})
+
+
+def test_columns_are_centred_in_float64_before_they_become_float32():
+    episodes, time = far_away(), 0.1 * np.arange(1, 83)
+    with pytest.warns(UserWarning, match="^columns seven are constant"):
+        windows = Windows(episodes, horizon=82, held_out=0)
+    mean, std = windows.normalizer.mean, windows.normalizer.std
+    assert std[1].item() == pytest.approx(time.std(), rel=1e-6) and mean[1].item() == 5e6 + 4
+    assert std[0].item() == pytest.approx(episodes.actions.std(), rel=1e-6)  # compared with the actions' own size
+    x, start = (lambda batch: (batch.x[0], batch.cond["static"]["start"][0]))(windows.gather(torch.tensor([0])))
+    np.testing.assert_allclose(x[:, 1].diff().numpy(), 0.1 / time.std(), rtol=1e-4)
+    np.testing.assert_allclose(start[0], (5e6 - mean[1].double()) / std[1].double(), rtol=1e-6)
+    assert x[:, 0].std(unbiased=False).item() == pytest.approx(1, abs=0.2) and (x[:, 2] == 0).all()
+    affine = Affine.fit(episodes.observations)
+    assert affine.std.tolist() == pytest.approx([(0.1 * np.arange(83)).std(), 1], rel=1e-6)
+
+
+def test_offsets_change_no_bit_of_columns_that_float32_holds():
+    rng = np.random.default_rng(1)
+    near = [rng.normal([3, -40], [1, 0.2], (50, 2)) for _ in range(2)]  # float64
+    pack = lambda observations: data.pack(observations, [o[1:, :1] for o in observations], [np.zeros(49)] * 2)  # noqa: E731
+    windows = Windows(pack(near), horizon=7, held_out=0)
+    rounded = Windows(pack([o.astype(np.float32) for o in near]), horizon=7, held_out=0)
+    assert torch.equal(windows.normalizer.mean, rounded.normalizer.mean)
+    assert torch.equal(windows.batch_at(0).x, rounded.batch_at(0).x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_spread_by_one_value_are_named(dtype):
+    x = np.random.default_rng(0).normal(size=(5000, 3)).astype(dtype)
+    x[:, 2] = x[:, 2] > 2.5  # a rare flag is no extreme value
+    x[7, 1] = 1e30
+    with pytest.warns(UserWarning, match="^columns speed are spread by a few extreme values") as caught:
+        Affine.fit(x, names=["place", "speed", "flag"])
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
