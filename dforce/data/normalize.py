@@ -53,7 +53,7 @@ class Affine(nn.Module):
                                  ("spread by a few extreme values, which make all others nearly equal; repair or drop "
                                   "those", _extreme(data))):
             if columns.any():
-                shown = [str(names[i]) if names is not None else str(i) for i in np.flatnonzero(columns)]
+                shown = [str(names[int(i)]) if names is not None else str(i) for i in np.flatnonzero(columns)]
                 warnings.warn(f"columns {', '.join(shown)} are {message}", stacklevel=2)
         std = np.where(constant, 1.0, std)
         return cls(torch.from_numpy(mean), torch.from_numpy(std))
