@@ -14,6 +14,7 @@ from dforce.data.batch import Batch
 from dforce.data.draws import philox_uniform
 from dforce.data.pictures import PictureError, read_picture
 from dforce.data.pixels import from_uint8
+from dforce.data.seal import leads_out
 
 HELD_OUT = 0.2             # fraction of digits, and of each class of a folder, that is "test"
 STRIP = 0.25               # fraction of a natural image's width, at its right, that test patches are cut from
@@ -149,14 +150,14 @@ def _cut(image: np.ndarray, number: int, split: Split, seed: int) -> np.ndarray:
 
 
 def _folder(root: Path, split: Split, seed: int, size: int | None) -> Images:
-    folders = sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
+    folders = _inside(sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")), root)
     if not folders:
         raise ValueError(f"{root} holds no folders: put the images of each class into a folder named after it")
     if size is not None and size < 1:
         raise ValueError(f"size is a number of pixels, got {size}")
     pictures, label, sources = [], [], []
     for number, folder in enumerate(folders):
-        readable = _pictures(folder, size)
+        readable = _pictures(folder, root, size)
         if not readable:
             raise ValueError(f"{folder} holds no image that can be read ({', '.join(SUFFIXES)}): fill it or remove it")
         kept = _chosen(len(readable), split, seed, step=number) if len(readable) > 1 else np.arange(split != "test")
@@ -173,12 +174,20 @@ def _folder(root: Path, split: Split, seed: int, size: int | None) -> Images:
     return Images(_tokens(_one_mode(pictures)), torch.tensor(label), tuple(folder.name for folder in folders))
 
 
-def _pictures(folder: Path, size: int | None) -> dict[Path, np.ndarray]:
+def _inside(paths: list[Path], root: Path) -> list[Path]:
+    """The paths without links that lead out of the folder of the data set, with a warning for each."""
+    for path in (out := [path for path in paths if path.is_symlink() and leads_out(path, root)]):
+        warnings.warn(f"passed over {path}: a link out of {root.name} is not followed; put the file itself there",
+                      stacklevel=6)
+    return [path for path in paths if path not in out]
+
+
+def _pictures(folder: Path, root: Path, size: int | None) -> dict[Path, np.ndarray]:
     """The readable images of a folder, by name: [H, W, 3], or [H, W, 1] where grey."""
     from PIL import Image, ImageOps
 
     readable = {}
-    for file in sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES):
+    for file in _inside(sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES), root):
         try:
             pixels = read_picture(file)
         except PictureError as error:

@@ -16,6 +16,7 @@ from dforce.data.columns import checked_column
 from dforce.data.d4rl import read_d4rl
 from dforce.data.episodes import Episodes, pack
 from dforce.data.hdf5 import open_hdf5, part, read_part
+from dforce.data.seal import leads_out
 from dforce.data.spaces import column_names, flatten_rows, opened_storage
 from dforce.data.store import datasets_root, list_datasets, recovered, staged, verify_checksums
 
@@ -90,11 +91,19 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
 
 
 def read_metadata(folder: Path) -> dict:
-    """Minari's metadata of a dataset folder; ValueError, which names the file, if it is no JSON."""
-    path = folder / "data" / "metadata.json"
+    """Minari's metadata of a dataset folder.
+
+    ValueError, which names the file, if it is no JSON object, or is a link out of the folder.
+    """
+    for path in (folder / "data" / MAIN, folder / "data" / "metadata.json"):
+        if leads_out(path, folder):
+            raise ValueError(f"{path} is a link out of its folder, which is not followed; put the file itself there")
     try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        metadata = json.loads(path.read_text())
+        if not isinstance(metadata, dict):
+            raise ValueError("it is no JSON object")
+        return metadata
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); restore the dataset or generate it again") from error
 
 
