@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dforce.data.seal import file_digest
+
 CHECKSUMS = "checksums.json"  # beside Minari's own "data" folder, which Minari alone reads
 MINARI_ROOT = "MINARI_DATASETS_PATH"
 
@@ -88,8 +90,11 @@ def write_checksums(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def verify_checksums(folder: Path) -> None:
-    """ValueError for the first file that is not as it was saved. Datasets without checksums (of others) pass."""
+def verify_checksums(folder: Path, *, remember: bool = False) -> None:
+    """ValueError for the first file that is not as it was saved. Datasets without checksums (of others) pass.
+
+    remember: files that have not changed since they were compared are not read again (`file_digest`).
+    """
     if not (folder / CHECKSUMS).exists():
         return
     try:
@@ -106,7 +111,7 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"{path} is missing; {cure}")
         if path.stat().st_size != size:
             raise ValueError(f"{path} has {path.stat().st_size} bytes, but {size} were saved; {cure}")
-        if _sha256(path) != digest:
+        if (file_digest(path) if remember else _sha256(path)) != digest:
             raise ValueError(f"{path} is damaged: its sha256 is not the one noted when it was saved; {cure}")
 
 

@@ -2,7 +2,8 @@
 actions [T] and pose [T, P], the exact state that the frames show.
 
 Frames are not compressed, so that any of them can be read alone. A shard appears complete or not at all, and one that
-exists is not made again: a run that was stopped can go on, and several processes may share the work.
+exists is not made again: a run that was stopped can go on, and several processes may share the work. It holds
+checksums, and a changed byte is reported.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from dforce.data.store import write_checksums
 
 ABOUT = "about.json"
 Shard = Iterable[dict[str, np.ndarray]]  # clips, each as arrays by name
@@ -43,6 +46,7 @@ def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) 
             for number, clip in enumerate(shards[name]()):
                 np.savez(stage / f"clip_{number:04}.npz", **clip)  # type: ignore[arg-type]
                 yield len(clip["video"])
+            write_checksums(stage)
             stage.chmod(0o755)
             try:
                 os.rename(stage, place)

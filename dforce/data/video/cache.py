@@ -8,13 +8,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dforce.data.seal import cache_root, file_digest, read_sealed, stamp, write_sealed
 from dforce.data.video.clip import BadClip, Clip, resized
-from dforce.data.video.index import cache_root
 
 CHUNK = 256  # frames decoded at a time, which bounds the memory
 FORMAT = 2
@@ -29,7 +30,10 @@ class CachedClip(Clip):
 
     def read(self, index: np.ndarray) -> np.ndarray:
         shape = (self.frames, self.height, self.width, self.channels)
-        return np.memmap(self.path, np.uint8, "r", self.offset, shape)[index]
+        try:
+            return np.memmap(self.path, np.uint8, "r", self.offset, shape)[index]
+        except (OSError, ValueError) as error:
+            raise BadClip(f"the decoded frames in {self.path} are gone ({error})") from error
 
     def actions(self) -> np.ndarray | None:
         return self.origin.actions() if self.origin else None
@@ -43,13 +47,17 @@ def cached(clips: Sequence[Clip], size: tuple[int, int],
     """The clips, decoded and resized, and name -> reason for those that cannot be decoded and stay as they were.
 
     folder: keeps the frames, None for the cache folder. They are decoded once for each set of clips and size; several
-    processes may call this at once. ValueError where the disk has no room.
+    processes may call this at once. A cache in which anything has changed is made anew. ValueError where the disk has
+    no room.
     """
     top = Path(folder).expanduser() if folder is not None else cache_root() / "frames"
     place = top / _digest(clips, size)
-    if not (place / "index.json").is_file():
+    index = _intact(place)
+    if index is None:
         _fill(place, clips, size)
-    index = json.loads((place / "index.json").read_text())
+        index = _intact(place)
+    if index is None:
+        raise ValueError(f"the decoded clips in {place} are not what was written there: is the disk failing?")
     bad: dict[str, str] = index["bad"]
     out: list[Clip] = []
     for clip in clips:
@@ -58,6 +66,15 @@ def cached(clips: Sequence[Clip], size: tuple[int, int],
             name=clip.name, path=str(place / "frames.u8"), frames=clip.frames, height=size[0], width=size[1],
             channels=clip.channels, offset=begin, origin=clip))
     return out, bad
+
+
+def _intact(place: Path) -> dict[str, Any] | None:
+    """The index of decoded clips; None where there are none, or they are not those that were written."""
+    index = read_sealed(place / "index.json")
+    try:
+        return index if index and file_digest(place / "frames.u8") == index["sha256"] else None
+    except (OSError, KeyError):
+        return None
 
 
 def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
@@ -85,23 +102,36 @@ def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
                 offset[clip.name], position = position, file.tell()
             file.flush()
             os.fsync(file.fileno())
-        (stage / "index.json").write_text(json.dumps({"format": FORMAT, "offset": offset, "bad": bad}))
-        try:
-            os.rename(stage, place)
-        except OSError:
-            if not (place / "index.json").is_file():  # another process was first, with the same frames
-                raise
+        write_sealed(stage / "index.json", {"format": FORMAT, "offset": offset, "bad": bad,
+                                            "sha256": file_digest(stage / "frames.u8")})
+        _replace(place, stage)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(place: Path, stage: Path) -> None:
+    """Puts decoded clips in their place, instead of damaged ones if there are some."""
+    if _intact(place) is not None:  # another process was first, with the same frames
+        return
+    if place.exists():
+        damaged = Path(tempfile.mkdtemp(prefix=".damaged-", dir=place.parent))
+        os.rename(place, damaged / "was")
+        shutil.rmtree(damaged, ignore_errors=True)
+    try:
+        os.rename(stage, place)
+    except OSError:
+        if _intact(place) is None:
+            raise
 
 
 def _digest(clips: Sequence[Clip], size: tuple[int, int]) -> str:
     """A digest of everything that the decoded frames depend on. ValueError for clips that are in memory."""
     facts: list[object] = [FORMAT, size]
+    stamps: dict[str, object] = {}
     for clip in clips:
         if not clip.path or not os.path.exists(clip.path):
             raise ValueError(f"{clip.name} lies in memory and needs no cache: leave cache=False")
-        status = os.stat(clip.path)
-        facts.append([clip.name, clip.path, status.st_size, status.st_mtime_ns, clip.frames,
-                     [str(getattr(clip, f.name)) for f in fields(clip) if f.name in ("shown", "group", "files")]])
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+        if clip.path not in stamps:
+            stamps[clip.path] = stamp(clip.path)
+        facts.append([type(clip).__name__, {key: str(value) for key, value in asdict(clip).items()}])
+    return hashlib.sha256(json.dumps([facts, stamps]).encode()).hexdigest()[:20]

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dforce.data.store import datasets_root, list_datasets
+from dforce.data.seal import cache_root, leads_out, read_sealed, settled, stamp, write_sealed
+from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, verify_checksums
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, ClipSet, natural
 from dforce.data.video.formats import FORMATS, PARTS, SUFFIXES, format_of
 from dforce.data.video.formats.film import FilmClip
 from dforce.data.video.formats.minari import minari_clips
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
-CACHE_ROOT = "DFORCE_CACHE"
 INDEX_FORMAT = 2
 
 
@@ -52,14 +50,14 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
     return clips
 
 
-def cache_root() -> Path:
-    """The folder of indices and decoded clips: $DFORCE_CACHE, else ~/.cache/dforce."""
-    return Path(os.environ.get(CACHE_ROOT) or Path.home() / ".cache" / "dforce").expanduser()
-
-
 def _search(root: Path, index: _Index, fps: float | None) -> ClipSet:
     out = ClipSet([], [], {}, [], [], title=str(root))
-    paths = [root] if root.is_file() else _candidates(root)
+    paths, links = ([root], []) if root.is_file() else _candidates(root)
+    for folder in sorted({path.parent for path in paths if (path.parent / CHECKSUMS).is_file()}):
+        verify_checksums(folder, remember=True)
+    for link in links:
+        out.names.append(link.relative_to(root).as_posix())
+        out.skipped[out.names[-1]] = "a link out of the folder is not followed; put the file itself there"
     films = {path.with_suffix("") for path in paths if path.suffix.lower() in FilmClip.suffixes}
     for path in paths:
         if path.suffix == ".npz" and path.with_suffix("") in films:
@@ -71,58 +69,60 @@ def _search(root: Path, index: _Index, fps: float | None) -> ClipSet:
         except BadClip as error:
             out.skipped[name] = str(error)
             continue
-        if isinstance(clip, FilmClip) and (beside := path.with_suffix(".npz")).is_file():
+        if isinstance(clip, FilmClip) and (beside := path.with_suffix(".npz")).is_file() and beside not in links:
             clip.action_path = str(beside)
         out.clips.append(clip)
         out.split.append(next((SPLITS[part.lower()] for part in Path(name).parts if part.lower() in SPLITS), None))
     return out
 
 
-def _candidates(root: Path) -> list[Path]:
-    """Npz files, films and folders of pictures, in natural order, without hidden ones.
+def _candidates(root: Path) -> tuple[list[Path], list[Path]]:
+    """Npz files, films and folders of pictures, in natural order, without hidden ones; and links out of the folder.
 
     Where there are folders called train, test and so on, only what is in them is taken.
     """
-    files, folders = [], []
+    files, folders, out = [], [], []
     splits = {p.name for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLITS}
+    seen = {root.resolve()}
     for place, inner, names in os.walk(root, followlinks=True):
         if splits and Path(place) == root:
             inner[:], names[:] = [n for n in inner if n in splits], []
         inner[:] = sorted((n for n in inner if not n.startswith(".")), key=natural)
         here = [Path(place) / n for n in sorted(names, key=natural) if not n.startswith(".")]
-        files += [p for p in here if p.suffix.lower() in SUFFIXES and p.name != f"{ACTIONS}.npz"]
-        if any(p.suffix.lower() in PARTS for p in here):
+        links = {p for p in [*here, *(Path(place) / n for n in inner)] if p.is_symlink() and leads_out(p, root)}
+        out += sorted(links)
+        real = {(Path(place) / n).resolve(): n for n in reversed(inner) if Path(place) / n not in links}
+        inner[:] = [n for n in inner if n in {real[path] for path in real.keys() - seen}]
+        seen |= real.keys()
+        files += [p for p in here if p.suffix.lower() in SUFFIXES and p.name != f"{ACTIONS}.npz" and p not in links]
+        if any(p.suffix.lower() in PARTS for p in here) and not links & set(here):
             folders.append(Path(place))
-    return sorted(files + folders, key=lambda p: natural(p.relative_to(root).as_posix()))
+    return sorted(files + folders, key=lambda p: natural(p.relative_to(root).as_posix())), out
 
 
 class _Index:
-    """Facts about files, kept between runs; those of a file hold until its size or time of change differs."""
+    """Facts about files, kept between runs; those of a file hold until its stamp differs."""
 
     def __init__(self, root: Path) -> None:
         digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
         self.file = cache_root() / "clips" / f"{digest}.json"
         self.new = False
-        self.entries: dict[str, dict[str, Any]] = {}
-        try:
-            stored = json.loads(self.file.read_text())
-            self.entries = stored["files"] if stored["format"] == INDEX_FORMAT else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # there is none yet, or it is damaged: a new one is made
+        stored = read_sealed(self.file) or {}  # where there is none, or it is damaged, a new one is made
+        self.entries: dict[str, dict[str, Any]] = stored["files"] if stored.get("format") == INDEX_FORMAT else {}
 
     def clip(self, path: Path, name: str, fps: float | None) -> Clip:
         """The clip from the index, else from its format's `probe`. BadClip is remembered and raised again."""
-        facts = path.stat()
-        stamp = [facts.st_size, facts.st_mtime_ns, fps]
+        marks = [*stamp(path), fps]
         entry = self.entries.get(str(path))
-        if entry and entry["stamp"] == stamp:
+        if entry and entry["stamp"] == marks:
             if "bad" in entry:
                 raise BadClip(entry["bad"])
             fields: dict[str, Any] = {key: range(*value["range"]) if isinstance(value, dict) else value
                                       for key, value in entry["clip"].items()}
             return FORMATS[entry["kind"]](**{**fields, "name": name})
-        entry, self.new = {"stamp": stamp}, True
-        self.entries[str(path)] = entry
+        entry, self.new = {"stamp": marks}, True
+        if settled(path):
+            self.entries[str(path)] = entry
         try:
             clip = format_of(path).probe(path, name, fps=fps)
         except BadClip as error:
@@ -137,10 +137,7 @@ class _Index:
         if not self.new:
             return
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.file.parent, prefix=".index-", delete=False) as partial:
-                json.dump({"format": INDEX_FORMAT, "files": self.entries}, partial)
-            os.replace(partial.name, self.file)
+            write_sealed(self.file, {"format": INDEX_FORMAT, "files": self.entries})
         except OSError:
             pass
 
