@@ -188,10 +188,9 @@ def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, 
     return Executed(rewards, trajectory, actions, goals)
 
 
-def run_episodes(
-    place: Maze | Env, planner: Planner, executor: Executor, starts: np.ndarray, goals: np.ndarray, *,
-    steps: int | None = None, replan_every: int | None = None, shrink: bool = False, seed: int = 0,
-) -> Executed:
+def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts: np.ndarray, goals: np.ndarray, *,
+                 steps: int | None = None, replan_every: int | None = None, shrink: bool = False,
+                 seed: int = 0) -> Executed:
     """Receding-horizon control: plans, executes `replan_every` steps of it, plans again from where the body is.
 
     place, starts, goals, steps: as in `play`. replan_every=None plans once.

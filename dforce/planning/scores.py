@@ -63,8 +63,7 @@ class ScoreReport(NamedTuple):
                                      seeds=len(np.unique(self.seed)), unit=unit, higher=higher))
         return rows
 
-    def episodes(self, *, task: str, method: str, variant: dict[str, Any] | None = None,
-                 ) -> list[dict[str, Any]]:
+    def episodes(self, *, task: str, method: str, variant: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """One flat object an episode, for episodes.jsonl: everything that the rows are computed from."""
         names = {"task": task, "method": method, **(variant or {})}
         clash = {"seed", "episode", "blocked", *METRICS} & names.keys()

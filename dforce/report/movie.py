@@ -32,19 +32,8 @@ PAUSE = 1.0  # seconds the last frame stays, so that a looping film shows where 
 Fans = Sequence[tuple[int, np.ndarray]]  # (first step at which the fan is in force, plans [P, H, 2])
 
 
-def animation(
-    walls: np.ndarray,
-    plans: np.ndarray | Fans,
-    path: np.ndarray,
-    start: np.ndarray,
-    goal: np.ndarray,
-    file: str | Path,
-    fps: int = 25,
-    stride: int = 4,
-    *,
-    width: float = 4.8,
-    reach: float = REACH,
-) -> Path:
+def animation(walls: np.ndarray, plans: np.ndarray | Fans, path: np.ndarray, start: np.ndarray, goal: np.ndarray,
+              file: str | Path, fps: int = 25, stride: int = 4, *, width: float = 4.8, reach: float = REACH) -> Path:
     """Film the execution of a plan, one frame every `stride` environment steps and one at the end; returns the file.
 
     walls: bool [R, C]; plans: [P, H, 2], the first being the chosen one, or, when replanning, a list of (step, plans)
@@ -58,9 +47,8 @@ def animation(
     fans = _fans(plans)
     for _, fan in fans:
         checked_episode(fan, path, start, goal, 0)
-    return write_frames(
-        file, _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width, reach), fps=fps
-    )
+    return write_frames(file, _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width,
+                                      reach), fps=fps)
 
 
 def _fans(plans: np.ndarray | Fans) -> list[tuple[int, np.ndarray]]:
@@ -73,10 +61,8 @@ def _fans(plans: np.ndarray | Fans) -> list[tuple[int, np.ndarray]]:
     return fans
 
 
-def _frames(
-    walls: np.ndarray, fans: Fans, path: np.ndarray, start: np.ndarray, goal: np.ndarray, stride: int, width: float,
-    reach: float,
-) -> Iterator[np.ndarray]:
+def _frames(walls: np.ndarray, fans: Fans, path: np.ndarray, start: np.ndarray, goal: np.ndarray, stride: int,
+            width: float, reach: float) -> Iterator[np.ndarray]:
     """RGB frames uint8 [height, width, 3], even sizes. Only the ball and its trail are redrawn between replans."""
     steps = [*range(0, len(path) - 1, stride), len(path) - 1]
     background, current = None, -1
@@ -104,9 +90,8 @@ def _frames(
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _stage(
-    walls: np.ndarray, fan: np.ndarray, start: np.ndarray, goal: np.ndarray, width: float, reach: float
-) -> tuple[Figure, FigureCanvasAgg, list[Artist]]:
+def _stage(walls: np.ndarray, fan: np.ndarray, start: np.ndarray, goal: np.ndarray, width: float,
+           reach: float) -> tuple[Figure, FigureCanvasAgg, list[Artist]]:
     """The still part of a frame, its sides an even number of pixels, as H.264 wants them."""
     top, bottom, left, right = view(walls)
     pixels = [2 * round(side * DPI / 2) for side in (width, width * (bottom - top) / (right - left))]

@@ -180,12 +180,9 @@ def filter_rows(rows: Iterable[Row], *, variant: Mapping[str, Any] | None = None
     def meets(value: Any, wanted: Any) -> bool:
         return value in wanted if isinstance(wanted, (tuple, list, set)) else value == wanted
 
-    return [
-        row
-        for row in rows
-        if all(meets(cast(dict, row)[key], wanted) for key, wanted in equal.items())
-        and all(key in row["variant"] and meets(row["variant"][key], wanted) for key, wanted in (variant or {}).items())
-    ]
+    return [row for row in rows if all(meets(cast(dict, row)[key], wanted) for key, wanted in equal.items())
+            and all(key in row["variant"] and meets(row["variant"][key], wanted) for key,
+                    wanted in (variant or {}).items())]
 
 
 def settled(low: float | None, high: float | None) -> bool:

@@ -101,10 +101,8 @@ def _one_task(task: str, rows: list[Row], chosen: list[Row], across: Sequence[st
         key = line_key(row, across=across)
         if key in column:
             values = f"{column[key]['value']} and {row['value']}"
-            raise ValueError(
-                f"two rows for {labels[key]!r}, metric {row['metric']!r}, task {task!r}: {values}; "
-                "select one, or name in variant what differs"
-            )
+            raise ValueError(f"two rows for {labels[key]!r}, metric {row['metric']!r}, task {task!r}: {values}; "
+                             "select one, or name in variant what differs")
         column[key] = row
     order = [key for key in labels if any(key in column for column in placed.values())]
     columns = [_column(column, order) for column in placed.values()]

@@ -24,15 +24,14 @@ BUILDABLE = (  # by name, in a configuration
 Driver = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
-def random_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *, width: int | None = None,
-                  ) -> np.ndarray:
+def random_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *,
+                  width: int | None = None) -> np.ndarray:
     """Uniform actions [N, width]: D4RL's ref_min is what these earn. width: that of a goal unless given."""
     return rng.uniform(-1.0, 1.0, size=(len(obs), goal.shape[1] if width is None else width))
 
 
-def straight_driver(
-    obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *, gains: tuple[float, float] = (P_GAIN, -D_GAIN)
-) -> np.ndarray:
+def straight_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator, *,
+                    gains: tuple[float, float] = (P_GAIN, -D_GAIN)) -> np.ndarray:
     """PD to the goal as if there were no walls: 10 (goal - x) - v, clipped. obs: [N, O], goal: [N, G] -> [N, G].
 
     Nothing is learnt and nothing planned, yet it scores 106 on umaze: the starts that it fails on are what counts.
@@ -67,24 +66,15 @@ def controller_driver(place: Maze | World) -> Driver:
     return drive
 
 
-def run_driver(
-    place: Maze | Env, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
-    seed: int = 0,
-) -> Executed:
+def run_driver(place: Maze | Env, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
+               seed: int = 0) -> Executed:
     """Drives N episodes to their end; place, starts, goals, steps: as in `play`."""
     rng = np.random.default_rng(seed)
     return play(place, lambda t, obs, goal: driver(obs, goal, rng), starts, goals, steps=steps)
 
 
-def retrieval_planner(
-    observations: np.ndarray,
-    actions: np.ndarray,
-    *,
-    horizon: int,
-    arrive: float = 0.4,
-    slack: float = 0.1,
-    scale: np.ndarray | None = None,
-) -> Planner:
+def retrieval_planner(observations: np.ndarray, actions: np.ndarray, *, horizon: int, arrive: float = 0.4,
+                      slack: float = 0.1, scale: np.ndarray | None = None) -> Planner:
     """The planner that remembers: the demonstration nearest in start that gets to the goal, replayed from there.
 
     observations: [C, S + 1, O], actions: [C, S, A] of C chains, physical units. A candidate is every time index whose
@@ -119,17 +109,8 @@ class DemonstrationMemory(NamedTuple):
     order: np.ndarray
 
 
-def recall(
-    memory: DemonstrationMemory,
-    obs: np.ndarray,
-    goal: np.ndarray,
-    remaining: int,
-    rng: np.random.Generator,
-    *,
-    horizon: int,
-    arrive: float,
-    slack: float,
-) -> Plan:
+def recall(memory: DemonstrationMemory, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator, *,
+           horizon: int, arrive: float, slack: float) -> Plan:
     """The planner of `retrieval_planner`. obs: [N, O], goal: [N, G] -> Plan of N, `remaining` steps; rng is unused."""
     planned = Plan(*(np.zeros((len(obs), remaining, width)) for width in (memory.actions.shape[2], obs.shape[1])))
     for target in np.unique(goal, axis=0):

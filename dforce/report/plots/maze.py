@@ -36,11 +36,9 @@ __all__ = ["animation", "coverage", "denoising_strip", "draw_maze", "plan_figure
 def legend_handles(*, candidates: bool, path: bool) -> list[Line2D]:
     """Proxy lines for the legend; candidates and path only where they are drawn."""
     look: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
-    handles = [
-        Line2D([], [], marker="o", markersize=10, color=style.START, label="start", **look),
-        Line2D([], [], marker="*", markersize=15, color=style.GOAL, label="goal", **look),
-        Line2D([], [], color=style.TIME(0.45), linewidth=5, solid_capstyle="round", label="chosen plan"),
-    ]
+    handles = [Line2D([], [], marker="o", markersize=10, color=style.START, label="start", **look),
+               Line2D([], [], marker="*", markersize=15, color=style.GOAL, label="goal", **look),
+               Line2D([], [], color=style.TIME(0.45), linewidth=5, solid_capstyle="round", label="chosen plan")]
     if candidates:
         handles.append(Line2D([], [], color=style.TIME(0.45), linewidth=1.5, alpha=0.5, label="other plans"))
     if path:
@@ -50,9 +48,8 @@ def legend_handles(*, candidates: bool, path: bool) -> list[Line2D]:
 
 def time_bar(figure: Figure, axes: Sequence[Axes], steps: int) -> None:
     """A slim colour bar beside `axes`: time within the plan, 0 to `steps` environment steps."""
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(0, steps), style.TIME), ax=list(axes), shrink=0.6, aspect=28, pad=0.02
-    )
+    bar = figure.colorbar(ScalarMappable(Normalize(0, steps), style.TIME), ax=list(axes), shrink=0.6, aspect=28,
+                          pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3)
     bar.set_label("time in plan (steps)", fontsize=style.LABEL, color=style.INK)
@@ -67,10 +64,8 @@ def figure_for(walls: np.ndarray, *, width: float = 7.2) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def _draw_episode(
-    ax: Axes, plans: object, path: object | None, start: object, goal: object, *, chosen: int = 0, size: float = 1.0,
-    reach: float = REACH,
-) -> tuple[int, int]:
+def _draw_episode(ax: Axes, plans: object, path: object | None, start: object, goal: object, *, chosen: int = 0,
+                  size: float = 1.0, reach: float = REACH) -> tuple[int, int]:
     """Fan, path and markers on a drawn maze, all checked; returns (P, H) of the plans."""
     fan, walk, begin, end = checked_episode(plans, path, start, goal, chosen)
     draw_fan(ax, fan, chosen=chosen, size=size)
@@ -81,14 +76,8 @@ def _draw_episode(
 
 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=style.LABEL,
-        labelcolor=style.INK,
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=style.LABEL,
+                  labelcolor=style.INK)
 
 
 def plan_figure(walls: np.ndarray, plans: object, path: object | None, start: object, goal: object, title: str = "", *,
@@ -140,10 +129,8 @@ def plan_grid(walls: np.ndarray, plans: Sequence[object], paths: Sequence[object
     return figure
 
 
-def denoising_strip(
-    walls: np.ndarray, x0s: object, start: object, goal: object, labels: Sequence[str] = (), *, columns: int = 6,
-    reach: float = REACH,
-) -> Figure:
+def denoising_strip(walls: np.ndarray, x0s: object, start: object, goal: object, labels: Sequence[str] = (), *,
+                    columns: int = 6, reach: float = REACH) -> Figure:
     """A row of small mazes: the plan emerging from noise.
 
     walls: bool [R, C]; x0s: [S, H, 2] estimates of the clean plan, in order of denoising; start, goal: [2];
@@ -176,19 +163,12 @@ def coverage(walls: np.ndarray, positions: object, title: str = "", *, bins: int
         raise ValueError("positions is empty: there is nothing to count")
     rows, columns = check_walls(walls).shape
     (top, left), (bottom, right) = wall_corner(0, 0), wall_corner(rows, columns)
-    counts, _, _ = np.histogram2d(
-        points[:, 0], points[:, 1], bins=(rows * bins, columns * bins), range=((top, bottom), (left, right))
-    )
+    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=(rows * bins, columns * bins),
+                                  range=((top, bottom), (left, right)))
     figure, ax = figure_for(walls)
     seen = np.ma.masked_equal(counts, 0)  # an unvisited square stays white, or wall-coloured
-    image = ax.imshow(
-        seen,
-        extent=(left, right, bottom, top),
-        cmap="viridis_r",
-        norm=LogNorm(1, max(float(counts.max()), 2.0)),
-        interpolation="nearest",
-        zorder=2,
-    )
+    image = ax.imshow(seen, extent=(left, right, bottom, top), cmap="viridis_r",
+                      norm=LogNorm(1, max(float(counts.max()), 2.0)), interpolation="nearest", zorder=2)
     bar = figure.colorbar(image, ax=ax, shrink=0.6, aspect=28, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3, which="major")

@@ -36,10 +36,8 @@ def check_walls(walls: object) -> np.ndarray:
     """walls: bool [R, C], True where a wall stands."""
     array = np.asarray(walls)
     if array.ndim != 2 or array.dtype != bool:
-        raise ValueError(
-            f"walls must be a bool array [R, C], got {array.dtype} {list(array.shape)}; "
-            "build it from the maze text with True where '#' stands"
-        )
+        raise ValueError(f"walls must be a bool array [R, C], got {array.dtype} {list(array.shape)}; "
+                         "build it from the maze text with True where '#' stands")
     return array
 
 
@@ -47,12 +45,8 @@ def view(walls: np.ndarray) -> tuple[float, float, float, float]:
     """The extent of a picture, (x low, x high, y low, y high) in metres: a side that is all wall is cut to RIM."""
     (top, left), (bottom, right) = wall_corner(0, 0), wall_corner(*walls.shape)
     cut = 1 - RIM
-    return (
-        top + cut * bool(walls[0].all()),
-        bottom - cut * bool(walls[-1].all()),
-        left + cut * bool(walls[:, 0].all()),
-        right - cut * bool(walls[:, -1].all()),
-    )
+    return (top + cut * bool(walls[0].all()), bottom - cut * bool(walls[-1].all()),
+            left + cut * bool(walls[:, 0].all()), right - cut * bool(walls[:, -1].all()))
 
 
 def draw_maze(ax: Axes, walls: np.ndarray, *, ticks: bool = False) -> None:
@@ -88,9 +82,8 @@ def timed_lines(plans: np.ndarray, **look: Any) -> LineCollection:
     return lines
 
 
-def draw_markers(
-    ax: Axes, start: np.ndarray, goal: np.ndarray, *, size: float = 1.0, reach: float = REACH
-) -> list[Artist]:
+def draw_markers(ax: Axes, start: np.ndarray, goal: np.ndarray, *, size: float = 1.0,
+                 reach: float = REACH) -> list[Artist]:
     """Dashed circle of radius `reach` inside which the reward is 1, goal star, start disc; returns the three.
 
     start, goal: [2].
@@ -100,9 +93,8 @@ def draw_markers(
     ring = ax.add_patch(Circle((goal[1], goal[0]), reach, zorder=6, **look))
     rim: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "zorder": 9}
     star = Line2D([goal[1]], [goal[0]], marker="*", markersize=19 * size, color=style.GOAL, markeredgewidth=size, **rim)
-    disc = Line2D(
-        [start[1]], [start[0]], marker="o", markersize=11 * size, color=style.START, markeredgewidth=1.5 * size, **rim
-    )
+    disc = Line2D([start[1]], [start[0]], marker="o", markersize=11 * size, color=style.START,
+                  markeredgewidth=1.5 * size, **rim)
     return [ring, ax.add_line(star), ax.add_line(disc)]
 
 
@@ -112,9 +104,8 @@ def draw_fan(ax: Axes, plans: np.ndarray, *, chosen: int = 0, size: float = 1.0)
     if len(others):
         alpha = float(np.clip(3.0 / len(others), 0.12, 0.40))
         ax.add_collection(timed_lines(others, linewidths=1.3 * size, alpha=alpha, zorder=2))
-    ax.add_collection(
-        timed_lines(plans[chosen : chosen + 1], linewidths=7.5 * size, color="white", zorder=3, capstyle="round")
-    )
+    ax.add_collection(timed_lines(plans[chosen : chosen + 1], linewidths=7.5 * size, color="white", zorder=3,
+                                  capstyle="round"))
     ax.add_collection(timed_lines(plans[chosen : chosen + 1], linewidths=5.0 * size, zorder=4, capstyle="round"))
 
 
@@ -126,9 +117,8 @@ def draw_path(ax: Axes, path: np.ndarray, *, size: float = 1.0) -> list[Line2D]:
     return [*rim, *ink]
 
 
-def checked_episode(
-    plans: object, path: object | None, start: object, goal: object, chosen: int
-) -> tuple[Any, Any, Any, Any]:
+def checked_episode(plans: object, path: object | None, start: object, goal: object,
+                    chosen: int) -> tuple[Any, Any, Any, Any]:
     """Checked arrays plans [P, H, 2], path [H + 1, 2] or None, start [2], goal [2]"""
     fan = style.finite("plans", style.numbers("plans", plans, (None, None, 2), "[P, H, 2]"))
     if len(fan) == 0 or fan.shape[1] < 2:
