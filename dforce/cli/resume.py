@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dforce.config import present
+from dforce.config import bounded_yaml, present
 from dforce.runs.folder import Invocation
 from dforce.runs.training_run import has_checkpoint
 from dforce.train.checkpoint import find
@@ -27,7 +27,7 @@ def resumed(cfg: Mapping[str, Any], call: Invocation, keys: frozenset[str], *,
         return dict(cfg), call
     where = Path(resume)
     file = (find(where) if has_checkpoint(where) else where) / "config.yaml"  # what trained, not what was tried since
-    before = present(OmegaConf.to_container(OmegaConf.load(file))) if file.is_file() else {}
+    before = present(OmegaConf.to_container(OmegaConf.create(bounded_yaml(file)))) if file.is_file() else {}
     before = before.get(within, before) if within else before
     if not keys <= set(before):
         raise ValueError(f"resume={resume} is no run folder (nor a checkpoint) of dforce "

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from dforce.config import nearest
+from dforce.config import bounded_yaml, nearest
 
 FOLDER = Path(str(files("dforce.configs"))) / "suites"
 
@@ -38,7 +38,7 @@ def changed_suite(file: Path, change: Mapping[str, Any]) -> dict[str, Any]:
 def _with_base(file: Path) -> Any:
     if not file.is_file():
         raise ValueError(f"{file} is no file; give a YAML in the shape of those in {FOLDER}")
-    text = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    text = yaml.safe_load(bounded_yaml(file)) or {}
     base = text.pop("base", None)
     if base is None:
         return OmegaConf.create(text)

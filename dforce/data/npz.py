@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,16 +13,19 @@ import torch
 from torch import Tensor
 
 from dforce.core.tree import map_state
+from dforce.data.array_sizes import require_honest_sizes
 
 
 def read_npz(path: str | Path, what: str) -> dict[str, Tensor]:
     """The arrays of an .npz file, by name. FileNotFoundError, or ValueError that says that it is no file of `what`."""
     try:
+        require_honest_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+            RuntimeError) as error:
         raise ValueError(f"{path} is no .npz file of {what}: {error}") from error
 
 

@@ -41,7 +41,7 @@ def leads_out(path: Path, root: Path) -> bool:
     return not path.resolve().is_relative_to(root.resolve())
 
 
-def settled(path: str | os.PathLike) -> bool:
+def at_rest(path: str | os.PathLike) -> bool:
     """Has the file been left alone for so long that another change would show in its stamp?"""
     files = [path, *(Path(path).rglob("*") if Path(path).is_dir() else [])]
     return time.time() - max(max(status.st_ctime, status.st_mtime) for status in map(os.stat, files)) > SETTLED
@@ -74,7 +74,7 @@ def file_digest(path: str | os.PathLike) -> str:
         return str(known["sha256"])
     with open(place, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if settled(place) and stamp(place) == before:
+    if at_rest(place) and stamp(place) == before:
         try:
             write_sealed(memory, {"path": place, "stamp": before, "sha256": digest})
         except OSError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dforce.config import present
+from dforce.config import bounded_yaml, present
 from dforce.report.rows import Row, write_episodes
 from dforce.report.table import csv_table
 from dforce.runs.claims import claims_in, locked
@@ -55,7 +55,7 @@ def check_settings(call: Invocation, free: Collection[str]) -> None:
             raise ValueError(f"{out} has content that is no run of dforce {call.verb.replace('/', ' ')}; choose "
                              "another out=")
         return
-    before, now = present(yaml.safe_load(file.read_text("utf-8"))), present(call.config)
+    before, now = present(yaml.safe_load(bounded_yaml(file))), present(call.config)
     kept = [key for key in now if key not in free]
     changed = differing({key: before.get(key) for key in kept}, {key: now[key] for key in kept})
     other = [line.partition(":")[0] for line in changed]

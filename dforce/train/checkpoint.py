@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dforce
-from dforce.config import CHECKPOINT_ROOMS, build, present
+from dforce.config import CHECKPOINT_ROOMS, bounded_yaml, build, present
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
@@ -216,7 +216,7 @@ def _read(folder: Path) -> Contents:
                                  if f"{name}.safetensors" in manifest["files"] else {}
                                  for name in ("model", "optim", "carried"))
         parts = Contents(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
-                      present(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
+                      present(yaml.safe_load(bounded_yaml(folder / "config.yaml"))),
                       json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
     except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.noise import mix
+from dforce.data.video.clip import ACTIONS, read_array
 from dforce.data.video.dataset import VideoClips
 from dforce.video.model import VideoModel
 from dforce.video.stream import Actions
@@ -183,9 +184,10 @@ def _from_file(name: str, actions: int, frames: int) -> Tensor:
     file = Path(name)
     if not file.is_file():
         raise ValueError(f"actions must be data, random, walker, or a file (npy, npz), got {name!r}")
-    with open(file, "rb") as content:
-        loaded = np.load(content, allow_pickle=False)
-        values = torch.from_numpy(np.array(loaded["actions"] if hasattr(loaded, "files") else loaded))
+    stored = read_array(file, ACTIONS)
+    if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
+        raise ValueError(f"{file}: actions must be whole or finite real numbers, got {stored.dtype}")
+    values = torch.from_numpy(np.array(stored))
     if values.ndim == 1 and not values.is_floating_point():
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < actions:
             raise ValueError(f"{file}: actions must lie in 0..{actions - 1}, got {int(values.min())}.."

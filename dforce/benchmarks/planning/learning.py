@@ -12,6 +12,7 @@ import yaml
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark, evaluation_identity
 from dforce.benchmarks.planning.methods import play_method
 from dforce.benchmarks.planning.suite import MethodNode, label
+from dforce.config import bounded_yaml
 from dforce.planning.comparison import headline, pooled
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.report.rows import Row
@@ -39,7 +40,7 @@ def checkpoints(bench: PlanningBenchmark, method: MethodNode) -> dict[int, Path]
     steps = sorted(int(name) for name in names if name.isdigit())
     if not steps:
         return {}
-    every = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["save_every"]
+    every = yaml.safe_load(bounded_yaml(run / "config.yaml"))["save_every"]
     return {step: step_folder(run / "checkpoints", step) for step in steps if step % every == 0 or step == steps[-1]}
 
 

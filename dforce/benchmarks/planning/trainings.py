@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dforce.benchmarks.planning.suite import ModelNode
-from dforce.config import present
+from dforce.config import bounded_yaml, present
 from dforce.report.html import write_index
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.jobs import Job, Stopped, slug
@@ -83,7 +83,7 @@ class ModelTraining:
 
     def _recorded(self) -> dict[str, Any]:
         """Settings of the run folder; constructors that have moved since it was written under their present names."""
-        return learnt_settings(present(yaml.safe_load((self.out / "config.yaml").read_text(encoding="utf-8"))))
+        return learnt_settings(present(yaml.safe_load(bounded_yaml(self.out / "config.yaml"))))
 
     def _done(self, tell: Callable[[str], None]) -> bool:
         state, why = self.state()

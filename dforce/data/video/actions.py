@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dforce.data.spaces import CHOICES, one_hot
 from dforce.data.video.clip import BadClip, Clip
 
 
@@ -18,8 +19,8 @@ def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
     if raw is None:
         return None
     raw = np.asarray(raw)
-    raw = raw[:, 0] if raw.ndim == 2 and raw.shape[1] == 1 and raw.dtype.kind in "iub" else raw
-    if not (raw.ndim == 1 and raw.dtype.kind in "iub" or raw.ndim in (1, 2) and raw.dtype.kind == "f"):
+    raw = raw[:, 0] if raw.ndim == 2 and raw.shape[1] == 1 and raw.dtype.kind in "iu" else raw
+    if not (raw.ndim == 1 and raw.dtype.kind in "iu" or raw.ndim in (1, 2) and raw.dtype.kind == "f"):
         raise BadClip(f"its actions are {raw.dtype} {raw.shape}, wanted is integers (T,) or floats (T, A)")
     if len(raw) not in (clip.frames, clip.frames - offset):
         raise BadClip(f"{len(raw)} actions for {clip.frames} frames")
@@ -53,10 +54,12 @@ def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
         return list(actions), width
     highest, name = max((int(a.max()), n) for a, n in zip(actions, names, strict=True) if a is not None and len(a))
     width = highest + 1 if classes is None else classes
+    if width > CHOICES:
+        raise ValueError(f"{name} has the action {highest:,}, and choices are counted from 0; at most {CHOICES:,} are "
+                         "one-hot here: are these measurements? Store them as floats, (T, A)")
     if highest >= width:
         raise ValueError(f"actions={classes} means choices 0..{width - 1}, but {name} has {highest}")
-    eye = np.eye(width, dtype=np.float32)
-    return [None if a is None else eye[a] for a in actions], width
+    return [None if a is None else one_hot(a, width) for a in actions], width
 
 
 def led_to(actions: np.ndarray, frames: int, offset: int) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from dforce.data.array_sizes import require_honest_sizes
+
 ACTIONS = "actions"  # an npz member, and the stem of a file of actions beside frames
 
 
@@ -115,12 +117,14 @@ def frame_shape(shape: Sequence[int], dtype: np.dtype) -> tuple[int, int, int]:
 def read_array(path: str | Path, member: str) -> np.ndarray:
     """An array of an npz, or the only one of an npy. BadClip names the file where it is not there."""
     try:
+        require_honest_sizes(path, (member,))
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
             return loaded[member]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, RuntimeError) as error:
         raise BadClip(f"{member!r} of {Path(path).name} cannot be read ({error})") from error
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dforce.data.batch import Batch
+from dforce.data.columns import checked_rows
 from dforce.data.draws import SPLIT, TRAIN, VAL, philox_uniform, shard_count, shard_rows
 from dforce.data.pixels import from_uint8
 from dforce.data.video.clip import BadClip, Clip, resized
@@ -118,7 +119,9 @@ class VideoClips:
     def poses(self, clips: Sequence[int], *, start: int = 0, frames: int) -> Tensor | None:
         """Poses of the camera at the frames of `sequence`: [B, frames, P] float32; None where they are not stored."""
         stored = start + self.stride * np.arange(frames)
-        poses = [pose[stored] for i in clips if (pose := self.clips[i].poses()) is not None]
+        chosen = [self.clips[i] for i in clips]
+        poses = [checked_rows(pose, clip.frames, f"{clip.name}: pose")[stored] for clip in chosen
+                 if (pose := clip.poses()) is not None]
         return torch.from_numpy(np.stack(poses)).float() if len(poses) == len(clips) else None
 
     def statistics(self, clips: int = 64) -> dict[str, Any]:

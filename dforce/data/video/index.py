@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dforce.data.seal import cache_root, leads_out, read_sealed, settled, stamp, write_sealed
+from dforce.data.seal import at_rest, cache_root, leads_out, read_sealed, stamp, write_sealed
 from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, verify_checksums
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, ClipSet, natural
 from dforce.data.video.formats import FORMATS, PARTS, SUFFIXES, format_of
@@ -121,7 +121,7 @@ class _Index:
                                       for key, value in entry["clip"].items()}
             return FORMATS[entry["kind"]](**{**fields, "name": name})
         entry, self.new = {"stamp": marks}, True
-        if settled(path):
+        if at_rest(path):
             self.entries[str(path)] = entry
         try:
             clip = format_of(path).probe(path, name, fps=fps)

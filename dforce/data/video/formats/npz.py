@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 
+from dforce.data.array_sizes import array_header, require_stored, unpacked_bytes
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, frame_shape, read_array
 
 VIDEO, POSE = "video", "pose"  # members of the npz; pose is an addition of this package
@@ -40,7 +41,8 @@ class NpzClip(Clip):
                 with archive.open(info) as member:
                     shape, dtype = _header(member)
                     head = member.tell()
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+                    require_stored(shape, dtype, unpacked_bytes(archive, info) - head)
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
             raise error if isinstance(error, BadClip) else BadClip(f"it cannot be opened ({error})") from error
         height, width, channels = frame_shape(shape, dtype)
         plain = info.compress_type == zipfile.ZIP_STORED
@@ -72,9 +74,7 @@ class NpzClip(Clip):
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the npy array that a stream holds; the stream then stands at the array's first byte."""
-    version = np.lib.format.read_magic(member)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = reader(member)
+    shape, fortran, dtype = array_header(member)
     if fortran and len(shape) > 1:
         raise BadClip("its video is stored in Fortran order; save it in C order")
     return shape, dtype
