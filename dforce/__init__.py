@@ -13,17 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # for type checkers and editors: the same names as in the table below (tests/cli/test_main.py)
     from dforce.core.denoiser import Precond
     from dforce.core.elbo import elbo
-    from dforce.core.loss import (
-        corrupt,
-        forcing_loss,
-        fused_snr,
-        independent,
-        min_snr,
-        shared,
-        snr,
-        teacher_forcing,
-        v_weight,
-    )
+    from dforce.core.loss import (corrupt, forcing_loss, fused_snr, independent, min_snr, shared, snr, teacher_forcing,
+                                  v_weight)
     from dforce.core.matrix import autoregressive, full_sequence, pyramid
     from dforce.core.rollout import rollout
     from dforce.core.sample import generate, sample

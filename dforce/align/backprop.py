@@ -3,8 +3,6 @@
 DRaFT-K (Clark et al. 2024) goes through the last K steps, AlignProp (Prabhudesai et al. 2023) through a random number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The fingerprint of a denoiser: a number for its structure, equal before and after training, unlike other models'."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

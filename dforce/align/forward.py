@@ -1,7 +1,5 @@
 """Errors of a model on clean samples that are noised anew; they need no recorded run."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A tuning run as a generator of epochs, the same for every algorithm and whatever is tuned."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

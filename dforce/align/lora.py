@@ -6,8 +6,6 @@ B = 0 at the start, which leaves every output as it was, bit for bit (but for nn
 last digit once it is frozen).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A monitor of reward over-optimisation: what a policy has become, measured in the same noise every time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Preference pairs: made of scored samples, or read from a file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple

@@ -14,8 +14,6 @@ sigma_s^2 is due, at every step, and near pure noise its std can exceed sigma_s,
 agree.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Rows of tensors in orders that are functions of counters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

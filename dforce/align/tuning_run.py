@@ -1,7 +1,5 @@
 """A tuning as a run: its settings, its log, its checkpoints and curves, going on where it stopped."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -6,8 +6,6 @@ credited with what it changed (generalised advantage estimation, Schulman et al.
 takes against the variance, Fan et al. 2023, section 4.3).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

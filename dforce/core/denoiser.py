@@ -1,7 +1,5 @@
 """What a denoiser is, and `Precond`, which makes a raw network one."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch

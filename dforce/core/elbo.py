@@ -1,7 +1,5 @@
 """The evidence lower bound: how many nats a model gives to every token, from the same transitions that sample it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 

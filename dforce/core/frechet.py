@@ -1,7 +1,5 @@
 """The Frechet distance of Gaussians fitted to features."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

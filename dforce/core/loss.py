@@ -1,7 +1,5 @@
 """The training loss: corrupt every token at its own level, denoise in one pass, weigh the x0 error by the SNR."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

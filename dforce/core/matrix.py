@@ -4,8 +4,6 @@
 diffusion and next-token prediction are the two ends of `pyramid`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ The generator is SplitMix64's finaliser (Steele et al. 2014) applied to mixed co
 Noise composes: `shifted` and `members_of` wrap any `NoiseSource`, pass changed counters on and return its values.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Sampling: row by row (`sample`), or the same result without needless computation (`generate`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Literal

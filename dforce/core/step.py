@@ -1,7 +1,5 @@
 """One step of sampling: the denoiser's estimate, its second-order extrapolation, the transition, the draw."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A state is a value: any nest of dicts, lists, tuples and None around tensors whose first dimension is the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Classifier-free guidance: a denoiser with its conditioning and the same without one, combined."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser

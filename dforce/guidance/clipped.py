@@ -1,7 +1,5 @@
 """Estimates kept inside the range of the data."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser

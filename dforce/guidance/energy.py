@@ -5,8 +5,6 @@ Wrappers are small classes with names in lower case, since they are used as func
 `guided(denoiser, schedule, energy)`. Monte Carlo Tree Guidance is in `dforce.guidance.monte_carlo`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

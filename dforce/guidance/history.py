@@ -5,8 +5,6 @@ shown as it is, noised in part, or as pure noise (no past), and the estimates co
 combines those with and without a prompt. A model trained at independent levels needs no further training for it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Sequences that are known in part: known entries of tokens, and tokens behind that stay noise."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

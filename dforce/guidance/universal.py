@@ -6,8 +6,6 @@ observed at 1.3 it gives a mean of 1.13 (eta 1) or 1.39 (eta 0) where the poster
 (tests/align/test_search.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

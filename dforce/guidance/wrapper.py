@@ -1,7 +1,5 @@
 """The base of every guidance wrapper: a denoiser around another one, which keeps all traits of the one inside."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

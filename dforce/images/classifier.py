@@ -1,7 +1,5 @@
 """A classifier of the images themselves: reward, judge of samples, and the features of a Frechet distance."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

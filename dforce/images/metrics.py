@@ -1,7 +1,5 @@
 """What is measured on samples: are they of their class, do they differ, how far are they from the data."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """An image model ready to use: what a checkpoint of `dforce train image` (or a tuned one) means."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Grids of images: sets side by side, a class a row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

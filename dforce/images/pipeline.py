@@ -1,7 +1,5 @@
 """An image generator as one value, whoever trained it: ours, or a pretrained network of diffusers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple

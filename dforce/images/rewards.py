@@ -1,7 +1,5 @@
 """The rewards of image models: one by name, or several at once; and the one that looks at classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

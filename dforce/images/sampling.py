@@ -1,7 +1,5 @@
 """Images of chosen classes from several models in the same noise, side by side and judged."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

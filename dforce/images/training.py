@@ -1,7 +1,5 @@
 """Training on images of named classes: a model of them, and a classifier that judges its samples."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """An image model tuned towards a reward."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What an image model has gained and lost by tuning: it, the model begun with and best of n, in the same noise."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, NamedTuple
 

@@ -115,8 +115,8 @@ def test_no_folder_of_kinds_takes_a_key_away() -> None:
     """Hydra takes an override name=... for a choice in the group `name` wherever there is such a folder."""
     configs = files("dforce.configs")
     folders = {f.name for f in configs.iterdir() if f.is_dir() and f.name[0] not in "._"}
-    for verb in manual.verbs():
-        for name in (verb, *(f"{verb}/{kind}" for kind in manual.kinds(verb))):
+    for verb, kinds in manual.kinds().items():
+        for name in (verb if kind == verb else f"{verb}/{kind}" for kind in kinds):
             text = manual.text_of(name)
             assert text, name
             groups = set(re.findall(r"^\s*- /?(\w+)(?:@\w+)?:?", text, re.MULTILINE))

@@ -5,8 +5,6 @@ A reward is any callable (samples [B, T, *E], prompts, metadata) -> [B], larger 
 [-1, 1].
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Several rewards as one: a normalised weighted sum, or a vote. Both are rewards themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 

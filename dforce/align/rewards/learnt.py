@@ -1,7 +1,5 @@
 """A reward that is learnt of preference pairs, of images or of trajectories: the Bradley-Terry model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

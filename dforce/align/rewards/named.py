@@ -3,8 +3,6 @@
 A file of configs/image_reward is a node, with `_partial_: true`, of a function (subject) -> `Watched`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

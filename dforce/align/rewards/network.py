@@ -1,7 +1,5 @@
 """The network of a reward that is learnt: one number for an image, or for a trajectory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The protocol of rewards, and the call that checks their answers: one finite number for each sample."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Learnt rewards as sealed folders: reward.json (what it is, what was measured) and model.safetensors."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

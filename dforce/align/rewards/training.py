@@ -1,7 +1,5 @@
 """Training of a reward from preference pairs or ratings, and what it got right on held-out data."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

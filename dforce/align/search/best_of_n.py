@@ -4,8 +4,6 @@ A reward of searches is a function of clean tokens, [B, T, *E] -> [B], that need
 counted by a `Noise`; a reward that is equal for all candidates leaves plain sampling, bit for bit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

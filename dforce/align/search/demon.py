@@ -1,7 +1,5 @@
 """Sampling Demon: the noise of a step is mixed of candidates by what their finished samples would earn."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

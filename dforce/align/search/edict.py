@@ -6,8 +6,6 @@ estimate x0_hat(y) + (x - y) / alpha; with x0_hat(y) alone the last step, to lev
 Un-mixing divides by p twice a step and so amplifies rounding: the copies are kept in float64 whatever the network is.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

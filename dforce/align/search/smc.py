@@ -1,7 +1,5 @@
 """Steering by particles at test time: sequential Monte Carlo over denoising."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """The jobs of `dforce benchmark align`: models, trials and runs, each a function of files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

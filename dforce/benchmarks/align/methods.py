@@ -1,7 +1,5 @@
 """What each method of `dforce benchmark align` does: a model tuned, or samples searched for, and both judged alike."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The runs of `dforce benchmark align`: which there are, where their results lie, and what each follows from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

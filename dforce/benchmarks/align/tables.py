@@ -1,7 +1,5 @@
 """The rows and pictures of `dforce benchmark align`, from the files of its runs and from nothing else."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence
