@@ -18,7 +18,7 @@ from dforce.data.episodes import Episodes, pack
 from dforce.data.hdf5 import open_hdf5, part, read_part
 from dforce.data.seal import leads_out
 from dforce.data.spaces import column_names, flatten_rows, opened_storage
-from dforce.data.store import datasets_root, list_datasets, recovered, staged, verify_checksums
+from dforce.data.store import datasets_root, list_datasets, recovered, refuse_lerobot, staged, verify_checksums
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
 MAIN = "main_data.hdf5"  # Minari's file of all episodes
@@ -62,6 +62,8 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
     not exist (the message lists those that do), is damaged (it names the file), or does not hold vectors.
     """
     path = Path(name_or_path).expanduser()
+    if path.exists():
+        refuse_lerobot(path)
     if path.is_file():
         episodes = read_d4rl(path, cut_at=cut_at, max_length=D4RL_PIECE)
         if missing := sorted(set(infos) - set(episodes.infos)):

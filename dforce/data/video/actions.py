@@ -9,6 +9,8 @@ import numpy as np
 from dforce.data.spaces import CHOICES, one_hot
 from dforce.data.video.clip import BadClip, Clip
 
+LARGEST = 10.0  # root mean square of real actions
+
 
 def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
     """Actions as stored, [R] integers or [R, A] float32, of a length that fits the frames; None where there are none.
@@ -51,6 +53,8 @@ def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
         return list(actions), 0
     (_, width), = kinds
     if width:
+        _require_scaled([a for a in actions if a is not None], [n for a, n in zip(actions, names, strict=True)
+                                                                if a is not None])
         return list(actions), width
     highest, name = max((int(a.max()), n) for a, n in zip(actions, names, strict=True) if a is not None and len(a))
     width = highest + 1 if classes is None else classes
@@ -60,6 +64,17 @@ def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
     if highest >= width:
         raise ValueError(f"actions={classes} means choices 0..{width - 1}, but {name} has {highest}")
     return [None if a is None else one_hot(a, width) for a in actions], width
+
+
+def _require_scaled(actions: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """ValueError for real actions that are too large for a network, which gets them as they are."""
+    square = np.array([(np.square(a, dtype=np.float64)).sum(0) for a in actions])
+    size = np.sqrt(square.sum(0) / max(1, sum(map(len, actions))))
+    if size.max(initial=0) > LARGEST:
+        column = int(size.argmax())
+        raise ValueError(f"column {column} of the actions has a root mean square of {size[column]:.3g} (most of it in "
+                         f"{names[int(square[:, column].argmax())]}); a network gets them as they are and wants about "
+                         f"1, at most {LARGEST:g}: divide them where they are stored")
 
 
 def led_to(actions: np.ndarray, frames: int, offset: int) -> np.ndarray:

@@ -27,7 +27,7 @@ class Clip:
 
     suffixes: of the files that are clips of the format. parts: of files of which a whole folder is one clip.
     name: for messages, relative to where the clip was looked for. frames: T. height, width: in pixels. channels: 1
-    or 3. action_path: a file of actions beside the frames.
+    or 3. fps: frames a second, None where the format does not say. action_path: a file of actions beside the frames.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -39,6 +39,7 @@ class Clip:
     height: int
     width: int
     channels: int = 3
+    fps: float | None = None
     action_path: str | None = None
 
     @classmethod

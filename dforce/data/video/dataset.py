@@ -53,9 +53,10 @@ class VideoClips:
         files in `split="val"`, where no folder is called test, val or validation. action_offset: the action
         that led to frame t is stored as number t - action_offset: 0 for TECO's files and those made here, 1 where an
         action is stored with the frame that it was taken at (Minari; the default there), -1 as the paper's code reads
-        Minecraft. actions: number of discrete actions, None for as many as occur. fps: frames a second of films whose
-        rate varies. cache: decode once, to `size`, and keep the frames on disk, in the cache folder (True) or in this
-        folder. ValueError for arguments that do not fit the clips or one another.
+        Minecraft. actions: number of discrete actions, None for as many as occur. fps: frames a second to read
+        films at, None for their own rate, which must then be one. cache: decode once, to `size`, and keep the frames on
+        disk, in the cache folder (True) or in this folder. ValueError for arguments that do not fit the clips or one
+        another.
         """
         check_window(frames, stack, stride, batch, virtual_shards, split)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
@@ -166,7 +167,7 @@ class VideoClips:
         self.layout: dict[str, Any] = {
             "kind": "video", "dataset": chosen.title, "frames": self.frames, "stack": self.stack, "stride": self.stride,
             "size": list(self.size), "channels": channels, "actions": chosen.width, "action_width": self.action_width,
-            "action_offset": chosen.offset, "range": [-1.0, 1.0]}
+            "action_offset": chosen.offset, "range": [-1.0, 1.0], **({"fps": chosen.fps} if chosen.fps else {})}
 
     def _number(self) -> None:
         """Numbers the windows: clip _order[i] has the windows _begins[i].._ends[i] - 1."""

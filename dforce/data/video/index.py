@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from dforce.data.seal import at_rest, cache_root, leads_out, read_sealed, stamp, write_sealed
-from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, verify_checksums
+from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, refuse_lerobot, verify_checksums
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, ClipSet, natural
 from dforce.data.video.formats import FORMATS, PARTS, SUFFIXES, format_of
 from dforce.data.video.formats.film import FilmClip
 from dforce.data.video.formats.minari import minari_clips
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
-INDEX_FORMAT = 2
+INDEX_FORMAT = 3
+SAME_RATE = 1.02  # 29.97 and 30 frames a second are one rate, 24 and 25 are two
 
 
 def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
@@ -38,6 +39,7 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
         return minari_clips(minari)
     if not root.exists():
         raise ValueError(_unknown(str(data)))
+    refuse_lerobot(root)
     if next(root.glob("*/dataset_info.json"), None) or next(root.glob("**/*.tfrecord*"), None):
         raise ValueError(f"{root} is a TFDS folder, as TECO's pre-encoded (VQ) data are; they hold codes and no "
                          "frames: give the folder of the npz or mp4 files")
@@ -163,6 +165,18 @@ def _unknown(name: str) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return (f"there is no folder, file or Minari data set {name!r}{hint}. Clips are made by `dforce data video`; "
             "'balls' needs no files")
+
+
+def mixed_rates(clips: Sequence[Clip]) -> str | None:
+    """A message that lists the frame rates of clips; None where they are one, within SAME_RATE, or not known."""
+    known = sorted((clip.fps, clip.name) for clip in clips if clip.fps)
+    if not known or known[-1][0] <= SAME_RATE * known[0][0]:
+        return None
+    rates: dict[str, list[str]] = {}
+    for fps, name in known:
+        rates.setdefault(f"{fps:.4g}", []).append(name)
+    several = ", ".join(f"{fps} ({len(names)}, {names[0]})" for fps, names in rates.items())
+    return f"the clips have several frame rates (frames a second): {several}"
 
 
 def mixed_sizes(clips: Sequence[Clip]) -> str | None:

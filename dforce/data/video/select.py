@@ -14,7 +14,7 @@ from dforce.data.pixels import to_uint8
 from dforce.data.video.actions import action_tables, led_to, read_actions
 from dforce.data.video.cache import cached
 from dforce.data.video.clip import ArrayClip, BadClip, Clip, ClipSet
-from dforce.data.video.index import describe, find_clips, mixed_sizes
+from dforce.data.video.index import describe, find_clips, mixed_rates, mixed_sizes
 
 BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
 
@@ -24,6 +24,7 @@ class Selection(NamedTuple):
 
     actions: [T, A] of each clip, or None. width: A. size: (H, W) after resizing. skipped: name -> reason, of all
     splits. looked_at: number of files. notes: what a user should know. offset: of actions. title: name of the data set.
+    fps: frames a second, None where no clip says.
     """
 
     clips: list[Clip]
@@ -35,6 +36,7 @@ class Selection(NamedTuple):
     notes: list[str]
     offset: int
     title: str
+    fps: float | None
 
 
 def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None,
@@ -60,6 +62,8 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
     notes = whole.notes + ([f"{len(without)} of {len(usable)} clips have no actions, theirs are zero; the first is "
                             f"{without[0]}"] if width and without else [])
     shown = _one_size(usable, size)
+    if mixed := mixed_rates(usable):
+        raise ValueError(f"{mixed}: give fps= to have them all alike")
     names = _of_split(whole, split, held_out, seed)
     pairs = [(clip, table) for clip, table in zip(usable, tables, strict=True) if clip.name in names]
     if not pairs:
@@ -74,7 +78,8 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
         clips, actions, skipped = [clips[i] for i in kept], [actions[i] for i in kept], skipped | bad
         if not clips:
             raise ValueError(f"no {split} clip can be decoded: {describe(skipped, len(whole.names))}")
-    return Selection(clips, actions, width, shown, skipped, len(whole.names), notes, offset, whole.title)
+    return Selection(clips, actions, width, shown, skipped, len(whole.names), notes, offset, whole.title,
+                     next((clip.fps for clip in usable if clip.fps), None))
 
 
 def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) -> list[Clip]:

@@ -40,13 +40,15 @@ class FilmClip(Clip):
                 base = stream.time_base
                 packets = [(p.pts, p.duration or 0) for p in container.demux(stream)
                            if p.pts is not None and p.size and not p.is_discard]  # a cut film keeps what it hides
-                shown = _compact(_shown(sorted(packets), None if fps is None else 1 / (fps * float(base))))
+                stamps, interval = _shown(sorted(packets), None if fps is None else 1 / (fps * float(base)))
+                shown = _compact(stamps)
                 if not shown:
                     raise BadClip("it has no frame")
                 width, height = stream.codec_context.width, stream.codec_context.height
         except (av.FFmpegError, OSError, ValueError) as error:
             raise error if isinstance(error, BadClip) else BadClip(f"it cannot be opened ({_short(error)})") from error
-        clip = cls(name=name, path=str(path), frames=len(shown), height=height, width=width, shown=shown)
+        clip = cls(name=name, path=str(path), frames=len(shown), height=height, width=width, shown=shown,
+                   fps=1 / (interval * float(base)) if interval else None)
         clip.height, clip.width = clip.read(np.zeros(1, int)).shape[1:3]
         return clip
 
@@ -98,26 +100,26 @@ def _displayed(frame: Any, stream: Any, convert: Any) -> np.ndarray:
     return pixels[:: -1 if down_y < 0 else 1, :: -1 if across_x < 0 else 1]
 
 
-def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> list[int]:
-    """Time stamps of the frames shown at t0, t0 + interval, ..., in units of the time base.
+def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> tuple[list[int], float | None]:
+    """Time stamps of the frames shown at t0, t0 + interval, ..., in units of the time base, and that interval.
 
     packets: (pts, duration), ascending. interval: None for the film's own, the shortest that occurs; evenly spaced
     frames are then returned as they are stored.
     """
     stamps = [pts for pts, _ in packets]
     if len(stamps) < 2:
-        return stamps
+        return stamps, None
     gaps = np.diff(stamps)
     last = packets[-1][1] or int(np.median(gaps))
     durations = np.append(gaps, last)
     durations = durations[durations > 0]
     if interval is None:
         if durations.max() <= EVEN * durations.min():
-            return stamps
+            return stamps, (stamps[-1] - stamps[0]) / (len(stamps) - 1)
         interval = float(durations.min())
     count = max(1, round((stamps[-1] + last - stamps[0]) / interval))
     times = stamps[0] + interval * (np.arange(count) + 0.5)  # the middle of each frame, where rounding does not matter
-    return [stamps[max(0, bisect_right(stamps, t) - 1)] for t in times]
+    return [stamps[max(0, bisect_right(stamps, t) - 1)] for t in times], interval
 
 
 def _compact(stamps: list[int]) -> Sequence[int]:
