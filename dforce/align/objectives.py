@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from dforce.align import losses
 from dforce.align.forward import denoising_error, draw_levels
+from dforce.align.lora import without_adapters
 from dforce.align.on_policy import Samples
 from dforce.align.preferences import Pairs
 from dforce.align.trace import Replay, Trace, kl, replay, subsample
 from dforce.core.denoiser import Denoiser
 from dforce.core.loss import Weight, corrupt, min_snr
 from dforce.core.schedule import Schedule
-from dforce.guidance.wrapper import module_inside
+from dforce.guidance.wrapper import innermost, module_inside
 
 Result = tuple[Tensor, dict[str, Tensor]]  # the loss, and what to log
 Loss = Callable[["AlignObjective", Any, torch.Generator | None], Result]
@@ -26,9 +27,9 @@ class AlignObjective(nn.Module):
     """objective(batch, generator) -> (loss, logs), the policy being what sampled, guidance included.
 
     `denoiser` is the module inside the policy: what has weights, is saved under that name, and what losses on noised
-    samples train, unguided. reference: a denoiser that does not learn (a copy, or `without_adapters(policy)`); it is no
-    part of the parameters nor of a checkpoint. Dropout and batch statistics stay in evaluation mode during training, or
-    the policy that learns would not be the one that sampled.
+    samples train, unguided. reference: a denoiser that does not learn (a copy of the policy, or
+    `without_adapters(policy)`), guided as the policy is; it is no part of the parameters nor of a checkpoint. Dropout
+    and batch statistics of both stay in evaluation mode, or the policy that learns would not be the one that sampled.
     """
 
     denoiser: Any
@@ -37,6 +38,8 @@ class AlignObjective(nn.Module):
         super().__init__()
         self.denoiser, self.schedule, self.loss = module_inside(policy), schedule, loss
         self._outside = (policy, reference)  # in a tuple: not registered
+        if isinstance(innermost(reference), nn.Module) and innermost(reference) is not self.denoiser:
+            innermost(reference).eval()
 
     @property
     def policy(self) -> Any:
@@ -54,6 +57,11 @@ class AlignObjective(nn.Module):
         if self.reference is None:
             raise ValueError(f"{why} needs a reference: AlignObjective(..., reference=copy.deepcopy(policy))")
         return self.reference
+
+    def unguided_reference(self, why: str) -> Any:
+        """The network inside the reference: what losses on noised samples compare `denoiser` with."""
+        network = innermost(self.need_reference(why))
+        return without_adapters(network) if network is self.denoiser else network
 
     @torch.no_grad()
     def sync(self, keep: float = 0.0) -> None:
@@ -116,9 +124,9 @@ def regression(*, weight: Weight | None = None) -> Loss:
 
 
 def preference(*, beta: float = 5000.0, weight: Weight | None = None) -> Loss:
-    """Diffusion-DPO of `Pairs` against the reference. Logs "margin" of errors and "agrees", the share of pairs won."""
+    """Diffusion-DPO of `Pairs` against the unguided reference. Logs "margin" of errors, "agrees", the share won."""
     def loss(objective: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
-        reference = objective.need_reference("Diffusion-DPO")
+        reference = objective.unguided_reference("Diffusion-DPO")
         level, noise = draw_levels(objective.schedule, batch.win, generator, shared=not objective.policy.causal)
 
         def error(denoiser: Any, x0: Tensor) -> Tensor:
@@ -158,7 +166,7 @@ def stepwise_preference(*, beta: float = 0.1, clip_nats: float | None = None, fr
 def nft(*, beta: float = 1.0, limit: float = 1.0, weight: Weight | None = None) -> Loss:
     """DiffusionNFT of `Samples`; the reference is the policy that sampled (before=objective.sync of `OnPolicy`)."""
     def loss(objective: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
-        reference = objective.need_reference("DiffusionNFT")
+        reference = objective.unguided_reference("DiffusionNFT")
         level, noise = draw_levels(objective.schedule, batch.x, generator, shared=not objective.policy.causal)
         noisy = corrupt(objective.schedule, batch.x, level, noise)
         now, _ = objective.denoiser(noisy, level, objective.denoiser.init_state(len(noisy), batch.cond), batch.cond)

@@ -21,18 +21,27 @@ from dforce.align import (
     RewardError,
     Sampler,
     add_lowrank,
+    best_against_worst,
     clip_advantage,
+    denoising_error,
+    disabled,
+    nft,
     policy_gradient,
+    preference,
+    without_adapters,
     write_pairs,
 )
 from dforce.align.algorithms.common import Setup, shortened
+from dforce.align.forward import draw_levels
 from dforce.align.loop import KLControl, tuning_epochs
 from dforce.align.monitor import Monitor, has_density
 from dforce.align.value import RIDGE, StepCredit
 from dforce.config import build, option, options
 from dforce.core.denoiser import Precond
+from dforce.core.loss import min_snr
 from dforce.core.noise import Noise
 from dforce.core.schedule import cosine, linear
+from dforce.guidance.classifier_free import classifier_free
 from tests.align_bed import Gaussian, Vectors
 
 OPTIMUM, BEGIN = 1.0, -0.5
@@ -299,6 +308,59 @@ def test_low_rank_adapters_learn_and_what_is_beneath_is_the_reference() -> None:
     assert min(end["kl"], epochs[-1].metrics["kl"]) > 0.05  # both are to what is beneath the adapters
     weights = {name: value for name, value in model.named_parameters() if "lowrank" not in name}
     assert all(torch.equal(value, weights[name]) for name, value in before.named_parameters())
+
+
+def guided(scale, rank):
+    """A network with dropout, and a sampler that guides it."""
+    model, sampler = small()
+    model.net.outer.append(torch.nn.Dropout(0.5))
+    if rank is not None:
+        add_lowrank(model, rank=rank)
+    policy = classifier_free(model, scale, {"static": {"class": torch.zeros(1, dtype=torch.long)}})
+    return model, sampler._replace(denoiser=policy)
+
+
+def ask_classes(n, generator):
+    return Query(["a"] * n, {"static": {"class": torch.arange(n) % 3}})
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("scale", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("name", ["diffusion_dpo", "d3po", "nft", "dpok"])
+def test_at_equal_weights_the_implicit_reward_is_zero_at_every_guidance(name, scale, rank) -> None:
+    model, sampler = guided(scale, rank)
+    more = {"kl": 1.0} if name == "dpok" else {}
+    aligning = prepared(name, sampler, bright, ask_classes, settings={"samples": 64, **more})
+    aligning.objective.train()
+    batch = aligning.source(0)
+    loss, logs = aligning.objective(batch, torch.Generator().manual_seed(1))
+    if name == "dpok":
+        assert float(logs["kl"]) == pytest.approx(0, abs=1e-6)
+    elif name == "nft":  # both of its models are then the network itself, whatever the reward
+        level, noise = draw_levels(sampler.schedule, batch.x, torch.Generator().manual_seed(1))
+        error = denoising_error(model, sampler.schedule, batch.x, level, noise, cond=batch.cond, weight=min_snr())
+        torch.testing.assert_close(loss, error.mean())
+    else:
+        assert float(loss) == pytest.approx(float(batch.weight.mean()) * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [preference(beta=50.0), nft()])
+def test_the_unguided_reference_of_adapters_is_what_is_beneath_them(loss) -> None:
+    model, sampler = guided(3.0, None)
+    copied = classifier_free(copy.deepcopy(model), 3.0, None)
+    add_lowrank(model, rank=2)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value += 0.1 * name.endswith("lowrank.b")
+    source = OnPolicy(sampler, bright, ask_classes, samples=24, group=4, credit=GroupAdvantage(), traces=False,
+                      prepare=best_against_worst() if "preference" in loss.__qualname__ else None)
+    objectives = [AlignObjective(sampler.denoiser, sampler.schedule, loss, reference=reference).train()
+                  for reference in (without_adapters(sampler.denoiser), copied)]
+    batch = source(0)
+    one, other = (each(batch, torch.Generator().manual_seed(1))[0] for each in objectives)
+    torch.testing.assert_close(one, other)
+    with disabled(model):
+        assert abs(float((one - objectives[0](batch, torch.Generator().manual_seed(1))[0]).detach())) > 1e-4
 
 
 def test_the_watch_sees_what_the_sampler_draws_and_looks_the_same_twice() -> None:
