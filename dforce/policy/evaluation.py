@@ -13,15 +13,12 @@ from dforce.policy.protocol import Observation, Policy
 
 
 class PolicyEpisode(NamedTuple):
-    """One episode that was played.
+    """One episode that was played."""
 
-    seed: of its start. total: sum of its rewards. steps: its length. failed: whether the environment terminated it.
-    """
-
-    seed: int
-    total: float
-    steps: int
-    failed: bool
+    seed: int  # of its start
+    total: float  # sum of its rewards
+    steps: int  # its length
+    failed: bool  # whether the environment terminated it
 
 
 def run_policy(policy: Policy, make_env: Callable[[], Any], episodes: int, *, seed: int = 0,

@@ -28,20 +28,13 @@ __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb",
 
 
 class Invocation(NamedTuple):
-    """How a command was called: for the record of its run, and for the folder that it writes.
+    """How a command was called: for the record of its run, and for the folder that it writes."""
 
-    verb: as its runs are filed below runs/, "train/image".
-    command: the command line, as a person types it.
-    config: the resolved configuration, plain: written to config.yaml and into checkpoints, and read by nobody.
-    given: dotted keys that the command line names.
-    out: the run folder asked for, in a sweep that of the job; None for runs/<verb>/<time>.
-    """
-
-    verb: str
-    command: str
-    config: dict[str, Any]
-    given: frozenset[str]
-    out: str | None = None
+    verb: str  # as its runs are filed below runs/, "train/image"
+    command: str  # the command line, as a person types it
+    config: dict[str, Any]  # resolved, plain: written to config.yaml and into checkpoints, and read by nobody
+    given: frozenset[str]  # dotted keys that the command line names
+    out: str | None = None  # the run folder asked for, in a sweep that of the job; None for runs/<verb>/<time>
 
     @contextmanager
     def folder(self, *, resume: bool = False, place: str | Path | None = None) -> Iterator[RunFolder]:

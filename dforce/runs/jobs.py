@@ -17,18 +17,12 @@ WAIT = 2.0  # seconds between looks at jobs that other processes have claimed
 
 
 class Job(NamedTuple):
-    """One piece of work.
+    """One piece of work."""
 
-    name: unlike all others.
-    needs: names of the jobs whose results it reads.
-    done: is the result there, whole, and made with the present settings? Asked only once all of `needs` are done.
-    work: makes the result, and leaves nothing half written.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    done: Callable[[], bool]
-    work: Callable[[], None]
+    name: str  # unlike all others
+    needs: tuple[str, ...]  # names of the jobs whose results it reads
+    done: Callable[[], bool]  # is the result there, whole, of the present settings? Asked once `needs` are done
+    work: Callable[[], None]  # makes the result, and leaves nothing half written
 
 
 class Stopped(Exception):

@@ -13,13 +13,10 @@ from dforce.runs.folder import write_atomic
 
 
 class Shard(NamedTuple):
-    """A file as it was written.
+    """A file as it was written."""
 
-    header: facts, and under `identity` the settings that it was made with. lines: one an episode.
-    """
-
-    header: dict[str, Any]
-    lines: list[dict[str, Any]]
+    header: dict[str, Any]  # facts, and under `identity` the settings that it was made with
+    lines: list[dict[str, Any]]  # one an episode
 
 
 def write_shard(file: Path, identity: Mapping[str, Any], about: Mapping[str, Any],

@@ -21,19 +21,13 @@ ERROR = "val_error_"
 
 
 class Prepared(NamedTuple):
-    """All that can be refused before a run begins.
+    """All that can be refused before a run begins."""
 
-    logs: what `fit` yields, step by step.
-    about: layout and normalizer, for the checkpoints.
-    begin: steps done already, of `steps`; a run that was killed after its last step has all of them.
-    data: whatever `finish` wants of what was prepared.
-    """
-
-    logs: Iterator[Log]
-    about: dict[str, Any]
-    begin: int
+    logs: Iterator[Log]  # what `fit` yields, step by step
+    about: dict[str, Any]  # layout and normalizer, for the checkpoints
+    begin: int  # steps done already, of `steps`; a run that was killed after its last step has all of them
     steps: int
-    data: Any = None
+    data: Any = None  # whatever `finish` wants of what was prepared
 
 
 class TrainingRun(Protocol):
@@ -101,16 +95,12 @@ def has_checkpoint(where: Path) -> bool:
 
 @dataclass
 class Keeper:
-    """Writes the checkpoints of a run: step_*, of which the newest `keep` stay, and best, of the lowest val_loss.
-
-    about: config, layout and normalizer, as `dforce.train.checkpoint.save` takes them.
-    newest: the last one written.
-    """
+    """Writes the checkpoints of a run: step_*, of which the newest `keep` stay, and best, of the lowest val_loss."""
 
     folder: RunFolder
     keep: int
-    about: dict[str, Any]
-    newest: Path | None = None
+    about: dict[str, Any]  # config, layout and normalizer, as `dforce.train.checkpoint.save` takes them
+    newest: Path | None = None  # the last one written
 
     def __post_init__(self) -> None:
         self.lowest = _lowest(self.folder.checkpoints / "best")

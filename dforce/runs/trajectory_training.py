@@ -20,33 +20,23 @@ from dforce.train.state import TrainingState
 
 @dataclass(frozen=True)
 class TrajectoryTraining:
-    """A training of `dforce train`, with all its settings.
+    """A training of `dforce train`. The keys are explained in configs/verbs/train/train.yaml."""
 
-    model: nodes `net` and `schedule`, and `predict`.
-    data: name in the local Minari store, a Minari folder or a D4RL file.
-    horizon: environment steps of a window. stack: environment steps in a token.
-    batch: windows a step. held_out: part of the episodes that validates; 0 for none.
-    carry: windows, and the latent, go on where those before them ended.
-    objective: (denoiser, schedule) -> objective. fit: `dforce.fit`, waiting for objective and data.
-    cut_at: flags that end an episode of a D4RL file, see `read_d4rl`.
-    resume: run folder or checkpoint to go on from.
-    """
-
-    model: Node
+    model: Node  # nodes `net` and `schedule`, and `predict`
     data: str
     horizon: int
     stack: int
     batch: int
     held_out: float
     carry: bool
-    objective: Callable[..., Any]
-    fit: partial[Any]
+    objective: Callable[..., Any]  # (denoiser, schedule) -> objective
+    fit: partial[Any]  # `dforce.fit`, waiting for objective and data
     seed: int
     save_every: int
     keep: int
     cut_at: list[str] | None = None
     fast_dev_run: bool = False
-    resume: str | None = None
+    resume: str | None = None  # run folder or checkpoint to go on from
     trust: str | None = None
 
     def prepare(self) -> Prepared:

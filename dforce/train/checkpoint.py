@@ -59,18 +59,14 @@ MIGRATIONS: dict[int, Callable[[Contents], Contents]] = {}
 
 
 class Bundle(NamedTuple):
-    """A checkpoint ready to use.
-
-    normalizer: of the last dimension of an unstacked token; None if none was saved.
-    layout: what the numbers of a token mean. config: the configuration of the run. step: training steps done.
-    """
+    """A checkpoint ready to use."""
 
     denoiser: Precond
     schedule: Schedule
-    normalizer: Affine | None
-    layout: dict[str, Any]
-    config: dict[str, Any]
-    step: int
+    normalizer: Affine | None  # of the last dimension of an unstacked token; None if none was saved
+    layout: dict[str, Any]  # what the numbers of a token mean
+    config: dict[str, Any]  # the configuration of the run
+    step: int  # training steps done
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,13 +31,10 @@ def device_of(name: torch.device | str | None) -> torch.device:
 
 
 class Precision(NamedTuple):
-    """The number format of the networks (autocast); losses and transition maths stay float32.
-
-    name: "fp32" or "bf16". reason: why it was chosen.
-    """
+    """The number format of the networks (autocast); losses and transition maths stay float32."""
 
     name: Literal["fp32", "bf16"]
-    reason: str
+    reason: str  # why it was chosen
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context to run a network in."""

@@ -16,42 +16,31 @@ from dforce.train.precision import Precision
 
 
 class TrainingState(NamedTuple):
-    """All that is needed to go on exactly where training stopped, as values that later steps do not change.
+    """All that is needed to go on exactly where training stopped, as values that later steps do not change."""
 
-    step: steps done. model, ema: weights of the objective by its own names. optim: "<parameter>.<moment>".
-    record: what has to be the same again (seed, parts, precision), and how many steps were skipped; JSON-able.
-    carried: states that the next windows begin in, [B, ...] each, in the order of the whole batch's rows, so that
-    the number of processes may change; {} where the objective carries none.
-    """
-
-    step: int
-    model: dict[str, Tensor]
-    ema: dict[str, Tensor]
-    optim: dict[str, Tensor]
-    record: dict[str, Any]
-    carried: dict[str, Tensor] = {}
+    step: int  # steps done
+    model: dict[str, Tensor]  # weights of the objective by its own names
+    ema: dict[str, Tensor]  # their averages
+    optim: dict[str, Tensor]  # "<parameter>.<moment>"
+    record: dict[str, Any]  # what has to be the same again (seed, parts, precision), and how many steps were skipped
+    carried: dict[str, Tensor] = {}  # states that the next windows begin in, [B, ...] each, B rows of all processes
 
 
 @dataclass
 class Training:
-    """The live state of a run; `fit` changes it in place.
-
-    parameters: those that learn, by their names in the objective; ema: their averages, {} where decay is None.
-    skipped, failing: non-finite steps in all, and in a row up to now. carried: what an objective that carries states
-    gave back for this process's rows, None before the first step.
-    """
+    """The live state of a run; `fit` changes it in place."""
 
     objective: nn.Module
     optimizer: torch.optim.Optimizer
     precision: Precision
     decay: float | None
     record: dict[str, Any]
-    parameters: dict[str, nn.Parameter]
-    ema: dict[str, Tensor]
-    skipped: Tensor
-    failing: Tensor
+    parameters: dict[str, nn.Parameter]  # those that learn, by their names in the objective
+    ema: dict[str, Tensor]  # their averages, {} where decay is None
+    skipped: Tensor  # non-finite steps in all
+    failing: Tensor  # non-finite steps in a row up to now
     step: int = 0
-    carried: list[Tensor] | None = None
+    carried: list[Tensor] | None = None  # what the objective gave back for this process's rows, if it carries states
 
     def state(self) -> TrainingState:
         """A copy of all that `fit(resume=...)` needs, and that `dforce.train.checkpoint.save` writes.

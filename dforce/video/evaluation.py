@@ -24,32 +24,24 @@ STRETCH = 100        # frames of each
 
 
 class MetricSettings(NamedTuple):
-    """How a rollout is measured.
+    """How a rollout is measured. i3d, lpips: paths of published weights."""
 
-    window: frames of the windows of drift. features: a file of features; None trains them, for feature_steps steps.
-    feature_steps: training steps of the features and of the probe. i3d, lpips: paths of published weights.
-    """
-
-    window: int = 50
-    features: str | None = None
-    feature_steps: int = 600
+    window: int = 50  # frames of the windows of drift
+    features: str | None = None  # a file of features; None trains them, for feature_steps steps
+    feature_steps: int = 600  # training steps of the features and of the probe
     i3d: str | None = None
     lpips: tuple[str, ...] | None = None
     seed: int = 0
 
 
 class Yardstick(NamedTuple):
-    """What rollouts of a model are held against.
-
-    learnt, real: clips that the model has seen, and has not. of: both, as far as drift is measured.
-    counts: clips of either.
-    """
+    """What rollouts of a model are held against. learnt, real: clips that the model has seen, and has not."""
 
     model: VideoModel
     learnt: RealVideo
     real: RealVideo
-    of: Reference
-    counts: tuple[int, int]
+    of: Reference  # both, as far as drift is measured
+    counts: tuple[int, int]  # clips of either
     settings: MetricSettings
 
 

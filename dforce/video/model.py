@@ -17,24 +17,19 @@ from dforce.video.latents import Latents, load_latents
 
 
 class VideoModel(NamedTuple):
-    """A denoiser of frames, and what its tokens mean.
-
-    shape: (C, H, W) of a frame. stack: frames in a token. actions: numbers of an action, 0 for a model without.
-    data: what it was trained on, "" if unknown. window: frames of a training window, 0 if unknown.
-    layout, config: as the checkpoint has them. latents: the autoencoder whose latents are the tokens, None for pixels.
-    """
+    """A denoiser of frames, and what its tokens mean. layout, config: as the checkpoint has them."""
 
     denoiser: Precond
     schedule: Schedule
-    shape: tuple[int, int, int]
-    stack: int
-    actions: int
-    data: str
-    window: int
+    shape: tuple[int, int, int]  # (C, H, W) of a frame
+    stack: int  # frames in a token
+    actions: int  # numbers of an action, 0 for a model without
+    data: str  # what it was trained on, "" if unknown
+    window: int  # frames of a training window, 0 if unknown
     layout: dict[str, Any]
     config: dict[str, Any]
     checkpoint: Path
-    latents: Latents | None = None
+    latents: Latents | None = None  # the autoencoder whose latents are the tokens, None for pixels
 
     @property
     def device(self) -> torch.device:

@@ -39,22 +39,11 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class RolloutRun:
-    """A run of `dforce rollout`, with all its settings.
-
-    frames: to generate, beside the context. samples: rollouts side by side.
-    context: real frames that they begin with; None: half a training window, or none where no real video is known.
-    data: real video; None for what the model learnt from.
-    actions: as `rollout_actions` takes them; None: those of real clips, or, where no real video is known, of the walker
-        that came with the model, else random ones.
-    measure: compare with real video; None: where it is known.
-    recipe: how frames are sampled, checked for the model. settings: how they are measured.
-    film, fps: an mp4 of them, written as they come. save_every: frames between points to go on from.
-    raw: the weights are not the averaged ones. resume: go on with what the folder holds.
-    """
+    """A run of `dforce rollout`. The keys are explained in configs/verbs/rollout/rollout.yaml."""
 
     model: VideoModel
-    recipe: Recipe
-    settings: MetricSettings
+    recipe: Recipe  # how frames are sampled, checked for the model
+    settings: MetricSettings  # how they are measured
     frames: int
     samples: int
     context: int | None
@@ -70,8 +59,8 @@ class RolloutRun:
 
     def __post_init__(self) -> None:
         if min(self.frames, self.samples, self.save_every) < 1:
-            raise ValueError("frames, samples and save_every are at least 1, got "
-                             f"{self.frames}, {self.samples}, {self.save_every}")
+            raise ValueError(f"frames, samples and save_every are at least 1, got {self.frames}, {self.samples}, "
+                             f"{self.save_every}")
         if self.model.latents is not None and self.recipe.clamp is not None:
             raise ValueError("this model makes latents, which have no largest size: give clamp=null")
         if not self.data_set and (self.context or self.measure or self._needs_clips(self.actions)):
@@ -153,10 +142,9 @@ class RolloutRun:
 
     def generate(self, record: Record, folder: RunFolder, start: ReferenceClips | None, actions: Actions | None,
                  beside: np.ndarray | None) -> float | None:
-        """Generates until `record` holds all frames, from where it stands.
+        """Generates until `record` holds all frames; returns frames a second of all rollouts, None if none was left.
 
         beside: real frames to be shown above the generated ones, uint8 [T, B, H, W, C].
-        Returns frames a second, all rollouts counted, None where there was nothing left to do.
         """
         context = torch.zeros(self.samples, 0, *self.model.shape) if start is None else start.frames
         state = record.state if record.chunks else begin(self.model, self.recipe, context, actions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,19 +25,9 @@ AT_ONCE = 64  # tokens of context absorbed in one call
 
 
 class Recipe(NamedTuple):
-    """How frames are sampled. Counts of frames must be whole tokens.
+    """How frames are sampled. The keys are explained in configs/verbs/rollout/rollout.yaml.
 
-    method: "forcing" carries a state from chunk to chunk (Diffusion Forcing; with stabilise_std = 0 two-call teacher
-        forcing). "sliding" is full-sequence diffusion in windows. "regression" predicts the mean of the next token.
-    steps: denoising steps of a token. order: 1 (DDIM) or 2. eta: 0..1. spacing: of the levels.
-    chunk: frames sampled together, None for one token.
-    delay: rows by which a token runs behind the one before it in a chunk; None for `steps` (autoregressive), 0 for all
-        at once.
-    stabilise_std: noise, in data units, that finished frames are said to carry; in mode "noise" they really do.
-    clamp: largest |x0_hat|, None for none.
-    refresh: (every, window) frames, see `dforce.core.rollout.rollout`. keep: past frames in a sliding window.
-    history: weight of history guidance, 1 for none. history_std: guide by the past noised so much (fractional), None
-        for the past as it is.
+    With stabilise_std = 0, method "forcing" is two-call teacher forcing. Counts of frames must be whole tokens.
     """
 
     method: Literal["forcing", "sliding", "regression"] = "forcing"
@@ -82,18 +73,14 @@ def denoiser_of(model: VideoModel, recipe: Recipe) -> Denoiser:
     """The model's denoiser with the recipe's history guidance and clamp around it."""
     denoiser: Denoiser = model.denoiser
     if recipe.history != 1:
-        pasts = vanilla(recipe.history) if recipe.history_std is None else fractional(recipe.history,
-                                                                                       recipe.history_std)
-        denoiser = history_guided(denoiser, model.schedule, pasts)
+        weight, std = recipe.history, recipe.history_std
+        denoiser = history_guided(denoiser, model.schedule, vanilla(weight) if std is None else fractional(weight, std))
     return denoiser if recipe.clamp is None else clipped(denoiser, -recipe.clamp, recipe.clamp)
 
 
 @torch.no_grad()
 def begin(model: VideoModel, recipe: Recipe, context: Tensor, actions: Actions | None = None) -> State:
-    """The state after the real frames `context` [B, N, C, H, W], N whole tokens or 0, at level 0 (clean).
-
-    Context and actions may be on any device; the state is on that of the model.
-    """
+    """The state, on the model's device, after the clean real frames `context` [B, N, C, H, W], whole tokens or none."""
     recipe, tokens = recipe.checked(model.stack), model.tokens(context.to(model.device))
     size, time = tokens.shape[:2]
     keep, denoiser = recipe.keep // model.stack, denoiser_of(model, recipe)
@@ -121,8 +108,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
     context: frames before the stream, from which `actions` counts. first: number of chunks that were yielded before.
     """
     recipe, state = recipe.checked(model.stack), map_state(lambda leaf: leaf.to(model.device), state)
-    size = (recipe.chunk or model.stack) // model.stack
-    before = context // model.stack
+    size, before = (recipe.chunk or model.stack) // model.stack, context // model.stack
 
     def cond(chunk: int) -> Cond | None:
         return _cond(model, actions, before + chunk * size, size)
@@ -133,8 +119,8 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
                                 new=size, keep=recipe.keep // model.stack, cond=cond, eta=recipe.eta,
                                 order=recipe.order, noise=noise, first=first)
     else:
-        refresh = None if recipe.refresh is None else (recipe.refresh[0] // model.stack,
-                                                       recipe.refresh[1] // model.stack)
+        every, window = recipe.refresh or (0, 0)
+        refresh = None if recipe.refresh is None else (every // model.stack, window // model.stack)
         if recipe.method == "regression":
             matrix, noise = torch.tensor([[model.schedule.levels], [0]]).expand(2, size), no_noise
             if size > 1:
@@ -154,14 +140,9 @@ def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *
               noise: NoiseSource | None = None) -> Tensor:
     """The `frames` frames [B, frames, C, H, W] after the real ones `context` [B, N, C, H, W], on the model's device."""
     state = begin(model, recipe, context, actions)
-    made, done = [], 0
-    for chunk, _ in stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1],
-                           noise=noise):
-        made.append(chunk)
-        done += chunk.shape[1]
-        if done >= frames:
-            break
-    return torch.cat(made, 1)[:, :frames]
+    chunks = stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1], noise=noise)
+    count = -(-frames // (recipe.chunk or model.stack))
+    return torch.cat([x for x, _ in islice(chunks, max(count, 1))], 1)[:, :frames]
 
 
 def _cond(model: VideoModel, actions: Actions | None, token: int, count: int) -> Cond | None:

@@ -32,19 +32,9 @@ COLUMNS = 12    # pictures in a row of the picture
 
 @dataclass(frozen=True)
 class VideoTraining:
-    """A training of `dforce train video`, with all its settings.
+    """A training of `dforce train video`. The keys are explained in configs/verbs/train/video.yaml."""
 
-    model: nodes `net` and `schedule`, and `predict`.
-    data, size, frames, stack, stride, action_offset, actions, fps, cache, batch, held_out: as `VideoClips` takes them;
-        held_out 0 for no validation.
-    latents: folder of an autoencoder, whose latents are the tokens; None for pixels.
-    carry: windows, and the latent, go on where those before them ended.
-    objective: (denoiser, schedule) -> objective. fit: `dforce.fit`, waiting for objective and data.
-    samples: held-out clips that are continued at the end, as a picture.
-    resume: run folder or checkpoint to go on from.
-    """
-
-    model: Node
+    model: Node  # nodes `net` and `schedule`, and `predict`
     data: str
     size: int | tuple[int, int] | None
     frames: int
@@ -58,14 +48,14 @@ class VideoTraining:
     held_out: float
     latents: str | None
     carry: bool
-    objective: Callable[..., Any]
-    fit: partial[Any]
+    objective: Callable[..., Any]  # (denoiser, schedule) -> objective
+    fit: partial[Any]  # `dforce.fit`, waiting for objective and data
     samples: int
     seed: int
     save_every: int
     keep: int
     fast_dev_run: bool = False
-    resume: str | None = None
+    resume: str | None = None  # run folder or checkpoint to go on from
     trust: str | None = None
 
     def prepare(self) -> Prepared:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from dforce.align import Query, Sampler
 from dforce.align.algorithms.common import Setup
@@ -34,15 +32,7 @@ FEW = {"watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12, "window":
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTuning(TuningRun):
-    """A run of `dforce align video`, with all its settings.
-
-    reward: of every generated frame, by name; reward_node: a node of one instead.
-    data: real video; None for what the model learnt from. context: its frames that a video begins with; None for half a
-        training window. frames: generated after them.
-    steps, delay, spacing: of the sampler; delay None for frame by frame.
-    rollouts, rollout_frames, window, feature_steps, fps: of the report at the end, see `TuningReport`.
-    raw: the weights to begin with are not the averaged ones.
-    """
+    """A run of `dforce align video`. The keys are explained in configs/verbs/align/video.yaml."""
 
     raw: bool
     reward: str
@@ -74,7 +64,7 @@ class VideoTuning(TuningRun):
         train, held_out = (RealVideo(base, self.data or base.data, split=split, window=context + self.frames, seed=seed)
                            for split, seed in (("train", self.seed), ("val", self.eval_seed)))
         both = Contestants(base, model, sampler, AfterContext(base.denoiser), rewards, held_out, context,
-                           on_screen(model))
+                           lambda tokens: model.frames(tokens).clamp(-1, 1))
         aligning = self.settings().prepare(Setup(sampler, rewards.tuned, windows_query(train, context),
                                                  decode=both.decode, seed=self.seed, rows=self.rows))
         return PreparedTuning(aligning, self._monitor(both), load(base.checkpoint, trust=self.trust),
@@ -132,11 +122,6 @@ class VideoTuning(TuningRun):
                        seed=self.eval_seed + 1, decode=both.decode)
 
 
-def on_screen(model: VideoModel) -> Callable[[Tensor], Tensor]:
-    """Tokens [B, T, *event] -> frames [B, T * stack, C, H, W] as a screen has them."""
-    return lambda tokens: model.frames(tokens).clamp(-1, 1)
-
-
 def windows_query(real: RealVideo, context: int) -> Ask:
     """Asks for what follows windows of clips: their first `context` frames, and the actions of the others."""
     def ask(count: int, generator: torch.Generator) -> Query:
@@ -144,8 +129,8 @@ def windows_query(real: RealVideo, context: int) -> Ask:
         parts = [real.windows(first)]
         while sum(len(frames) for frames, _ in parts) < count:
             parts.append(real.windows(first + len(parts)))
-        frames, actions = torch.cat([frames for frames, _ in parts])[:count], [each for _, each in parts
-                                                                               if each is not None]
+        frames = torch.cat([frames for frames, _ in parts])[:count]
+        actions = [each for _, each in parts if each is not None]
         return Query([f"window {first}.{i}" for i in range(count)], continuation_cond(
             real.model, frames, torch.cat(actions)[:count] if actions else None, context))
     return ask

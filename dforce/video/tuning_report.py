@@ -49,44 +49,32 @@ CAPTIONS = {
 
 
 class Contestants(NamedTuple):
-    """The models that are compared.
-
-    sampler: of the tuned `model`; reference: `base`, as `sampler` takes it.
-    held_out: real clips, of which the first `context` frames are what both go on from.
-    decode: from tokens to frames on a screen.
-    """
+    """The models that are compared."""
 
     base: VideoModel
     model: VideoModel
-    sampler: Sampler
-    reference: Denoiser
+    sampler: Sampler  # of the tuned `model`
+    reference: Denoiser  # `base`, as `sampler` takes it
     rewards: Rewards
-    held_out: RealVideo
+    held_out: RealVideo  # real clips, of which the first `context` frames are what both go on from
     context: int
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]  # tokens [B, T, *event] -> frames [B, T * stack, C, H, W] in -1..1
 
 
 @dataclass(frozen=True)
 class TuningReport:
-    """How both models are compared at the end of a tuning run.
+    """How both models are compared at the end of a tuning run."""
 
-    variant: algorithm and reward, as rows name them.
-    frames: of a short video. evaluate: contexts of those; skip: held-out clips before them, which were looked at on the
-        way. rows: videos at a time.
-    rollouts: long ones, of rollout_frames frames; metrics: how their drift is measured. fps: of their film.
-    seed: of contexts and noise.
-    """
-
-    variant: Mapping[str, Any]
-    frames: int
-    evaluate: int
-    skip: int
-    rows: int | None
-    rollouts: int
+    variant: Mapping[str, Any]  # algorithm and reward, as rows name them
+    frames: int  # of a short video
+    evaluate: int  # contexts of those
+    skip: int  # held-out clips before them, which were looked at on the way
+    rows: int | None  # videos at a time
+    rollouts: int  # long ones, of rollout_frames frames
     rollout_frames: int
-    metrics: MetricSettings
-    fps: float
-    seed: int
+    metrics: MetricSettings  # how their drift is measured
+    fps: float  # of their film
+    seed: int  # of contexts and noise
 
     def write(self, both: Contestants, folder: RunFolder) -> None:
         """results.json, episodes.jsonl, film, pictures and the table."""

@@ -54,20 +54,15 @@ def windows_of(values: Tensor, window: int) -> Tensor:
 
 
 class Reference(NamedTuple):
-    """What drift is measured against.
-
-    features: of pairs of real frames, [M, F]. groups: of other real clips, [N, T - 1, F], for the floor.
-    mean, std: of the window means of each statistic, over real windows; std is at least a tenth of the mean.
-    band: what 95% of these means lie in. window: frames of a window.
-    """
+    """What drift is measured against."""
 
     encoder: PairEncoder
-    features: Tensor
-    groups: Tensor
-    mean: dict[str, float]
-    std: dict[str, float]
-    band: dict[str, tuple[float, float]]
-    window: int
+    features: Tensor  # of pairs of real frames, [M, F]
+    groups: Tensor  # of other real clips, [N, T - 1, F], for the floor
+    mean: dict[str, float]  # of the window means of each statistic, over real windows
+    std: dict[str, float]  # of the same, at least a tenth of the mean
+    band: dict[str, tuple[float, float]]  # what 95% of these means lie in
+    window: int  # frames of a window
 
 
 def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int) -> Reference:
@@ -89,18 +84,13 @@ def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int
 
 
 class Drift(NamedTuple):
-    """Rollouts beside real video, window by window.
-
-    values: statistic -> means of windows, [B, n]. z: the largest |z| of all statistics, [B, n]; of `saturated` only
-    where there is too much of it. broken: the frame at which a rollout broke off from real video, [B], -1 where it did
-    not. frozen: windows that stand still, bool [B, n].
-    """
+    """Rollouts beside real video, window by window."""
 
     window: int
-    values: dict[str, Tensor]
-    z: Tensor
-    broken: Tensor
-    frozen: Tensor
+    values: dict[str, Tensor]  # statistic -> means of windows, [B, n]
+    z: Tensor  # the largest |z| of all statistics, [B, n]; of `saturated` only where there is too much of it
+    broken: Tensor  # the frame at which a rollout broke off from real video, [B], -1 where it did not
+    frozen: Tensor  # windows that stand still, bool [B, n]
 
 
 def drift(frames: np.ndarray, of: Reference) -> Drift:

@@ -48,17 +48,12 @@ def revisits(pose: Tensor, *, near: float = 0.35, turned: float = 12.0, away: fl
 
 
 class RevisitGains(NamedTuple):
-    """What is remembered at N revisits.
+    """What is remembered at N revisits."""
 
-    age: frames since the pose was left, [N]. gain: dB by which the drawn frame is nearer to the true one than to other
-    frames of the walk, on average, [N]. real: the gain of the real frame at the earlier visit, that of a perfect
-    memory, [N]. clip: number of the clip, [N].
-    """
-
-    age: Tensor
-    gain: Tensor
-    real: Tensor
-    clip: Tensor
+    age: Tensor  # frames since the pose was left, [N]
+    gain: Tensor  # dB by which the drawn frame is nearer to the true one than to other frames, on average, [N]
+    real: Tensor  # the gain of the real frame at the earlier visit, that of a perfect memory, [N]
+    clip: Tensor  # number of the clip, [N]
 
 
 def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int | None = None, seed: int = 0,
@@ -70,8 +65,8 @@ def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int 
         seen in the real context. limits: those of `revisits`. seed: of the other frames, 16 a revisit.
     """
     if made.shape != truth.shape or made.shape[:2] != pose.shape[:2]:
-        raise ValueError(f"frames and poses must be of the same walks, got {[*made.shape]}, {[*truth.shape]}, "
-                         f"{[*pose.shape]}")
+        got = ", ".join(str([*each.shape]) for each in (made, truth, pose))
+        raise ValueError(f"frames and poses must be of the same walks, got {got}")
     generator, rows = torch.Generator().manual_seed(seed), []
     for clip, frame, before in revisits(pose, start=start, **limits):
         if known is not None and before >= known:
