@@ -77,7 +77,8 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
         raise ValueError(_unknown(str(name_or_path), root))
     verify_checksums(folder)
     metadata = read_metadata(folder)
-    spaces = _spaces(folder / "data", metadata)
+    storage = opened_storage(folder / "data")
+    spaces = storage.observation_space, storage.action_space
     names = column_names(spaces[0], "observation"), column_names(spaces[1], "action")
     keys = "observations", "actions", "rewards", "terminations", "truncations"
     columns: dict[str, list] = {key: [] for key in keys}
@@ -168,16 +169,6 @@ def _joined(infos: dict, before: str = "") -> dict[str, Any]:
     for key, value in infos.items():
         out |= _joined(value, f"{before}{key}/") if isinstance(value, dict) else {f"{before}{key}": value}
     return out
-
-
-def _spaces(data: Path, metadata: dict) -> tuple[Any, Any]:
-    """Observation and action space. Minari needs the environment only where the dataset does not store them."""
-    from minari.serialization import deserialize_space
-
-    if metadata.get("observation_space") and metadata.get("action_space"):
-        return deserialize_space(metadata["observation_space"]), deserialize_space(metadata["action_space"])
-    storage = opened_storage(data)
-    return storage.observation_space, storage.action_space
 
 
 def _buffers(episodes: Episodes) -> Iterator[Any]:

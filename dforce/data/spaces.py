@@ -12,10 +12,17 @@ CHOICES, COLUMNS = 4096, 65536  # of a discrete space, of any space; what declar
 
 
 def opened_storage(data: Path) -> Any:
-    """Minari's view of a data folder: spaces (its environment's where it does not store them) and encodings."""
+    """Minari's view of a data folder: spaces (its environment's where it does not store them) and encodings.
+
+    ValueError, which names the metadata, where they do not describe them.
+    """
     from minari.dataset.minari_storage import MinariStorage
 
-    return MinariStorage.read(data)
+    try:
+        return MinariStorage.read(data)
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{data / 'metadata.json'} does not describe spaces and storage ({error}); restore the "
+                         "dataset or generate it again") from error
 
 
 def _width(space: Any) -> int:

@@ -43,6 +43,15 @@ def test_infos_with_a_row_for_each_observation_are_aligned_and_others_refused(st
         data.load_episodes("test/infos-v0", infos=["time"], root=root)
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "{}", '{"observation_space": "3", "action_space": "{}"}',
+                                  '{"observation_space": "{\\"type\\": \\"Box\\"}", "action_space": "{}"}'])
+def test_metadata_that_describe_nothing_are_named(stored, text):
+    root, file = stored
+    (file.parent / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match="metadata.json"):
+        data.load_episodes("test/infos-v0", root=root)
+
+
 @pytest.mark.parametrize("key,value,message", [
     ("observations", np.zeros((11, 3), complex), "complex128"), ("observations", np.zeros((11, 4)), r"\(4,\)"),
     ("observations", np.zeros((10, 3)), "10 observations and 10 actions"), ("actions", np.zeros((10, 2), bool), "bool"),

@@ -61,9 +61,7 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
     without = [clip.name for clip, action in zip(usable, given, strict=True) if action is None]
     notes = whole.notes + ([f"{len(without)} of {len(usable)} clips have no actions, theirs are zero; the first is "
                             f"{without[0]}"] if width and without else [])
-    shown = _one_size(usable, size)
-    if mixed := mixed_rates(usable):
-        raise ValueError(f"{mixed}: give fps= to have them all alike")
+    shown, rate = _one_size(usable, size), _one_rate(usable)
     names = _of_split(whole, split, held_out, seed)
     pairs = [(clip, table) for clip, table in zip(usable, tables, strict=True) if clip.name in names]
     if not pairs:
@@ -79,7 +77,7 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
         if not clips:
             raise ValueError(f"no {split} clip can be decoded: {describe(skipped, len(whole.names))}")
     return Selection(clips, actions, width, shown, skipped, len(whole.names), notes, offset, whole.title,
-                     next((clip.fps for clip in usable if clip.fps), None))
+                     rate)
 
 
 def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) -> list[Clip]:
@@ -119,6 +117,13 @@ def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str
         return {name for name, where in named.items() if (where or "train") == split}
     train, val = split_episodes(len(whole.names), held_out, seed)
     return {whole.names[i] for i in (train if split == "train" else val)}
+
+
+def _one_rate(clips: Sequence[Clip]) -> float | None:
+    """Frames a second of all clips, None where no clip says; ValueError where they have several rates."""
+    if mixed := mixed_rates(clips):
+        raise ValueError(f"{mixed}: give fps= to have them all alike")
+    return next((clip.fps for clip in clips if clip.fps), None)
 
 
 def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tuple[int, int]:
