@@ -12,13 +12,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for type checkers and editors: the same names as in the table below (tests/cli/test_main.py)
     from dforce.core.denoiser import Precond
+    from dforce.core.diffusers_schedule import from_diffusers
     from dforce.core.elbo import elbo
     from dforce.core.loss import (corrupt, forcing_loss, fused_snr, independent, min_snr, shared, snr, teacher_forcing,
                                   v_weight)
     from dforce.core.matrix import autoregressive, full_sequence, pyramid
     from dforce.core.rollout import rollout
     from dforce.core.sample import generate, sample
-    from dforce.core.schedule import Schedule, cosine, flow, from_betas, from_diffusers, linear, sigmoid
+    from dforce.core.schedule import Schedule, cosine, flow, from_betas, linear, sigmoid
     from dforce.core.step import advance
     from dforce.core.transition import Gaussian, transition
     from dforce.guidance.classifier_free import classifier_free
@@ -31,7 +32,8 @@ if TYPE_CHECKING:  # for type checkers and editors: the same names as in the tab
 
 # module -> the names that it lends to the package
 _PUBLIC = {
-    "core.schedule": "Schedule from_betas linear cosine sigmoid flow from_diffusers",
+    "core.schedule": "Schedule from_betas linear cosine sigmoid flow",
+    "core.diffusers_schedule": "from_diffusers",
     "core.transition": "Gaussian transition",
     "core.denoiser": "Precond",
     "core.matrix": "full_sequence autoregressive pyramid",

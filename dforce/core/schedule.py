@@ -183,27 +183,3 @@ def flow(levels: int = 1000, *, shift: float = 1.0) -> Schedule:
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     s = shift * u / (1 + (shift - 1) * u)
     return Schedule(1 - s, s)
-
-
-def from_diffusers(scheduler: Any) -> Schedule:
-    """The table of a diffusers scheduler; its `step` is never called.
-
-    Schedulers with `alphas_cumprod` (DDPM, DDIM, PNDM, ...): level k is their timestep k - 1, and that timestep is
-    the label. Flow-matching schedulers: `sigmas` (rising with the level), labels are 1000 sigma, which their
-    networks expect.
-    """
-    alpha_bar = getattr(scheduler, "alphas_cumprod", None)
-    if alpha_bar is not None:
-        # Recomputed from the betas in float64: the stored product is a float32 cumprod.
-        exact = from_betas(scheduler.betas) if hasattr(scheduler, "betas") else _from_alpha_bar(
-            torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar.double()]))
-        timestep = (torch.arange(exact.levels + 1) - 1).clamp(min=0)
-        return Schedule(exact.alpha, exact.sigma, label=timestep)
-    sigmas = getattr(scheduler, "sigmas", None)
-    if sigmas is None or not type(scheduler).__name__.startswith("FlowMatch"):
-        raise ValueError(f"{type(scheduler).__name__} has neither alphas_cumprod nor flow-matching sigmas; "
-                         "build a Schedule from its alpha and sigma tables instead")
-    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), sigmas[sigmas > 0].double().sort().values])
-    label = 1000 * sigma.clone()
-    label[0] = label[1]
-    return Schedule(1 - sigma, sigma, label=label)

@@ -1,6 +1,7 @@
 """An image generator as one value, whoever trained it: ours, or a pretrained network of diffusers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from dforce.align.on_policy import Sampler
 from dforce.core.denoiser import Cond, Denoiser, Precond
-from dforce.core.schedule import Schedule, from_diffusers
+from dforce.core.diffusers_config import UNET, refusals
+from dforce.core.diffusers_schedule import from_diffusers, sampling_levels
+from dforce.core.schedule import Schedule
 from dforce.guidance.classifier_free import classifier_free
 from dforce.nets.diffusers import load_scheduler, load_unet
 
@@ -60,23 +63,18 @@ def from_unet(folder: str | Path) -> Pipeline:
     clipping or thresholding of samples, a learned variance.
     """
     net, scheduler = load_unet(str(folder)), load_scheduler(str(folder))
-    config, kind = scheduler.config, str(scheduler.config.prediction_type)
-    refused = {"a network of text": "encoder_hidden_states" in net.accepted, f"prediction_type {kind}":
-               kind not in PREDICT, "clip_sample": config.get("clip_sample"), "thresholding":
-               config.get("thresholding"), "a learned variance": "learned" in str(config.get("variance_type")),
-               "set_alpha_to_one=false": config.get("set_alpha_to_one") is False}
-    if any(refused.values()):
-        names = ", ".join(name for name, present in refused.items() if present)
-        raise ValueError(f"{folder} has {names}, which is not reproduced here")
-    schedule = from_diffusers(scheduler)
-    unet: Any = net.eval().requires_grad_(False).unet.config
+    kind, unet = str(scheduler.config.get("prediction_type")), net.eval().requires_grad_(False).unet
+    unlike = {"a network of text": "encoder_hidden_states" in net.accepted, "an autoencoder": any(
+        (Path(folder) / part).is_dir() for part in ("vae", "vqvae")), f"prediction_type {kind}": kind not in PREDICT}
+    wrong = [name for name, present in unlike.items() if present]
+    if wrong or (wrong := refusals(unet, UNET)):
+        raise ValueError(f"{folder} has {', '.join(wrong)}, which is not reproduced here")
+    schedule, levels = from_diffusers(scheduler), partial(sampling_levels, scheduler)
+    levels(min(10, schedule.levels))  # refuses a scheduler whose sampling is not reproduced
+    unet = unet.config
     side = unet["sample_size"]
     height, width = (side, side) if isinstance(side, int) else side
     classes = unet["num_class_embeds"]
-
-    def levels(steps: int) -> Tensor:
-        scheduler.set_timesteps(steps)
-        return torch.cat([scheduler.timesteps.long() + 1, torch.zeros(1, dtype=torch.long)])  # level k: timestep k - 1
 
     return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, (unet["in_channels"], height, width),
                     (lambda prompts: class_cond(torch.tensor(list(prompts)))) if classes else lambda prompts: None,

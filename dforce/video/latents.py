@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dforce.core.diffusers_config import AUTOENCODER, refusals
+
 AT_ONCE = 16  # frames that go through the autoencoder together: its finest maps are large
 
 
 class Latents:
     """Encodes and decodes clips by a frozen autoencoder.
 
-    A latent is (mean - shift) * scale with `scaling_factor` and `shift_factor` of the autoencoder's configuration, so
-    that its standard deviation is about one (Rombach et al. 2022, appendix G), as noise schedules assume.
+    A latent is (mean - shift) * scale, so that its standard deviation is about one (Rombach et al. 2022, appendix G),
+    as noise schedules assume. By the autoencoder's configuration, shift is `shift_factor` and scale `scaling_factor`,
+    or shift is `latents_mean` and scale `scaling_factor / latents_std`, of each channel.
     channels: of a latent. shrink: pixels of a frame to one of the latent, along each side. Inputs are moved to the
-    autoencoder's device, where the results stay.
+    autoencoder's device, where the results stay. Raises ValueError, by name, for settings that are not reproduced.
     """
 
     def __init__(self, vae: Any):
         self.vae = vae.eval().requires_grad_(False)
         config = vae.config
-        self.scale, self.shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
+        self.scale, self.shift = _scale_and_shift(vae)
         self.channels, self.colours = int(config.latent_channels), int(config.in_channels)
         self.shrink = 2 ** (len(config.block_out_channels) - 1)
 
@@ -45,19 +48,38 @@ class Latents:
         def one(part: Tensor) -> Tensor:
             posterior = self.vae.encode(part).latent_dist
             drawn = posterior.mode() if generator is None else posterior.sample(generator)
-            return (drawn - self.shift) * self.scale
+            return (drawn - self.shift.to(drawn)) * self.scale.to(drawn)
         return self._in_parts(one, frames)
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, T, c, h, w] -> frames [B, T, C, H, W], nominally in [-1, 1], not clamped."""
         if latents.shape[2] != self.channels:
             raise ValueError(f"the autoencoder has latents of {self.channels} channels, got {[*latents.shape]}")
-        return self._in_parts(lambda part: self.vae.decode(part / self.scale + self.shift).sample, latents)
+        return self._in_parts(
+            lambda part: self.vae.decode(part / self.scale.to(part) + self.shift.to(part)).sample, latents)
 
     @torch.no_grad()
     def _in_parts(self, function: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
         parts = clips.flatten(0, 1).split(AT_ONCE)
         return torch.cat([function(part.to(self.vae.device)) for part in parts]).unflatten(0, clips.shape[:2])
+
+
+def _scale_and_shift(vae: Any) -> tuple[Tensor, Tensor]:
+    """What latents are multiplied by, after subtracting the second: [c, 1, 1] or [1, 1, 1]."""
+    if wrong := refusals(vae, AUTOENCODER):
+        raise ValueError(f"the autoencoder has {', '.join(wrong)}, which is not reproduced here")
+    config = vae.config
+    mean, std, shift = config.get("latents_mean"), config.get("latents_std"), config.get("shift_factor")
+    if (mean is None) != (std is None) or (mean is not None and shift):
+        raise ValueError("the autoencoder's latents are scaled by latents_mean and latents_std together, or by "
+                         f"shift_factor; got latents_mean={mean}, latents_std={std}, shift_factor={shift}")
+    shifts = torch.tensor([float(shift or 0)] if mean is None else mean, dtype=torch.float64)
+    spreads = torch.tensor([1.0] if std is None else std, dtype=torch.float64)
+    channels = 1 if mean is None else config.latent_channels
+    if len(shifts) != channels or len(spreads) != channels or not (spreads > 0).all():
+        raise ValueError(f"latents_mean and latents_std are {channels} numbers each, the latter positive; got {mean}, "
+                         f"{std}")
+    return float(config.scaling_factor) / spreads[:, None, None], shifts[:, None, None]
 
 
 def load_latents(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 
 import pytest
 import torch
 
 from dforce.core.denoiser import Precond
-from dforce.core.schedule import Schedule, cosine, flow, from_betas, from_diffusers, linear, sigmoid
+from dforce.core.diffusers_config import AUTOENCODER, SCHEDULERS, UNET
+from dforce.core.diffusers_schedule import from_diffusers, sampling_levels
+from dforce.core.schedule import Schedule, cosine, flow, from_betas, linear, sigmoid
+from dforce.core.transition import transition
 from dforce.nets.recurrent import RecurrentNet
 
 
@@ -194,15 +198,17 @@ def test_bad_grids_raise():
 
 def test_from_diffusers_ddpm_and_ddim():
     diffusers = pytest.importorskip("diffusers")
-    for scheduler in (diffusers.DDPMScheduler(), diffusers.DDIMScheduler(beta_schedule="scaled_linear"),
-                      diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=100)):
+    for scheduler in (diffusers.DDPMScheduler(clip_sample=False),
+                      diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False),
+                      diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=100,
+                                              clip_sample=False)):
         s = from_diffusers(scheduler)
         assert s.levels == len(scheduler.betas)
         torch.testing.assert_close((s.alpha**2)[1:], scheduler.alphas_cumprod.double(), rtol=1e-4, atol=1e-7)
         assert s.label.tolist() == [0.0, *map(float, range(s.levels))]
     # The float64 product of the scheduler's own betas, not its float32 one.
     exact = from_betas(diffusers.DDPMScheduler().betas)
-    assert torch.equal(from_diffusers(diffusers.DDPMScheduler()).alpha, exact.alpha)
+    assert torch.equal(from_diffusers(diffusers.DDPMScheduler(clip_sample=False)).alpha, exact.alpha)
 
 
 def test_from_diffusers_flow():
@@ -214,17 +220,83 @@ def test_from_diffusers_flow():
         torch.testing.assert_close(s.sigma[1:], scheduler.sigmas.double().flip(0))
         torch.testing.assert_close(s.sigma, flow(1000, shift=shift).sigma, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(s.label[1:], scheduler.timesteps.double().flip(0), rtol=1e-5, atol=1e-3)
-        scheduler.set_timesteps(10)  # appends a clean 0
-        assert from_diffusers(scheduler).levels == 10
+        scheduler.set_timesteps(10)  # the training table stays
+        assert torch.equal(from_diffusers(scheduler).sigma, s.sigma)
+        steps = from_diffusers(scheduler, 10)
+        assert steps.levels == 10
+        torch.testing.assert_close(steps.sigma, scheduler.sigmas.double().flip(0))
+        torch.testing.assert_close(steps.label[1:], scheduler.timesteps.double().flip(0), rtol=1e-6, atol=1e-4)
+
+
+def test_the_sampling_of_a_flow_is_that_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, num_train_timesteps=500)
+    s, x = from_diffusers(scheduler, 10), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(10)
+    theirs, ours = x, x
+    for k, t in zip(range(10, 0, -1), scheduler.timesteps, strict=True):
+        theirs = scheduler.step(torch.sin(theirs + t / 500), t, theirs).prev_sample
+        level = torch.full(x.shape[:2], k)
+        alpha, sigma = (table.float() for table in s(level, ours))
+        x0 = (ours - sigma * torch.sin(ours + s.label[k].float() / 500)) / (alpha + sigma)
+        ours = transition(s, ours, x0, level, level - 1, eta=0.0).mean
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_read_of_diffusers_classes_is_all_they_have():
+    """Every entry of every class is honoured, idle or refused: one that a later diffusers adds fails here."""
+    diffusers = pytest.importorskip("diffusers")
+    for name, entries in {**SCHEDULERS, "AutoencoderKL": AUTOENCODER, "UNet2DModel": UNET}.items():
+        present = {*inspect.signature(getattr(diffusers, name).__init__).parameters} - {"self"}
+        assert not present - entries.honoured - entries.idle - entries.refused.keys(), name
+        assert not (entries.honoured | entries.idle) & entries.refused.keys(), name
+
+
+@pytest.mark.parametrize("name, setting, refused", [
+    ("DDIMScheduler", {}, "clip_sample=true.*clipped"), ("DDPMScheduler", {}, "clip_sample=true"),
+    ("DDIMScheduler", {"clip_sample": False, "thresholding": True}, "thresholding=true"),
+    ("DDPMScheduler", {"clip_sample": False, "variance_type": "learned_range"}, "variance_type=learned_range"),
+    ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_large"}, "variance_type=fixed_large"),
+    ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}, "use_flow_sigmas"),
+    ("UniPCMultistepScheduler", {"thresholding": True}, "thresholding"),
+    ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
+    ("DDIMInverseScheduler", {}, "DDIMInverseScheduler")])
+def test_what_is_not_reproduced_of_diffusers_is_refused_by_name(name, setting, refused):
+    diffusers = pytest.importorskip("diffusers")
+    with pytest.raises(ValueError, match=refused):
+        from_diffusers(getattr(diffusers, name)(**setting))
+
+
+def test_an_unknown_entry_is_refused_where_it_is_set():
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.register_to_config(sharpness=2.0)
+    with pytest.raises(ValueError, match="sharpness=2.0"):
+        from_diffusers(scheduler)
+
+
+def test_a_sampling_that_is_not_reproduced_is_refused():
+    diffusers = pytest.importorskip("diffusers")
+    for scheduler, steps in ((diffusers.DDIMScheduler(timestep_spacing="linspace"), 10),
+                             (diffusers.DDPMScheduler(timestep_spacing="trailing"), 7)):
+        with pytest.raises(ValueError, match="timestep_spacing"):
+            sampling_levels(scheduler, steps)
+    with pytest.raises(ValueError, match="PNDMScheduler"):
+        sampling_levels(diffusers.PNDMScheduler(), 10)
+    for name in ("use_karras_sigmas", "use_dynamic_shifting", "stochastic_sampling"):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**{name: True})
+        assert from_diffusers(scheduler).levels == 1000
+        with pytest.raises(ValueError, match=name):
+            from_diffusers(scheduler, 10)
 
 
 def test_from_diffusers_zero_terminal_snr_and_the_unknown():
     diffusers = pytest.importorskip("diffusers")
-    s = from_diffusers(diffusers.DDIMScheduler(rescale_betas_zero_snr=True))
+    s = from_diffusers(diffusers.DDIMScheduler(rescale_betas_zero_snr=True, clip_sample=False))
     assert s.alpha[-1] == 0 and s.sigma[-1] == 1
 
     class Odd:
         pass
 
-    with pytest.raises(ValueError, match="Odd has neither"):
+    with pytest.raises(ValueError, match="Odd is none of the schedulers"):
         from_diffusers(Odd())

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
+from dforce.core.diffusers_schedule import from_diffusers
 from dforce.core.loss import corrupt
-from dforce.core.schedule import Schedule, cosine, flow, from_diffusers, linear
+from dforce.core.schedule import Schedule, cosine, flow, linear
 from dforce.core.transition import Gaussian, renoise, transition
 
 VE = Schedule(torch.ones(101), torch.cat([torch.zeros(1), torch.logspace(-2, 2, 100)]))

@@ -13,12 +13,13 @@ import torch
 
 from dforce.align.sde import flow_sde
 from dforce.core.denoiser import Denoiser, Precond, slice_cond
+from dforce.core.diffusers_schedule import from_diffusers
 from dforce.core.loss import forcing_loss
 from dforce.core.matrix import autoregressive, full_sequence, pyramid
 from dforce.core.noise import Noise
 from dforce.core.rollout import rollout
 from dforce.core.sample import generate, sample
-from dforce.core.schedule import cosine, flow, from_diffusers
+from dforce.core.schedule import cosine, flow
 from dforce.core.tree import fork, leaves, reset, select
 from dforce.guidance.classifier_free import classifier_free
 from dforce.guidance.clipped import clipped

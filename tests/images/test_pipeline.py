@@ -16,9 +16,10 @@ from dforce.images.pipeline import from_unet
 diffusers = pytest.importorskip("diffusers")
 
 
-@pytest.fixture(params=["epsilon", "v_prediction", "sample"])
+@pytest.fixture(params=[{"prediction_type": "epsilon"}, {"prediction_type": "v_prediction"},
+                        {"prediction_type": "sample"}, {"set_alpha_to_one": False}], ids=str)
 def folder(request, tmp_path):
-    return written(tmp_path, prediction_type=request.param)
+    return written(tmp_path, **request.param)
 
 
 def written(folder, *, classes=3, **scheduler):
@@ -61,8 +62,9 @@ def test_what_it_does_not_reproduce_is_refused_by_name(tmp_path, monkeypatch) ->
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket, "getaddrinfo", asked)
-    for name, scheduler in (("clip_sample", {"clip_sample": True}), ("thresholding", {"thresholding": True}),
-                            ("set_alpha_to_one", {"set_alpha_to_one": False})):
+    for name, scheduler in (("clip_sample", {"clip_sample": True}), 
+                            ("thresholding", {"clip_sample": False, "thresholding": True}),
+                            ("timestep_spacing", {"timestep_spacing": "linspace", "steps_offset": 0})):
         with pytest.raises(ValueError, match=name):
             from_unet(written(tmp_path / name, **scheduler))
     for missing in (tmp_path / "nothing", "google/ddpm-cat-256"):

@@ -11,7 +11,11 @@ pytest.importorskip("diffusers")
 from diffusers import AutoencoderKL
 
 from dforce.video import latents as module
-from dforce.video.latents import load_latents
+from dforce.video.latents import Latents, load_latents
+
+TINY = {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8), "norm_num_groups": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "layers_per_block": 1}
 
 
 @pytest.fixture
@@ -23,6 +27,25 @@ def folder(tmp_path):
                         layers_per_block=1, scaling_factor=0.5, shift_factor=0.25)
     vae.save_pretrained(tmp_path / "kl")
     return tmp_path / "kl"
+
+
+def test_channels_have_a_mean_and_a_std_each(tmp_path):
+    """As diffusers' pipelines: (z - latents_mean) scaling_factor / latents_std, and back before decoding."""
+    mean, std = [-1.5, 0.5, 0.25, 2.0], [8.0, 0.5, 1.0, 2.0]
+    AutoencoderKL(**TINY, scaling_factor=0.5, latents_mean=mean, latents_std=std).save_pretrained(tmp_path / "kl")
+    latents, vae, x = load_latents(tmp_path / "kl"), AutoencoderKL.from_pretrained(tmp_path / "kl").eval(), clip(1, 1)
+    with torch.no_grad():
+        z = vae.encode(x[0]).latent_dist.mode()
+        wanted = (z - torch.tensor(mean)[:, None, None]) * 0.5 / torch.tensor(std)[:, None, None]
+        torch.testing.assert_close(latents.encode(x)[0], wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(latents.decode(wanted[None])[0], vae.decode(z).sample, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"latents_mean": [0.0] * 4}, {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 3},
+                                     {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 0.5}])
+def test_half_a_scaling_of_latents_is_refused(setting):
+    with pytest.raises(ValueError, match="latents_mean and latents_std"):
+        Latents(AutoencoderKL(**TINY, **setting))
 
 
 def clip(batch=2, time=3):
