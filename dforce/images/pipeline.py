@@ -63,7 +63,8 @@ def from_unet(folder: str | Path) -> Pipeline:
     clipping or thresholding of samples, a learned variance.
     """
     net, scheduler = load_unet(str(folder)), load_scheduler(str(folder))
-    kind, unet = str(scheduler.config.get("prediction_type")), net.eval().requires_grad_(False).unet
+    kind = str(scheduler.config.get("prediction_type"))
+    unet: Any = net.eval().requires_grad_(False).unet
     unlike = {"a network of text": "encoder_hidden_states" in net.accepted, "an autoencoder": any(
         (Path(folder) / part).is_dir() for part in ("vae", "vqvae")), f"prediction_type {kind}": kind not in PREDICT}
     wrong = [name for name, present in unlike.items() if present]
