@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -99,6 +100,23 @@ def test_log_prob_of_a_flow_sde_step_is_the_closed_form() -> None:
         torch.testing.assert_close(euler, (1 - after) * x0 + (after - std**2 / (2 * now)) * noise)
         excess = (after - std**2 / (2 * now)) ** 2 + std**2 - after**2
         assert excess == pytest.approx(std**2 * (1 - after / now) + std**4 / (4 * now**2)) and excess > 0
+
+
+@pytest.mark.parametrize("steps, ours, published", [(10, 0.687, 0.956), (40, 0.921, 1.017), (200, 0.984, 1.018)])
+def test_the_variance_that_a_flow_sde_leaves_of_a_normal_law(steps, ours, published) -> None:
+    """x0 ~ N(0, 1) and its exact posterior mean: all is linear, and the variance a recursion. The published step is
+    Flow-GRPO's x - v dt - std^2 / (2 s) (x + (1 - s) v) + std noise, where its std is finite."""
+    schedule, left, theirs = flow(1000), 1.0, 1.0
+    for now, after in pairwise(torch.linspace(1000, 0, steps + 1).round().long().view(-1, 1, 1)):
+        x, s, to = torch.ones(1, 1, 1).double(), float(schedule.sigma[now]), float(schedule.sigma[after])
+        std = flow_sde(schedule)(now, after)
+        x0 = x * (1 - s) / ((1 - s) ** 2 + s**2)
+        kernel = transition(schedule, x, x0, now, after, std=std)
+        left = float(kernel.mean) ** 2 * left + float(kernel.std) ** 2
+        velocity, drawn = float(x - x0) / s, 0.7 * (s / (1 - s) * (s - to)) ** 0.5 if s < 1 else float(std)
+        mean = 1 - velocity * (s - to) - drawn**2 / (2 * s) * (1 + (1 - s) * velocity)
+        theirs = mean**2 * theirs + drawn**2
+    assert (left, theirs) == pytest.approx((ours, published), abs=2e-3)
 
 
 def test_other_rules_for_std() -> None:
