@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from dforce.benchmarks.planning.studies import TUNE_SEED, best_trial, end_spread, far_ends, spread_row, starts_of
 from dforce.core.schedule import linear
 from dforce.planning.control import Plan, tracking
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.tasks import get_task
-from dforce.report.plots.studies import line_panels, panels_of, path_panels
 from dforce.report.rows import write_results
 from dforce.train.checkpoint import build_denoiser
 from scripts.studies.planning.crossing import CORNER, SIDE, crossings, kinds, levels, walk, windows
+from scripts.studies.planning.panels import line_panels, panels_of, path_panels
+from scripts.studies.planning.parts import TUNE_SEED, best_trial, end_spread, far_ends, spread_row, starts_of
 from tests.gaussian_bed import NonCausal
 from tests.small_planner import small
 

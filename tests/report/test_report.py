@@ -218,19 +218,11 @@ def test_a_forest_draws_every_difference_and_fills_the_settled_ones():
         forest({"all": {"a - b": {str(n): (0.0, 0.0, 0.0) for n in range(8)}}}, xlabel="difference")
 
 
-def test_line_with_band_draws_value_and_interval(tmp_path):
-    figure = curves.line_with_band([1, 2, 4], {"a": ([1, 2, 3], [0, 1, 2], [2, 3, 4])}, xlabel="n", ylabel="score")
-    ax = figure.axes[0]
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1, 2, 3])
-    assert ax.collections[0].get_paths()[0].get_extents().bounds == (1, 0, 3, 4)
-
-
 def test_no_global_matplotlib_state_is_touched():
     """Figures are drawn beside a user's own: no figure of pyplot's is made or kept, and no setting changes."""
     before = dict(matplotlib.rcParams), pyplot.get_fignums()
     maze_plots.plan_figure(UMAZE, fan(), walk(), START, GOAL, "a plan")
     curves.bars_with_intervals([row("a", 3.0)], "score")
-    curves.line_with_band([1, 2], {"a": ([1, 2], [0, 1], [2, 3])}, xlabel="n", ylabel="score")
     forest({"all": {"a - b": {"x": (2.0, 1.0, 3.0)}}}, xlabel="difference")
     assert (dict(matplotlib.rcParams), pyplot.get_fignums()) == before
 
@@ -425,7 +417,6 @@ def test_page_reloads_only_while_running(tmp_path):
      (lambda: maze_plots.coverage(UMAZE, np.zeros((0, 2))), "empty"),
      (lambda: curves.schedule_heatmap([[11, 3]], 10), r"levels in 0\.\.10, got 3\.\.11"),
      (lambda: curves.loss_curve([1, 2], [1.0]), r"train must have shape \[N\] = \[2\]"),
-     (lambda: curves.line_with_band([1], {}, xlabel="", ylabel=""), "1 to 6 series"),
      (lambda: curves.bars_with_intervals([row(), row(task="other")], "score"), "draws one task")],
 )
 def test_wrong_input_is_answered_with_what_came_and_was_wanted(call, message):

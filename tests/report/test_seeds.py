@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dforce.report.seeds import over_seeds
+from scripts.studies.video.seeds import over_seeds
 
 
 def row(value, metric="frechet", method="forcing", n=4):

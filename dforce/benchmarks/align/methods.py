@@ -93,18 +93,13 @@ class ScoredSamples(NamedTuple):
 
 @dataclass
 class MethodResult:
-    """The result of a method.
+    """The result of a method."""
 
-    samples: scored at the end. points: summaries on the way, by rewards asked for.
-    queries: rewards asked for in training. a_sample: rewards asked for to draw one sample.
-    seconds: of this process, without the scoring.
-    """
-
-    samples: ScoredSamples
-    queries: int = 0
-    a_sample: float = 0.0
-    seconds: float = 0.0
-    points: list[dict[str, Any]] = field(default_factory=list)
+    samples: ScoredSamples  # scored at the end
+    queries: int = 0        # rewards asked for in training
+    a_sample: float = 0.0   # rewards asked for to draw one sample
+    seconds: float = 0.0    # of this process, without the scoring
+    points: list[dict[str, Any]] = field(default_factory=list)  # summaries on the way, by rewards asked for
 
 
 def scored_samples(bed: Bed, x: Tensor, label: Tensor, nats: Tensor | None = None) -> ScoredSamples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,22 +63,21 @@ class MethodInputs:
     def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: torch.device | str = "cpu",
                  precision: str = "auto", trust: str | None = None, cache: str | None = None):
         self.task, self.data, self.model, self.seed = task, data, model, seed
-        self.device, self.precision, self.trust = torch.device(device), precision, trust
-        self.cache, self.tokens = cache, 0
-
-    def get(self, name: str) -> Any:
-        """The thing of that name. ValueError for a part of a network where the method names no model."""
-        return getattr(self, f"_{name}")()
-
-    def has(self, name: str) -> bool:
-        return hasattr(self, f"_{name}")
+        self.device, self.trust, self.tokens = torch.device(device), trust, 0
+        self.offers: dict[str, Callable[[], Any]] = {  # each is made when it is asked for
+            "denoiser": lambda: self.bundle.denoiser, "schedule": lambda: self.bundle.schedule,
+            "normalizer": lambda: self.bundle.normalizer, "layout": lambda: self.bundle.layout,
+            "bf16": lambda: choose(precision, self.device).name == "bf16",  # type: ignore[arg-type]
+            "place": lambda: task.world, "maze": lambda: task.maze, "task": lambda: task, "seed": lambda: seed,
+            "cache": lambda: cache, "data": lambda: data, "observations": lambda: self.chains[0],
+            "actions": lambda: self.chains[1], "horizon": lambda: task.steps}
 
     def make(self, node: Mapping[str, Any]) -> Any:
         """Builds a node; what its target asks for, the node leaves open and this source has, is given to it."""
         parameters = inspect.signature(resolve(node["_target_"], trust=self.trust)).parameters.values()
-        names = [p.name for p in parameters if p.name not in node and self.has(p.name)
+        names = [p.name for p in parameters if p.name not in node and p.name in self.offers
                  and (p.default is p.empty or p.name in GIVEN)]
-        return build(node, trust=self.trust, **{name: self.get(name) for name in names})
+        return build(node, trust=self.trust, **{name: self.offers[name]() for name in names})
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -103,48 +102,6 @@ class MethodInputs:
     def seconds(self) -> float:
         """A clock that other processes do not move where that can be had: the processor's, the wall's for a GPU."""
         return time.process_time() if self.device.type == "cpu" else time.perf_counter()
-
-    def _denoiser(self) -> Any:
-        return self.bundle.denoiser
-
-    def _schedule(self) -> Any:
-        return self.bundle.schedule
-
-    def _normalizer(self) -> Any:
-        return self.bundle.normalizer
-
-    def _layout(self) -> Any:
-        return self.bundle.layout
-
-    def _bf16(self) -> bool:
-        return choose(self.precision, self.device).name == "bf16"  # type: ignore[arg-type]
-
-    def _place(self) -> Any:
-        return self.task.world
-
-    def _maze(self) -> Any:
-        return self.task.maze
-
-    def _task(self) -> Task:
-        return self.task
-
-    def _seed(self) -> int:
-        return self.seed
-
-    def _cache(self) -> str | None:
-        return self.cache
-
-    def _data(self) -> str:
-        return self.data
-
-    def _observations(self) -> np.ndarray:
-        return self.chains[0]
-
-    def _actions(self) -> np.ndarray:
-        return self.chains[1]
-
-    def _horizon(self) -> int:
-        return self.task.steps
 
 
 class Meter:
@@ -188,5 +145,3 @@ def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapp
         named = {**settings, **variant, **{key: value for key, value in control.items() if value}}
         played.append(Played(name, named, executed, spent))
     return played
-
-

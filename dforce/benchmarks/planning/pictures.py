@@ -14,8 +14,7 @@ from dforce.planning.pictures import on_paper, reach
 from dforce.report.plots import style
 from dforce.report.plots.benchmark import Paths, Point, same_starts, sweep_panels
 from dforce.report.plots.curves import bars_with_intervals
-from dforce.report.plots.forest import forest
-from dforce.report.plots.studies import Estimate
+from dforce.report.plots.forest import Estimate, forest
 from dforce.report.rows import Row, filter_rows
 
 STARTS = 3  # shown of each method

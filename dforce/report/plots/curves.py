@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,36 +108,6 @@ def plain_log_ticks(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="y", which="minor", length=0)
-
-
-def line_with_band(x: object, series: Mapping[str, tuple[object, object, object]], *, xlabel: str, ylabel: str,
-                   title: str = "", references: Mapping[str, float] | None = None, log_x: bool = False) -> Figure:
-    """One line a series with its interval as a band. x: [N]; series: name -> (value, low, high), each [N];
-    references: name -> value, dashed lines across."""
-    x = style.numbers("x", x, (None,), "[N]")
-    if not 0 < len(series) < len(style.PALETTE):
-        raise ValueError(
-            f"line_with_band shows 1 to {len(style.PALETTE) - 1} series, got {len(series)}: {list(series)}"
-        )
-    figure = style.new_figure(8.0, 4.8)
-    ax = figure.add_subplot()
-    style.plain_axes(ax, title=title, xlabel=xlabel, ylabel=ylabel, grid="y")
-    for color, (name, parts) in zip(style.PALETTE, series.items(), strict=False):
-        value, low, high = (style.numbers(f"series {name!r}", part, (len(x),), f"[{len(x)}], as x") for part in parts)
-        ax.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
-        ax.plot(x, value, color=color, linewidth=2.2, marker="o", markersize=5.5, markeredgecolor="white", label=name)
-    if log_x:
-        ax.set_xscale("log")
-        ax.set_xticks(x, [f"{tick:g}" for tick in x])
-        ax.tick_params(axis="x", which="minor", length=0)
-    for name, level in (references or {}).items():
-        ax.axhline(level, color=style.MUTED, linewidth=1.3, linestyle=(0, (5, 3)), zorder=1)
-        place: dict[str, Any] = {"xytext": (-2, 4), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), color=style.MUTED, fontsize=style.TICK,
-                    **place)
-    if len(series) > 1:
-        ax.legend(frameon=False, fontsize=style.LABEL, labelcolor=style.INK, loc="best")
-    return figure
 
 
 def bars_with_intervals(rows: Sequence[Row], metric: str, *, references: Sequence[str] = (), by: str = "starts",

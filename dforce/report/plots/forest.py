@@ -9,13 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dforce.report.plots import style
-from dforce.report.plots.studies import Estimate
 from dforce.report.rows import settled
 
 GAP = 0.7  # lines between two comparisons of several series
 
-Panel = Mapping[str, Mapping[str, Estimate]]
-"""comparison -> series -> (difference, low, high)"""
+Estimate = tuple[float, float, float]  # value, low, high
+Panel = Mapping[str, Mapping[str, Estimate]]  # comparison -> series -> (difference, low, high)
 
 
 def forest(panels: Mapping[str, Panel], *, xlabel: str, title: str = "") -> Figure:

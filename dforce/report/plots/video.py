@@ -42,25 +42,3 @@ def drift_panels(frames: Sequence[float], values: Mapping[str, np.ndarray], real
     axes[0].legend(frameon=False, fontsize=style.TICK, labelcolor=style.INK)
     figure.suptitle(title, fontsize=style.TITLE, color=style.INK, x=0.01, ha="left", fontweight="bold")
     return figure
-
-
-def methods_over_time(frames: Sequence[float], values: Mapping[str, np.ndarray], *, ylabel: str,
-                      floor: float | None = None, log: bool = False, title: str = "") -> Figure:
-    """One line a method with the spread of its runs: values name -> [R, n] at frames [n]; floor: of real video."""
-    if not values or not len(frames):
-        raise ValueError("there is no method to draw")
-    figure = style.new_figure(7.6, 4.4)
-    ax = figure.add_subplot()
-    style.plain_axes(ax, title=title, xlabel="frame", ylabel=ylabel, grid="y")
-    x = style.numbers("frames", frames, (None,), "[n]")
-    for color, (name, each) in zip(style.PALETTE * 3, values.items(), strict=False):
-        y = style.numbers(name, each, (None, len(x)), f"[R, n] with n = {len(x)}")
-        ax.plot(x, np.nanmean(y, 0), color=color, linewidth=2.0, label=name)
-        ax.fill_between(x, np.nanmin(y, 0), np.nanmax(y, 0), color=color, alpha=0.15, linewidth=0)
-    if floor is not None:
-        ax.axhline(floor, color=style.MUTED, linestyle="--", linewidth=1.2, label="real from real")
-    if log:
-        ax.set_yscale("log")
-    ax.margins(x=0.02)
-    ax.legend(frameon=False, fontsize=style.TICK, labelcolor=style.INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure

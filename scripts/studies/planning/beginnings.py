@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from findings import tell, write
+from parts import TUNE_SEED, starts_of
 
 import dforce
-from dforce.benchmarks.planning.studies import TUNE_SEED, starts_of
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.tasks import Task, trained_task
 from dforce.planning.trained import planner_around

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from crossing import KINDS, crossings, kinds, levels, walk, windows
 from findings import shares, tell, write
+from panels import path_panels
 
 from dforce.core.denoiser import Precond
 from dforce.core.loss import v_weight
-from dforce.report.plots.studies import path_panels
 from dforce.report.plots.style import MUTED, PALETTE
 from dforce.runs.progress import progress
 from dforce.train.checkpoint import CheckpointError, build_denoiser, load, load_state, save, step_folder
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective
-from scripts.studies.planning.crossing import KINDS, crossings, kinds, levels, walk, windows
 
 TOKENS, STACK, BATCH, PATHS, DRAWN = 10, 4, 128, 400, 120
 CONFIG = {"net": {"_target_": "dforce.nets.recurrent.RecurrentNet", "width": 64}, "predict": "x0",

@@ -20,15 +20,15 @@ from pathlib import Path
 
 import torch
 from findings import tell, write
+from panels import line_panels, panels_of
+from parts import far_ends, spread_row, starts_of
 
 import dforce
-from dforce.benchmarks.planning.studies import far_ends, spread_row, starts_of
 from dforce.planning.control import tracking
 from dforce.planning.evaluation import compare_methods, difference, planned
 from dforce.planning.scores import ScoreReport
 from dforce.planning.tasks import trained_task
 from dforce.planning.trained import planner_around
-from dforce.report.plots.studies import line_panels, panels_of
 from dforce.report.rows import Row
 from dforce.train.precision import device_of
 

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from findings import tell, write
+from parts import starts_of
 from torch import Tensor
 
 import dforce
-from dforce.benchmarks.planning.studies import starts_of
 from dforce.core.denoiser import Denoiser
 from dforce.core.noise import Noise
 from dforce.core.sample import sample

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from findings import tell, write
+from parts import best_trial, starts_of
 
 import dforce
-from dforce.benchmarks.planning.studies import best_trial, starts_of
 from dforce.nets.temporal import TemporalUNet
 from dforce.planning.control import tracking
 from dforce.planning.diffuser import DiffuserPlanner

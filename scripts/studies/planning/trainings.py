@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 from findings import tell, write
+from parts import TUNE_SEED, starts_of
 
 import dforce
-from dforce.benchmarks.planning.studies import TUNE_SEED, starts_of
 from dforce.planning.control import run_episodes, tracking
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.planning.tasks import trained_task

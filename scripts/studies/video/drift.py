@@ -30,13 +30,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from seeds import methods_over_time, over_seeds, same
 
 from dforce.benchmarks.speed.cost import flops
 from dforce.cli.main import main as dforce
 from dforce.config import read
-from dforce.report.plots.video import methods_over_time
 from dforce.report.rows import Row, read_episodes, read_results, write_results
-from dforce.report.seeds import over_seeds, same
 from dforce.report.table import markdown_table
 from dforce.runs.folder import environment, peak_memory_mb
 from dforce.train.checkpoint import CheckpointError, build_denoiser, find, model_of

@@ -1,12 +1,14 @@
-"""One table of several runs that differ in the seed."""
+"""One table, and one picture, of several runs that differ in the seed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from dforce.report.plots import style
 from dforce.report.rows import Row
 
 
@@ -33,3 +35,21 @@ def over_seeds(runs: Iterable[Iterable[Row]]) -> Iterator[Row]:
         half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
         yield group[0] | {"value": mean, "low": mean - half, "high": mean + half, "n": sum(row["n"] for row in group),
                           "seeds": len(values)}
+
+
+def methods_over_time(frames: Sequence[float], values: Mapping[str, np.ndarray], *, ylabel: str,
+                      title: str = "") -> Figure:
+    """One line a method with the spread of its runs: values name -> [R, n] at frames [n]."""
+    if not values or not len(frames):
+        raise ValueError("there is no method to draw")
+    figure = style.new_figure(7.6, 4.4)
+    ax = figure.add_subplot()
+    style.plain_axes(ax, title=title, xlabel="frame", ylabel=ylabel, grid="y")
+    x = style.numbers("frames", frames, (None,), "[n]")
+    for color, (name, each) in zip(style.PALETTE * 3, values.items(), strict=False):
+        y = style.numbers(name, each, (None, len(x)), f"[R, n] with n = {len(x)}")
+        ax.plot(x, np.nanmean(y, 0), color=color, linewidth=2.0, label=name)
+        ax.fill_between(x, np.nanmin(y, 0), np.nanmax(y, 0), color=color, alpha=0.15, linewidth=0)
+    ax.margins(x=0.02)
+    ax.legend(frameon=False, fontsize=style.TICK, labelcolor=style.INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dforce.report.plots import style
+from dforce.report.plots.forest import Estimate
 from dforce.report.rows import Row, filter_rows
-
-Estimate = tuple[float, float, float]  # value, low, high
 
 LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 
