@@ -16,7 +16,7 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise, NoiseSource, seed_of
 from dforce.core.schedule import Schedule
 from dforce.core.step import Memory, advance, no_memory
-from dforce.core.tree import State
+from dforce.core.tree import State, private
 
 
 class RunStarts(NamedTuple):
@@ -74,7 +74,7 @@ def direct_reward(reward: Callable[[Tensor, Cond | None], Tensor], matrix: Tenso
         depth = int(torch.randint(1, last + 1, (), generator=generator, device=device)) if random else last
         x0 = through(objective.policy, objective.schedule, matrix, batch.x, last=depth, cond=batch.cond, eta=eta,
                      order=order, noise=Noise(int(batch.seed[0])), checkpoint=checkpoint)
-        value = reward(x0, batch.cond)
+        value = reward(x0.clone(), private(batch.cond))
         if value.shape != x0.shape[:1] or not value.requires_grad:
             raise ValueError(f"this loss takes a differentiable reward, one number for each of {len(x0)} samples; got "
                              f"{[*value.shape]}, {'with' if value.requires_grad else 'without'} gradient. For one that "

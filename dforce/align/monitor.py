@@ -9,7 +9,7 @@ from dforce.align.on_policy import Ask, Query, Sampler
 from dforce.align.trace import kl
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise, NoiseSource
-from dforce.core.tree import map_state
+from dforce.core.tree import map_state, private
 from dforce.report.statistics import ERROR, Z95
 
 Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
@@ -48,7 +48,7 @@ class Monitor:
         x = self.decode(x) if self.decode else x
         measured: dict[str, float] = {}
         for name, measure in self.measures.items():
-            values = torch.as_tensor(measure(x, self.query)).double()
+            values = torch.as_tensor(measure(x.clone(), private(self.query))).double()
             measured[name] = float(values.mean())
             if values.ndim and len(values) > 1:
                 measured[name + ERROR] = float(Z95 * values.std() / len(values) ** 0.5)

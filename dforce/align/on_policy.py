@@ -18,7 +18,7 @@ from dforce.core.noise import Noise, NoiseSource, members_of, seed_of
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std
-from dforce.core.tree import leaves, map_state, select
+from dforce.core.tree import leaves, map_state, private, select
 
 ASK, ORDER, SAMPLE = 0, 1, 2  # streams of randomness
 START_SALT = 1                # of the noise that runs begin in, beside that of their steps
@@ -162,9 +162,9 @@ class OnPolicy:
         x = trace.x[:, -1] if trace else self.sampler.tokens(self.samples, cond, noise, member=member)
         prompts, metadata = ([values[i] for i in group.tolist()] if values is not None else None
                              for values in (query.prompts, query.metadata))
-        reward = ask_reward(self.reward, self.decode(x) if self.decode else x, prompts or [], metadata,
+        reward = ask_reward(self.reward, self.decode(x.clone()) if self.decode else x, prompts or [], metadata,
                             where=f"epoch {epoch}")
-        advantage = self.credit(reward, prompts or [], group)
+        advantage = self.credit(reward.clone(), private(prompts or []), group.clone())
         if self.limit is not None:
             advantage = clip_advantage(advantage, self.limit)
         return Samples(x, cond, reward, advantage, group, trace)

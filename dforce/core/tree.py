@@ -25,6 +25,18 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
     raise TypeError(f"a state is made of tensors, dicts, lists and tuples, got a {type(first).__name__}")
 
 
+def private(value: Any) -> Any:
+    """A copy for a caller's function, which may write into its tensors, arrays and containers; the rest as it is."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: private(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        copies = [private(each) for each in value]
+        return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)
+    return value.copy() if hasattr(value, "__array_interface__") else value
+
+
 def leaves(state: State) -> list[Tensor]:
     """The tensors of a state, in order."""
     tensors: list[Tensor] = []

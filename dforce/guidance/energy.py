@@ -37,8 +37,8 @@ def whole(past: Tensor | None, x0: Tensor) -> Tensor:
 
 
 def energies(energy: Energy, x0: Tensor) -> Tensor:
-    """energy(x0) [B]. Raises ValueError for another shape."""
-    values = energy(x0)
+    """energy(a copy of x0) [B]. Raises ValueError for another shape."""
+    values = energy(x0.clone())
     if values.shape != x0.shape[:1]:
         raise ValueError(f"an energy maps sequences {[*x0.shape]} to one number each, [{len(x0)}], "
                          f"got {[*values.shape]}")

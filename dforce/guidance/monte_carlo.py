@@ -210,7 +210,7 @@ class monte_carlo(WithEnergy):
         """Values of the draws and their gradients with respect to the noisy tokens, `leaf` [n B, T, *E]."""
         x0, n = whole(state["past"], x0), len(kept)
         if self.reduce == "gaussian":
-            value = self.goal_energy.features(x0)
+            value = self.goal_energy.features(x0.clone())
         else:
             value = energies(self.energy, x0)[:, None]
         last = value.shape[1] - 1

@@ -43,7 +43,7 @@ class classifier_guided(NonCausalWrapper):
         x0, state = self.denoiser(x, level, state, cond)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            value = self.log_likelihood(leaf, level)
+            value = self.log_likelihood(leaf.clone(), level.clone())
             if value.shape != x.shape[:1]:
                 raise ValueError(f"a log-likelihood maps sequences {[*x.shape]} to one number each, [{len(x)}], got "
                                  f"{[*value.shape]}")

@@ -181,10 +181,10 @@ def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, 
     trajectory = np.empty((count, steps + 1, world.observation_width))
     actions = np.empty((count, steps, world.action_width))
     rewards = np.empty((count, steps))
-    trajectory[:, 0] = env.begin(starts, goals)
+    trajectory[:, 0] = env.begin(starts.copy(), goals.copy())
     for t in range(steps):
-        actions[:, t] = act(t, trajectory[:, t], goals)
-        trajectory[:, t + 1], rewards[:, t] = env.step(actions[:, t])
+        actions[:, t] = act(t, trajectory[:, t].copy(), goals.copy())
+        trajectory[:, t + 1], rewards[:, t] = env.step(actions[:, t].copy())
     return Executed(rewards, trajectory, actions, goals)
 
 
@@ -208,7 +208,8 @@ def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts
         age = t % every
         if age == 0:
             horizon = steps - t if shrink else steps
-            plans["now"] = checked_plan(planner(obs, goal, horizon, np.random.default_rng([seed, t])), len(obs), world)
+            made = planner(obs.copy(), goal.copy(), horizon, np.random.default_rng([seed, t]))
+            plans["now"] = checked_plan(made, len(obs), world)
             plans.setdefault("first", plans["now"])
         return executor(plans["now"], age, obs, goal)
 
@@ -217,7 +218,7 @@ def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts
 
 
 def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
-    """The plan itself, if it is finite, at least one step long and made for `count` episodes; else ValueError."""
+    """The plan, read-only, if it is finite, at least one step long and made for `count` episodes; else ValueError."""
     actions, states = plan
     horizon = states.shape[1] if states.ndim == 3 else 0
     seen, acted = world.observation_width, world.action_width
@@ -233,4 +234,10 @@ def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
                 f"planned {name} are not finite, first at episode {episode}, step {step}, column {column}; "
                 f"a smaller guidance scale usually cures it"
             )
-    return plan
+    return Plan(*(_readonly(array) for array in plan))
+
+
+def _readonly(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

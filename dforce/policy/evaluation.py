@@ -62,7 +62,7 @@ class _Running(NamedTuple):
     done: bool = False
 
     def after(self, action: np.ndarray) -> _Running:
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+        observation, reward, terminated, truncated, _ = self.env.step(np.array(action))
         return self._replace(observation=observation, total=self.total + float(reward), steps=self.steps + 1,
                              failed=bool(terminated), done=bool(terminated or truncated))
 

@@ -22,6 +22,7 @@ from dforce.align import (
     RewardError,
     Sampler,
     Samples,
+    Vote,
     ask_reward,
     best_against_worst,
     clip_advantage,
@@ -40,6 +41,7 @@ from dforce.core.denoiser import Precond
 from dforce.core.matrix import pyramid
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine, flow
+from dforce.core.tree import leaves
 from dforce.guidance.classifier_free import classifier_free
 from tests.align_bed import Gaussian, Vectors
 
@@ -353,6 +355,50 @@ def test_rewards_of_every_kind_are_numbers() -> None:
     with pytest.raises(RewardError) as error:
         ask_reward(lambda *_: {}["x"], x, ["a", "b"])
     assert isinstance(error.value.__cause__, KeyError)
+
+
+def test_callers_functions_may_write_into_what_they_are_given() -> None:
+    schedule, model = world()
+    written: dict = {}
+
+    def spoil(*values):
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                value.fill_(-1)
+            elif isinstance(value, list):
+                spoil(*value)
+                value.clear()
+            elif isinstance(value, dict):
+                spoil(*value.values())
+
+    def samples_of(spoil):
+        def reward(x, prompts, metadata):
+            answer = bright(x, prompts, metadata)
+            written.update(metadata[0])
+            spoil(x, prompts, metadata)
+            return answer
+
+        def decode(x):
+            shown = x.clone()
+            spoil(x)
+            return shown
+
+        def credit(reward, prompts, group):
+            advantage = standardised(reward, prompts, group)
+            spoil(reward, prompts, group)
+            return advantage
+
+        about = {"target": torch.ones(2)}
+
+        def ask(n, generator):
+            return classes(n, generator)._replace(metadata=[about] * n)
+
+        return make(schedule, model, Vote([reward, reward]), ask=ask, decode=decode, credit=credit).draw(0), about
+
+    (one, about), (other, _) = samples_of(spoil), samples_of(lambda *values: None)
+    assert torch.equal(about["target"], torch.ones(2)) and torch.equal(written["target"], torch.ones(2))
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_what_does_not_fit_is_refused() -> None:

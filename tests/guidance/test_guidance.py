@@ -15,7 +15,9 @@ from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided, tilt
 from dforce.guidance.inpaint import inpaint
 from dforce.guidance.monte_carlo import monte_carlo
+from dforce.guidance.universal import backward_guided
 from dforce.nets.recurrent import RecurrentNet
+from tests.align_bed import Gaussian
 from tests.gaussian_bed import Causal, NonCausal, covariance
 
 S, T = linear(1000), 8
@@ -188,6 +190,27 @@ def test_learning_through_guidance():
     given = x.clone().requires_grad_()
     through, = torch.autograd.grad(guide(given, level, guide.init_state(1))[0].sum(), given)
     assert torch.isfinite(through).all() and through.any()
+
+
+@pytest.mark.parametrize("make", [guided, backward_guided, lambda *how: monte_carlo(*how, 3, noise=Noise(1))])
+def test_an_energy_may_write_into_what_it_is_given(make):
+    def energy(write):
+        def value(x0):
+            answer = 0.1 * x0.flatten(1).sum(1)
+            if write:
+                x0.detach().fill_(-1)
+            return answer
+        return value
+
+    schedule = cosine(50)
+    model = Gaussian(schedule, 0.3, 0.5)
+    x, level = torch.randn(2, 3, 1), torch.full((2, 3), 20)
+    ends = []
+    for write in (False, True):
+        how = (model, energy(write)) if make is backward_guided else (model, schedule, energy(write))
+        denoiser = make(*how)
+        ends.append(denoiser(x, level, denoiser.init_state(2))[0].detach())
+    assert torch.equal(*ends)
 
 
 def test_an_energy_gives_one_number_a_sequence():

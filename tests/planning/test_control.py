@@ -61,6 +61,31 @@ def test_diffused_action_is_clipped_open_loop_and_coasts_after_the_end():
     np.testing.assert_array_equal(execute(plan, 5, obs, GOAL), np.zeros((3, 2)))
 
 
+def test_drivers_and_planners_may_write_into_what_they_are_given():
+    def planner(write):
+        def plan(obs, goal, horizon, rng):
+            made = straight_line(obs.copy(), goal, horizon)
+            obs[:], goal[:] = write * 9.0 + (1 - write) * obs, write * 9.0 + (1 - write) * goal
+            return made
+        return plan
+
+    starts, runs = starts_of(2), []
+    for write in (0, 1):
+        runs.append(run_episodes(OPEN, planner(write), tracking(), starts, GOAL, steps=6, replan_every=2))
+
+    def act(t, obs, goal):
+        obs[:], goal[:] = 9.0, 9.0
+        return np.zeros((2, 2))
+
+    still = play(OPEN, act, starts, GOAL, steps=3)
+    for name in ("trajectory", "goals", "actions", "rewards"):
+        np.testing.assert_array_equal(*(getattr(run, name) for run in runs))
+    np.testing.assert_array_equal(still.goals, np.tile(GOAL, (2, 1)))
+    np.testing.assert_array_equal(still.trajectory[:, :, :2], np.ones((2, 4, 2)))
+    with pytest.raises(ValueError, match="read-only"):
+        run_episodes(OPEN, planner(0), lambda plan, t, obs, goal: plan.actions[:, t].__iadd__(1), starts, GOAL, steps=2)
+
+
 def test_executors_name_themselves():
     assert tracking(hold=False).variant == {
         "executor": "tracking", "gain_p": 10.0, "gain_d": 1.0, "hold": False, "arrive": 0.4, "pace": 1.0,

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dforce.core.tree import private
+
 Reward = Callable[[Tensor, Sequence[Any], Sequence[Any]], Any]  # (samples [B, ...], prompts, metadata) -> [B]
 
 
@@ -46,13 +48,15 @@ def ask_reward(reward: Reward, samples: Tensor, prompts: Sequence[Any], metadata
                where: str = "") -> Tensor:
     """reward(samples, prompts, metadata) -> [B] float64 on the samples' device. `where` is told in errors.
 
+    The reward gets copies, so that one that writes into its arguments changes nothing else.
+
     Raises RewardError, the reward's own exception as its cause.
     """
     metadata = [None] * len(samples) if metadata is None else metadata
     name = getattr(reward, "__qualname__", type(reward).__name__)
     label = f"the reward {name}{f' in {where}' if where else ''}"
     try:
-        answer = reward(samples, prompts, metadata)
+        answer = reward(samples.clone(), private(list(prompts)), private(list(metadata)))
     except Exception as error:
         raise RewardError(f"{label} raised {type(error).__name__}: {error}. The weights are those before it") from error
     try:
