@@ -45,8 +45,8 @@ class GroupAdvantage:
 class PerPromptStats:
     """DDPO's running statistics (Black et al. 2023, appendix D.1): each prompt has its own mean and std.
 
-    Of its last `buffer` rewards, the new ones included, once there are `min_count`; before that, the batch's. A value
-    with state: `state_dict` is JSON-able, for a run that goes on.
+    Of its last `buffer` rewards, and of all new ones where these are more, once there are `min_count`; before that, the
+    batch's. A value with state: `state_dict` is JSON-able, for a run that goes on.
     """
 
     def __init__(self, buffer: int = 16, min_count: int = 16, *, eps: float = 1e-6):
@@ -59,12 +59,13 @@ class PerPromptStats:
         if len(prompts) != len(reward):
             raise ValueError(f"statistics are kept by prompt: got {len(prompts)} prompts for {len(reward)} rewards")
         names = [str(prompt) for prompt in prompts]
-        for name, value in zip(names, reward.tolist(), strict=True):
-            self.seen.setdefault(name, deque(maxlen=self.buffer)).append(value)
         advantage = torch.empty_like(reward)
         for name in dict.fromkeys(names):
             members = torch.tensor([each == name for each in names], device=reward.device)
-            kept = torch.tensor(list(self.seen[name]), dtype=reward.dtype, device=reward.device)
+            new = reward[members].tolist()
+            before = self.seen.setdefault(name, deque(maxlen=self.buffer))
+            kept = torch.tensor([*before, *new][-max(self.buffer, len(new)):], dtype=reward.dtype, device=reward.device)
+            before.extend(new)
             advantage[members] = _over(reward[members], kept if len(kept) >= self.min_count else reward, self.eps)
         return advantage
 

@@ -120,6 +120,15 @@ def test_per_prompt_statistics_are_those_of_the_published_tracker() -> None:
     assert clip_advantage(torch.tensor([-9.0, 2.0, 9.0]), 5).tolist() == [-5, 2, 5]
 
 
+@pytest.mark.parametrize("buffer", [1, 16, 31, 32])
+def test_statistics_of_a_prompt_cover_the_whole_batch(buffer) -> None:
+    """A window shorter than the batch would judge rewards by others that came later."""
+    reward = torch.cat([torch.arange(16.0), torch.full((16,), 5.0)])
+    found = PerPromptStats(buffer, min(16, buffer))(reward, ["a"] * 32)
+    assert float(found[0]) == pytest.approx(-1.79, abs=0.005)
+    torch.testing.assert_close(found, standardised(reward), rtol=1e-5, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------------ batches
 
 def test_an_epoch_is_dealt_out_once_each_pass() -> None:
