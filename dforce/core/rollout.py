@@ -47,17 +47,20 @@ def rollout(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, state: State
         `window` tokens. Older memory is lost, but the latent stays where training has seen it. States are then
         `Recent`; a state that is not begins with no tokens to look back to.
     first: number of chunks done already: a rollout goes on from any state that it yielded, bit for bit.
-    Raises ValueError for a denoiser that is not causal, and for a refresh that is not a pair of counts >= 1.
+    Raises ValueError for conditioning of another shape or with numbers that are not finite, a denoiser that is not
+    causal, and for a refresh that is not a pair of counts >= 1.
     """
     _check(denoiser, mode, refresh)
     matrix, noise = checked_matrix(matrix, schedule.levels), noise or Noise()
+    if not callable(cond):
+        _checked_cond(cond, batch, matrix.shape[1])
     (rows, time), level = matrix.shape, schedule.nearest(stabilise_std)
     like = torch.empty(batch, time, *event_shape, device=schedule.alpha.device)
     tokens, levels = torch.arange(time, device=like.device), torch.full((batch, time), level, device=like.device)
     recent, chunk = state if isinstance(state, Recent) else Recent(state, like[:, :0], {}), first
     while True:
         here = shifted(noise, rows=(rows + 1) * chunk, tokens=time * chunk)
-        given = cond(chunk) if callable(cond) else cond
+        given = _checked_cond(cond(chunk), batch, time) if callable(cond) else cond
         x = generate(denoiser, schedule, matrix, here(rows, tokens, like, salt=1), state=recent.state, cond=given,
                      eta=eta, order=order, noise=here)
         shown = corrupt(schedule, x, levels, here(rows, tokens, x, salt=2)) if mode == "noise" and level else x
@@ -78,6 +81,16 @@ def _check(denoiser: Denoiser, mode: str, refresh: tuple[int, int] | None) -> No
         raise ValueError(f"mode must be 'label' or 'noise', got {mode!r}")
     if refresh is not None and (len(refresh) != 2 or min(refresh) < 1):
         raise ValueError(f"refresh is (every, window), two numbers of tokens >= 1, got {refresh}")
+
+
+def _checked_cond(cond: Cond | None, batch: int, time: int) -> Cond | None:
+    for kind, shape in (("static", [batch]), ("token", [batch, time])):
+        for name, value in ((cond or {}).get(kind) or {}).items():
+            if [*value.shape[:len(shape)]] != shape:
+                raise ValueError(f"cond[{kind!r}][{name!r}] must begin with {shape}, got {[*value.shape]}")
+            if value.is_floating_point() and not value.isfinite().all():
+                raise ValueError(f"cond[{kind!r}][{name!r}] holds numbers that are not finite")
+    return cond
 
 
 def _encoded(denoiser: Denoiser, recent: Recent, level: int, cond: Cond | None) -> State:

@@ -23,6 +23,7 @@ from dforce.guidance.inpaint import inpaint
 from dforce.planning.control import Plan
 from dforce.planning.energy import SumOfDistances
 from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.request import checked_request
 
 BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
 
@@ -69,6 +70,7 @@ class DiffuserPlanner:
                              "with DiffusionPlanner, or train with net=temporal")
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
+        obs, goal = checked_request(obs, goal, remaining, self.layout)
         parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, rng)
                  for i in range(0, len(obs), self.episodes)]
         return Plan(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -119,6 +121,7 @@ class DiffuserPlanner:
     def denoising(self, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
                   ) -> Iterator[tuple[Step, np.ndarray]]:
         """Every step of one planning, as in `DiffusionPlanner`: the plan up to the goal, physical [N, H, D]."""
+        obs, goal = checked_request(obs, goal, remaining, self.layout)
         return self.planner(goal, self.length(remaining)).denoising(obs, goal, remaining, seed=seed)
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:

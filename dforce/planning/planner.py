@@ -23,6 +23,7 @@ from dforce.guidance.inpaint import padded
 from dforce.guidance.monte_carlo import monte_carlo
 from dforce.planning.control import Plan
 from dforce.planning.energy import Physical, SumOfDistances
+from dforce.planning.request import checked_request
 
 BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
 
@@ -69,6 +70,7 @@ class DiffusionPlanner:
             raise ValueError(f"pad_to={self.pad_to}: give environment steps >= 0; 0 pads nothing")
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
+        obs, goal = checked_request(obs, goal, remaining, self.layout)
         seed = int(rng.integers(2**62))
         parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, Noise(seed_of(seed, i)))
                  for i in range(0, len(obs), self.episodes)]
@@ -116,6 +118,7 @@ class DiffusionPlanner:
     def denoising(self, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
                   ) -> Iterator[tuple[Step, np.ndarray]]:
         """Every step of one planning, with the plan it would end in now: x0_hat as physical plans [N, H, D]."""
+        obs, goal = checked_request(obs, goal, remaining, self.layout)
         noise = Noise(seed)
         x, cond, goal_ = self.start(obs, goal, remaining, noise)
         with self._cast():

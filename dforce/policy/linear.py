@@ -29,6 +29,9 @@ class LinearPolicy:
 
     def act(self, observation: Observation, state: State) -> tuple[np.ndarray, State]:
         now = torch.as_tensor(np.asarray(observation), dtype=torch.float64)
+        if now.shape != state["y"].shape or not now.isfinite().all():
+            raise ValueError(f"an observation is {[*state['y'].shape]} finite numbers, got {[*now.shape]}, "
+                             f"{int((~now.isfinite()).sum())} of them not finite")
         y = torch.where(state["begun"][:, None], self.smoothing * state["y"] + (1 - self.smoothing) * now, now)
         action = (y[:, None] * self.gain).sum(-1).clamp(-self.limit, self.limit)
         return action.numpy(), {"y": y, "begun": torch.ones_like(state["begun"])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from dforce.core.denoiser import Denoiser
 from dforce.core.matrix import pyramid
 from dforce.core.noise import Noise
 from dforce.core.rollout import rollout
+from dforce.core.schedule import linear
 from tests.core.test_sample import GRID, E, S, network
 from tests.gaussian_bed import Causal, NonCausal
 
@@ -158,3 +160,14 @@ def test_a_token_costs_its_steps_and_one_look_back(steps):
                  strict=False):
         pass
     assert calls == (["denoise"] * steps + ["absorb"]) * 3
+
+
+@pytest.mark.parametrize("kind, shape, value, message", [
+    ("static", (2, 3), math.nan, "not finite"), ("token", (2, 4, 1), math.inf, "not finite"),
+    ("token", (2, 3, 1), 0.0, r"must begin with \[2, 4\], got \[2, 3, 1\]"), ("static", (3,), 0.0, r"with \[2\]")])
+def test_conditioning_that_cannot_be_is_refused(kind, shape, value, message):
+    schedule, cond = linear(20), {kind: {"name": torch.full(shape, value)}}
+    denoiser, matrix = Causal(schedule), pyramid(schedule.grid(2), 4, 1)
+    for given in (cond, lambda chunk: cond):
+        with pytest.raises(ValueError, match=message):
+            next(rollout(denoiser, schedule, matrix, denoiser.init_state(2), (1,), batch=2, cond=given))

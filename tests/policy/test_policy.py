@@ -90,3 +90,17 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"gain": [1.0]}, {"gain": [[1.0]], "limit": 0.0}, {"gain": [[1.0]], "smoothing": 1.0}):
         with pytest.raises(ValueError, match="want gain"):
             LinearPolicy(**wrong)
+
+
+def test_input_that_cannot_be_is_refused() -> None:
+    policy = LinearPolicy([[1.0, 2.0]])
+    for observation in (np.array([[np.nan, 0.0]]), np.zeros(2), np.zeros((1, 3))):
+        with pytest.raises(ValueError, match="an observation is"):
+            policy.act(observation, policy.reset(1))
+
+    class Diverged(LinearPolicy):
+        def act(self, observation, state):
+            return np.full((len(observation), 1), np.nan), state
+
+    with pytest.raises(ValueError, match="finite actions"):
+        run_policy(Diverged([[1.0] * 4]), PENDULUM, 2)
