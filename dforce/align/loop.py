@@ -49,23 +49,16 @@ class KLControl:
 
 @dataclass(frozen=True)
 class Aligning:
-    """An algorithm made ready: what `dforce.fit` is given, and what must be remembered beside the weights.
-
-    name, settings: of the algorithm, for the record.
-    steps: of the optimiser in all, per_epoch of them in an epoch.
-    options: of `fit`.
-    queries: epochs done -> rewards asked for until then.
-    credit, control, value: what learns along and is no weight; None where there is no such thing.
-    """
+    """An algorithm made ready: what `dforce.fit` is given, and what must be remembered beside the weights."""
 
     name: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # of the algorithm, for the record
     objective: AlignObjective
     source: Callable[[int], Any]
-    per_epoch: int
-    options: dict[str, Any]
-    queries: Callable[[int], int]
-    credit: PerPromptStats | None = None
+    per_epoch: int            # steps of the optimiser
+    options: dict[str, Any]   # of `fit`
+    queries: Callable[[int], int]  # epochs done -> rewards asked for until then
+    credit: PerPromptStats | None = None  # credit, control and value learn along and are no weights
     control: KLControl | None = None
     value: StepCredit | None = None
 

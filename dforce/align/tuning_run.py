@@ -27,34 +27,22 @@ ADAPTERS = "adapters_"  # beside step_*: what a low-rank run goes on from
 
 
 class PreparedTuning(NamedTuple):
-    """All that can be refused before a run begins.
-
-    aligning: the algorithm, put together.
-    monitor: what looks at the policy on the way, None for nothing.
-    base: the checkpoint begun with, whose layout and normaliser the tuned ones have.
-    describe: configuration of the run -> what its checkpoints say of themselves.
-    about: JSON-able, what is tuned towards what, into state.json.
-    state: where a resumed run stopped.
-    data: whatever `finish` wants of what was prepared.
-    """
+    """All that can be refused before a run begins."""
 
     aligning: Aligning
-    monitor: Monitor | None
-    base: Bundle
-    describe: Callable[[dict[str, Any]], dict[str, Any]]
-    about: dict[str, Any]
-    state: TrainingState | None
-    data: Any = None
+    monitor: Monitor | None  # looks at the policy on the way
+    base: Bundle             # the checkpoint begun with, whose layout and normaliser the tuned ones have
+    describe: Callable[[dict[str, Any]], dict[str, Any]]  # configuration -> what checkpoints say of themselves
+    about: dict[str, Any]    # JSON-able, what is tuned towards what, into state.json
+    state: TrainingState | None  # of the resumed run
+    data: Any = None         # whatever `finish` wants of what was prepared
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRun:
     """The settings that runs of every kind of model share; a kind is a dataclass that adds its own and two methods.
 
-    checkpoint: the model begun with, and the reference. lowrank: rank of adapters, None where all weights learn.
-    eta, min_std, rows: of the sampler. kl_max: nats, beyond which the run stops after an epoch.
-    watch: samples that the monitor draws, every `watch_every` epochs; 0 for none.
-    evaluate: samples of the report at the end, 0 for none. eval_seed: of their noise.
+    The keys are explained in configs/verbs/align/image.yaml.
     """
 
     checkpoint: str | None

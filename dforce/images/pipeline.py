@@ -21,21 +21,15 @@ PREDICT: dict[str, Literal["eps", "v", "x0"]] = {"epsilon": "eps", "v_prediction
 
 
 class Pipeline(NamedTuple):
-    """What it takes to draw images.
-
-    denoiser, schedule: of one token. shape: (C, H, W) of it.
-    encode: prompts -> their conditioning. null: that of no prompt, one row; None where there is none.
-    decode: tokens [B, 1, C, H, W] -> images in [-1, 1].
-    levels: number of steps -> levels [steps + 1] from K down to 0.
-    """
+    """What it takes to draw images, each one token."""
 
     denoiser: Denoiser
     schedule: Schedule
-    shape: tuple[int, ...]
-    encode: Callable[[Sequence[Any]], Cond | None]
-    null: Cond | None
-    decode: Callable[[Tensor], Tensor]
-    levels: Callable[[int], Tensor]
+    shape: tuple[int, ...]              # (C, H, W)
+    encode: Callable[[Sequence[Any]], Cond | None]  # prompts -> their conditioning
+    null: Cond | None                   # that of no prompt, one row; None where there is none
+    decode: Callable[[Tensor], Tensor]  # tokens [B, 1, C, H, W] -> images in [-1, 1]
+    levels: Callable[[int], Tensor]     # number of steps -> levels [steps + 1] from K down to 0
 
     def sampler(self, steps: int, *, guidance: float = 1.0, **how: Any) -> Sampler:
         """Draws tokens or records their runs; guidance: scale of classifier-free guidance; how: more of `Sampler`.

@@ -25,12 +25,7 @@ ACROSS = 16                         # images of a class in the picture
 
 @dataclass(frozen=True)
 class ImageSampling:
-    """A run of `dforce sample image`, with all its settings.
-
-    checkpoint: one, a list, or a mapping of names. classes: names or numbers; None for all.
-    steps, eta, order, guidance: of the sampler. classifier: who judges, see `find_judge`.
-    raw: the weights as they are instead of their average.
-    """
+    """A run of `dforce sample image`. The keys are explained in configs/verbs/sample/image.yaml."""
 
     checkpoint: Any
     classes: Any

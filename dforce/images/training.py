@@ -33,23 +33,15 @@ STEPS = 20       # of sampling
 
 @dataclass(frozen=True)
 class ImageTraining:
-    """A training of `dforce train image`, with all its settings.
+    """A training of `dforce train image`. The keys are explained in configs/verbs/train/image.yaml."""
 
-    model: nodes `net` and `schedule`, and `predict`.
-    data: a name or a folder; size: pixels that its images are resized to, None as they are. batch: images a step.
-    drop: share of labels replaced by the null class.
-    objective: (denoiser, schedule) -> objective. fit: `dforce.fit`, waiting for objective and data.
-    classifier: training steps of the classifier, 0 for none. samples: images judged at the end, 0 for none.
-    resume: run folder or checkpoint to go on from.
-    """
-
-    model: Node
+    model: Node  # with net, schedule and predict
     data: Any
     size: Any
     batch: int
     drop: float
-    objective: Callable[..., Any]
-    fit: partial[Any]
+    objective: Callable[..., Any]  # (denoiser, schedule) -> objective
+    fit: partial[Any]              # `dforce.fit`, waiting for objective and data
     classifier: int
     samples: int
     seed: int

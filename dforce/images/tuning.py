@@ -30,12 +30,7 @@ RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance}
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTuning(TuningRun):
-    """A run of `dforce align image`, with all its settings.
-
-    reward, rewards: a name, or several with weights. classes: names or numbers to tune on; None for all.
-    steps, tune_steps, spacing, sde, guidance: of the sampler; tune_steps is None where tuning takes as many.
-    classifier: who judges classes, see `find_judge`. best_of: samples of the control at the end, 0 for none.
-    """
+    """A run of `dforce align image`. The keys are explained in configs/verbs/align/image.yaml."""
 
     reward: str
     rewards: Mapping[str, float] | None

@@ -35,18 +35,14 @@ CAPTIONS = {"before_after.png": "Before and after, and the best of several befor
 
 
 class TunedModel(NamedTuple):
-    """A tuned model beside the one begun with.
+    """A tuned model beside the one begun with."""
 
-    sampler: of the tuned model. reference: the model begun with, under the sampler's guidance.
-    judge: who judges classes, None for nobody. classes: numbers of those tuned on, of `model`, the one begun with.
-    """
-
-    sampler: Sampler
-    reference: Denoiser
+    sampler: Sampler          # of the tuned model
+    reference: Denoiser       # the model begun with, under the sampler's guidance
     rewards: Rewards
-    judge: Classifier | None
-    model: ImageModel
-    classes: list[int]
+    judge: Classifier | None  # of classes
+    model: ImageModel         # the one begun with
+    classes: list[int]        # numbers of those tuned on
 
 
 def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count: int, best_of: int, seed: int) -> None:

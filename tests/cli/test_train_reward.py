@@ -44,7 +44,7 @@ def complaint(capsys, *words):
 
 def test_pairs_become_a_reward_with_its_page(data, capsys) -> None:
     x, bright = data
-    assert main(["train", "reward", "data=sets", "out=run", "classes=[a,b]", *FEW, "lr=1e-2"]) == 0
+    assert main(["train", "reward", "data=sets/pairs.npz", "out=run", "classes=[a,b]", *FEW, "lr=1e-2"]) == 0
     rows = {row["metric"]: row for row in read_results("run/results.json").rows}
     told = rows["pair_accuracy"]
     assert told["n"] == 12 and told["low"] <= told["value"] <= told["high"] and told["value"] > 0.6
@@ -59,13 +59,13 @@ def test_pairs_become_a_reward_with_its_page(data, capsys) -> None:
     assert ask_reward(reward, x, ["a", "b"] * 60).shape == (120,)
     assert json.load(open("run/reward/reward.json"))["about"]["pair_accuracy"] == told["value"]
     capsys.readouterr()
-    assert main(["train", "reward", "kind=rating", "data=sets", "out=again", "encoder=run", "steps=20"]) == 0
+    assert main(["train", "reward", "data=sets/ratings.npz", "out=again", "encoder=run", "steps=20"]) == 0
     assert load_reward("again").head.size == 16  # on the features of the first, which are kept with it
 
 
 def test_ratings_become_a_reward_with_its_rank_correlation(data, capsys) -> None:
     x, bright = data
-    assert main(["train", "reward", "kind=rating", "data=sets", "out=run", "steps=150"]) == 0
+    assert main(["train", "reward", "data=sets/ratings.npz", "out=run", "steps=150"]) == 0
     rows = read_results("run/results.json").rows
     found = {(row["method"], row["metric"]): row for row in rows}
     rank = found["rating on flat", "rank_correlation"]
@@ -83,15 +83,16 @@ def test_ratings_become_a_reward_with_its_rank_correlation(data, capsys) -> None
 def test_settings_and_data_that_do_not_fit_are_told(data, capsys) -> None:
     x, _ = data
     assert "data is needed" in complaint(capsys)
-    assert "kind must be one of bradley_terry, rating, got 'ratings'" in complaint(capsys, "kind=ratings", "data=sets")
-    assert "encoder, hidden does nothing under kind=bradley_terry" in complaint(capsys, "data=sets", "encoder=flat",
-                                                                              "hidden=3")
-    assert "width does nothing under kind=rating" in complaint(capsys, "kind=rating", "data=sets", "width=8")
+    assert "name one of them" in complaint(capsys, "data=sets")
+    pairs, ratings = "data=sets/pairs.npz", "data=sets/ratings.npz"
+    assert "encoder, hidden does nothing for pairs" in complaint(capsys, pairs, "encoder=flat", "hidden=3")
+    assert "width does nothing for ratings" in complaint(capsys, ratings, "width=8")
     assert "No such file" in complaint(capsys, "data=nowhere.npz")
-    assert "has class 1, and classes names only 1" in complaint(capsys, "data=sets", "classes=[a]")
-    assert "must hold arrays 'win' and 'lose'" in complaint(capsys, "data=sets/ratings.npz")
-    assert "leaves 0 of 60 groups" in complaint(capsys, "data=sets", "held_out=0")
-    assert "no classifier at 'nosuch'" in complaint(capsys, "kind=rating", "data=sets", "encoder=nosuch")
+    assert "has class 1, and classes names only 1" in complaint(capsys, pairs, "classes=[a]")
+    np.savez("other.npz", x=x)
+    assert "must hold arrays 'win' and 'lose'" in complaint(capsys, "data=other.npz")
+    assert "leaves 0 of 60 groups" in complaint(capsys, pairs, "held_out=0")
+    assert "no classifier at 'nosuch'" in complaint(capsys, ratings, "encoder=nosuch")
     np.savez("more.npz", win=x[:4], lose=x[4:8], start=np.zeros((4, 2)))
     assert "arrays ['start'] that mean nothing here" in complaint(capsys, "data=more.npz")
     np.savez("empty.npz", win=x[:0], lose=x[:0])

@@ -25,22 +25,16 @@ Advantage = Literal["prompt", "batch", "group"]
 
 
 class Setup(NamedTuple):
-    """What an algorithm is put together for.
+    """What an algorithm is put together for."""
 
-    sampler: how the policy samples; the module inside its denoiser is what learns.
-    reward, ask: what samples earn, and what they are asked for.
-    decode: tokens -> what the reward takes.
-    prompts: (cond, B) -> the prompts of a batch, for rewards that the loss itself asks.
-    rows, checkpoint: memory of replaying traces, as in `replay`.
-    """
-
-    sampler: Sampler
+    sampler: Sampler  # of the policy; the module inside its denoiser is what learns
     reward: Reward
-    ask: Ask
-    decode: Callable[[Tensor], Tensor] | None = None
+    ask: Ask          # what samples are asked for
+    decode: Callable[[Tensor], Tensor] | None = None  # tokens -> what the reward takes
+    # (cond, B) -> the prompts of a batch, for rewards that the loss itself asks
     prompts: Callable[[Cond | None, int], Sequence[Any]] = lambda cond, count: [None] * count
     seed: int = 0
-    rows: int | None = None
+    rows: int | None = None   # rows, checkpoint: memory of replaying traces, as in `replay`
     checkpoint: bool = False
 
 
@@ -48,9 +42,7 @@ class Setup(NamedTuple):
 class Algorithm:
     """The settings that every algorithm has; one of them is a dataclass that adds its own, with a name and `prepare`.
 
-    epochs: each samples anew, where the algorithm samples. samples: rewards asked for in an epoch.
-    lr, decay: learning rate, and whether it falls.
-    Raises ValueError for a count below 1.
+    Its keys are explained in its file of configs/algorithm. Raises ValueError for a count below 1.
     """
 
     name: ClassVar[str]  # as its file in configs/algorithm
@@ -65,10 +57,7 @@ class Algorithm:
                 raise ValueError(f"{key} must be a number >= 1, got {getattr(self, key)!r}")
 
     def prepare(self, setup: Setup) -> Aligning:
-        """Loss, source of batches and options of `fit` for this setup.
-
-        The reference is the policy as it is now, or, where it has low-rank adapters, what is beneath them.
-        """
+        """Loss, source of batches and options of `fit` for this setup; the reference is `reference_of` the policy."""
         raise NotImplementedError
 
 
@@ -92,34 +81,53 @@ def reference_of(policy: Denoiser) -> Denoiser:
 
 def credit_of(advantage: str, buffer: int = BUFFER) -> Credit:
     """A reward against those of its prompt (the last `buffer`), of the batch, or of its group."""
-    kinds: dict[str, Callable[[], Credit]] = {
-        "prompt": lambda: PerPromptStats(buffer, min(16, buffer)), "batch": lambda: standardised,
-        "group": GroupAdvantage}
+    kinds: dict[str, Callable[[], Credit]] = {"prompt": lambda: PerPromptStats(buffer, min(16, buffer)),
+                                              "batch": lambda: standardised, "group": GroupAdvantage}
     if advantage not in kinds:
         raise ValueError(f"no advantage {advantage!r}{nearest(str(advantage), kinds)}")
     return kinds[advantage]()
 
 
-def ratio_gradient(algorithm: Any, setup: Setup, credit: Credit, *, clip_nats: float | None, **source: Any) -> Aligning:
-    """DDPO and its kin: policy gradients, the KL to the reference measured wherever it is steered or weighed.
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradient(Algorithm):
+    """DDPO and its kin: the KL to the reference is measured wherever it is steered or weighed."""
 
-    algorithm: with fraction, limit, kl, kl_target and gae among its settings. source: more of `OnPolicy`.
-    """
-    control = KLControl(algorithm.kl, algorithm.kl_target)
-    fixed: dict[str, Any] = {"clip_nats": clip_nats, "fraction": algorithm.fraction, "rows": setup.rows,
-                             "checkpoint": setup.checkpoint}
+    group: int = 1
+    limit: float = 5.0
+    fraction: float = 1.0
+    kl: float = 0.0
+    kl_target: float | None = None
+    gae: float | None = None
 
-    def loss(objective: AlignObjective, batch: Any, generator: Any) -> Result:
-        value, logs = policy_gradient(kl_weight=control.weight, **fixed)(objective, batch, generator)
-        if "kl" in logs:
-            control.see(logs["kl"])
-        return value, logs
+    def gradient(self, setup: Setup, credit: Credit, *, clip_nats: float | None = None, **source: Any) -> Aligning:
+        """The algorithm put together. source: more of `OnPolicy`."""
+        control = KLControl(self.kl, self.kl_target)
 
-    reference = reference_of(setup.sampler.denoiser) if algorithm.kl > 0 else None
-    steps = None if algorithm.gae is None else StepCredit(setup.sampler, algorithm.gae, seed=setup.seed)
-    made = on_policy(algorithm, setup, loss, credit, reference=reference, limit=algorithm.limit, prepare=steps,
-                     **source)
-    return replace(made, control=control, value=steps)
+        def loss(objective: AlignObjective, batch: Any, generator: Any) -> Result:
+            value, logs = policy_gradient(kl_weight=control.weight, clip_nats=clip_nats, fraction=self.fraction,
+                                          rows=setup.rows, checkpoint=setup.checkpoint)(objective, batch, generator)
+            if "kl" in logs:
+                control.see(logs["kl"])
+            return value, logs
+
+        reference = reference_of(setup.sampler.denoiser) if self.kl > 0 else None
+        steps = None if self.gae is None else StepCredit(setup.sampler, self.gae, seed=setup.seed)
+        made = on_policy(self, setup, loss, credit, reference=reference, limit=self.limit, prepare=steps, **source)
+        return replace(made, control=control, value=steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLearning(Algorithm):
+    """Those that deal the samples of an epoch into updates and learn from them without their steps' probabilities."""
+
+    updates: int = 8
+    passes: int = 1
+    group: int = 1
+    lr: float = 1e-4
+
+    def learning(self, setup: Setup, loss: Loss, credit: Credit, **more: Any) -> Aligning:
+        """The algorithm put together. more: of `on_policy`."""
+        return on_policy(self, setup, loss, credit, updates=self.updates, passes=self.passes, **more)
 
 
 def on_policy(algorithm: Any, setup: Setup, loss: Loss, credit: Credit, *, reference: Denoiser | None = None,

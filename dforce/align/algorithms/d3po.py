@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dforce.align.advantage import standardised
-from dforce.align.algorithms.common import Algorithm, Setup, on_policy, reference_of
+from dforce.align.algorithms.common import SampleLearning, Setup, reference_of
 from dforce.align.loop import Aligning
 from dforce.align.objectives import stepwise_preference
 from dforce.align.preferences import best_against_worst
@@ -12,14 +12,11 @@ BUILDABLE = ("D3PO",)  # by name, in a configuration
 
 
 @dataclass(frozen=True, kw_only=True)
-class D3PO(Algorithm):
+class D3PO(SampleLearning):
     """The keys are explained in configs/algorithm/d3po.yaml."""
 
     name = "d3po"
-    updates: int = 8
-    passes: int = 1
     group: int = 8
-    lr: float = 1e-4
     pairs: int = 2
     beta: float = 0.1
     clip_nats: float | None = None
@@ -28,5 +25,5 @@ class D3PO(Algorithm):
     def prepare(self, setup: Setup) -> Aligning:
         loss = stepwise_preference(beta=self.beta, clip_nats=self.clip_nats, fraction=self.fraction, rows=setup.rows,
                                    checkpoint=setup.checkpoint)
-        return on_policy(self, setup, loss, standardised, reference=reference_of(setup.sampler.denoiser),
-                         updates=self.updates, passes=self.passes, prepare=best_against_worst(self.pairs))
+        return self.learning(setup, loss, standardised, reference=reference_of(setup.sampler.denoiser),
+                             prepare=best_against_worst(self.pairs))

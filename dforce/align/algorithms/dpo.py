@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from dforce.align.advantage import standardised
-from dforce.align.algorithms.common import Algorithm, Setup, aligning, on_policy, reference_of
+from dforce.align.algorithms.common import SampleLearning, Setup, aligning, reference_of
 from dforce.align.loop import Aligning
 from dforce.align.objectives import AlignObjective, preference
 from dforce.align.preferences import Preferences, best_against_worst, read_pairs
@@ -15,14 +15,11 @@ BUILDABLE = ("DiffusionDPO",)  # by name, in a configuration
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionDPO(Algorithm):
+class DiffusionDPO(SampleLearning):
     """preferences: a file of pairs; nothing is sampled then. The keys: see configs/algorithm/diffusion_dpo.yaml."""
 
     name = "diffusion_dpo"
-    updates: int = 8
-    passes: int = 1
     group: int = 8
-    lr: float = 1e-4
     pairs: int = 2
     beta: float = 2000.0
     preferences: str | None = None
@@ -31,8 +28,8 @@ class DiffusionDPO(Algorithm):
         loss, sampler = preference(beta=self.beta, weight=min_snr()), setup.sampler
         reference = reference_of(sampler.denoiser)
         if self.preferences is None:
-            return on_policy(self, setup, loss, standardised, reference=reference, updates=self.updates,
-                             passes=self.passes, traces=False, prepare=best_against_worst(self.pairs))
+            return self.learning(setup, loss, standardised, reference=reference, traces=False,
+                                 prepare=best_against_worst(self.pairs))
         pairs = read_pairs(self.preferences)
         if pairs.win.shape[1:] != torch.Size(sampler.shape):
             raise ValueError(f"{self.preferences} holds pairs of shape {[*pairs.win.shape[1:]]} where this model makes "

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from dforce.align.advantage import GroupAdvantage
-from dforce.align.algorithms.common import Algorithm, Setup, ratio_gradient
+from dforce.align.algorithms.common import PolicyGradient, Setup
 from dforce.align.loop import Aligning
 
 BUILDABLE = ("GRPO",)  # by name, in a configuration
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO(Algorithm):
+class GRPO(PolicyGradient):
     """Group advantages under PPO's clip. The keys are explained in configs/algorithm/grpo.yaml."""
 
     name = "grpo"
@@ -19,13 +19,8 @@ class GRPO(Algorithm):
     group: int = 8
     global_std: bool = False
     same_start: bool = False
-    limit: float = 5.0
     clip_nats: float = 1.0
-    fraction: float = 1.0
-    kl: float = 0.0
-    kl_target: float | None = None
-    gae: float | None = None
 
     def prepare(self, setup: Setup) -> Aligning:
-        return ratio_gradient(self, setup, GroupAdvantage(global_std=self.global_std), clip_nats=self.clip_nats,
-                              updates=self.updates, passes=self.passes, same_start=self.same_start)
+        return self.gradient(setup, GroupAdvantage(global_std=self.global_std), clip_nats=self.clip_nats,
+                             updates=self.updates, passes=self.passes, same_start=self.same_start)

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass
 
-from dforce.align.algorithms.common import Advantage, Algorithm, Setup, credit_of, on_policy
+from dforce.align.algorithms.common import Advantage, SampleLearning, Setup, credit_of
 from dforce.align.loop import Aligning
 from dforce.align.objectives import nft
 
@@ -11,19 +11,14 @@ BUILDABLE = ("NFT",)  # by name, in a configuration
 
 
 @dataclass(frozen=True, kw_only=True)
-class NFT(Algorithm):
+class NFT(SampleLearning):
     """The reference is the policy that sampled. The keys are explained in configs/algorithm/nft.yaml."""
 
     name = "nft"
-    updates: int = 8
-    passes: int = 1
-    group: int = 1
-    lr: float = 1e-4
     advantage: Advantage = "prompt"
     limit: float = 1.0
     beta: float = 1.0
 
     def prepare(self, setup: Setup) -> Aligning:
-        return on_policy(self, setup, nft(beta=self.beta, limit=self.limit), credit_of(self.advantage),
-                         reference=copy.deepcopy(setup.sampler.denoiser), updates=self.updates, passes=self.passes,
-                         traces=False, sync=True)
+        return self.learning(setup, nft(beta=self.beta, limit=self.limit), credit_of(self.advantage),
+                             reference=copy.deepcopy(setup.sampler.denoiser), traces=False, sync=True)

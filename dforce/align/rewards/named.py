@@ -16,16 +16,12 @@ GROUP = "image_reward"  # not `reward`: a key of that name takes folders and fun
 
 
 class Rewards(NamedTuple):
-    """What is tuned on, and what watches it.
-
-    held_out: the same wish by another instrument, None where there is none.
-    parts: the rewards that `tuned` is made of, where there are several.
-    """
+    """What is tuned on, and what watches it."""
 
     name: str
     tuned: Reward
-    held_out: Reward | None
-    parts: dict[str, Reward]
+    held_out: Reward | None   # the same wish by another instrument
+    parts: dict[str, Reward]  # that `tuned` is made of, where there are several
 
 
 def named_reward(name: str, subject: Subject, *, trust: Any = None) -> Watched:

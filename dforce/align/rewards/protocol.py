@@ -12,20 +12,15 @@ Reward = Callable[[Tensor, Sequence[Any], Sequence[Any]], Any]  # (samples [B, .
 
 
 class Subject(NamedTuple):
-    """What a named reward is made for.
+    """What a named reward is made for."""
 
-    shape: (C, H, W) of an image. classes: their names, () where there are none. data: name or folder of the images.
-    judge: a classifier that judges classes and is no part of any reward, None where there is none.
-    few: as little work as goes.
-    """
-
-    shape: tuple[int, ...]
-    classes: tuple[str, ...] = ()
-    data: str = ""
-    judge: Any = None
+    shape: tuple[int, ...]         # (C, H, W) of an image
+    classes: tuple[str, ...] = ()  # names
+    data: str = ""                 # name or folder of the images
+    judge: Any = None              # a classifier that judges classes and is no part of any reward
     seed: int = 0
     device: torch.device | str = "cpu"
-    few: bool = False
+    few: bool = False              # as little work as goes
 
     @property
     def side(self) -> int:

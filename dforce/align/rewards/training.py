@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
 
-from dforce.align.preferences import Pairs, read_pairs
+from dforce.align.preferences import read_pairs
 from dforce.align.rewards.learnt import FittedPairs, fit_bradley_terry
 from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.ratings import FittedRatings, fit_rating, mean_ranks, read_ratings
@@ -21,24 +22,17 @@ from dforce.report.statistics import resampled, wilson_interval
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker
 
-FILES = {"bradley_terry": "pairs.npz", "rating": "ratings.npz"}
-ONLY = {"bradley_terry": ("width", "depth", "classes", "ignore"), "rating": ("encoder", "hidden")}  # None elsewhere
-RATE = {"bradley_terry": 3e-3, "rating": 1e-2}
+ONLY = {"pairs": ("width", "depth", "classes", "ignore"), "ratings": ("encoder", "hidden")}  # None elsewhere
+RATE = {"pairs": 3e-3, "ratings": 1e-2}
 FEW = 10    # steps under fast_dev_run
 LINES = 40  # of metrics.jsonl
 
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """A training of `dforce train reward`, with all its settings.
-
-    data: a file of pairs or ratings, or a folder that holds one. kind: what is learnt.
-    width, depth, classes, ignore: of a network that learns from pairs. encoder, hidden: of a head on an encoder.
-    lr: None for the usual one of the kind. held_out: share of the data that is only asked about.
-    """
+    """A training of `dforce train reward`. The keys are explained in configs/verbs/train/reward.yaml."""
 
     data: str | None
-    kind: Literal["bradley_terry", "rating"]
     width: int | None
     depth: int | None
     classes: list[str] | None
@@ -58,14 +52,14 @@ class RewardTraining:
 
         classifier: name -> the encoder of that name, where it is no learnt reward.
         """
-        file = self._file()
+        file, kind = self._file()
         fitted: FittedPairs | FittedRatings
         with Ticker(None, "train reward") as ticker:
             options: dict[str, Any] = {"steps": FEW if self.fast_dev_run else self.steps, "batch": self.batch,
-                                       "held_out": self.held_out, "lr": self.lr or RATE[self.kind],
+                                       "held_out": self.held_out, "lr": self.lr or RATE[kind],
                                        "weight_decay": self.weight_decay, "seed": self.seed,
                                        "watch": _logger(folder, ticker)}
-            if self.kind == "bradley_terry":
+            if kind == "pairs":
                 fitted = self._fit_pairs(file, options)
                 rows = rows_of_pairs(fitted, file.name)
             else:
@@ -81,17 +75,22 @@ class RewardTraining:
         print(markdown_table(rows))
         print(f"load_reward({str(folder.path)!r}) has it, as reward(samples, prompts, metadata) -> [B]")
 
-    def _file(self) -> Path:
-        """The file of pairs or ratings. ValueError for settings that do not go together."""
-        idle = [key for kind, keys in ONLY.items() if kind != self.kind for key in keys
-                if getattr(self, key) is not None]
-        if idle:
-            raise ValueError(f"{', '.join(idle)} does nothing under kind={self.kind}: leave it out")
+    def _file(self) -> tuple[Path, str]:
+        """The file, and whether it holds pairs or ratings. ValueError for settings that do not go with it."""
         if not self.data:
-            raise ValueError("data is needed: an .npz file such as dforce.align.write_pairs makes, or a folder with "
-                             f"{FILES[self.kind]}")
+            raise ValueError("data is needed: an .npz file such as dforce.align.write_pairs or write_ratings makes, or "
+                             "a folder with pairs.npz or ratings.npz")
         file = Path(self.data)
-        return file / FILES[self.kind] if file.is_dir() else file
+        if file.is_dir():
+            there = [kind for kind in ONLY if (file / f"{kind}.npz").is_file()]
+            if len(there) > 1:
+                raise ValueError(f"{file} holds pairs.npz and ratings.npz: name one of them")
+            file /= f"{there[0] if there else 'pairs'}.npz"
+        kind = "ratings" if is_zipfile(file) and "rating.npy" in ZipFile(file).namelist() else "pairs"
+        idle = [key for other, keys in ONLY.items() if other != kind for key in keys if getattr(self, key) is not None]
+        if idle:
+            raise ValueError(f"{', '.join(idle)} does nothing for {kind}: leave it out")
+        return file, kind
 
     def _fit_pairs(self, file: Path, options: dict[str, Any]) -> FittedPairs:
         ignored = list(self.ignore or ())
@@ -101,8 +100,7 @@ class RewardTraining:
         torch.manual_seed(self.seed)
         net = RewardNet(pairs.win.shape[1:], width=self.width or 32, depth=self.depth or 2,
                         classes=_classes(file, static.get("class"), self.classes))
-        learnt: Pairs = pairs._replace(cond={"static": static} if static else None)
-        return fit_bradley_terry(net, learnt, **options)
+        return fit_bradley_terry(net, pairs._replace(cond={"static": static} if static else None), **options)
 
 
 def _classes(file: Path, label: torch.Tensor | None, names: list[str] | None) -> int | list[str]:
@@ -141,10 +139,7 @@ def _logger(folder: RunFolder, ticker: Ticker) -> Callable[[Any], None]:
 
 
 def rows_of_pairs(fitted: FittedPairs, name: str) -> list[Row]:
-    """Pair accuracy with Wilson's interval, and the loss in nats (a guess has log 2 = 0.693), held out and not.
-
-    name: of the file of pairs.
-    """
+    """Pair accuracy with Wilson's interval, and the loss in nats (a guess has log 2 = 0.693), held out and not."""
     rows = []
     for side, margin in (("", fitted.margin), (" of those learnt from", fitted.trained)):
         values = margin.double().cpu().numpy()
@@ -158,10 +153,7 @@ def rows_of_pairs(fitted: FittedPairs, name: str) -> list[Row]:
 
 
 def rows_of_ratings(fitted: FittedRatings, name: str, encoder: str) -> list[Row]:
-    """Spearman's rank correlation, and the error beside that of always saying the mean, on the held-out samples.
-
-    name: of the file of ratings.
-    """
+    """Spearman's rank correlation, and the error beside that of always saying the mean, on the held-out samples."""
     both = fitted.predicted.double().numpy() + 1j * fitted.rated.double().numpy()  # resampled together
 
     def rank_correlation(drawn: np.ndarray) -> np.ndarray:

@@ -14,12 +14,11 @@ BASE = "base"  # the model before, judged like a method
 
 
 class Part(NamedTuple):
-    """One run of a method. trial: its number, on the tuning seed; None for a run that is reported. classes: how many
-    it is tuned on, None for all."""
+    """One run of a method."""
 
     seed: int
-    trial: int | None = None
-    classes: int | None = None
+    trial: int | None = None    # its number, on the tuning seed; None for a run that is reported
+    classes: int | None = None  # how many it is tuned on, None for all
 
     @property
     def name(self) -> str:
@@ -30,15 +29,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class AlignBenchmark:
-    """What is asked for, as in configs/verbs/benchmark/align.yaml, and where its results are.
-
-    tasks, methods, only: what is compared. seeds, tune_seed: of what is reported, and of trials.
-    epochs, samples, points: of every algorithm. steps, spacing: of the sampler.
-    judged, searched: samples that a tuned model, or a search, is judged by.
-    spread, spread_methods: numbers of classes that methods are tuned on, to see how they generalise.
-    accuracy, diversity: what a trial must keep to be chosen.
-    weak_steps, judge_steps: training steps of the model of task `class`, and of the judge.
-    """
+    """What is asked for, and where its results are. The keys are explained in configs/verbs/benchmark/align.yaml."""
 
     tasks: list[str]
     methods: dict[str, dict[str, Any]]

@@ -36,10 +36,10 @@ DELIVERED = 100  # samples that queries and seconds are counted for
 
 
 class AlignTables(NamedTuple):
-    """rows, of results.json; lines, of episodes.jsonl."""
+    """What goes into the run folder."""
 
-    rows: list[Row]
-    lines: list[dict[str, Any]]
+    rows: list[Row]              # of results.json
+    lines: list[dict[str, Any]]  # of episodes.jsonl
 
 
 class Runs(NamedTuple):
