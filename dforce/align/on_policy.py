@@ -95,7 +95,7 @@ class Sampler(NamedTuple):
         start = noise(0, torch.arange(self.shape[0], device=device), like, salt=START_SALT, sample=member)
         for members in torch.arange(batch, device=device).split(self.rows or batch):
             part = start if len(members) == batch else start[members]  # no second copy of what is wanted whole
-            yield part, select(cond, members) if cond else None, members_of(noise, members)
+            yield part, select(cond, members) if cond else None, members_of(noise, members, batch)
 
 
 class OnPolicy:
@@ -178,7 +178,8 @@ class OnPolicy:
         if samples.trace is not None:
             some = select(samples.trace, torch.arange(min(self.checked, self.samples), device=samples.x.device))
             metrics["ratio_error"] = check_on_policy(some, self.sampler.denoiser, self.sampler.schedule,
-                                                     tolerance=self.tolerance, autocast=self.sampler.autocast).largest
+                                                     tolerance=self.tolerance, rows=self.sampler.rows,
+                                                     autocast=self.sampler.autocast).largest
         rows = self.prepare(samples) if self.prepare else samples
         count = len(leaves(rows)[0])
         if count % self.updates:

@@ -98,8 +98,9 @@ def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tenso
 
     steps: which, [N] alike for all runs or [B, N]; None: all. They are folded into the batch, so N B rows go through
     the network at once, the step the slow dimension (a recurrent or causal one does all tokens of a row in one pass,
-    each row beginning in the recorded state); `rows` bounds how many. checkpoint: activations are computed again in the
-    backward pass, chunk by chunk of `rows`. autocast: as in `record`; anything else than what sampled is off-policy.
+    each row beginning in the recorded state); `rows` bounds how many, and memory with them: activations are computed
+    again in the backward pass, chunk by chunk. checkpoint: so, too, where there is one chunk only. autocast: as in
+    `record`; anything else than what sampled is off-policy.
     bound=False admits another model than the one that sampled: a reference.
 
     Raises ValueError for the trace of another model, and where gradients are wanted but the denoiser cuts them off.
@@ -121,6 +122,7 @@ def _replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, steps: Tensor 
     # The step is the slow dimension, as the draw is in `fork`: wrappers that hold tensors of B rows know that order.
     size = min(rows or index.numel(), index.numel())
     size -= size % len(index) if size > len(index) else 0
+    again = checkpoint or size < index.numel()
     for run, step in zip(*(which.T.flatten().split(size) for which in (batch, index)), strict=True):
         x, level, to, std = trace.x[run, step], trace.level[run, step], trace.level[run, step + 1], trace.std[run, step]
         begin, cond = select((state, trace.cond), run)
@@ -132,7 +134,7 @@ def _replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, steps: Tensor 
 
         # min_std is in the recorded std, and never in the mean: a step to level 0 has mean x0_hat.
         arguments = (x, level, to, std, begin, cond)
-        parts.append(recomputed(mean, *arguments, use_reentrant=False) if checkpoint else mean(*arguments))
+        parts.append(recomputed(mean, *arguments, use_reentrant=False) if again else mean(*arguments))
     flat = torch.cat(parts).unflatten(0, index.T.shape).transpose(0, 1).flatten(0, 1)
     spread = trace.std[batch, index].flatten(0, 1).to(flat.dtype)
     kernel = Gaussian(flat, spread.view(*spread.shape, *(1,) * (flat.ndim - 2)).expand_as(flat))

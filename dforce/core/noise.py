@@ -8,6 +8,7 @@ Noise composes: `shifted` and `members_of` wrap any `NoiseSource`, pass changed 
 """
 
 import math
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -117,12 +118,23 @@ def shifted(noise: NoiseSource, *, rows: int = 0, tokens: int = 0, samples: int 
     return shift
 
 
-def members_of(noise: NoiseSource, member: Tensor) -> NoiseSource:
-    """The noise of rows of a larger batch, as they have it there; member: [B], their numbers in that batch."""
+def members_of(noise: NoiseSource, member: Tensor, count: int) -> NoiseSource:
+    """The noise of rows of a larger batch, as they have it there; member: [B], their numbers in that batch of `count`.
+
+    Row n B + i is draw n of row i (see `fork`), in the larger batch row n count + member i.
+    """
     def choose(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                sample: Tensor | None = None) -> Tensor:
-        return noise(row, token, like, salt=salt, sample=member[:len(like)] if sample is None else member[sample])
+        sample = torch.arange(len(like), device=like.device) if sample is None else sample
+        number = sample // len(member) * count + member.to(sample.device)[sample % len(member)]
+        return noise(row, token, like, salt=salt, sample=number)
     return choose
+
+
+def noise_of_parts(noise: NoiseSource, count: int, size: int) -> Iterator[tuple[slice, NoiseSource]]:
+    """Yields the rows of every part of at most `size` of `count` rows, and the noise that they have in the whole."""
+    for member in torch.arange(count).split(size):
+        yield slice(int(member[0]), int(member[-1]) + 1), members_of(noise, member, count)
 
 
 def no_noise(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,

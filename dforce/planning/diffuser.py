@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.denoiser import Denoiser
+from dforce.core.noise import NoiseSource, noise_of_parts
 from dforce.core.schedule import Schedule
 from dforce.core.step import Step
 from dforce.data.normalize import Affine
@@ -22,7 +23,7 @@ from dforce.guidance.energy import Energy
 from dforce.guidance.inpaint import inpaint
 from dforce.planning.control import Plan
 from dforce.planning.energy import SumOfDistances
-from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner, noise_of
 from dforce.planning.request import checked_request
 
 BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
@@ -71,8 +72,8 @@ class DiffuserPlanner:
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         obs, goal = checked_request(obs, goal, remaining, self.layout)
-        parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, rng)
-                 for i in range(0, len(obs), self.episodes)]
+        parts = [self._part(obs[rows], goal[rows], remaining, noise)
+                 for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes)]
         return Plan(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     @property
@@ -124,8 +125,9 @@ class DiffuserPlanner:
         obs, goal = checked_request(obs, goal, remaining, self.layout)
         return self.planner(goal, self.length(remaining)).denoising(obs, goal, remaining, seed=seed)
 
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
-        return held(self.planner(goal, self.length(remaining))(obs, goal, remaining, rng), remaining, goal.shape[1])
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Plan:
+        plan = self.planner(goal, self.length(remaining)).planned(obs, goal, remaining, noise)
+        return held(plan, remaining, goal.shape[1])
 
 
 def held(plan: Plan, steps: int, width: int) -> Plan:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.matrix import pyramid
-from dforce.core.noise import Noise, NoiseSource, seed_of
+from dforce.core.noise import Noise, NoiseSource, noise_of_parts, seed_of
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Step
@@ -28,6 +28,11 @@ from dforce.planning.request import checked_request
 BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
 
 
+def noise_of(rng: np.random.Generator) -> Noise:
+    """The noise of one call of a planner, for all of its episodes."""
+    return Noise(seed_of(int(rng.integers(2**62)), 0))
+
+
 @dataclass(frozen=True)
 class DiffusionPlanner:
     """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan, for `run_episodes`.
@@ -39,7 +44,7 @@ class DiffusionPlanner:
     horizon: environment steps of a plan, None for as many as it is asked for; any number of them, not only what the
     network was trained on. pad_to: environment steps that a network which is not causal is shown at least: those
     behind the plan are pure noise and stay so, for a plan shorter than the windows of training (causal networks need
-    none). episodes: how many are planned in one batch (bounds memory). bf16: autocast of the network.
+    none). episodes: how many are planned in one batch: bounds memory, changes no plan. bf16: autocast of the network.
     ValueError for a horizon below 1 and a negative pad_to.
     """
 
@@ -71,10 +76,13 @@ class DiffusionPlanner:
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         obs, goal = checked_request(obs, goal, remaining, self.layout)
-        seed = int(rng.integers(2**62))
-        parts = [self._part(obs[i:i + self.episodes], goal[i:i + self.episodes], remaining, Noise(seed_of(seed, i)))
-                 for i in range(0, len(obs), self.episodes)]
+        parts = [self._part(obs[rows], goal[rows], remaining, noise)
+                 for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes)]
         return self._plan(torch.cat(parts))
+
+    def planned(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Plan:
+        """The plans of one batch under that noise."""
+        return self._plan(self._part(obs, goal, remaining, noise))
 
     def decoded(self, x0: Tensor) -> Plan:
         """Clean tokens [N, T, stack * D], as the network has them, as a plan."""

@@ -249,6 +249,32 @@ def test_accumulation_and_chunks_give_the_gradient_of_the_whole() -> None:
         torch.testing.assert_close(weights, ends[0][1], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("loss", [policy_gradient, stepwise_preference])
+def test_rows_bound_what_is_held_and_shown_at_once(loss) -> None:
+    """Whatever the rows: the network is never shown more, the graph holds no activations of theirs, equal results."""
+    schedule, model = world()
+    seen, ends = [], []
+    model.net.register_forward_pre_hook(lambda net, arguments: seen.append(len(arguments[0])))
+    pairs = best_against_worst(2) if loss is stepwise_preference else None
+    for rows in (None, 1, 2, 5, 11):
+        held: list[int] = []
+        seen.clear()
+        source = make(schedule, model, rows=rows, group=6, prepare=pairs)
+        objective = AlignObjective(model, schedule, loss(rows=rows), reference=copy.deepcopy(model))
+        batch = source(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: (held.append(x.numel()), x)[1], lambda x: x):
+            value = objective(batch, torch.Generator().manual_seed(0))[0]
+        model.zero_grad()
+        value.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        ends.append((value.detach(), gradient, sum(held)))
+        assert rows is None or max(seen) <= rows
+    for value, gradient, size in ends[1:]:
+        torch.testing.assert_close(value, ends[0][0], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(gradient, ends[0][1], rtol=1e-4, atol=1e-7)
+        assert size < ends[0][2] / 2
+
+
 # --------------------------------------------------------------------------------------------------- the one policy
 
 class Dropped(nn.Module):

@@ -134,7 +134,7 @@ MEMBER = torch.tensor([4, 2])
 AROUND = {
     "chunk": (lambda n: shifted(n, rows=7, tokens=3), lambda r, t, s, b: (r + 7, t + 3, s, b, 1.0)),
     "candidates": (lambda n: shifted(n, samples=5), lambda r, t, s, b: (r, t, s, b + 5, 1.0)),
-    "members": (lambda n: members_of(n, MEMBER.repeat(5)), lambda r, t, s, b: (r, t, s, MEMBER.repeat(5)[b], 1.0)),
+    "members": (lambda n: members_of(n, MEMBER.repeat(5), 10), lambda r, t, s, b: (r, t, s, MEMBER.repeat(5)[b], 1.0)),
     "tempered": (lambda n: tempered(n, 0.25), lambda r, t, s, b: (r, t, s, b, 0.25)),
     "branches": (lambda n: BranchNoise(n, torch.tensor([11, 0]), MEMBER, 6, token=2),
                  lambda r, t, s, b: (r, t + 2, s + PRIME * torch.tensor([11, 0])[b % 2][:, None],
