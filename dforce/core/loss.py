@@ -26,8 +26,6 @@ def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | 
     return kind(*args, generator=generator, device=device)
 
 
-# ------------------------------------------------------------------------------------------------- level samplers
-
 def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
                 power: float = 1.0) -> Tensor:
     """Every token at its own level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024), uniform for power 1.
@@ -84,7 +82,6 @@ def teacher_forcing(schedule: Schedule, shape: tuple[int, int], generator: torch
     return torch.where(tokens < position, 0, torch.where(tokens == position, level, schedule.levels))
 
 
-# ---------------------------------------------------------------------------------------------------------- weights
 # A weight is that of the x0 error, whatever the network predicts: SNR for the eps objective, SNR + 1 for v, 1 for x0.
 
 def snr(cap: float = 100.0) -> Weight:
@@ -124,8 +121,6 @@ def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
         return clip * (1 - (1 - ratio) * (1 - decay * ratio @ share))
     return weight
 
-
-# ------------------------------------------------------------------------------------------------------------- loss
 
 def corrupt(schedule: Schedule, x0: Tensor, level: Tensor, noise: Tensor | torch.Generator | None = None) -> Tensor:
     """x_level ~ q(. | x0): x0 [B, T, *E], every token at its own level [B, T]. Level 0 returns x0 bit for bit."""

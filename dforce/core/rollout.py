@@ -1,7 +1,5 @@
 """Endless rollouts: chunk after chunk from a carried state, in constant memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -24,7 +22,7 @@ class Recent(NamedTuple):
     x: Tensor                 # [B, n, *E]
     token: dict[str, Tensor]  # conditioning of these tokens, [B, n, ...]
 
-    def with_next(self, state: State, x: Tensor, cond: Cond | None, keep: int) -> Recent:
+    def with_next(self, state: State, x: Tensor, cond: Cond | None, keep: int) -> "Recent":
         """The record after tokens x [B, T, *E], which led to `state`: the last `keep` tokens remain."""
         new = (cond or {}).get("token") or {}
         token = {name: torch.cat([self.token[name], value], 1)[:, -keep:] if self.x.shape[1] else value[:, -keep:]

@@ -1,7 +1,5 @@
 """The one Gaussian step under every sampler, likelihood, KL and policy gradient of the library."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import NamedTuple
@@ -34,7 +32,7 @@ class Gaussian(NamedTuple):
         nats = -0.5 * ((x - self.mean) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi)
         return _sum_event(nats, moving if mask is None else moving & mask)
 
-    def kl(self, other: Gaussian, mask: Tensor | None = None) -> Tensor:
+    def kl(self, other: "Gaussian", mask: Tensor | None = None) -> Tensor:
         """KL(self || other) in nats per token, [B, T], over the dimensions where self moves.
 
         Where self and other are both deterministic the step has no density and counts 0, as in `log_prob`.

@@ -5,8 +5,6 @@ enters where it branches off, with the state of the row at that token, and row a
 stratified splits half of the draws' tokens remain, and one walk through the tokens is saved.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 
@@ -83,7 +81,7 @@ class SharedDraws:
             **self.cond, "static": select(self.cond.get("static") or {}, plan),
             "token": {name: value[plan, token][:, None] for name, value in (self.cond.get("token") or {}).items()}}
 
-    def _by_segments(self, segments: _Segments, x: Tensor, level: Tensor) -> Tensor:
+    def _by_segments(self, segments: "_Segments", x: Tensor, level: Tensor) -> Tensor:
         """The estimates by any causal denoiser."""
         estimates = segments(torch.cat([self.x, self._whole(self.x, x)]),
                              torch.cat([self.level, self._whole(self.level, level)]))

@@ -1,7 +1,5 @@
 """Rows of results.json about sets of images, and lines of episodes.jsonl about single ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +47,7 @@ class Judged(NamedTuple):
         distance = frechet(features(classifier, self.x), features(classifier, reference))
         return self._row(task, variant, "frechet", Interval(distance, math.nan, math.nan, len(self.x)))
 
-    def some(self, which: slice) -> Judged:
+    def some(self, which: slice) -> "Judged":
         """A part of the images."""
         return Judged(self.method, self.x[which], self.label[which], {k: v[which] for k, v in self.values.items()})
 

@@ -1,7 +1,5 @@
 """A reward that is learnt of mean ratings: a regression head on a frozen encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,20 +19,6 @@ class Ratings(NamedTuple):
 
     x: Tensor       # [N, T, *E]
     rating: Tensor  # [N]
-
-
-class MeanRating:
-    """A reward learnt from ratings: the mean rating that a head on the features of a frozen encoder expects.
-
-    In the unit of the ratings; the protocol (samples [B, T, *E], prompts, metadata) -> [B]; differentiable in the
-    samples. encoder: see `dforce.align.rewards.network.encode`.
-    """
-
-    def __init__(self, encoder: Any, head: RatingHead):
-        self.encoder, self.head = encoder, head
-
-    def __call__(self, samples: Tensor, prompts: Sequence[Any] = (), metadata: Sequence[Any] | None = None) -> Tensor:
-        return self.head(encode(self.encoder, samples).to(self.head.shift.device)).to(samples.device)
 
 
 class RatingHead(nn.Module):
@@ -62,6 +46,20 @@ class RatingHead(nn.Module):
     def standard(self, features: Tensor) -> Tensor:
         """The rating less the mean of those learnt from, over their deviation."""
         return self.net((features - self.shift) / self.scale)[:, 0]
+
+
+class MeanRating:
+    """A reward learnt from ratings: the mean rating that a head on the features of a frozen encoder expects.
+
+    In the unit of the ratings; the protocol (samples [B, T, *E], prompts, metadata) -> [B]; differentiable in the
+    samples. encoder: see `dforce.align.rewards.network.encode`.
+    """
+
+    def __init__(self, encoder: Any, head: RatingHead):
+        self.encoder, self.head = encoder, head
+
+    def __call__(self, samples: Tensor, prompts: Sequence[Any] = (), metadata: Sequence[Any] | None = None) -> Tensor:
+        return self.head(encode(self.encoder, samples).to(self.head.shift.device)).to(samples.device)
 
 
 class RatingLoss(nn.Module):

@@ -12,7 +12,7 @@ from dforce.core.noise import Noise, NoiseSource
 from dforce.core.sample import sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std, Step
-from dforce.core.tree import State, fork
+from dforce.core.tree import State, fork, select
 
 RESAMPLE_SALT = 4  # stream of the resampling, beside the sampler's own
 
@@ -63,9 +63,8 @@ class steering:
             raise ValueError(f"{len(noise)} rows are no multiple of {self.particles} particles")
         self.calls += 1
         ancestors = self._ancestors(step.x0) if (self.calls - 1) % self.every == 0 else None
-        mean = step.kernel.mean if ancestors is None else step.kernel.mean[ancestors]
-        std = step.kernel.std if ancestors is None else step.kernel.std[ancestors]
-        return mean + std * noise, ancestors
+        kernel = step.kernel if ancestors is None else select(step.kernel, ancestors)
+        return kernel.sample(noise), ancestors
 
     def _ancestors(self, x0: Tensor) -> Tensor | None:
         """[n B], or None where nobody is resampled."""

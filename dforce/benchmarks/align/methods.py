@@ -117,8 +117,6 @@ def policy_samples(bed: Bed, policy: Any, count: int, seed: int) -> ScoredSample
     return scored_samples(bed, trace.x[:, -1], label, nats)
 
 
-# --------------------------------------------------------------------------------------------------------- tuning
-
 def run_algorithm(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int,
                   budget: Mapping[str, int], count: int, classes: Sequence[int] | None = None) -> MethodResult:
     """An algorithm run from the model before, which stays as it is.
@@ -150,8 +148,6 @@ def run_algorithm(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any],
     end = policy_samples(bed, policy, count, seed)
     return MethodResult(end, queries, 0.0, spent, [*points, {"queries": queries, **end.summary()}])
 
-
-# ------------------------------------------------------------------------------------------------------ searching
 
 def run_search(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any], *, seed: int, count: int) -> MethodResult:
     """Samples of a search at test time, from the noise and for the classes of `policy_samples`; the model stays."""
@@ -205,8 +201,6 @@ def _doodl(bed: Bed, x: Tensor, label: Tensor, noise: NoiseSource, settings: dic
 SEARCHES: dict[str, Callable[[Bed, Tensor, Tensor, Noise, dict[str, Any]], SearchResult]] = {
     "best_of_n": _best_of_n, "demon": _demon, "steering": _steering, "guidance": _guidance, "doodl": _doodl}
 
-
-# ----------------------------------------------------------------------------------------------- models and judges
 
 def make_judge(folder: Path, steps: int) -> None:
     """The classifier that judges classes, in a folder of its own."""

@@ -185,8 +185,6 @@ def trials(bench: AlignBenchmark, task: str, method: str, parts: Iterable[Part])
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------- pictures
-
 def draw_all(rows: Sequence[Row], media: Path) -> dict[str, str]:
     """frontier_<task>.png and curves_<task>.png of what is there; their captions."""
     captions = {}
