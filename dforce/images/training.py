@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dforce.config import Node
+from dforce.config import resolve
 from dforce.data.images import ImageBatches, Images, load_images
 from dforce.images.classifier import FOLDER, Classifier, classifier_steps, load_classifier, save_classifier
 from dforce.images.judge import judge
@@ -21,9 +19,8 @@ from dforce.nets.image import ImageMLP
 from dforce.report.rows import Row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
-from dforce.runs.training_run import FEW, Prepared, has_checkpoint
-from dforce.train.checkpoint import build_denoiser, load, load_state
-from dforce.train.fit import TrainingState, stop_requested
+from dforce.runs.training_run import FEW, ModelTraining, Prepared
+from dforce.train.fit import stop_requested
 
 MANY = 1024      # numbers of an image from which an MLP is a poor choice
 SHOWN = 8        # images of a class in the picture
@@ -31,42 +28,26 @@ FEW_SAMPLES = 2  # of each class, under fast_dev_run
 STEPS = 20       # of sampling
 
 
-@dataclass(frozen=True)
-class ImageTraining:
+@dataclass(frozen=True, kw_only=True)
+class ImageTraining(ModelTraining):
     """A training of `dforce train image`. The keys are explained in configs/verbs/train/image.yaml."""
 
-    model: Node  # with net, schedule and predict
-    data: Any
     size: Any
-    batch: int
     drop: float
-    objective: Callable[..., Any]  # (denoiser, schedule) -> objective
-    fit: partial[Any]              # `dforce.fit`, waiting for objective and data
     classifier: int
     samples: int
-    seed: int
-    save_every: int
-    keep: int
-    fast_dev_run: bool = False
-    resume: str | None = None
-    trust: Any = None
 
     def prepare(self) -> Prepared:
         """Data, model and training loop, or ValueError. data: (training images, held-out images)."""
         images, held_out = (load_images(self.data, split=split, size=self.size) for split in ("train", "test"))
         layout = {**layout_of(images.shape, images.classes, self.data), "digest": _digest(images)}
-        torch.manual_seed(self.seed)
-        denoiser = build_denoiser(self.model, layout, trust=self.trust)
-        if isinstance(denoiser.net, ImageMLP) and images.x[0].numel() >= MANY:
+        if resolve(self.model["net"]["_target_"], trust=self.trust) is ImageMLP and images.x[0].numel() >= MANY:
             print(f"note: an image has {images.x[0].numel()} numbers, many for an MLP: net=image_unet learns them "
                   "better")
-        objective, state = self.objective(denoiser, denoiser.schedule), self._state(layout)
-        options = FEW if self.fast_dev_run else {}
         batches = ImageBatches(images, batch=min(self.batch, len(images.x)), seed=self.seed, drop=self.drop)
         known = ImageBatches(held_out, batch=min(self.batch, len(held_out.x)), seed=self.seed)
-        logs = self.fit(objective, batches, seed=self.seed, resume=state, validate=known, **options)
-        return Prepared(logs, {"layout": layout}, state.step if state else 0,
-                        options.get("steps", self.fit.keywords["steps"]), (images, held_out))
+        return self.begin(layout, batches, what="the images of", data=(images, held_out), validate=known,
+                          differing=lambda old: None if old.layout.get("digest") == layout["digest"] else "")
 
     def train_judge(self, prepared: Prepared, folder: RunFolder) -> None:
         """The classifier of the run folder, trained if there is none yet: it is quick, and wanted while training."""
@@ -116,15 +97,6 @@ class ImageTraining:
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
         folder.episodes(line for judged in sets for line in judged.lines(task=task, classes=real.classes))
         print(markdown_table(rows))
-
-    def _state(self, layout: dict[str, Any]) -> TrainingState | None:
-        """Where the run stopped; None for a new run, and for one that was stopped before its first checkpoint."""
-        if not self.resume or not has_checkpoint(Path(self.resume)):
-            return None
-        if load(self.resume, trust=self.trust).layout.get("digest") != layout["digest"]:
-            raise ValueError(f"the images of {self.data} are not those that {self.resume} was trained on: bring the "
-                             "old ones back, or start a new run")
-        return load_state(self.resume)
 
 
 def _digest(images: Images) -> str:

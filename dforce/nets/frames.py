@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dforce.nets.conv_blocks import Decoder, Encoder, Features, FrameEmbedding, Layout, frames, runner
-from dforce.nets.transformer import AGES, AttentionBlock, angles
+from dforce.nets.transformer import AGES, AttentionBlock, angles, attend, in_use
 
 BUILDABLE = ("FrameTransformerNet",)  # by name, in a configuration
 
@@ -86,35 +86,15 @@ class FrameTransformerNet(nn.Module):
         seen = ((distance >= 0) & (distance <= self.context)) & written[:, None]
         return seen.repeat_interleave(self.places, 1).repeat_interleave(self.places, 2)[:, None]
 
-    def _filled(self, position: Tensor) -> int:
-        """Frames of the cache that attention reads: all, or on a CPU, where counting costs nothing, those in use."""
-        return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
-
     def _walk(self, code: Tensor, embedding: Tensor, state: State, time: int, *, finish: bool) -> tuple[Tensor, State]:
         """Maps [B T, width, h, w] of every frame (void unless `finish`), and the state after the last."""
         number = torch.arange(time, device=code.device) + state["position"][:, None]
-        h, filled = self._embed(code, embedding, number), self._filled(state["position"])
+        filled = in_use(state["position"], self.context)
         turn = angles(number.repeat_interleave(self.places, 1), self.width // self.heads)
-        visible, seen = self._visible(time, state["position"], filled), []
-        past = slice((self.context - filled) * self.places, None)
-        for i, block in enumerate(self.blocks):
-            q, k, v = block.project(h, turn)  # type: ignore[operator]
-            seen.append((k, v))
-            if filled:
-                k = torch.cat([state["k"][:, i, :, past].to(k.dtype), k], 2)
-                v = torch.cat([state["v"][:, i, :, past].to(v.dtype), v], 2)
-            if finish or i + 1 < self.layers:  # nobody reads what the last layer says of an absorbed frame
-                h = block.mix(h, q, k, v, visible)  # type: ignore[operator]
+        h, cache = attend(self.blocks, self._embed(code, embedding, number), turn,
+                          self._visible(time, state["position"], filled), state, filled * self.places, finish=finish)
         maps = self.norm(h).unflatten(1, (time, self.places)).flatten(0, 1).transpose(1, 2)
-        return maps.unflatten(2, self.coarse), self._pushed(state, seen, time)
-
-    def _pushed(self, state: State, seen: list[tuple[Tensor, Tensor]], time: int) -> State:
-        """The state with the keys and values of `time` more frames, the oldest ones gone."""
-        cache, size = {}, self.context * self.places
-        for name, new in zip(("k", "v"), zip(*seen, strict=True), strict=True):
-            newest = torch.stack([layer[:, :, -size:] for layer in new], 1).to(state[name].dtype)
-            cache[name] = torch.cat([state[name][:, :, :, time * self.places:], newest], 3)
-        return {"position": state["position"] + time, **cache}
+        return maps.unflatten(2, self.coarse), {"position": state["position"] + time, **cache}
 
     def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
         """The state after frames x [B, T, C, H, W]; neither decoder nor last layer."""

@@ -98,36 +98,14 @@ class TransformerNet(nn.Module):
         distance, written = token[:, None] - key, key >= -position[:, None]
         return (((distance >= 0) & (distance <= self.context)) & written[:, None])[:, None]
 
-    def _filled(self, position: Tensor | None) -> int:
-        """Tokens of the cache that attention reads: all, or on a CPU, where counting costs nothing, those in use."""
-        if position is None:
-            return 0
-        return min(self.context, int(position.max())) if position.device.type == "cpu" else self.context
-
     def _walk(self, h: Tensor, state: State, *, finish: bool) -> tuple[Tensor, State]:
         """Features [B, T, width] of embedded tokens h (void unless `finish`), and the state after the last of them."""
         time, position = h.shape[1], state.get("position")
-        filled, turn = self._filled(position), angles(self._place(state, time), self.width // self.heads)
-        visible = self._visible(time, position, filled, h.device)
-        past, seen = slice(self.context - filled, None), []
-        for i, block in enumerate(self.blocks):
-            assert isinstance(block, AttentionBlock)
-            q, k, v = block.project(h, turn)
-            seen.append((k, v))
-            if filled:
-                k = torch.cat([state["k"][:, i, :, past].to(k.dtype), k], 2)
-                v = torch.cat([state["v"][:, i, :, past].to(v.dtype), v], 2)
-            if finish or i + 1 < self.depth:  # the last layer's answer to an absorbed token is not read
-                h = block.mix(h, q, k, v, visible)
-        return h, state if position is None else self._pushed(state, seen, time)
-
-    def _pushed(self, state: State, seen: list[tuple[Tensor, Tensor]], time: int) -> State:
-        """The state with the keys and values of `time` more tokens, layer by layer, the oldest ones gone."""
-        cache = {}
-        for name, new in zip(("k", "v"), zip(*seen, strict=True), strict=True):
-            newest = torch.stack([layer[:, :, -self.context:] for layer in new], 1).to(state[name].dtype)
-            cache[name] = torch.cat([state[name][:, :, :, time:], newest], 3)
-        return {**state, "position": state["position"] + time, **cache}
+        filled = 0 if position is None else in_use(position, self.context)
+        turn = angles(self._place(state, time), self.width // self.heads)
+        h, cache = attend(self.blocks, h, turn, self._visible(time, position, filled, h.device), state, filled,
+                          finish=finish)
+        return h, state if position is None else {**state, "position": position + time, **cache}
 
     def absorb(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> State:
         """The state after tokens x [B, T, *E]; neither head nor last layer. ValueError where causal is False."""
@@ -167,6 +145,33 @@ class AttentionBlock(nn.Module):
         h = h + self.merge(seen.transpose(1, 2).flatten(2))
         gate, value = self.up(self.norm_mlp(h)).chunk(2, -1)
         return h + self.down(F.silu(gate) * value)
+
+
+def in_use(position: Tensor, context: int) -> int:
+    """Places of a cache that attention reads: all, or on a CPU, where counting costs nothing, those in use."""
+    return min(context, int(position.max())) if position.device.type == "cpu" else context
+
+
+def attend(blocks: nn.ModuleList, h: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor | None, state: State,
+           filled: int, *, finish: bool) -> tuple[Tensor, State]:
+    """Features of embedded tokens h [B, T, width] behind all blocks (void unless `finish`), and the cache after them.
+
+    state: its "k" and "v", where there are any, hold the past, of which the newest `filled` are read; the oldest go.
+    """
+    cache: dict[str, list[Tensor]] = {"k": [], "v": []}
+    for i, block in enumerate(blocks):
+        assert isinstance(block, AttentionBlock)
+        q, *new = block.project(h, turn)
+        seen = dict(zip(cache, new, strict=True))
+        for name, value in seen.items():
+            if name in state:
+                old = state[name][:, i]
+                cache[name].append(torch.cat([old, value.to(old.dtype)], 2)[:, :, -old.shape[2]:])
+            if filled:
+                seen[name] = torch.cat([state[name][:, i, :, -filled:].to(value.dtype), value], 2)
+        if finish or i + 1 < len(blocks):  # the last layer's answer to an absorbed token is not read
+            h = block.mix(h, q, seen["k"], seen["v"], visible)
+    return h, {name: torch.stack(layers, 1) for name, layers in cache.items() if layers}
 
 
 def angles(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,19 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
+
+from dforce.config import Node
+from dforce.data.normalize import Affine
 from dforce.report.plots.curves import loss_curve
 from dforce.report.plots.denoising import denoising_curves
 from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
-from dforce.train.checkpoint import CheckpointError, find, keep_last, save, step_folder, verify
+from dforce.train import checkpoint
+from dforce.train.checkpoint import Bundle, CheckpointError, find, load, load_state, save
 from dforce.train.fit import Log, stop_requested
 
 FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # of `fit`, under fast_dev_run
@@ -30,11 +36,50 @@ class Prepared(NamedTuple):
     data: Any = None  # whatever `finish` wants of what was prepared
 
 
-class TrainingRun(Protocol):
-    """One kind of training, with all its settings.
+@dataclass(frozen=True, kw_only=True)
+class ModelTraining:
+    """What trainings of a denoiser have in common. The keys are explained in configs/verbs/train."""
 
-    resume: run folder or checkpoint to go on from. save_every: steps between checkpoints. keep: how many of them stay.
-    """
+    model: Node  # nodes `net` and `schedule`, and `predict`
+    data: Any
+    batch: int
+    objective: Callable[..., Any]  # (denoiser, schedule) -> objective
+    fit: partial[Any]  # `dforce.fit`, waiting for objective and data
+    seed: int
+    save_every: int
+    keep: int
+    carry: bool = False
+    fast_dev_run: bool = False
+    resume: str | None = None
+    trust: Any = None
+
+    def begin(self, layout: dict[str, Any], batch_at: Callable[..., Any], *, what: str,
+              differing: Callable[[Bundle], str | None], data: Any = None, normalizer: Affine | None = None,
+              **options: Any) -> Prepared:
+        """Model and training loop for data of this layout, from the beginning or from where the run stopped.
+
+        batch_at, options: as `fit` takes them. data: for `finish`.
+        differing: says how the data, called `what`, differ from those of a checkpoint; None where they do not.
+        Raises ValueError where they do.
+        """
+        torch.manual_seed(self.seed)
+        denoiser = checkpoint.build_denoiser(self.model, layout, trust=self.trust)
+        objective = self.objective(denoiser, denoiser.schedule, **({"carry": True} if self.carry else {}))
+        state = None  # also where the run was stopped before its first checkpoint
+        if self.resume and has_checkpoint(Path(self.resume)):
+            difference = differing(load(self.resume, trust=self.trust))
+            if difference is not None:
+                raise ValueError(f"{what} {self.data} are not those that {self.resume} was trained on{difference}: "
+                                 "bring the old ones back, or start a new run")
+            state = load_state(self.resume)
+        options |= FEW if self.fast_dev_run else {}
+        logs = self.fit(objective, batch_at, seed=self.seed, resume=state, **options)
+        return Prepared(logs, {"layout": layout} | ({"normalizer": normalizer} if normalizer is not None else {}),
+                        state.step if state else 0, options.get("steps", self.fit.keywords["steps"]), data)
+
+
+class TrainingRun(Protocol):
+    """One kind of training, with all its settings, such as `ModelTraining`."""
 
     @property
     def resume(self) -> str | None: ...
@@ -109,7 +154,7 @@ class Keeper:
         """Writes `best` where the validation loss is the lowest so far, and `step_*` where one is due."""
         held_out = log.validation.get("val_loss", float("inf"))
         places = [self.folder.checkpoints / "best"] if held_out < self.lowest else []
-        places += [step_folder(self.folder.checkpoints, log.step)] if due else []
+        places += [checkpoint.step_folder(self.folder.checkpoints, log.step)] if due else []
         if not places:
             return
         self.lowest = min(self.lowest, held_out)
@@ -119,13 +164,13 @@ class Keeper:
         if due:
             self.newest = places[-1]
             if self.folder.writes:
-                keep_last(self.folder.checkpoints, self.keep)
+                checkpoint.keep_last(self.folder.checkpoints, self.keep)
 
 
 def _lowest(best: Path) -> float:
     """The validation loss of the best checkpoint of this folder so far."""
     try:
-        verify(find(best))
+        checkpoint.verify(find(best))
         return float(json.loads((best / "state.json").read_text("utf-8"))["extra"]["val_loss"])
     except CheckpointError:  # there is none, or it is damaged: the next one takes its place
         return float("inf")

@@ -15,6 +15,16 @@ from torch import nn
 from dforce.train.auxiliary import Net
 
 
+def motion_layers(shape: tuple[int, int, int], channels: int, *, what: str) -> list[nn.Module]:
+    """Layers from two frames and their difference, [N, 3 C, H, W], to [N, 64]. ValueError for sides not in fours."""
+    c, h, w = shape
+    if h % 4 or w % 4:
+        raise ValueError(f"the {what} halves frames twice: height and width must be multiples of 4, got {h} x {w}")
+    return [nn.Conv2d(3 * c, channels, 5, 1, 2), nn.SiLU(), nn.Conv2d(channels, channels, 4, 2, 1), nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.SiLU(), nn.Flatten(),
+            nn.Linear(2 * channels * (h // 4) * (w // 4), 64)]
+
+
 def save_net(net: nn.Module, file: str | Path, *, key: str, about: dict[str, Any]) -> Path:
     """One safetensors file with the weights, and under `key` the arguments that the network is made with."""
     file = Path(file)

@@ -6,22 +6,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dforce.config import Node
 from dforce.data.batch import Batch
 from dforce.data.pixels import to_uint8
 from dforce.data.video.dataset import VideoClips
 from dforce.runs.folder import RunFolder, write_atomic
-from dforce.runs.training_run import FEW, Prepared, has_checkpoint
-from dforce.train.checkpoint import build_denoiser, load, load_state
+from dforce.runs.training_run import ModelTraining, Prepared
+from dforce.train.checkpoint import Bundle
 from dforce.train.distributed import join
-from dforce.train.state import TrainingState
 from dforce.video.film import strip
 from dforce.video.latents import load_latents
 from dforce.video.model import load_video
@@ -30,11 +27,10 @@ from dforce.video.stream import Recipe, continued
 COLUMNS = 12    # pictures in a row of the picture
 
 
-@dataclass(frozen=True)
-class VideoTraining:
+@dataclass(frozen=True, kw_only=True)
+class VideoTraining(ModelTraining):
     """A training of `dforce train video`. The keys are explained in configs/verbs/train/video.yaml."""
 
-    model: Node  # nodes `net` and `schedule`, and `predict`
     data: str
     size: int | tuple[int, int] | None
     frames: int
@@ -44,19 +40,9 @@ class VideoTraining:
     actions: int | None
     fps: float | None
     cache: bool | str
-    batch: int
     held_out: float
     latents: str | None
-    carry: bool
-    objective: Callable[..., Any]  # (denoiser, schedule) -> objective
-    fit: partial[Any]  # `dforce.fit`, waiting for objective and data
     samples: int
-    seed: int
-    save_every: int
-    keep: int
-    fast_dev_run: bool = False
-    resume: str | None = None  # run folder or checkpoint to go on from
-    trust: str | None = None
 
     def prepare(self) -> Prepared:
         """Data, model and training loop, or ValueError. Its `data` are the held-out clips, None without."""
@@ -65,15 +51,13 @@ class VideoTraining:
         event, encoded = self._tokens(clips)
         layout = {**clips.layout, "digest": _digest(clips), "event_shape": [*event], "latents": self.latents,
                   "token": {"action": clips.action_width} if clips.action_width else {}}
-        torch.manual_seed(self.seed)
-        denoiser = build_denoiser(self.model, layout, trust=self.trust)
-        objective = self.objective(denoiser, denoiser.schedule, **({"carry": True} if self.carry else {}))
-        state = self._state(layout)
-        options = FEW if self.fast_dev_run else {}
-        logs = self.fit(objective, encoded(clips), seed=self.seed, resume=state, shards=clips.virtual_shards,
-                        validate=held_out and encoded(held_out), **options)
-        return Prepared(logs, {"layout": layout}, state.step if state else 0,
-                        options.get("steps", self.fit.keywords["steps"]), held_out)
+
+        def differing(bundle: Bundle) -> str | None:
+            keys = [key for key in ("digest", "event_shape", "token") if bundle.layout.get(key) != layout[key]]
+            return f" (other {', '.join(keys)})" if keys else None
+
+        return self.begin(layout, encoded(clips), what="the clips of", differing=differing, data=held_out,
+                          shards=clips.virtual_shards, validate=held_out and encoded(held_out))
 
     def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
         """A picture of held-out clips, continued with their own actions."""
@@ -104,17 +88,6 @@ class VideoTraining:
                 return batch._replace(x=latents.encode(batch.x))
             return batch_at
         return latents.event_shape(clips.event_shape), encoded
-
-    def _state(self, layout: dict[str, Any]) -> TrainingState | None:
-        """Where the run stopped; None for a new run, and for one that was stopped before its first checkpoint."""
-        if not self.resume or not has_checkpoint(Path(self.resume)):
-            return None
-        before = load(self.resume, trust=self.trust).layout
-        changed = [key for key in ("digest", "event_shape", "token") if before.get(key) != layout[key]]
-        if changed:
-            raise ValueError(f"the clips of {self.data} are not those that {self.resume} was trained on (other "
-                             f"{', '.join(changed)}): bring the old ones back, or start a new run")
-        return load_state(self.resume)
 
     def _picture(self, folder: RunFolder, checkpoint: Path, held_out: VideoClips) -> None:
         """media/frames.png: held-out clips, and what the model makes of their beginnings, under the same actions."""

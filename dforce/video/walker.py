@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dforce.core.noise import mix
 from dforce.data.pixels import from_uint8
 from dforce.train.auxiliary import seeded, train_auxiliary
-from dforce.video.auxiliary_nets import load_net, save_net
+from dforce.video.auxiliary_nets import load_net, motion_layers, save_net
 from dforce.video.recording import Record
 
 MEMORY = 16         # actions that the policy remembers: walkers in mazes go straight for up to 15 frames
@@ -39,17 +39,11 @@ class WalkerPolicy(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], actions: int, *, memory: int = MEMORY, channels: int = 24):
         super().__init__()
-        c, h, w = shape
-        if h % 4 or w % 4:
-            raise ValueError(f"the walker halves frames twice: height and width must be multiples of 4, got {h} x {w}")
+        self.eyes = nn.Sequential(*motion_layers(shape, channels, what="walker"))
         if actions < 2 or memory < 1:
             raise ValueError(f"a walker chooses between at least two actions and remembers at least one, got {actions} "
                              f"and memory={memory}")
-        self.shape, self.actions, self.memory, self.channels = (c, h, w), actions, memory, channels
-        self.eyes = nn.Sequential(
-            nn.Conv2d(3 * c, channels, 5, 1, 2), nn.SiLU(), nn.Conv2d(channels, channels, 4, 2, 1), nn.SiLU(),
-            nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.SiLU(), nn.Flatten(),
-            nn.Linear(2 * channels * (h // 4) * (w // 4), 64))
+        self.shape, self.actions, self.memory, self.channels = shape, actions, memory, channels
         self.past = nn.Linear(memory * actions, 64)
         self.head = nn.Sequential(nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, actions))
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dforce.train.auxiliary import seeded, train_auxiliary
+from dforce.video.auxiliary_nets import motion_layers
 
 Labelled = Callable[[int], tuple[Tensor, Tensor]]  # step -> frames [B, T, C, H, W], actions [B, T] or [B, T, A]
 
@@ -25,17 +26,12 @@ class ActionProbe(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], actions: int, *, channels: int = 32):
         super().__init__()
-        c, h, w = shape
-        if h % 4 or w % 4:
-            raise ValueError(f"the probe halves frames twice: height and width must be multiples of 4, got {h} x {w}")
+        layers = motion_layers(shape, channels, what="probe")
         if actions < 2:
             raise ValueError(f"a probe tells at least two actions apart, got {actions}")
         self.shape, self.actions = shape, actions
         # both frames and their difference: small motions are where a plain convolution of two frames starts too slowly
-        self.net = nn.Sequential(
-            nn.Conv2d(3 * c, channels, 5, 1, 2), nn.SiLU(), nn.Conv2d(channels, channels, 4, 2, 1), nn.SiLU(),
-            nn.Conv2d(channels, 2 * channels, 4, 2, 1), nn.SiLU(), nn.Flatten(),
-            nn.Linear(2 * channels * (h // 4) * (w // 4), 64), nn.SiLU(), nn.Linear(64, actions))
+        self.net = nn.Sequential(*layers, nn.SiLU(), nn.Linear(64, actions))
 
     def forward(self, pairs: Tensor) -> Tensor:
         first, second = pairs.chunk(2, 1)
