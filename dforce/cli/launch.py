@@ -29,10 +29,7 @@ class Failed(Exception):
 
 
 def launch(name: str, words: list[str]) -> int:
-    """Composes the configuration and runs the command through Hydra, whose launchers and sweepers all work.
-
-    Returns the exit code. Raises `Failed` with what the command raised.
-    """
+    """Composes the configuration and runs the command through Hydra; returns the exit code, or raises `Failed`."""
     from hydra import main as hydra_main
 
     # The run folder is ours (dforce.runs.folder), so Hydra leaves no folder and no log of its own behind. Defaults come

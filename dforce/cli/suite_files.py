@@ -16,10 +16,7 @@ FOLDER = Path(str(files("dforce.configs"))) / "suites"
 
 
 def shipped_suite(task: str, size: str) -> Path:
-    """configs/suites/<task>-<size>.yaml; for a maze of one's own that of medium, whose episodes are as long.
-
-    Raises ValueError where none ships, and names the nearest.
-    """
+    """configs/suites/<task>-<size>.yaml, or ValueError; for a maze of one's own that of medium, as long."""
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     name = "maze2d-medium" if task.startswith("maze2d-custom") else task
     if f"{name}-{size}" not in known:

@@ -7,5 +7,4 @@ from dforce.config.values import check_like, nearest, to_yaml
 from dforce.config.yaml_text import bounded_yaml
 
 __all__ = ["CHECKPOINT_ROOMS", "Node", "bounded_yaml", "build", "check", "check_like", "nearest", "option", "options",
-           "present", "read", "resolve",
-           "to_yaml"]
+           "present", "read", "resolve", "to_yaml"]

@@ -42,14 +42,14 @@ class Scope(NamedTuple):
         return cls((trust,) if isinstance(trust, str) else tuple(trust or ()), rooms)
 
 
-def check(cfg: Any, *, trust: Iterable[str] | str | None = None, files: Sequence[Path] = ()) -> None:
-    """Checks every node of `cfg` that has a `_target_`: the target, its keys, the types of its values.
+def check(config: Any, *, trust: Iterable[str] | str | None = None, files: Sequence[Path] = ()) -> None:
+    """Checks every node of `config` that has a `_target_`: the target, its keys, the types of its values.
 
-    cfg: (nested) mapping, a plain one or OmegaConf's. trust: further packages whose names may be targets.
-    files: YAML files that cfg was composed from, searched for the line to name in a message.
+    config: (nested) mapping, a plain one or OmegaConf's. trust: further packages whose names may be targets.
+    files: YAML files that config was composed from, searched for the line to name in a message.
     Raises ValueError that names the key, the nearest right one, all right ones, and the file and line.
     """
-    _check_node(to_plain(cfg), "", Scope.of(trust), files)
+    _check_node(to_plain(config), "", Scope.of(trust), files)
 
 
 def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequence[str] = ROOMS,
@@ -71,15 +71,14 @@ def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequenc
     return _build_node(node, scope, from_data)
 
 
-def read(cfg: Any, kind: type[T], *, trust: Iterable[str] | str | None = None, **more: Any) -> T:
+def read(config: Any, kind: type[T], *, trust: Iterable[str] | str | None = None, **more: Any) -> T:
     """A typed value from the keys of a configuration that are called as its fields are.
 
-    cfg: mapping, a plain one or OmegaConf's. kind: a dataclass or a NamedTuple; a field annotated `Node` keeps a node
-    as it is, in every other field nodes are built. trust: packages beside dforce that nodes may name. more: fields
-    that no key has. Keys that are no fields are passed over, and fields without a key take their defaults.
-    Raises ValueError for a value that does not fit its field.
+    config: a plain mapping or OmegaConf's; keys that are no fields are passed over. trust: as in `check`.
+    kind: a dataclass or a NamedTuple. Fields annotated `Node` keep a node as it is, in others nodes are built.
+    more: fields that no key has. Raises ValueError for a value that does not fit its field.
     """
-    values, hints = to_plain(cfg), typing.get_type_hints(kind)
+    values, hints = to_plain(config), typing.get_type_hints(kind)
     chosen = {name: values[name] for name in hints if name in values and name not in more}
     for name, value in chosen.items():
         if not fits(value, hints[name]):

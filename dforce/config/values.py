@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 
-def check_like(cfg: Mapping[str, Any], text: str) -> None:
+def check_like(config: Mapping[str, Any], text: str) -> None:
     """Checks the plain keys of a verb's configuration against the defaults in its YAML `text`.
 
     Raises ValueError where a number, a switch or a word has become something else. Null defaults take anything; other
@@ -22,7 +22,7 @@ def check_like(cfg: Mapping[str, Any], text: str) -> None:
     """
     optional = set(re.findall(r"^(\w+):.*#.*\bnull\b", text, re.MULTILINE))
     for key, default in (yaml.safe_load(text) or {}).items():
-        value = cfg.get(key)
+        value = config.get(key)
         if value is None and key in optional:
             continue
         hint = {bool: bool, int: int, float: float, str: str}.get(type(default))
@@ -31,10 +31,7 @@ def check_like(cfg: Mapping[str, Any], text: str) -> None:
 
 
 def nearest(key: str, names: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
-    """`; did you mean 'x'? valid: a, b, x`: the tail of every message about an unknown name.
-
-    elsewhere: last part -> full name of keys in other places, asked only where none of `names` is near.
-    """
+    """`; did you mean 'x'? valid: a, b, x`. elsewhere: last part -> full name of keys to try where none is near."""
     names = sorted(names)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     if not near and elsewhere:
@@ -104,19 +101,19 @@ def described(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def to_plain(cfg: Any) -> Any:
+def to_plain(config: Any) -> Any:
     """OmegaConf containers as plain ones, without importing OmegaConf for those who use plain dicts."""
-    if type(cfg).__module__.startswith("omegaconf"):
+    if type(config).__module__.startswith("omegaconf"):
         from omegaconf import OmegaConf
 
-        return OmegaConf.to_container(cfg, resolve=True)
-    if isinstance(cfg, Mapping):
-        return {key: to_plain(value) for key, value in cfg.items()}
-    return [to_plain(value) for value in cfg] if isinstance(cfg, list) else cfg
+        return OmegaConf.to_container(config, resolve=True)
+    if isinstance(config, Mapping):
+        return {key: to_plain(value) for key, value in config.items()}
+    return [to_plain(value) for value in config] if isinstance(config, list) else config
 
 
-def to_yaml(cfg: Any) -> str:
+def to_yaml(config: Any) -> str:
     """The text of a configuration, resolved."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(cfg), resolve=True)
+    return OmegaConf.to_yaml(OmegaConf.create(config), resolve=True)

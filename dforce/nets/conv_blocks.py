@@ -50,10 +50,7 @@ class Layout:
 
 
 class FrameEmbedding(nn.Module):
-    """The embedded noise levels and conditioning of every frame, [B T, size].
-
-    labels: number of labels [B, T] that are embedded; token: names and sizes of the cond["token"] vectors.
-    """
+    """Embeds `labels` noise levels [B, T] and the cond["token"] vectors of these names and sizes: [B T, size]."""
 
     def __init__(self, token: Mapping[str, int], size: int, labels: int = 1):
         super().__init__()
@@ -79,10 +76,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """A residual block of two 3x3 convolutions (He et al. 2016, pre-activated): [N, in, h, w] -> [N, out, h, w].
-
-    `embedding` [N, size] scales and shifts the features between them (FiLM, Perez et al. 2018).
-    """
+    """Two 3x3 convolutions (He et al. 2016, pre-activated) around FiLM by `embedding` [N, size] (Perez et al. 2018)."""
 
     def __init__(self, into: int, out: int, embedding: int):
         super().__init__()

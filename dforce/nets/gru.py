@@ -24,10 +24,7 @@ def pays(core: nn.GRU, code: Tensor) -> bool:
 
 
 def unroll(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The result of `core(code, z)`: latents [B, T, width], and the last of each layer [layers, B, width].
-
-    code: [B, T, width]; z: [layers, B, width].
-    """
+    """`core(code, z)`: code [B, T, width], z [layers, B, width] -> latents [B, T, width], and each layer's last."""
     last = []
     for weights, first in zip(core.all_weights, z.unbind(0), strict=True):
         code = _Layer.apply(code, first, *weights)
@@ -36,10 +33,7 @@ def unroll(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cudnn(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The result of `core(code, z)` on a GPU, with a gradient in evaluation mode too.
-
-    cuDNN differentiates only in training mode, which differs by dropout; there is none here.
-    """
+    """`core(code, z)` on a GPU, with a gradient in evaluation mode: cuDNN's training mode differs by dropout alone."""
     weights: list[Tensor] = [weight for layer in core.all_weights for weight in layer]
     return torch._VF.gru(code, z, weights, True, core.num_layers, 0.0, torch.is_grad_enabled(), False, True)
 

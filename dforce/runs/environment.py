@@ -51,10 +51,7 @@ def _versions() -> dict[str, str]:
 
 @cache  # of the code that was loaded: what changes in the checkout from now on does not run here
 def _commit() -> str | None:
-    """Commit of the checkout that dforce runs from, with `+` if files changed since.
-
-    An installed wheel and a copy without history have the one in the environment variable DFORCE_COMMIT, else None.
-    """
+    """Commit of the checkout, `+` if files changed since; without history, that in DFORCE_COMMIT, else None."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return os.environ.get("DFORCE_COMMIT") or None

@@ -38,10 +38,7 @@ class Invocation(NamedTuple):
 
     @contextmanager
     def folder(self, *, resume: bool = False, place: str | Path | None = None) -> Iterator[RunFolder]:
-        """The folder of this run, inside `with`; its page is written, and named on the terminal, at the end.
-
-        resume: go on in a folder that has content. place: another folder than `out`.
-        """
+        """The run folder, inside `with`, new or (resume) with content; its page is written and named at the end."""
         folder = RunFolder(self.verb, self.config, out=place or self.out, resume=resume, command=self.command)
         try:
             with folder:

@@ -43,10 +43,7 @@ class PrintOnce:
 
 
 def check_settings(call: Invocation, free: Collection[str]) -> None:
-    """Raises ValueError where the folder of a run holds one of other settings: their jobs could not be compared.
-
-    free: keys that may differ.
-    """
+    """ValueError where the folder of a run holds one of other settings, but for the keys in `free`."""
     if call.out is None:
         return
     out, file = Path(call.out), Path(call.out) / "config.yaml"
@@ -86,10 +83,7 @@ def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: 
 
 def do_jobs(jobs: Iterable[Job], folder: RunFolder, *, late: Callable[[], bool], report: Callable[[], None],
             clock: Callable[[], float] = time.monotonic) -> Outcome:
-    """Does the jobs, with other processes in the same folder, and then `report`, however they end.
-
-    clock: the seconds of each job go to metrics.jsonl.
-    """
+    """Does the jobs, shared with other processes, then `report`, however they end; logs the seconds by `clock`."""
     timed = [job._replace(work=partial(_timed, folder, job, number, clock)) for number, job in enumerate(jobs, 1)]
 
     def tell(name: str, left: int) -> None:
@@ -109,10 +103,7 @@ def _timed(folder: RunFolder, job: Job, number: int, clock: Callable[[], float])
 
 def publish(folder: RunFolder, rows: list[Row], lines: list[dict[str, Any]], text: Callable[[], str],
             draw: Callable[[Path], Mapping[str, str]]) -> bool:
-    """Writes results.json, episodes.jsonl, tables.md of text(), tables.csv, and the pictures that draw(media) captions.
-
-    False, and nothing is written, where another process is publishing: it sees the same files.
-    """
+    """results.json, episodes.jsonl, tables.*, pictures that draw(media) captions; False where another publishes."""
     with locked(folder.path / "locks" / "report.lock") as mine:
         if not mine:
             return False

@@ -29,10 +29,7 @@ def write_shard(file: Path, identity: Mapping[str, Any], about: Mapping[str, Any
 
 
 def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
-    """The shard, or why it does not count: "" where there is none, else damage or settings that are not `identity`.
-
-    Constructors that have moved since count under their present names.
-    """
+    """The shard, or why it does not count: "" where there is none, else damage or settings that are not `identity`."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -21,10 +21,7 @@ def seeded(make: Callable[[], Net], seed: int) -> Net:
 
 
 def train_auxiliary(net: Net, loss: Callable[[int], Tensor], *, steps: int, lr: float, weight_decay: float) -> Net:
-    """The network after AdamW on loss(0), loss(1), ... under one cycle of the learning rate; frozen, to be evaluated.
-
-    The same for the same losses and machine.
-    """
+    """The network, frozen, after AdamW on loss(0), loss(1), ... under one cycle of the learning rate."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for step in range(steps):

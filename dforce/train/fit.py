@@ -94,10 +94,7 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
 
 def _begin(objective: nn.Module, ranks: Ranks, resume: TrainingState | None, precision: Literal["auto", "fp32", "bf16"],
            record: dict[str, Any], **optimizer: Any) -> Training:
-    """Builds the live state of step 0, or of the step that `resume` stopped at.
-
-    record: settings that must be the same when the run goes on.
-    """
+    """The live state of step 0, or of the step of `resume`, whose settings in `record` must be the same."""
     chosen = choose(precision, ranks.device)
     record = {**record, "precision": chosen.name}
     training = start(objective, precision=chosen, record=record, device=ranks.device, **optimizer)

@@ -7,10 +7,7 @@ import math
 
 def learning_rate(step: int, *, lr: float, steps: int, warmup: int = 0, decay: str = "cosine",
                   floor: float = 0.0) -> float:
-    """The rate of step 0..steps-1: it rises linearly to `lr` over `warmup` steps, then falls or stays.
-
-    decay: "cosine" falls along a half cosine to `floor` * lr at the last step, "constant" stays at lr.
-    """
+    """Rises linearly to `lr` over `warmup` steps, then falls along a half cosine to floor * lr, or is constant."""
     rising = min(1.0, (step + 1) / max(warmup, 1))
     if decay == "constant" or step < warmup:
         return lr * rising

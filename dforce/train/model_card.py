@@ -10,10 +10,7 @@ from dforce.train.state import TrainingState
 
 
 def model_card(name: str, state: TrainingState, layout: Mapping[str, Any]) -> str:
-    """README.md of a checkpoint: how large the model is, what it was trained on, how it is loaded.
-
-    name: of the checkpoint's folder. layout: what the numbers of a token mean.
-    """
+    """README.md of the checkpoint `name`: how large the model is, what it was trained on, how it is loaded."""
     weights = sum(value.numel() for value in state.model.values())
     data = layout.get("dataset") or layout.get("env") or "data described in layout.json"
     return f"""# {name}

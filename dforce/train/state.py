@@ -43,10 +43,7 @@ class Training:
     carried: list[Tensor] | None = None  # what the objective gave back for this process's rows, if it carries states
 
     def state(self) -> TrainingState:
-        """A copy of all that `fit(resume=...)` needs, and that `dforce.train.checkpoint.save` writes.
-
-        Where states are carried over several processes, all of them must call this together.
-        """
+        """A copy of all that `fit(resume=...)` needs. With states carried over processes, all must call it together."""
         moments = {f"{name}.{moment}": value.clone() for name, parameter in self.parameters.items()
                    for moment, value in self.optimizer.state[parameter].items()}
         model = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
@@ -55,10 +52,7 @@ class Training:
         return TrainingState(self.step, model, ema, moments, {**self.record, "skipped": int(self.skipped)}, carried)
 
     def update_average(self) -> None:
-        """ema <- d ema + (1 - d) weights with d = min(decay, (1 + s) / (10 + s)) after s steps.
-
-        The warm-up keeps the random initial weights out of the average of a short run.
-        """
+        """ema <- d ema + (1 - d) weights, d = min(decay, (1 + s) / (10 + s)) after s steps: first weights fade soon."""
         if self.decay is not None:
             decay = min(self.decay, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
@@ -153,10 +147,7 @@ def go_on_from(training: Training, state: TrainingState) -> None:
 
 def call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
          carried: list[Tensor] | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-    """Returns loss, logs, and the states to carry to the next step ([] where `objective` carries none).
-
-    forward: the objective itself, or what wraps it for several processes.
-    """
+    """Loss, logs, and the states to carry to the next step ([] without). forward: the objective, or what wraps it."""
     if getattr(objective, "carry", False):
         return forward(batch, draw, carried)
     loss, logs = forward(batch, draw)

@@ -75,10 +75,7 @@ def next_frame_regression(denoiser: Precond, schedule: Schedule) -> TwoCall:
 
 
 def states_before(denoiser: Precond, x0: Tensor, cond: Cond | None) -> State:
-    """The state before every token of clean sequences x0 [B, T, *E], rows (b, t) in order: leaves [B * T, ...].
-
-    With gradient, token by token, by `Precond.remember` (encoder and recurrence alone).
-    """
+    """States, with gradient, before every token of clean x0 [B, T, *E]: leaves [B * T, ...], rows (b, t) in order."""
     state, states = denoiser.init_state(len(x0), cond), []
     clean = torch.zeros(len(x0), 1, dtype=torch.long, device=x0.device)
     token = (cond or {}).get("token") or {}

@@ -40,10 +40,7 @@ def grid(pictures: np.ndarray) -> np.ndarray:
 
 
 def film_frame(pixels: np.ndarray, real: np.ndarray | None, number: int) -> np.ndarray:
-    """A picture of a film of rollouts: real video above, frame `number` of the rollouts below.
-
-    pixels: of the rollouts, uint8 [B, H, W, C]. real: uint8 [T, B, H, W, C], begun anew at its end; None for none.
-    """
+    """Frame `number` of rollouts, uint8 [B, H, W, C], below real video, uint8 [T, B, H, W, C], which begins anew."""
     rows = [] if real is None else [enlarge(real[number % len(real)])]
     return grid(np.stack([*rows, enlarge(pixels[:FILMED])]))
 
@@ -82,10 +79,7 @@ class Film:
 
 def strip(frames: np.ndarray, at: Sequence[int], file: str | Path, *, labels: Iterable[str] = (), side: int = 96,
           ) -> Path:
-    """A picture with a row for each clip of frames uint8 [T, B, H, W, C], and a column for each of the frames `at`.
-
-    labels: names of the rows, written at their left.
-    """
+    """A picture: a row, with its label, for each clip of frames uint8 [T, B, H, W, C]; a column for each frame `at`."""
     kept = [t for t in at if t < len(frames)]
     sheet = grid(np.stack([enlarge(np.asarray(frames[t]), side) for t in kept], 1))
     names = list(labels)

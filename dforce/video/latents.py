@@ -39,10 +39,7 @@ class Latents:
         return self.channels, frame[1] // self.shrink, frame[2] // self.shrink
 
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """frames [B, T, C, H, W] in [-1, 1] -> latents [B, T, c, h, w].
-
-        The mean of the posterior, or with a generator a draw from it. ValueError as `event_shape` raises it.
-        """
+        """frames [B, T, C, H, W] in [-1, 1] -> means of the posterior, or draws by `generator`, [B, T, c, h, w]."""
         self.event_shape(tuple(frames.shape[2:]))
 
         def one(part: Tensor) -> Tensor:

@@ -44,10 +44,7 @@ class VideoModel(NamedTuple):
         return self.stack * self.shape[0], *self.shape[1:]
 
     def context_frames(self, frames: int | None) -> int:
-        """The number of real frames to begin with, in whole tokens; None for half a training window.
-
-        ValueError for a number that is below 0, or does not fill tokens.
-        """
+        """The number of real frames to begin with, in whole tokens, or ValueError; None for half a training window."""
         if frames is None:
             return max(self.window // 2, self.stack) // self.stack * self.stack
         if frames < 0:

@@ -28,10 +28,7 @@ UNITS = {"mass": "times the balls'", "residual": "pixel value squared", "speed":
 
 def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, maker: RowMaker, *,
                lpips: Sequence[str] | None, seed: int) -> list[Row]:
-    """PSNR, SSIM and LPIPS of the first frames with what really followed the context.
-
-    They ask for memory and obedience, for a while; later another future is as good.
-    """
+    """PSNR, SSIM and LPIPS of the first frames with what really followed; later another future is as good."""
     whole, _ = real.whole(start.numbers)
     truth = whole[:, start.frames.shape[1]:]
     time = min(truth.shape[1], len(made))
@@ -50,10 +47,7 @@ def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, maker: 
 
 def memory_rows(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start: ReferenceClips,
                 maker: RowMaker) -> list[Row]:
-    """How much better the right frame is drawn where the camera comes back.
-
-    Only where true poses are known (x, y and an angle) and the clips' own actions were fed; else no rows.
-    """
+    """How much better the right frame is drawn at revisits, where true poses and the clips' actions are known."""
     if start.actions is None or fed is None:
         return []
     whole, actions = real.whole(start.numbers)
@@ -108,10 +102,7 @@ def position_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, make
 
 
 def fvd_rows(i3d: str, made: np.ndarray, learnt: Tensor, held_out: Tensor, maker: RowMaker) -> list[Row]:
-    """FVD of clips of 16 frames against real ones, and that of held-out real clips: biased where clips are few.
-
-    i3d: path of the published network. learnt, held_out: real frames [N, T, C, H, W].
-    """
+    """FVD by the network in file `i3d` of clips of 16 frames, and that of held-out real clips: few clips bias it."""
     look = I3D(i3d)
     to = look(clips_of(learnt))
     rows = [maker.real().row("fvd[i3d]", frechet_interval(look(clips_of(held_out))[:, None], to), higher=False)]

@@ -62,10 +62,7 @@ class Decisions(NamedTuple):
 
 
 def decisions(frames: Tensor, actions: Tensor, memory: int = MEMORY) -> Decisions:
-    """Examples of clips [B, T, C, H, W] with one-hot actions [B, T, A], action t having led to frame t.
-
-    Null actions (all zeros) give no example.
-    """
+    """Examples of clips [B, T, C, H, W] and one-hot actions [B, T, A] that led to the frames; null ones give none."""
     pairs, past = _before(frames, actions, memory)
     chosen = actions[:, 1:].flatten(0, 1)
     known = chosen.sum(-1) > 0
@@ -86,10 +83,7 @@ def _before(frames: Tensor, actions: Tensor, memory: int) -> tuple[Tensor, Tenso
 
 def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int = 600, batch: int = 128,
                  lr: float = 2e-3, seed: int = 0, device: torch.device | str = "cpu") -> WalkerPolicy:
-    """A policy that imitates the actions in real clips (cross-entropy); the same for the same clips, seed and machine.
-
-    clips: step -> frames and one-hot actions, of which `batch` examples are drawn.
-    """
+    """A policy that imitates one-hot actions in clips(step) (cross-entropy); the same for the same clips and seed."""
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
     policy = seeded(lambda: WalkerPolicy(shape, actions, memory=memory), seed).to(device)  # type: ignore[arg-type]
@@ -108,10 +102,7 @@ def train_walker(clips: Clips, actions: int, *, memory: int = MEMORY, steps: int
 
 @torch.no_grad()
 def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
-    """Probabilities [B, T, A] of the actions that lead to each frame, given all that came before it.
-
-    frames: clips [B, T, C, H, W]. actions: theirs, [B, T, A]. Zeros for frame 0, to which no action leads.
-    """
+    """Probabilities [B, T, A] of the actions that lead to each frame of clips, given all before it; 0 at frame 0."""
     device, parts = next(policy.parameters()).device, []
     for one, taken in zip(frames.split(1), actions.split(1), strict=True):
         pairs, past = _before(one, taken, policy.memory)

@@ -66,11 +66,7 @@ class Reference(NamedTuple):
 
 
 def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int) -> Reference:
-    """The reference of real clips.
-
-    real: [N, T, C, H, W], which distances are measured to. others: [M, T, C, H, W], other clips, for the floor.
-    Raises ValueError for clips shorter than a window.
-    """
+    """The reference of real clips, and of others for the floor, [N, T, C, H, W]; ValueError if a window is longer."""
     if min(real.shape[1], others.shape[1]) < max(window, 2):
         raise ValueError(f"real clips of {min(real.shape[1], others.shape[1])} frames are shorter than a window of "
                          f"{window}; choose a smaller window")
@@ -111,10 +107,7 @@ def drift(frames: np.ndarray, of: Reference) -> Drift:
 
 
 def broken_at(z: Tensor, window: int) -> Tensor:
-    """First frame of the first PATIENCE windows in a row with |z| > BREAK, -1 where there are none; z [B, n] -> [B].
-
-    A z that is not finite counts. A rollout that ends before the windows are complete has not broken off.
-    """
+    """First frame of PATIENCE windows in a row with |z| > BREAK or not finite, else -1: z [B, n] -> [B]."""
     beyond = ~(z.abs() <= BREAK)
     run = beyond.unfold(1, PATIENCE, 1).all(2) if z.shape[1] >= PATIENCE else beyond[:, :0]
     first = run.long().argmax(1) if run.shape[1] else torch.zeros(len(z), dtype=torch.long)
@@ -130,10 +123,7 @@ def frechet_interval(features: Tensor, to: Tensor) -> Interval:
 
 
 def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int = 0) -> Interval:
-    """The distance of real clips from real clips: the mean over `repeats` draws, and what 95% of the draws lie in.
-
-    clips, frames: of a draw, as many as there are at most.
-    """
+    """The distance of real clips from real clips: mean over `repeats` draws of clips x frames, and 95% of the draws."""
     generator = torch.Generator().manual_seed(seed)
     total, time = of.groups.shape[:2]
     length, size = min(frames - 1, time), min(clips, total)
@@ -158,10 +148,7 @@ def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]
 
 
 def spans_of(frames: int, length: int = 100) -> list[tuple[int, int]]:
-    """The first, the middle and the last `length` frames, as (begin, end); fewer spans where they would overlap.
-
-    Of a thousand frames: 0-100, 400-500 and 900-1000.
-    """
+    """(begin, end) of the first, middle and last `length` frames that do not overlap: 0-100, 400-500, 900-1000."""
     length = min(length, frames)
     middle = (frames // 2 - length // 2) // length * length
     starts = [0, middle, frames - length]

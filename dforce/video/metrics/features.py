@@ -72,11 +72,7 @@ def pairs_of(frames: Tensor) -> Tensor:
 
 def train_features(clips: Clips, *, steps: int = 600, pairs: int = 64, width: int = 32, lr: float = 2e-3,
                    seed: int = 0, device: torch.device | str = "cpu") -> PairEncoder:
-    """An encoder trained on real clips; the same for the same clips, seed and machine.
-
-    clips: step -> frames, on any device, of which `pairs` neighbouring pairs are drawn. device: where the encoder is
-    trained and stays.
-    """
+    """An encoder on `device`, trained on neighbouring frames of clips(step); the same for the same clips and seed."""
     generator = torch.Generator().manual_seed(seed)
     first = clips(0)
     shape = tuple(first.shape[2:])

@@ -27,11 +27,7 @@ class DriftReport(NamedTuple):
 
 
 def measure_drift(frames: np.ndarray, of: Reference, maker: RowMaker, *, seed: int = 0) -> DriftReport:
-    """How far generated frames, uint8 [T, B, H, W, C], have come from real video.
-
-    Distances of the first, middle and last 100 frames beside their floor, statistics of these frames over those of
-    real video, and how many rollouts broke off.
-    """
+    """Distances of frames uint8 [T, B, H, W, C] from real video and their floor; statistics over real ones."""
     curves, spans = drift(frames, of), spans_of(len(frames))
     far = distances(frames, of, spans)
     rows: list[Row] = []

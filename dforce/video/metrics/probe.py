@@ -19,10 +19,7 @@ Labelled = Callable[[int], tuple[Tensor, Tensor]]  # step -> frames [B, T, C, H,
 
 
 class ActionProbe(nn.Module):
-    """forward(frames t and t + 1, [N, 2 C, H, W]) -> logits [N, actions] of the action that led from one to the other.
-
-    shape: (C, H, W), H and W multiples of 4.
-    """
+    """forward(pairs [N, 2 C, H, W]) -> logits [N, actions] of the action from the first frame to the second."""
 
     def __init__(self, shape: tuple[int, int, int], actions: int, *, channels: int = 32):
         super().__init__()
@@ -55,10 +52,7 @@ def transitions(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
 
 def train_probe(clips: Labelled, actions: int, *, steps: int = 600, pairs: int = 64, lr: float = 2e-3,
                 seed: int = 0, device: torch.device | str = "cpu") -> ActionProbe:
-    """A probe trained on real clips; the same for the same clips, seed and machine.
-
-    clips: step -> frames and actions, on any device. device: where the probe is trained and stays.
-    """
+    """A probe on `device` after training on clips(step) -> frames, actions; the same for the same clips and seed."""
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(clips(0)[0].shape[2:])
     probe = seeded(lambda: ActionProbe(shape, actions), seed).to(device)  # type: ignore[arg-type]
