@@ -12,10 +12,7 @@ Usual = Mapping[str, Mapping[str, Any]]
 
 
 def suited(node: Node, usual: Usual, given: Collection[str] = ()) -> Node:
-    """An algorithm's node with the settings that are usual, but for the keys that are given.
-
-    usual: `all`, or the name of an algorithm -> settings; those that the algorithm does not have are passed over.
-    """
+    """An algorithm's node with the settings usual for `all` or for it that it has, but for the keys given."""
     names = [name for name in options("algorithm") if option("algorithm", name)["_target_"] == node["_target_"]]
     chosen = {key: value for name in ("all", *names) for key, value in (usual.get(name) or {}).items()}
     return {**node, **{key: value for key, value in chosen.items() if key in node and key not in given}}

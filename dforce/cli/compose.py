@@ -13,11 +13,7 @@ from dforce.cli import manual
 
 
 def composed(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain configuration of `dforce <name>` with `changes`.
-
-    name: "train", or "train/image". changes: dotted keys, choices of config groups (net: transformer), and ~keys to
-    delete.
-    """
+    """The plain configuration of `dforce <name>` with changes: dotted keys, choices of groups, ~keys to delete."""
     overrides = [key if key.startswith("~") else f"{key}={_grammar(value)}" for key, value in changes.items()]
     if GlobalHydra.instance().is_initialized():  # inside a command: the user's --config-dir counts
         cfg = compose(manual.file_of(name), overrides)

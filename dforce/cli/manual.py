@@ -27,10 +27,7 @@ def kinds() -> dict[str, list[str]]:
 
 
 def named(words: list[str]) -> tuple[str, list[str]]:
-    """The name of what the words ask for, and the words that are left: [train, image, seed=1] -> train/image, [seed=1].
-
-    The first word is a verb that exists. Raises ValueError for a kind that does not, or where one is missing.
-    """
+    """[train, image, seed=1] -> train/image, [seed=1]. ValueError for a kind that does not exist, or is missing."""
     from dforce.config import nearest
 
     verb, *rest = words

@@ -15,11 +15,7 @@ import yaml
 
 
 def check_like(config: Mapping[str, Any], text: str) -> None:
-    """Checks the plain keys of a verb's configuration against the defaults in its YAML `text`.
-
-    Raises ValueError where a number, a switch or a word has become something else. Null defaults take anything; other
-    keys take null where the comment beside them says what that means.
-    """
+    """ValueError where a key has not the type of its default in `text`; null where its comment speaks of null."""
     optional = set(re.findall(r"^(\w+):.*#.*\bnull\b", text, re.MULTILINE))
     for key, default in (yaml.safe_load(text) or {}).items():
         value = config.get(key)

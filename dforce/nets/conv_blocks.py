@@ -20,13 +20,10 @@ Features = list[Tensor]  # of frames in several resolutions, finest first, each 
 
 
 class Layout:
-    """Sizes of a network over frames.
+    """Sizes of a network over frames (C, H, W); ValueError where these do not divide, or a size is not positive.
 
-    shape: (C, H, W) of a frame.
-    channels: of each resolution, finest first; each further resolution halves the sides.
+    channels: of each resolution, finest first; each further one halves the sides. coarse: (h, w) of the coarsest.
     patch: side in pixels of the squares that the finest resolution sees as one.
-    coarse: (h, w) of the coarsest resolution.
-    Raises ValueError where the frame does not divide, or a size is not positive.
     """
 
     def __init__(self, event_shape: Sequence[int], *, width: int, multipliers: Sequence[int], patch: int):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+GROUPS = 8  # of every group norm in a U-Net, as in Diffuser
+
 
 class LevelFeatures(nn.Module):
-    """Features of a log-SNR in nats, [B, T] -> [B, T, 2 * pairs + 1]: itself / 10, and sines and cosines.
-
-    Periods fall from 80 nats (monotone over the whole range of +-20) to 2 (resolves neighbouring sampling steps).
-    """
+    """A log-SNR in nats, [B, T] -> [B, T, 2 * pairs + 1]: itself / 10, sines and cosines of periods 80 to 2 nats."""
 
     frequency: Tensor
 
@@ -26,6 +26,13 @@ class LevelFeatures(nn.Module):
     def forward(self, label: Tensor) -> Tensor:
         angle = label[..., None] * self.frequency
         return torch.cat([label[..., None] / 10, angle.sin(), angle.cos()], -1)
+
+
+def check_sizes(width: int, multipliers: Sequence[int]) -> None:
+    """ValueError for channels of a U-Net that its group norms cannot divide."""
+    if width < 1 or width % GROUPS or not multipliers or min(multipliers) < 1:
+        raise ValueError(f"width must be a positive multiple of {GROUPS}, multipliers one or more integers >= 1, "
+                         f"got width={width}, multipliers={list(multipliers)}")
 
 
 def flat_tokens(x: Tensor, event_shape: tuple[int, ...]) -> Tensor:

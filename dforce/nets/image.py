@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dforce.nets.embed import LevelFeatures
+from dforce.nets.embed import GROUPS, LevelFeatures, check_sizes
 
 BUILDABLE = ("ImageMLP", "ImageUNet")  # by name, in a configuration
 
 State = dict[str, Tensor]
-
-GROUPS = 8  # of every group norm
 
 
 class ImageNet(nn.Module):
@@ -109,9 +107,7 @@ class ImageUNet(ImageNet):
     def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None, width: int = 32,
                  multipliers: Sequence[int] = (1, 2, 2)):
         super().__init__(event_shape, static, 4 * width)
-        if width < 1 or width % GROUPS or not multipliers or min(multipliers) < 1:
-            raise ValueError(f"width must be a positive multiple of {GROUPS}, multipliers one or more integers >= 1, "
-                             f"got width={width}, multipliers={list(multipliers)}")
+        check_sizes(width, multipliers)
         channels, height, across = self.event_shape
         shrink = 2 ** (len(multipliers) - 1)
         if height % shrink or across % shrink:
@@ -124,8 +120,8 @@ class ImageUNet(ImageNet):
         self.middle = _Residual(sizes[-1], sizes[-1], 4 * width)
         coarse = list(zip(sizes[1:], [width, *sizes[1:-1]], strict=True))[::-1]  # from the coarsest resolution up
         self.up = nn.ModuleList(_Residual(2 * i, o, 4 * width) for i, o in coarse)
-        self.last = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), _zero(nn.Conv2d(width, channels, 3,
-                                                                                        padding=1)))
+        last = _zero(nn.Conv2d(width, channels, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), last)
 
     def forward(self, x: Tensor, label: Tensor, state: State, cond: Any = None) -> tuple[Tensor, State]:
         """x [B, 1, C, H, W], label [B, 1] -> out [B, 1, C, H, W]; the state comes back as it is."""

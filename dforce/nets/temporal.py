@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dforce.nets.embed import LevelFeatures, flat_tokens, gather, static_vector
+from dforce.nets.embed import GROUPS, LevelFeatures, check_sizes, flat_tokens, gather, static_vector
 
 BUILDABLE = ("TemporalUNet",)  # by name, in a configuration
 
 State = dict[str, Tensor]
-
-GROUPS = 8  # of every group norm, as in Diffuser
 
 
 class TemporalUNet(nn.Module):
@@ -44,9 +42,7 @@ class TemporalUNet(nn.Module):
                  token: Mapping[str, int] | None = None, width: int = 32, multipliers: Sequence[int] = (1, 4, 8),
                  goal: int = 0):
         super().__init__()
-        if width < 1 or width % GROUPS or not multipliers or min(multipliers) < 1:
-            raise ValueError(f"width must be a positive multiple of {GROUPS}, multipliers one or more integers >= 1, "
-                             f"got width={width}, multipliers={list(multipliers)}")
+        check_sizes(width, multipliers)
         self.event_shape = tuple(event_shape)
         self.static, self.token = dict(static or {}), dict(token or {})
         self.width, self.shrink = width, 2 ** (len(multipliers) - 1)

@@ -120,11 +120,7 @@ def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.
 
 def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config: dict[str, Any],
            late: Callable[[], bool] = lambda: False) -> Path:
-    """Trains to the end, or until Ctrl-C, SIGTERM or late(). Returns the newest checkpoint.
-
-    config: what checkpoints say of the run that made them.
-    late: asked after every step; once true, the run writes a checkpoint and ends in KeyboardInterrupt, as on Ctrl-C.
-    """
+    """Trains until the end or KeyboardInterrupt (Ctrl-C, SIGTERM, late()); returns the newest checkpoint."""
     keeper = Keeper(folder, training.keep, {"config": config, **prepared.about})
     with stop_requested() as stop:
         _follow(prepared, training.save_every, folder, keeper.write, lambda: stop() or late())

@@ -47,11 +47,7 @@ class Ranks(NamedTuple):
 
 
 def join(device: torch.device | str | None = None) -> Ranks:
-    """Joins the processes that torchrun started (it sets RANK and WORLD_SIZE); without it a world of one.
-
-    device: None takes the accelerator that this process's LOCAL_RANK names, or the CPU where there is none. ValueError
-    for one that is not there.
-    """
+    """This process among those of torchrun, or alone; device None: the accelerator of LOCAL_RANK, else the CPU."""
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = device_of(device)

@@ -36,12 +36,7 @@ def save_net(net: nn.Module, file: str | Path, *, key: str, about: dict[str, Any
 
 
 def load_net(file: str | Path, make: Callable[..., Net], *, key: str, what: str, missing: str) -> Net:
-    """The network that `save_net` wrote, frozen.
-
-    make: (shape, **the other arguments) -> network. key: as it was saved.
-    Raises FileNotFoundError with the message `missing` ({file} stands for the file), and ValueError that says
-    that another file holds no `what`.
-    """
+    """The frozen network that `save_net` wrote, by make(shape, **others); FileNotFoundError, or ValueError."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(missing.format(file=repr(str(file))))

@@ -33,10 +33,7 @@ class AfterContext(Precond):
 
 
 def continuation_cond(model: VideoModel, frames: Tensor, actions: Tensor | None, context: int) -> Cond:
-    """The conditioning that continues the first `context` frames of clips [B, T, C, H, W] with their actions [B, T, A].
-
-    Its token entries are those of the frames after the context. ValueError for frames or actions that do not fit.
-    """
+    """The conditioning after the first `context` frames of clips [B, T, C, H, W] with actions, or ValueError."""
     static, token_cond = {"context": model.tokens(frames[:, :context])}, model.cond(actions)
     if token_cond is None:
         return {"static": static, "token": {}}

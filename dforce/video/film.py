@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import imageio.v3 as iio
@@ -71,8 +70,7 @@ class Film:
             self._out._video_stream.codec_context.options = {"crf": str(self.crf), "preset": "veryfast", "threads": "1"}
         self._out.write_frame(picture)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
-                 ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._out is not None:
             self._out.close()
 

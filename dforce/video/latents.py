@@ -80,10 +80,9 @@ def _scale_and_shift(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 def load_latents(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """The autoencoder in `folder`, as diffusers' `save_pretrained` writes it: config.json and safetensors weights.
+    """The autoencoder in `folder`, or its part `vae`, as diffusers' `save_pretrained` writes it; else ValueError.
 
-    A folder of a whole pipeline works too: its part `vae` is taken. Nothing is downloaded, and no code of the folder
-    runs. Raises ValueError where there is none or it is damaged, ModuleNotFoundError without diffusers.
+    Nothing is downloaded, and no code of the folder runs.
     """
     place = Path(folder).expanduser()
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place

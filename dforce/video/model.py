@@ -90,12 +90,7 @@ def no_checkpoint() -> ValueError:
 
 def load_video(checkpoint: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,
                trust: Iterable[str] | str | None = None) -> VideoModel:
-    """The model in a checkpoint of `dforce train video`.
-
-    checkpoint: a run folder, a checkpoint in it, or the name of a model that ships. device: where the networks compute.
-    raw: the weights are not the averaged ones. trust: packages beside dforce that its configuration may name.
-    Raises CheckpointError for a checkpoint that is no model of frames.
-    """
+    """The model in a checkpoint of `dforce train video`, arguments as in `load`; else CheckpointError."""
     bundle = load(checkpoint, device=device, raw=raw, trust=trust)
     event, stack = [int(n) for n in bundle.layout["event_shape"]], int(bundle.layout.get("stack", 1))
     if len(event) != 3 or event[0] % stack or bundle.layout.get("classes"):

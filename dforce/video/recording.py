@@ -35,9 +35,7 @@ def flatten(state: State, tensors: dict[str, Tensor]) -> Any:
         return name
     if isinstance(state, dict):
         return {"dict": {key: flatten(value, tensors) for key, value in state.items()}}
-    if type(state).__name__ in TUPLES:
-        return {type(state).__name__: [flatten(value, tensors) for value in state]}
-    if type(state) in (list, tuple):
+    if type(state).__name__ in TUPLES or type(state) in (list, tuple):
         return {type(state).__name__: [flatten(value, tensors) for value in state]}
     raise TypeError(f"a state is made of tensors, dicts, lists and tuples, got a {type(state).__name__}")
 

@@ -70,7 +70,7 @@ class RealVideo:
         return self._unstacked(self.set.batch_at(step))
 
     def clips(self, count: int, frames: int | None = None, *, skip: int = 0) -> ReferenceClips:
-        """`count` clips of `frames` frames (None: of the shortest), by the seed's order, after `skip`, or ValueError."""
+        """`count` clips of `frames` frames (None: as all have), in the seed's order, after `skip`; or ValueError."""
         long = [i for i, clip in enumerate(self.set.clips) if clip.frames >= (frames or 2) * self.set.stride]
         if not long:
             raise ValueError(f"no {self.split} clip of {self.data} has {frames} frames")

@@ -90,11 +90,10 @@ def png(frame: Tensor) -> bytes:
 
 def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: int, context: int = 0, seed: int = 0,
           fps: float = 15, ready: Callable[[Any], None] | None = None) -> None:
-    """Serves until interrupted.
+    """Serves until interrupted; OSError where the port (0 for a free one) is taken.
 
-    port: 0 for a free one. context: frames of real video that a visit begins with. fps: of the pictures, at most.
+    context: frames of real video that a visit begins with. fps: of the pictures, at most.
     ready: called with the server once it listens; `shutdown()` of it ends this.
-    Raises OSError where the port is taken.
     """
     from websockets.sync.server import serve as listen
 

@@ -105,10 +105,8 @@ def fvd_rows(i3d: str, made: np.ndarray, learnt: Tensor, held_out: Tensor, maker
     """FVD by the network in file `i3d` of clips of 16 frames, and that of held-out real clips: few clips bias it."""
     look = I3D(i3d)
     to = look(clips_of(learnt))
-    rows = [maker.real().row("fvd[i3d]", frechet_interval(look(clips_of(held_out))[:, None], to), higher=False)]
-    for begin, end in spans_of(len(made)):
-        if end - begin >= 16:
-            seen = look(clips_of(from_uint8(made[begin:end]).transpose(0, 1)))
-            rows.append(maker.having(frames=f"{begin}-{end}").row(
-                "fvd[i3d]", frechet_interval(seen[:, None], to), higher=False))
-    return rows
+    parts = [(maker.real(), held_out)]
+    parts += [(maker.having(frames=f"{begin}-{end}"), from_uint8(made[begin:end]).transpose(0, 1))
+              for begin, end in spans_of(len(made)) if end - begin >= 16]
+    return [part.row("fvd[i3d]", frechet_interval(look(clips_of(frames))[:, None], to), higher=False)
+            for part, frames in parts]

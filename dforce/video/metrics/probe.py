@@ -36,11 +36,7 @@ class ActionProbe(nn.Module):
 
 
 def transitions(frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs [N, 2 C, H, W] and the number of the action between them [N].
-
-    frames [B, T, C, H, W]; actions [B, T] numbers or [B, T, A] one-hot, the one at t having led to frame t. Pairs
-    whose action is the null one (all zeros, or below 0) are left out.
-    """
+    """Pairs [N, 2 C, H, W] and numbers [N] of the actions (or one-hot) between them; null ones are left out."""
     if actions.shape[:2] != frames.shape[:2]:
         raise ValueError(f"actions must be one a frame, {[*frames.shape[:2]]}, got {[*actions.shape]}")
     if actions.ndim == 3:
@@ -75,11 +71,7 @@ def fed_and_seen(probe: ActionProbe, frames: Tensor, actions: Tensor) -> tuple[T
 
 
 def kappa(fed: Tensor, seen: Tensor, actions: int) -> float:
-    """Agreement beyond chance (Cohen 1960): (p - p_e) / (1 - p_e), 1 if always right, 0 if unrelated.
-
-    p_e is what two independent raters with these two distributions of answers would agree in. NaN without a pair, or
-    where only one action occurs in both.
-    """
+    """Agreement beyond chance (Cohen 1960), (p - p_e) / (1 - p_e): 0 unrelated, 1 always right, NaN undefined."""
     if len(fed) == 0:
         return float("nan")
     joint = torch.zeros(actions, actions, dtype=torch.float64)
