@@ -15,12 +15,7 @@ from dforce.runs.jobs import Claim, slug
 
 @contextmanager
 def locked(lock: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Holds a lock file inside `with`: True, or False at once where another process holds it.
-
-    wait: wait until it is free instead.
-    The lock is the kernel's and ends with its process, so a killed process leaves none behind. The file names its
-    holder, for people to read.
-    """
+    """Holds a lock file inside `with`; False at once (unless `wait`) where another does. It ends with its process."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+", encoding="utf-8") as file:
         try:

@@ -59,11 +59,7 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Inside, the objective has the averaged weights and is in evaluation mode.
-
-        They are copied in place: `torch.func.functional_call` would swap them past `nn.GRU`, which keeps a list of
-        its own weights.
-        """
+        """Inside, the objective evaluates with the averaged weights, copied in place: `nn.GRU` lists its own."""
         weights = [self.parameters[name].detach() for name in self.ema]
         kept = [weight.clone() for weight in weights]
         modes = {module: module.training for module in self.objective.modules()}

@@ -15,6 +15,7 @@ from dforce.core.tree import leaves, reset, select
 from dforce.guidance.classifier_free import classifier_free
 from dforce.guidance.energy import guided
 from dforce.guidance.monte_carlo import monte_carlo
+from dforce.nets import transformer
 from dforce.nets.transformer import TransformerNet
 from tests.gaussian_bed import Causal, ar1
 from tests.stepwise import part
@@ -99,7 +100,7 @@ def test_places_of_the_cache_that_are_not_in_use_change_nothing(context, monkeyp
     net, (x, label, _) = make(context), inputs(3)
     state = net.absorb(x[:, :2], label[:, :2], net.init_state(3))
     looked, _ = net(x, label, state)  # on a CPU it leaves them out; elsewhere looking would wait for the device
-    monkeypatch.setattr(net, "_filled", lambda position: net.context)
+    monkeypatch.setattr(transformer, "in_use", lambda position, context: context)
     all_shown, _ = net(x, label, state)
     torch.testing.assert_close(all_shown, looked, rtol=0, atol=1e-5)
 
