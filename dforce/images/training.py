@@ -19,7 +19,7 @@ from dforce.nets.image import ImageMLP
 from dforce.report.rows import Row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
-from dforce.runs.training_run import FEW, ModelTraining, Prepared
+from dforce.runs.training_run import FEW, DenoiserTraining, Prepared
 from dforce.train.fit import stop_requested
 
 MANY = 1024      # numbers of an image from which an MLP is a poor choice
@@ -29,7 +29,7 @@ STEPS = 20       # of sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTraining(ModelTraining):
+class ImageTraining(DenoiserTraining):
     """A training of `dforce train image`. The keys are explained in configs/verbs/train/image.yaml."""
 
     size: Any

@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelTraining:
+class DenoiserTraining:
     """What trainings of a denoiser have in common. The keys are explained in configs/verbs/train."""
 
     model: Node  # nodes `net` and `schedule`, and `predict`
@@ -79,7 +79,7 @@ class ModelTraining:
 
 
 class TrainingRun(Protocol):
-    """One kind of training, with all its settings, such as `ModelTraining`."""
+    """One kind of training, with all its settings, such as `DenoiserTraining`."""
 
     @property
     def resume(self) -> str | None: ...

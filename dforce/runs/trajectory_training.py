@@ -10,12 +10,12 @@ import torch
 
 from dforce.data import Windows, load_episodes
 from dforce.runs.folder import RunFolder
-from dforce.runs.training_run import ModelTraining, Prepared
+from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.checkpoint import Bundle
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryTraining(ModelTraining):
+class TrajectoryTraining(DenoiserTraining):
     """A training of `dforce train`. The keys are explained in configs/verbs/train/train.yaml."""
 
     data: str

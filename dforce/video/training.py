@@ -16,7 +16,7 @@ from dforce.data.batch import Batch
 from dforce.data.pixels import to_uint8
 from dforce.data.video.dataset import VideoClips
 from dforce.runs.folder import RunFolder, write_atomic
-from dforce.runs.training_run import ModelTraining, Prepared
+from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.checkpoint import Bundle
 from dforce.train.distributed import join
 from dforce.video.film import strip
@@ -28,7 +28,7 @@ COLUMNS = 12    # pictures in a row of the picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoTraining(ModelTraining):
+class VideoTraining(DenoiserTraining):
     """A training of `dforce train video`. The keys are explained in configs/verbs/train/video.yaml."""
 
     data: str
