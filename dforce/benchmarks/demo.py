@@ -32,9 +32,7 @@ RIVALS = ("guided", "full sequence", "retrieval", "controller")  # planners that
 class Demo:
     """The settings of `dforce demo`; configs/verbs/demo/demo.yaml says what each does.
 
-    methods: planner's name -> its changes to `planning.planner`. executors: changes to `planning.executor`, each one
-    more executor. training: on data that the demo makes. planning: the planner and how its plans are driven.
-    record: configuration of the training, for its checkpoints.
+    training: on data that the demo makes. record: its configuration, for its checkpoints.
     """
 
     maze: str

@@ -41,18 +41,13 @@ Act = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Executed(NamedTuple):
-    """N episodes of H steps as they went. Every field but `plan` has the episodes first.
+    """N episodes of H steps as they went."""
 
-    rewards: [N, H], the sparse reward of each step (1 near the goal: half a cell in maze2d, of the state stepped into)
-    trajectory: [N, H + 1, O], observations from the start on; actions: [N, H, A] as sent; goals: [N, G]
-    plan: the first plan, for pictures; None where nothing was planned (the baselines)
-    """
-
-    rewards: np.ndarray
-    trajectory: np.ndarray
-    actions: np.ndarray
-    goals: np.ndarray
-    plan: Plan | None = None
+    rewards: np.ndarray       # [N, H], of the state stepped into: 1 near the goal, half a cell in maze2d
+    trajectory: np.ndarray    # [N, H + 1, O], observations from the start on
+    actions: np.ndarray       # [N, H, A] as sent
+    goals: np.ndarray         # [N, G]
+    plan: Plan | None = None  # the first plan, for pictures; None where nothing was planned (the baselines)
 
     @property
     def returns(self) -> np.ndarray:
@@ -83,22 +78,16 @@ class Executed(NamedTuple):
 class tracking:  # lower case, for it is used as the function that it is: tracking(hold=False)
     """PD tracking of the planned states: clip(gain_p (p' - x) + gain_d (v' - v)), (p', v') the plan's next state.
 
-    gain_p: actions a cell of position error, gain_d: actions a cell/s of velocity error; None: the world's own
-    (`Env.gains`, which `run_episodes` fills in). They are 10 and 1 for the ball of maze2d and PointMaze, as in D4RL's
-    controller. In OGBench an action is a displacement of .2 m: 5 and 0, so that one action makes up for the error, or
-    for as much of it as it can.
-    hold: from the plan's first arrival within `arrive` cells of the goal on, the target is the goal itself at rest.
-    Demonstrations never stay at a goal, so neither do plans made from them. Diffuser's executor holds its last
-    waypoint for the same reason. Where the plan ends, its last state stays the target.
-    pace: the plan is run through so many times as fast, its velocities scaled alike. Demonstrators are slower than
-    the actuators allow, and so are plans made from them.
+    The gains are D4RL's controller's, 10 and 1, for the ball of maze2d and PointMaze. In OGBench an action is a
+    displacement of .2 m: 5 and 0, so that one action makes up for as much of the error as it can. Where the plan ends,
+    its last state stays the target.
     """
 
-    gain_p: float | None = None
-    gain_d: float | None = None
-    hold: bool = True
-    arrive: float = 0.4
-    pace: float = 1.0
+    gain_p: float | None = None  # actions a cell of position error; None: the world's own (`Env.gains`)
+    gain_d: float | None = None  # actions a cell/s of velocity error
+    hold: bool = True            # rest at the goal once the plan arrives, for demonstrations never stay at a goal
+    arrive: float = 0.4          # distance in cells that counts as arriving
+    pace: float = 1.0            # the plan is run through so many times as fast; demonstrators are slow
 
     def __post_init__(self) -> None:
         if (self.gain_p is not None and self.gain_p <= 0) or (self.gain_d is not None and self.gain_d < 0):
@@ -223,17 +212,13 @@ def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
     horizon = states.shape[1] if states.ndim == 3 else 0
     seen, acted = world.observation_width, world.action_width
     if horizon < 1 or states.shape != (count, horizon, seen) or actions.shape != (count, horizon, acted):
-        raise ValueError(
-            f"a plan for {count} episodes holds actions [{count}, H, {acted}] and states [{count}, H, {seen}] with "
-            f"H >= 1, got {actions.shape} and {states.shape}; stacked tokens have to be unstacked first"
-        )
+        raise ValueError(f"a plan for {count} episodes holds actions [{count}, H, {acted}] and states [{count}, H, "
+                         f"{seen}] with H >= 1, got {actions.shape} and {states.shape}; unstack stacked tokens first")
     for name, array in (("actions", actions), ("states", states)):
         if not np.isfinite(array).all():
             episode, step, column = np.argwhere(~np.isfinite(array))[0]
-            raise ValueError(
-                f"planned {name} are not finite, first at episode {episode}, step {step}, column {column}; "
-                f"a smaller guidance scale usually cures it"
-            )
+            raise ValueError(f"planned {name} are not finite, first at episode {episode}, step {step}, column "
+                             f"{column}; a smaller guidance scale usually cures it")
     return Plan(*(_readonly(array) for array in plan))
 
 

@@ -33,16 +33,14 @@ BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
 class DiffuserPlanner:
     """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan of at least `remaining` steps, for `run_episodes`.
 
-    denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`).
     horizon: environment steps from the start to the goal, rounded up to whole tokens; None for those of training.
-    Behind them the plan stays in its last position, at rest, as Diffuser's executor holds its last waypoint.
+    Behind them the plan rests in its last position, as Diffuser's executor holds its last waypoint.
     rest: the plan ends at the goal at rest, as Diffuser's do; else only the position is known, for a network that was
     trained so (`final` with end=-2). episode: None plans `horizon` steps every time, and a plan that is made anew
     again and again never gets there; the steps of an episode, with `shrink` of `run_episodes`: a plan made at step t
     ends where the first one would, or after `least` steps.
-    steps, order, eta, spacing, episodes, bf16: as in `DiffusionPlanner`; Diffuser's own are order 1, eta 1 and index.
-    energy, scale: guidance beside the goal, none at scale 0.
-    ValueError for a horizon or a `least` below 1, and for layouts whose observations do not begin with a position.
+    energy, scale: guidance beside the goal. All others as in `DiffusionPlanner`; Diffuser's own are order 1, eta 1 and
+    index spacing.
     """
 
     denoiser: Denoiser

@@ -9,20 +9,15 @@ of units over a plan) wants the mean; energies in nats want log-mean-exp, goal e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dforce.data.batch import unstack
+from dforce.data.normalize import Affine
 
 BUILDABLE = ("SumOfDistances", "Reach", "Terminal", "Reward")  # by name, in a configuration
-
-
-class Denormalizer(Protocol):
-    """The part of `dforce.data.normalize.Affine` that is needed here."""
-
-    def denormalize(self, x: Tensor) -> Tensor: ...
 
 
 def goals_per_plan(goal: Tensor, plan: Tensor) -> Tensor:
@@ -107,7 +102,7 @@ class Reward:
 class Physical:
     """An energy of plans in physical units as an energy of the network's tokens [B, T, stack * D]."""
 
-    def __init__(self, energy: Any, normalizer: Denormalizer, stack: int):
+    def __init__(self, energy: Any, normalizer: Affine, stack: int):
         self.energy, self.normalizer, self.stack = energy, normalizer, stack
         self.reduce = getattr(energy, "reduce", "logmeanexp")
         if hasattr(energy, "features"):

@@ -17,14 +17,11 @@ from dforce.report.rows import Row, difference_row
 
 
 class Method(NamedTuple):
-    """One of the methods that are compared.
-
-    name, variant: of its rows of results. play: (starts [N, O], goals [N, G]) -> Executed.
-    """
+    """One of the methods that are compared."""
 
     name: str
-    variant: dict[str, Any]
-    play: Callable[[np.ndarray, np.ndarray], Executed]
+    variant: dict[str, Any]  # of its rows of results
+    play: Callable[[np.ndarray, np.ndarray], Executed]  # (starts [N, O], goals [N, G]) -> its episodes
 
 
 class Comparison(NamedTuple):

@@ -37,15 +37,12 @@ def noise_of(rng: np.random.Generator) -> Noise:
 class DiffusionPlanner:
     """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan, for `run_episodes`.
 
-    denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`). steps: denoising steps a token;
-    delay: rows by which a token runs behind the one before it (0 full sequence; steps / 4 is right for a causal
-    denoiser); order, eta: as in `generate`. energy: goal [N, G] -> Energy of physical plans. scale 0: no guidance.
-    draws, lookahead: Monte Carlo Tree Guidance, 1 is plain guidance. options: further ones of `monte_carlo`.
-    horizon: environment steps of a plan, None for as many as it is asked for; any number of them, not only what the
-    network was trained on. pad_to: environment steps that a network which is not causal is shown at least: those
-    behind the plan are pure noise and stay so, for a plan shorter than the windows of training (causal networks need
-    none). episodes: how many are planned in one batch: bounds memory, changes no plan. bf16: autocast of the network.
-    ValueError for a horizon below 1 and a negative pad_to.
+    Settings that are not named here are explained in configs/planner/diffusion.yaml.
+    denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`). delay: steps / 4 is right for a
+    causal denoiser. energy: goal [N, G] -> Energy of physical plans. options: further ones of `monte_carlo`.
+    horizon: environment steps of a plan, of any number; None for as many as it is asked for. pad_to: environment steps
+    that a network which is not causal is shown at least, pure noise behind a plan shorter than its training windows.
+    episodes: bounds memory, changes no plan. bf16: autocast of the network.
     """
 
     denoiser: Denoiser

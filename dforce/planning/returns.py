@@ -35,7 +35,6 @@ class PlanReturn:
 
     planner: whose layout and normaliser the plans have; task: where they are driven; executor: how (`tracking(...)`).
     Every plan is driven once from its `PlanQuery` start, in the simulator, all of them side by side; nothing is random.
-    ValueError for plans of another width, without metadata, and for plans that are not finite.
     """
 
     def __init__(self, planner: DiffusionPlanner, task: Task, executor: Executor):
@@ -65,8 +64,7 @@ class PlanReturn:
 class StartSampler:
     """starts(n, seed) -> observations [n, O] and goals [n, G] of a task, fresh ones by its own law.
 
-    blocked: only starts from which straight driving never arrives, in the order in which they come. ValueError where a
-    task has none of them.
+    blocked: only starts from which straight driving never arrives, in the order in which they come.
     """
 
     def __init__(self, task: Task, *, blocked: bool = False):
@@ -117,7 +115,7 @@ class LowTemperature(DiffusionPlanner):
 def best_driven(planner: DiffusionPlanner, returns: PlanReturn, n: int) -> Callable[..., Executed]:
     """play(starts, goals, seed) -> the best of n episodes from every start, each of n plans being driven in turn.
 
-    It asks the simulator n times a start when it is used; what tuning asks for once. ValueError for n below 1.
+    It asks the simulator n times a start when it is used; what tuning asks for once.
     """
     if n < 1:
         raise ValueError(f"n={n}: give the number of plans to drive, >= 1")

@@ -32,18 +32,15 @@ METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
 
 
 class ScoreReport(NamedTuple):
-    """Episodes of one method, of all its seeds. Every field is [E].
+    """E episodes of one method, of all its seeds.
 
-    values: metric name -> [E], see METRICS; first_reach is -1 where the goal was never reached; no scores where
-        there are no reference returns, nothing of walls where there is no maze, no plan_in_wall where nothing was
-        planned (it is about the first plan)
-    seed: which training seed (or repetition) an episode belongs to, equal ones side by side
-    blocked: whether straight driving fails from its start
+    values: no scores where there are no reference returns, nothing of walls where there is no maze, no plan_in_wall
+    where nothing was planned (it is about the first plan); first_reach is -1 where the goal was never reached.
     """
 
-    values: dict[str, np.ndarray]
-    seed: np.ndarray
-    blocked: np.ndarray
+    values: dict[str, np.ndarray]  # metric of METRICS -> [E]
+    seed: np.ndarray               # [E], training seed (or repetition) of an episode, equal ones side by side
+    blocked: np.ndarray            # [E], whether straight driving fails from its start
 
     def rows(self, *, task: str, method: str, variant: dict[str, Any] | None = None, seed: int = 0) -> list[Row]:
         """Flat rows, every metric for all starts and for the blocked ones; `seed` is the bootstrap's.

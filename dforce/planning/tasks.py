@@ -26,16 +26,13 @@ Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Task(NamedTuple):
-    """One task.
-
-    world: where its episodes are played. steps: of an episode. draw, demonstrate: what `starts` and `make_data` call.
-    """
+    """One task."""
 
     name: str
-    world: Env
-    steps: int
-    draw: Draw
-    demonstrate: Callable[[int | None], str]
+    world: Env  # where its episodes are played
+    steps: int  # of an episode
+    draw: Draw  # what `starts` calls
+    demonstrate: Callable[[int | None], str]  # what `make_data` calls
 
     @property
     def maze(self) -> Maze:
@@ -46,8 +43,7 @@ class Task(NamedTuple):
         return maze
 
     def starts(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """n fresh starts and goals of the task's own law, a function of (n, seed): observations [n, O], goals [n, G].
-        """
+        """n fresh starts and goals of the task's own law, a function of (n, seed): [n, O] and [n, G]."""
         if n < 1:
             raise ValueError(f"n={n}: an evaluation needs at least one start")
         return self.draw(n, seed)

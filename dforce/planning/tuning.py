@@ -64,7 +64,6 @@ class PlannerTuning:
     """The settings of `dforce align planner`; configs/verbs/align/planner.yaml says what each does.
 
     algorithms: name -> algorithm, of all to tune with; checkpoint and pictures of the run are those of the first.
-    Raises ValueError for settings out of range.
     """
 
     checkpoint: str

@@ -22,27 +22,20 @@ ROW_KEYS = ("task", "method", "variant", "metric", "value", "low", "high", "n", 
 HEADER_KEYS = ("command", "commit", "versions", "machine", "seconds", "peak_memory_mb")
 
 
-
 class Row(TypedDict):
-    """One number of results.json. `make_row` builds it.
-
-    task, method, metric: what was measured, of what. variant: what differs inside a method, a flat object.
-    value, low, high: the number and its 95% interval; None where there is none.
-    n: episodes or samples. seeds: training seeds. unit: of the value.
-    higher_is_better: None where neither is.
-    """
+    """One number of results.json. `make_row` builds it."""
 
     task: str
     method: str
-    variant: dict[str, Any]
+    variant: dict[str, Any]  # what differs inside a method, a flat object
     metric: str
-    value: float | None
-    low: float | None
+    value: float | None      # None where it is not defined
+    low: float | None        # its 95% interval; None where there is none
     high: float | None
-    n: int
-    seeds: int
+    n: int                   # episodes or samples
+    seeds: int               # training seeds
     unit: str
-    higher_is_better: bool | None
+    higher_is_better: bool | None  # None where neither is
 
 
 def make_row(task: str, method: str, metric: str, estimate: Interval | float | None, *, n: int | None = None,
@@ -140,9 +133,8 @@ def append_episodes(file: str | Path, episodes: Iterable[Mapping[str, Any]]) -> 
         plain = _plain(dict(episode), f"episode {number}")
         nested = [key for key, value in plain.items() if isinstance(value, (dict, list))]
         if nested:
-            raise ValueError(
-                f"episode {number} must be flat, but {nested} hold lists or objects; store one key a number"
-            )
+            raise ValueError(f"episode {number} must be flat, but {nested} hold lists or objects; "
+                             "store one key a number")
         lines.append(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as stream:
@@ -199,9 +191,8 @@ def _check_keys(mapping: Mapping[str, Any], keys: Sequence[str], where: str, *, 
         raise ValueError(f"{where} has an unknown key {key!r}: {hint}")
     missing = [key for key in keys if key not in mapping]
     if missing:
-        raise ValueError(
-            f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(map(str, mapping)) or 'no keys'}"
-        )
+        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}; "
+                         f"it has {', '.join(map(str, mapping)) or 'no keys'}")
 
 
 def _is_number(value: Any) -> bool:

@@ -26,16 +26,11 @@ GIVEN = ("bf16", "seed", "cache")  # given even to those that have a default of 
 
 
 class Cost(NamedTuple):
-    """Cost of planning or driving.
+    """Cost of planning or driving."""
 
-    plans: number made, each of a batch counts. seconds: of the processor, of the clock on a GPU.
-
-    tokens: that went through the network forwards (those absorbed into a state once finished are not counted).
-    """
-
-    plans: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
+    plans: int = 0        # number made, each of a batch counts
+    seconds: float = 0.0  # of the processor, of the clock on a GPU
+    tokens: int = 0       # through the network forwards (without those absorbed into a state once finished)
 
     def since(self, before: Cost) -> Cost:
         """The difference to an earlier cost."""

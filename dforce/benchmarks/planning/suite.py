@@ -16,19 +16,14 @@ METHOD_KEYS = {"model", "planner", "driver", "tune", "executors", "replan_every"
 
 
 class MethodNode(NamedTuple):
-    """One method of a suite.
-
-    model: name of a training, None for those that need none. node: constructor of the planner or driver.
-    drives: whether the node is a driver, obs -> action, and not a planner. executors: names, () for a driver.
-    tune: parameter -> values tried; or the name of the method whose choice is taken; None takes the node as it is.
-    """
+    """One method of a suite."""
 
     name: str
-    model: str | None
-    node: dict[str, Any]
-    drives: bool
-    tune: dict[str, list[Any]] | str | None
-    executors: tuple[str, ...]
+    model: str | None           # name of a training, None for those that need none
+    node: dict[str, Any]        # constructor of the planner or driver
+    drives: bool                # the node is a driver, obs -> action, and not a planner
+    tune: dict[str, list[Any]] | str | None  # values tried; or the method whose choice is taken; None: node as it is
+    executors: tuple[str, ...]  # names, () for a driver
     replan_every: int | None
     shrink: bool
     episodes: int

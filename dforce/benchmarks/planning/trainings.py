@@ -33,15 +33,12 @@ changes: dotted keys, choices of config groups (net: transformer), and ~keys to 
 
 @dataclass(frozen=True)
 class ModelTraining:
-    """One network of one seed.
-
-    call: its record, with the configuration, and its run folder as `out`. usual: the defaults below that configuration.
-    """
+    """One network of one seed."""
 
     name: str
     training: TrajectoryTraining
-    call: Invocation
-    usual: dict[str, Any]
+    call: Invocation       # its record, with the configuration, and its run folder as `out`
+    usual: dict[str, Any]  # the defaults below that configuration
 
     @property
     def out(self) -> Path:

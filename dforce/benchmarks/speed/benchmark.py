@@ -26,11 +26,7 @@ PARTS: dict[str, Callable[[Sizes], list[Callable[[], Timings]]]] = {
 
 @dataclass(frozen=True)
 class SpeedBenchmark:
-    """One run of `dforce benchmark speed`.
-
-    parts: names in `PARTS`. quick: tiny sizes, whose times mean nothing. rounds: timed runs of each way, None for 9.
-    device: None takes the GPU if there is one.
-    """
+    """One run of `dforce benchmark speed`; configs/verbs/benchmark/speed.yaml explains the settings."""
 
     parts: tuple[str, ...]
     quick: bool = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import chain, count, repeat
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,12 @@ def _one(sizes: Sizes) -> Timings:
     """Times of a batch, and its share of a training step of the default network in the precision that `fit` chooses."""
     windows, dataset = sources(sizes)
     index = torch.arange(sizes.train_batch) * (len(windows) // sizes.train_batch)
-    loader, step = _endless(DataLoader(dataset, sizes.train_batch, shuffle=True, drop_last=True)), count()
+    loader, step = DataLoader(dataset, sizes.train_batch, shuffle=True, drop_last=True), count()
+    endless = chain.from_iterable(repeat(loader))
     precision = choose("auto", sizes.device).name
     width = DEFAULT_WIDTH if DEFAULT_WIDTH in sizes.widths else sizes.widths[0]
     train = fit_stepper(objective(sizes, width, once_a_token=False), random_batch(sizes, sizes.train_batch), precision)
-    ways = [Way("DataLoader over a per-item dataset", lambda: next(loader),
+    ways = [Way("DataLoader over a per-item dataset", lambda: next(endless),
                 result=lambda: default_collate([dataset[i] for i in index.tolist()])),
             Way("ours, batch_at", lambda: windows.batch_at(next(step)), result=_gathered(windows, index))]
     variant = {"windows": len(windows), "batch": sizes.train_batch, "horizon": sizes.tokens * sizes.stack}
@@ -89,11 +90,6 @@ def _one(sizes: Sizes) -> Timings:
         median_row(TASK, name, "share of a training step", seconds / spent, variant=variant,
                    unit=f"fraction, width {width} in {precision}", higher=False)
         for name, seconds in raced.seconds.items()])
-
-
-def _endless(loader: DataLoader) -> Iterator[Any]:
-    while True:
-        yield from loader
 
 
 def _gathered(windows: Windows, index: Tensor) -> Callable[[], list[Tensor]]:

@@ -22,34 +22,26 @@ FEWEST = 3  # rounds, however long they take
 
 
 class Way(NamedTuple):
-    """One way of computing what its rivals compute too.
-
-    run: what is timed. result: what must agree with the first way's, tensors in any nest; None where it is what `run`
-    returns. tolerance: largest root mean square of the difference, as a part of that of the first way's result.
-    """
+    """One way of computing what its rivals compute too."""
 
     name: str
-    run: Callable[[], Any]
-    result: Callable[[], Any] | None = None
-    tolerance: float = 1e-4
+    run: Callable[[], Any]                   # what is timed
+    result: Callable[[], Any] | None = None  # must agree with the first way's, tensors in any nest; None: run's
+    tolerance: float = 1e-4                  # largest rms of the difference, as a part of the first way's rms
 
 
 class Timings(NamedTuple):
-    """What a race measured. rows: of results.json. runs: one flat object a timed run, of episodes.jsonl."""
+    """What a race measured."""
 
-    rows: list[Row]
-    runs: list[dict[str, Any]]
+    rows: list[Row]             # of results.json
+    runs: list[dict[str, Any]]  # of episodes.jsonl, one flat object a timed run
 
 
 class Race(NamedTuple):
-    """The outcome of a race.
+    """The outcome of a race, by the names of the ways."""
 
-    seconds: name of a way -> [R], seconds of each round.
-    difference: name of a way -> relative difference of its result from that of the first way.
-    """
-
-    seconds: dict[str, np.ndarray]
-    difference: dict[str, float]
+    seconds: dict[str, np.ndarray]  # [R], of each round
+    difference: dict[str, float]    # relative, of the result from that of the first way
 
     def speedup(self, name: str, over: str) -> np.ndarray:
         """[R]: how many times as fast `name` was as `over`, in every round."""
@@ -76,7 +68,6 @@ def race(ways: Sequence[Way], *, rounds: int = 9, seconds: float = 60.0,
 
     Every round runs each once, every other round in reverse order, `rounds` times or until `seconds` have passed (but
     at least 3 times). timer: time.process_time counts this process's own seconds, where a busy machine makes it wait.
-    Raises AssertionError naming the way whose result is not the first one's.
     """
     if rounds < 1:
         raise ValueError(f"a race has at least one round, got rounds={rounds}")

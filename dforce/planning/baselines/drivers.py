@@ -17,9 +17,7 @@ from dforce.envs.maze.controller import D_GAIN, P_GAIN, steer
 from dforce.planning.control import Executed, Plan, Planner, play
 from dforce.planning.worlds import as_env
 
-BUILDABLE = (  # by name, in a configuration
-    "random_driver", "straight_driver", "straight_in", "controller_driver", "retrieval_planner",
-)
+BUILDABLE = ("random_driver", "straight_driver", "straight_in", "controller_driver", "retrieval_planner")
 
 Driver = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 

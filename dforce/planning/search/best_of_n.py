@@ -22,9 +22,7 @@ class BestOfN(DiffusionPlanner):
     """`DiffusionPlanner` n times from every start, in one batch, keeping the plan of the highest `selector` energy.
 
     n: plans a start; n = 1 is `DiffusionPlanner`, exactly. selector: goal [N, G] -> energy of physical plans
-    [B, H, D] -> [B]; None takes the guiding `energy`. It judges finished plans, so it needs no gradient. All other
-    settings are those of `DiffusionPlanner`; the network's batch is n times `episodes`.
-    ValueError for n below 1, and for what `DiffusionPlanner` refuses.
+    [B, H, D] -> [B]; None takes the guiding `energy`. It needs no gradient. The network's batch is n times `episodes`.
     """
 
     method = "best of n"  # in rows of `dforce plan`

@@ -34,7 +34,6 @@ class Arrival:
     That is the paper's value, t counted from 0. Plans that never arrive, worth 0 there, are told apart by the closest
     that they come, d metres: -d / (1 + d). `leap`: a plan with a step longer than that (metres) before it arrives
     counts as arriving never and is worth -1, for nothing could follow it. None lets all leaps pass.
-    ValueError for a radius or a leap that is not positive.
     """
 
     def __init__(self, goal: Tensor, *, radius: float = 0.4, leap: float | None = 0.3, columns: slice | None = None):
@@ -86,14 +85,10 @@ class TreeDiffusionPlanner(DiffusionPlanner):
     has arrived within its finished sub-plans, as the paper does; without, such a node is a leaf and earlier arrivals
     are looked for. That needs a `value` with `arrival`.
 
-    `steps`, `delay`, `order`, `eta`, `draws` say how a sub-plan is denoised: what is behind it is noise meanwhile, so
-    a smaller `scale` is right than without search. With sub_plans = 1, scales = (1,) and one child it is
-    `DiffusionPlanner`, exactly. All episodes take an iteration together, those at one depth in one batch. Noise
-    depends on the way to a node alone, so a longer search begins as the shorter one. The plan returned is the best of
-    all simulated ones; behind its node it is as coarse as `jumpy_steps` make it. `denoising` shows no search.
-
-    Defaults as found on 20 starts of umaze: stop=True arrived later, five sub-plans did no better than three.
-    ValueError for settings out of range, and what `DiffusionPlanner` refuses.
+    What is behind a sub-plan is noise meanwhile, so a smaller `scale` is right than without search. With sub_plans = 1,
+    scales = (1,) and one child it is `DiffusionPlanner`, exactly. Noise depends on the way to a node alone, so a longer
+    search begins as the shorter one. The plan returned is the best of all simulated ones; behind its node it is as
+    coarse as `jumpy_steps` make it. On 20 starts of umaze stop=True arrived later, five sub-plans did no better.
     """
 
     method = "MCTD"  # in rows of `dforce plan`
@@ -133,7 +128,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
                         jumpy=(self.jumpy_steps, self.jumpy_delay))
         trees = [Search(root, exploration=self.exploration, backup=self.backup) for root in grower.roots()]
         result = SearchResult(torch.zeros_like(grower.like), torch.full((len(obs),), -torch.inf, dtype=torch.float64),
-                      torch.zeros(len(obs), dtype=torch.long))
+                              torch.zeros(len(obs), dtype=torch.long))
         factors = self.scales * self.children
         for _ in range(self.iterations):
             leaves = [leaf for tree in trees if (leaf := tree.select()) is not None]

@@ -23,17 +23,13 @@ PRIME = 1_000_003  # salts of a tree's nodes are polynomials in it, so that the 
 
 
 class Partial(NamedTuple):
-    """A plan whose first tokens are finished: the content of a node of the tree.
+    """A plan whose first tokens are finished: the content of a node of the tree."""
 
-    episode: row of the starts and goals; salt: of its noise; factor: of the guidance of its last sub-plan; done:
-    [P, *E] finished tokens; state: the denoiser's, past them (batch of 1; None for one that cannot absorb).
-    """
-
-    episode: int
-    salt: int
-    factor: float
-    done: Tensor
-    state: State
+    episode: int   # row of the starts and goals
+    salt: int      # of its noise
+    factor: float  # of the guidance of its last sub-plan
+    done: Tensor   # [P, *E], the finished tokens
+    state: State   # the denoiser's, past them (batch of 1; None for one that cannot absorb)
 
 
 def child(parent: Partial, number: int, factor: float) -> Partial:

@@ -34,8 +34,6 @@ class Search:
     and n of its own. Q is the mean (backup "mean") or the best (backup "max": right where a simulation can be had
     again as it was) of the values seen at and below it, brought to 0..1 by the smallest and the largest value in the
     tree, so that `exploration` means the same in all units. Where scores are equal the earlier child is taken.
-
-    Raises ValueError for a negative exploration and an unknown backup.
     """
 
     def __init__(self, content: Any, *, exploration: float = 1.0, backup: Literal["mean", "max"] = "max"):
@@ -54,10 +52,7 @@ class Search:
         return None if node.closed else node
 
     def expand(self, node: Node, contents: Sequence[Any], values: Sequence[float], final: Sequence[bool]) -> None:
-        """Gives `node` its children, each simulated once with one of the `values`; `final` ones can have none.
-
-        Raises ValueError where there are no children, or where the node has some already.
-        """
+        """Gives `node` its children, each simulated once with one of the `values`; `final` ones can have none."""
         if node.children or not contents:
             raise ValueError(f"a node is expanded once, into at least one child; got {len(contents)} children for one "
                              f"that has {len(node.children)}")

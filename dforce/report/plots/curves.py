@@ -121,9 +121,8 @@ def bars_with_intervals(rows: Sequence[Row], metric: str, *, references: Sequenc
         known = ", ".join(dict.fromkeys(row["metric"] for row in rows)) or "no rows at all"
         raise ValueError(f"no row has the metric {metric!r}; there are {known}")
     if len({row["task"] for row in chosen}) > 1:
-        raise ValueError(
-            f"bars_with_intervals draws one task, got {sorted({row['task'] for row in chosen})}; select one"
-        )
+        raise ValueError(f"bars_with_intervals draws one task, got {sorted({row['task'] for row in chosen})}; "
+                         "select one")
     marks = [row for row in chosen if row["method"] in references]
     labels = line_labels([row for row in chosen if row["method"] not in references], across=(by,))
     if not labels:

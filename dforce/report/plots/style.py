@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, MUTED, GRID = "#1f2733", "#657085", "#e3e7ee"
-WALL, WALL_EDGE, FLOOR = "#ccd3de", "#b3bccb", "#ffffff"
+WALL, FLOOR = "#ccd3de", "#ffffff"
 
-# Okabe & Ito (2008), distinguishable under every common colour blindness; without their yellow, which
-# vanishes on white.
+# Okabe & Ito (2008), distinguishable under every common colour blindness; without their yellow, invisible on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 START, GOAL = PALETTE[0], PALETTE[2]
 
@@ -59,9 +58,8 @@ def numbers(name: str, values: object, shape: Sequence[int | None], letters: str
     try:
         array = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be an array of numbers {letters}, got {type(values).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{name} must be an array of numbers {letters}, got {type(values).__name__}: "
+                         f"{error}") from error
     fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
     if not fits:
         raise ValueError(f"{name} must have shape {letters}, got {list(array.shape)}")
@@ -72,8 +70,6 @@ def finite(name: str, array: np.ndarray) -> np.ndarray:
     """The same array, or a ValueError that names the first entry which is not finite."""
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
-        where = bad[0].tolist()
-        raise ValueError(
-            f"{name} holds {len(bad)} values that are not finite, first at {where}; was the plan or rollout diverging?"
-        )
+        raise ValueError(f"{name} holds {len(bad)} values that are not finite, first at {bad[0].tolist()}; was the "
+                         "plan or rollout diverging?")
     return array
