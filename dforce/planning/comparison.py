@@ -1,7 +1,6 @@
 """Methods compared from the lines of their episodes: reports over seeds, aggregates, and differences start by start.
 
-An episode's line holds task, method, the flat variant, seed, episode, blocked and its metrics: what
-`ScoreReport.episodes` writes. Everything here is made from such lines alone.
+Everything here is made from the lines that `ScoreReport.episodes` writes.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def headline_of(rows: Iterable[Row]) -> str:
 def aggregate_rows(task: str, method: str, variant: Mapping[str, Any], report: ScoreReport) -> list[Row]:
     """The mean of the middle half of the episodes' scores, over all starts and the blocked ones.
 
-    rliable (Agarwal et al. 2021) takes it over runs and tasks; over episodes it does not see fewer than a quarter fail.
+    rliable (Agarwal et al. 2021) takes it over runs and tasks; of episodes it does not see fewer than a quarter fail.
     """
     metric = headline(report)
     rows = []

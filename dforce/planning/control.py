@@ -182,9 +182,8 @@ def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts
                  seed: int = 0) -> Executed:
     """Receding-horizon control: plans, executes `replan_every` steps of it, plans again from where the body is.
 
-    place, starts, goals, steps: as in `play`. replan_every=None plans once.
-    The planner is asked for `steps` steps each time (fixed horizon), or for those that are left (`shrink`).
-    Its generator is a function of (seed, step of the episode) alone, so a replan does not depend on those before it.
+    place, starts, goals, steps: as in `play`. replan_every=None plans once. The planner is asked for `steps` steps each
+    time, or for those that are left (`shrink`); its generator is a function of (seed, step of the episode) alone.
     """
     if replan_every is not None and replan_every < 1:
         raise ValueError(f"replan_every={replan_every}: give a number of steps >= 1, or None to plan once")
@@ -213,7 +212,8 @@ def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
     seen, acted = world.observation_width, world.action_width
     if horizon < 1 or states.shape != (count, horizon, seen) or actions.shape != (count, horizon, acted):
         raise ValueError(f"a plan for {count} episodes holds actions [{count}, H, {acted}] and states [{count}, H, "
-                         f"{seen}] with H >= 1, got {actions.shape} and {states.shape}; unstack stacked tokens first")
+                         f"{seen}] with H >= 1, got {actions.shape} and {states.shape}; stacked tokens have to be "
+                         "unstacked first")
     for name, array in (("actions", actions), ("states", states)):
         if not np.isfinite(array).all():
             episode, step, column = np.argwhere(~np.isfinite(array))[0]

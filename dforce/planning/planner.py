@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from dforce.guidance.monte_carlo import monte_carlo
 from dforce.planning.control import Plan
 from dforce.planning.energy import Physical, SumOfDistances
 from dforce.planning.request import checked_request
+from dforce.train.checkpoint import Bundle
 
 BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
 
@@ -171,3 +173,19 @@ class DiffusionPlanner:
 
     def _physical(self, x0: Tensor) -> np.ndarray:
         return Physical(lambda plan: plan, self.normalizer, self.layout["stack"]).plan(x0.float()).cpu().numpy()
+
+
+def planner_around(bundle: Bundle, make: Callable[..., Any] = DiffusionPlanner, **settings: Any) -> Any:
+    """make(...) with those of denoiser, schedule, normalizer, layout and settings that it has arguments for.
+
+    The weights are frozen: guidance differentiates in the plan only.
+    Raises ValueError for a checkpoint that was not trained on trajectories.
+    """
+    if bundle.normalizer is None or "observation" not in bundle.layout:
+        raise ValueError(f"a planner needs a checkpoint that was trained on trajectories, this one holds "
+                         f"{sorted(bundle.layout)}; `dforce train data=dforce/maze2d-umaze-v1` makes one")
+    bundle.denoiser.requires_grad_(False)
+    offered = {"denoiser": bundle.denoiser, "schedule": bundle.schedule, "normalizer": bundle.normalizer,
+               "layout": bundle.layout, **settings}
+    taken = inspect.signature(make).parameters
+    return make(**{name: value for name, value in offered.items() if name in taken})

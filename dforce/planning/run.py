@@ -12,8 +12,8 @@ from dforce.envs import Env
 from dforce.planning.control import Executor
 from dforce.planning.evaluation import Comparison, Method, compare_methods, planned, reference_methods
 from dforce.planning.pictures import draw_plans
-from dforce.planning.tasks import get_task
-from dforce.planning.trained import planner_around, task_of
+from dforce.planning.planner import planner_around
+from dforce.planning.tasks import get_task, task_of
 from dforce.planning.worlds import maze_of
 from dforce.report.plots.curves import bars_with_intervals
 from dforce.report.rows import Row

@@ -21,6 +21,7 @@ from dforce.envs.maze.ogbench import RECIPE, ogbench, ogbench_starts
 from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_starts
 from dforce.planning.scores import fresh_starts
 from dforce.planning.worlds import maze_of
+from dforce.train.checkpoint import Bundle, CheckpointError
 
 Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -147,6 +148,18 @@ def trained_task(layout: Mapping[str, Any]) -> Task:
     if not name.startswith("maze2d") or "rows" not in layout:
         raise ValueError(f"this checkpoint was trained on {name or 'another kind of data'}, not on a maze")
     return get_task("/".join(layout["rows"]))
+
+
+def task_of(bundle: Bundle) -> Task:
+    """The task whose demonstrations a checkpoint was trained on. Raises CheckpointError where it cannot plan."""
+    try:
+        task = trained_task(bundle.layout)
+    except ValueError as error:
+        raise CheckpointError(f"{error}; take one that `dforce train data=dforce/maze2d-<maze>-v1` made") from error
+    if bundle.normalizer is None:
+        raise CheckpointError("this checkpoint has no normalizer, so its plans have no units; take one that "
+                              "`dforce train` made")
+    return task
 
 
 def dataset_name(task: str, steps: int | None, released: int) -> str:

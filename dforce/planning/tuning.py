@@ -19,10 +19,9 @@ from dforce.align.trace import kl
 from dforce.core.denoiser import Denoiser
 from dforce.core.noise import Noise, seed_of
 from dforce.planning.control import Executor
-from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner, planner_around
 from dforce.planning.returns import PlanQuery, PlanReturn, StartSampler
-from dforce.planning.tasks import Task
-from dforce.planning.trained import planner_around, task_of
+from dforce.planning.tasks import Task, task_of
 from dforce.train.checkpoint import Bundle, find, keep_last, load, load_state, save, step_folder
 
 SUITED = {"epochs": 16, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 5e-5}

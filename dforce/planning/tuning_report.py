@@ -16,7 +16,7 @@ from dforce.planning.pictures import fans, on_paper, reach
 from dforce.planning.scores import ScoreReport, blocked_mask
 from dforce.planning.tuning import PlannerTuning
 from dforce.report.plots.maze import plan_grid
-from dforce.report.plots.tuning import tuning_curves
+from dforce.report.plots.monitor import tuning_curves
 from dforce.report.rows import Row, make_row, write_episodes
 from dforce.report.statistics import bootstrap_interval
 from dforce.report.table import markdown_table

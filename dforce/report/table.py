@@ -14,12 +14,11 @@ ACROSS = ("starts",)  # variant keys that spread over columns instead of lines
 
 
 class Cell(NamedTuple):
-    """One number of a table; `text` is `value [low, high]`. `best`: the best of its column; of a column of differences,
-    which have no best, those whose interval leaves zero out."""
+    """One number of a table."""
 
-    text: str
+    text: str  # `value [low, high]`
     row: Row | None
-    best: bool = False
+    best: bool = False  # of its column; of differences, which have no best, that the interval leaves zero out
 
 
 class Table(NamedTuple):

@@ -14,8 +14,7 @@ import torch
 
 from dforce.config import Node
 from dforce.data.normalize import Affine
-from dforce.report.plots.curves import loss_curve
-from dforce.report.plots.denoising import denoising_curves
+from dforce.report.plots.curves import denoising_curves, loss_curve
 from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
 from dforce.train import checkpoint
 from dforce.train.checkpoint import Bundle, CheckpointError, find, load, load_state, save

@@ -13,9 +13,8 @@ import torch
 import yaml
 
 from dforce.align.rewards.builtin import Jpeg
-from dforce.benchmarks.align.jobs import align_jobs
 from dforce.benchmarks.align.methods import Bed, make_bed, policy_samples, run_algorithm, run_search
-from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part
+from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part, align_jobs
 from dforce.benchmarks.align.tables import align_tables, draw_all, marks_of
 from dforce.cli.main import main
 from dforce.config import read

@@ -10,7 +10,7 @@ import torch
 from dforce.core.noise import Noise
 from dforce.core.schedule import linear
 from dforce.data import Batch
-from dforce.report.plots.denoising import denoising_curves
+from dforce.report.plots.curves import denoising_curves
 from dforce.train.objectives import ForcingObjective
 from dforce.train.validation import STDS, held_out_error
 from tests.gaussian_bed import RHO, Causal, NonCausal, ar1, covariance

@@ -1,14 +1,16 @@
-"""The runs of `dforce benchmark align`: which there are, where their results lie, and what each follows from."""
+"""The runs of `dforce benchmark align`, as jobs: which there are, where their results lie, what each follows from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dforce.benchmarks.align import methods
 from dforce.benchmarks.align.methods import GRADIENT, TASKS, Bed, make_bed
 from dforce.config import nearest
-from dforce.runs.jobs import slug
-from dforce.runs.shards import Shard, read_shard
+from dforce.runs.jobs import Job, slug
+from dforce.runs.shards import Shard, read_shard, write_shard
 
 BASE = "base"  # the model before, judged like a method
 
@@ -147,3 +149,53 @@ class AlignBenchmark:
 @cache
 def _bed(task: str, weak: Path, judge: Path, steps: int, spacing: str) -> Bed:
     return make_bed(task, weak=weak, judge=judge, steps=steps, spacing=spacing)
+
+
+def align_jobs(bench: AlignBenchmark) -> Iterator[Job]:
+    """The judge and the weak model; of each task the model before, all trials, then seed after seed."""
+    yield Job("judge", (), (bench.judge_folder / "classifier.json").is_file,
+              partial(methods.make_judge, bench.judge_folder, bench.judge_steps))
+    if "class" in bench.tasks:
+        yield Job("weak model", (), (bench.weak_folder / "layout.json").is_file,
+                  partial(methods.make_weak, bench.weak_folder, bench.weak_steps))
+    for task in bench.tasks:
+        first = ("judge", *(["weak model"] if task == "class" else []))
+        runs = [(BASE, part) for part in bench.parts(BASE)]
+        runs += [(method, part) for method in bench.methods_of(task) for part in bench.parts(method)]
+        bases = tuple(_name(task, BASE, part) for part in bench.parts(BASE))
+        order = sorted(runs, key=lambda run: (run[0] != BASE, run[1].trial is None, run[1].seed,
+                                               run[1].classes is not None))
+        for method, part in order:
+            trials = tuple(_name(task, method, other) for other in bench.parts(method) if other.trial is not None)
+            needs = (*first, *(bases if method != BASE else ()), *(trials if part.trial is None else ()))
+            yield Job(_name(task, method, part), needs, partial(_there, bench, task, method, part),
+                      partial(make_result, bench, task, method, part))
+
+
+def _name(task: str, method: str, part: Part) -> str:
+    return f"{task}, {method}, {part.name}"
+
+
+def _there(bench: AlignBenchmark, task: str, method: str, part: Part) -> bool:
+    result = bench.read(task, method, part)
+    if isinstance(result, str) and result:
+        print(f"made anew: {result}", flush=True)
+    return isinstance(result, Shard)
+
+
+def make_result(bench: AlignBenchmark, task: str, method: str, part: Part) -> None:
+    """One run of a method, into its file."""
+    bed, count = bench.bed(task), bench.count(method, part)
+    if method == BASE:
+        made, setting = methods.MethodResult(methods.policy_samples(bed, bed.model.denoiser, count, part.seed)), {}
+    else:
+        node, setting = bench.methods[method], bench.setting(task, method, part)
+        if "algorithm" in node:
+            classes = None if part.classes is None else range(part.classes)
+            made = methods.run_algorithm(bed, node, setting, seed=part.seed, count=count, classes=classes,
+                                         budget=bench.budget(part))
+        else:
+            made = methods.run_search(bed, node, setting, seed=part.seed, count=count)
+    about = {"summary": made.samples.summary(), "queries": made.queries, "a_sample": made.a_sample,
+             "work_seconds": round(made.seconds, 3), "points": made.points, "chosen": setting}
+    write_shard(bench.file(task, method, part), bench.identity(task, method, part), about, made.samples.lines())

@@ -33,21 +33,16 @@ AMONG = 25  # of so many
 
 @dataclass(frozen=True)
 class PlanningBenchmark:
-    """A suite on a task in a folder.
-
-    data: Minari name of the demonstrations. out: the run folder. networks: folder of the trainings.
-    trained: (model, seed) -> settings that the network was trained with, JSON-able; called once it is trained.
-    options: device, precision and trust, as `MethodInputs` takes them. tell: receives messages.
-    """
+    """A suite on a task in a folder."""
 
     suite: Suite
     task: Task
-    data: str
-    out: Path
-    networks: Path
-    trained: Callable[[str, int], dict[str, Any]]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    tell: Callable[[str], None] = print
+    data: str       # Minari name of the demonstrations
+    out: Path       # the run folder
+    networks: Path  # folder of the trainings
+    trained: Callable[[str, int], dict[str, Any]]  # (model, seed) -> settings that the network was trained with
+    options: Mapping[str, Any] = field(default_factory=dict)  # device, precision and trust of `MethodInputs`
+    tell: Callable[[str], None] = print  # receives messages
 
     def model_folder(self, model: str, seed: int) -> Path:
         return self.networks / f"{slug(model)}-{seed}"
@@ -210,8 +205,8 @@ def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Jo
     for method in methods:
         if isinstance(method.tune, dict):
             needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
-            jobs.append(Job(f"tune {method.name}", needs, partial(_tuned, bench, method),
-                              partial(tune_method, bench, method)))
+            jobs.append(Job(f"tune {method.name}", needs, partial(_counts, bench, partial(read_tuning, bench, method)),
+                            partial(tune_method, bench, method)))
     for seed in range(bench.suite.seeds):
         for method in methods:
             if seed not in bench.suite.runs(method):
@@ -219,7 +214,8 @@ def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Jo
             tuned = method.tune if isinstance(method.tune, str) else method.name
             needs = _network(models, method, seed) + ((f"tune {tuned}",) if method.tune else ())
             jobs.append(Job(f"play {method.name}-{seed}", needs,
-                              partial(_evaluated, bench, method, seed), partial(evaluate, bench, method, seed)))
+                            partial(_counts, bench, partial(read_evaluation, bench, method, seed)),
+                            partial(evaluate, bench, method, seed)))
     return jobs
 
 
@@ -227,16 +223,9 @@ def _network(models: Mapping[tuple[str, int], Job], method: MethodNode, seed: in
     return (models[method.model, seed].name,) if method.model else ()
 
 
-def _tuned(bench: PlanningBenchmark, method: MethodNode) -> bool:
-    return _counts(bench, read_tuning(bench, method))
-
-
-def _evaluated(bench: PlanningBenchmark, method: MethodNode, seed: int) -> bool:
-    return _counts(bench, read_evaluation(bench, method, seed))
-
-
-def _counts(bench: PlanningBenchmark, shard: Shard | str) -> bool:
-    """Is it there? Says why a file that is there does not count."""
+def _counts(bench: PlanningBenchmark, read: Callable[[], Shard | str]) -> bool:
+    """Is the result there? Says why a file that is there does not count."""
+    shard = read()
     if isinstance(shard, str) and shard:
         bench.tell(f"{shard}: it is made again")
     return not isinstance(shard, str)

@@ -56,7 +56,7 @@ def learn(bench: PlanningBenchmark, method: MethodNode) -> None:
         for each in play_method(method, identity["settings"], bench.suite.executors, source, starts, goals):
             report = score_report(bench.task.world, [each.executed], [blocked])
             name = label(method.name, each.executor)
-            lines += report.episodes(task=_task(bench), method=name, variant={"step": step})
+            lines += report.episodes(task=f"{bench.task.name}, over training", method=name, variant={"step": step})
     write_shard(_file(bench, method), identity, {"method": method.name}, lines)
 
 
@@ -91,7 +91,3 @@ def _done(bench: PlanningBenchmark, method: MethodNode) -> bool:
 
 def _file(bench: PlanningBenchmark, method: MethodNode) -> Path:
     return bench.out / "learning" / f"{slug(method.name)}.jsonl"
-
-
-def _task(bench: PlanningBenchmark) -> str:
-    return f"{bench.task.name}, over training"

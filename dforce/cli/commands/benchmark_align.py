@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from dforce.benchmarks.align.jobs import align_jobs
-from dforce.benchmarks.align.runs import AlignBenchmark
+from dforce.benchmarks.align.runs import AlignBenchmark, align_jobs
 from dforce.benchmarks.align.tables import align_tables, draw_all
 from dforce.config import read
 from dforce.report.table import markdown_table

@@ -75,15 +75,7 @@ class SearchResult(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeDiffusionPlanner(DiffusionPlanner):
-    """`DiffusionPlanner` that searches over sub-plans. Its further settings:
-
-    sub_plans: S, parts of equal length that a plan is made of one after the other. scales: the meta-actions, factors
-    of the guidance's `scale`, 0 for none; each is one child of a node, `children` times with other noise. iterations:
-    expansions of one node into all its children. exploration, backup: see `dforce.planning.search.uct.Search`; the
-    paper's code takes sqrt(2) and the maximum. jumpy_steps, jumpy_delay: denoising steps and delay of the simulations.
-    value: goal [N, G] -> value of physical plans [B, H, D] -> [B]; any energy will do. stop: end a search when a plan
-    has arrived within its finished sub-plans, as the paper does; without, such a node is a leaf and earlier arrivals
-    are looked for. That needs a `value` with `arrival`.
+    """`DiffusionPlanner` that searches over sub-plans.
 
     What is behind a sub-plan is noise meanwhile, so a smaller `scale` is right than without search. With sub_plans = 1,
     scales = (1,) and one child it is `DiffusionPlanner`, exactly. Noise depends on the way to a node alone, so a longer
@@ -92,16 +84,16 @@ class TreeDiffusionPlanner(DiffusionPlanner):
     """
 
     method = "MCTD"  # in rows of `dforce plan`
-    sub_plans: int = 3
-    scales: tuple[float, ...] = (1.0, 2.0, 0.5, 0.0)
-    children: int = 1
-    iterations: int = 5
-    exploration: float = 1.0
-    backup: Literal["mean", "max"] = "max"
-    jumpy_steps: int = 5
-    jumpy_delay: int = 1
-    value: Callable[[Tensor], Callable[[Tensor], Tensor]] = Arrival
-    stop: bool = False
+    sub_plans: int = 3                      # parts of equal length that a plan is made of one after the other
+    scales: tuple[float, ...] = (1.0, 2.0, 0.5, 0.0)  # the meta-actions: factors of `scale`, each one child of a node
+    children: int = 1                       # so many times each, with other noise
+    iterations: int = 5                     # expansions of one node into all its children
+    exploration: float = 1.0                # see `Search`; the paper's code takes sqrt(2)
+    backup: Literal["mean", "max"] = "max"  # see `Search`
+    jumpy_steps: int = 5                    # denoising steps of the simulations
+    jumpy_delay: int = 1                    # their delay
+    value: Callable[[Tensor], Callable[[Tensor], Tensor]] = Arrival  # goal [N, G] -> value of plans [B, H, D] -> [B]
+    stop: bool = False  # end when a plan has arrived within its finished sub-plans, as the paper does; needs `arrival`
 
     def __post_init__(self) -> None:
         super().__post_init__()

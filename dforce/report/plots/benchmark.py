@@ -27,11 +27,11 @@ class Point(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """What a method did from a few starts. path: [E, H + 1, 2]; plan: [E, P, 2] or None; notes: one an episode."""
+    """What a method did from E starts."""
 
-    path: np.ndarray
-    plan: np.ndarray | None
-    notes: Sequence[str]
+    path: np.ndarray         # [E, H + 1, 2]
+    plan: np.ndarray | None  # [E, P, 2]
+    notes: Sequence[str]     # one an episode
 
 
 def sweep_panels(panels: Mapping[str, Mapping[str, Sequence[Point]]], *, xlabel: str, ylabel: str, title: str = "",

@@ -16,14 +16,11 @@ PANELS = {"accuracy": "class accuracy", "diversity": "diversity, share of the ba
 
 
 class Mark(NamedTuple):
-    """One method. values: metric ("reward", and those of PANELS that it has) -> value with its interval; x unused.
-
-    small: a trial, drawn faint, in the colour of the method of its name.
-    """
+    """One method."""
 
     name: str
-    small: bool
-    values: dict[str, Point]
+    small: bool  # a trial, drawn faint, in the colour of the method of its name
+    values: dict[str, Point]  # "reward", and the metrics of PANELS that it has; x is unused
 
 
 def frontier(marks: Sequence[Mark], *, reward: str, title: str = "") -> Figure:

@@ -19,9 +19,8 @@ from findings import tell, write
 from parts import TUNE_SEED, starts_of
 
 import dforce
-from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner, planner_around
 from dforce.planning.tasks import Task, trained_task
-from dforce.planning.trained import planner_around
 from dforce.report.rows import Row, make_row
 from dforce.report.statistics import bootstrap_interval
 

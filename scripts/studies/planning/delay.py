@@ -26,9 +26,9 @@ from parts import far_ends, spread_row, starts_of
 import dforce
 from dforce.planning.control import tracking
 from dforce.planning.evaluation import compare_methods, difference, planned
+from dforce.planning.planner import planner_around
 from dforce.planning.scores import ScoreReport
 from dforce.planning.tasks import trained_task
-from dforce.planning.trained import planner_around
 from dforce.report.rows import Row
 from dforce.train.precision import device_of
 

@@ -32,10 +32,9 @@ from dforce.core.noise import Noise
 from dforce.core.sample import sample
 from dforce.core.step import Step
 from dforce.core.transition import transition
-from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner, planner_around
 from dforce.planning.scores import blocked_mask
 from dforce.planning.tasks import trained_task
-from dforce.planning.trained import planner_around
 from dforce.report.rows import make_row
 from dforce.report.statistics import bootstrap_interval
 from dforce.train.precision import device_of

@@ -27,9 +27,8 @@ from dforce.nets.temporal import TemporalUNet
 from dforce.planning.control import tracking
 from dforce.planning.diffuser import DiffuserPlanner
 from dforce.planning.evaluation import compare_methods, planned
-from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner, planner_around
 from dforce.planning.tasks import Task, trained_task
-from dforce.planning.trained import planner_around
 from dforce.report.rows import Row
 from dforce.train.checkpoint import Bundle
 from dforce.train.precision import device_of

@@ -21,9 +21,9 @@ from parts import TUNE_SEED, starts_of
 
 import dforce
 from dforce.planning.control import run_episodes, tracking
+from dforce.planning.planner import planner_around
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.planning.tasks import trained_task
-from dforce.planning.trained import planner_around
 from dforce.train.precision import device_of
 
 
