@@ -57,8 +57,9 @@ SCHEDULERS = {
     "FlowMatchHeunDiscreteScheduler": _entries("num_train_timesteps shift"),
 }
 # Beyond the table: what the sampling of a scheduler must not have where it is reproduced.
-SAMPLING = _entries("", **dict.fromkeys(
-    ("use_dynamic_shifting", "shift_terminal", "stochastic_sampling", *_KARRAS.split()), _OFF))
+_FLOW_SAMPLING: dict[str, tuple[Any, ...]] = dict.fromkeys(
+    ("use_dynamic_shifting", "shift_terminal", "stochastic_sampling", *_KARRAS.split()), _OFF)
+SAMPLING = _entries("", **_FLOW_SAMPLING)
 
 _LAYERS = "down_block_types up_block_types layers_per_block act_fn norm_num_groups"
 AUTOENCODER = _entries(

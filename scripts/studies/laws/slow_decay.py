@@ -74,13 +74,13 @@ def batches(pool: Tensor, horizon: int) -> Any:
 
 def learnt(levels: str, weight: str, steps: int, horizon: int, pool: Tensor) -> Precond:
     torch.manual_seed(0)
-    objective = ForcingObjective(Precond(RecurrentNet((2,), width=64), linear(1000), "v"), linear(1000),
-                                 levels=LEVELS[levels], weight=WEIGHTS[weight])
+    denoiser = Precond(RecurrentNet((2,), width=64), linear(1000), "v")
+    objective = ForcingObjective(denoiser, linear(1000), levels=LEVELS[levels], weight=WEIGHTS[weight])
     for log in fit(objective, batches(pool, horizon), lr=2e-3, steps=steps, warmup=200, precision="fp32",
                    device="cpu"):
         training = log.training
     with training.averaged():
-        return copy.deepcopy(objective.denoiser).eval()
+        return copy.deepcopy(denoiser).eval()
 
 
 @torch.no_grad()
