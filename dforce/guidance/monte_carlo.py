@@ -55,6 +55,7 @@ def jump_levels(schedule: Schedule, lookahead: int) -> list[int]:
 class monte_carlo(WithEnergy):
     """Monte Carlo Tree Guidance (Chen et al. 2024, section 3.4). draws = 1 is `guided`, exactly.
 
+    The defaults are a planner's heuristic; `dforce.guidance.exact_tilt` has the settings that give the law.
     The tilt is the gradient of log E[exp(energy)] over the possible futures of noisy tokens; gradients flow through the
     draws. The noise is fresh at every row: the levels of a row are its counter.
 
@@ -68,8 +69,8 @@ class monte_carlo(WithEnergy):
         each given the finished ones before it: the same work in more and smaller calls, and the right joint law for a
         causal denoiser.
     reduce: how draws are combined: "logmeanexp" (the tilt, for energies in nats), "gaussian" (moment-matched
-        log N(goal; mean_j, std^2 + var_j), for a `GoalEnergy`), "mean" (the paper's). None takes the energy's own
-        `reduce`, or "logmeanexp". With "mean", draws of a causal denoiser share the tokens that they keep
+        log N(goal; mean, std^2 + covariance of the features), for a `GoalEnergy`), "mean" (the paper's). None takes the
+        energy's own `reduce`, or "logmeanexp". With "mean", draws of a causal denoiser share the tokens that they keep
         (`dforce.guidance.shared_draws`): equal results, half of the tokens.
     chunk: most draws in one network call; None takes up to 2^16 tokens, beyond which larger calls only take memory.
 
@@ -233,12 +234,14 @@ class monte_carlo(WithEnergy):
         return (weight.view(*weight.shape, *(1,) * (draws.gradient.ndim - 4)) * draws.gradient).sum((0, 1))
 
     def _moment_matched(self, value: Tensor, kept: Tensor, count: Tensor) -> Tensor:
-        """d log N(goal; mean_j, std^2 + var_j) / d feature_j, [F, n, B, T], over the draws that kept a token."""
+        """d log N(goal; mean, std^2 + cov) / d feature_j of the draws that kept a token, cov between features:
+        [F, n, B, T]."""
         goal, std = self.goal_energy.goal, self.goal_energy.std
         goal = goal.to(value).expand(value.shape[2], value.shape[0]).T[..., None]      # [F, B, 1]
-        mean = (kept * value).sum(1) / count                                           # [F, B, T]
-        away = kept * (value - mean[:, None])
-        spread = away.square().sum(1) / (count - 1).clamp(min=1)
-        total, gap = std**2 + spread, goal - mean
-        by_mean, by_spread = gap / total, 0.5 * (gap.square() / total - 1) / total
-        return (by_mean / count)[:, None] + (2 * by_spread / (count - 1).clamp(min=1))[:, None] * away
+        mean, spare = (kept * value).sum(1) / count, (count - 1).clamp(min=1)
+        away = kept * (value - mean[:, None])                                          # [F, n, B, T]
+        cov = torch.einsum("fnbt,gnbt->btfg", away, away) / spare[..., None, None]
+        inverse = torch.linalg.inv(cov.double() + std**2 * torch.eye(len(value)).to(cov.device)).to(cov)
+        pull = torch.einsum("btfg,gbt->fbt", inverse, goal - mean)
+        by_cov = (torch.einsum("fbt,gbt->btfg", pull, pull) - inverse) / spare[..., None, None]
+        return (pull / count)[:, None] + torch.einsum("btfg,gnbt->fnbt", by_cov, away)
