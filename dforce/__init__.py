@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the same names as in the tab
     from dforce.core.transition import Gaussian, transition
     from dforce.guidance.classifier_free import classifier_free
     from dforce.guidance.energy import guided
+    from dforce.guidance.exact_tilt import exact_tilt
     from dforce.guidance.inpaint import inpaint
     from dforce.guidance.monte_carlo import monte_carlo
     from dforce.train.checkpoint import load, save
@@ -46,6 +47,7 @@ _PUBLIC = {
     "guidance.classifier_free": "classifier_free",
     "guidance.inpaint": "inpaint",
     "guidance.monte_carlo": "monte_carlo",
+    "guidance.exact_tilt": "exact_tilt",
     "train.objectives": "ForcingObjective",
     "train.fit": "fit",
     "train.checkpoint": "save load",
