@@ -59,7 +59,7 @@ SCHEDULERS = {
 # Beyond the table: what the sampling of a scheduler must not have where it is reproduced.
 _FLOW_SAMPLING: dict[str, tuple[Any, ...]] = dict.fromkeys(
     ("use_dynamic_shifting", "shift_terminal", "stochastic_sampling", *_KARRAS.split()), _OFF)
-SAMPLING = _entries("", **_FLOW_SAMPLING)
+SAMPLING = _entries("", "", **_FLOW_SAMPLING)
 
 _LAYERS = "down_block_types up_block_types layers_per_block act_fn norm_num_groups"
 AUTOENCODER = _entries(
