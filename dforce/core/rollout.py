@@ -86,7 +86,7 @@ def _checked_cond(cond: Cond | None, batch: int, time: int) -> Cond | None:
         for name, value in ((cond or {}).get(kind) or {}).items():
             if [*value.shape[:len(shape)]] != shape:
                 raise ValueError(f"cond[{kind!r}][{name!r}] must begin with {shape}, got {[*value.shape]}")
-            if value.is_floating_point() and not value.isfinite().all():
+            if value.is_floating_point() and not value.is_meta and not value.isfinite().all():
                 raise ValueError(f"cond[{kind!r}][{name!r}] holds numbers that are not finite")
     return cond
 

@@ -17,6 +17,7 @@ SMALL = ["net.width=8", "net.latent=8", "batch=4", "frames=8", "fit.validate_eve
 
 @pytest.fixture(scope="module")
 def study():
+    sys.path.append(str(FILE.parent))  # as for a script that is started
     spec = importlib.util.spec_from_file_location("drift_study", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules["drift_study"] = module
