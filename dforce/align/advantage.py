@@ -4,8 +4,6 @@ A credit is what `dforce.align.OnPolicy` calls: (reward [B] float64, prompts, gr
 differ give exactly 0, not rounding blown up by a small std, so that a constant reward changes nothing.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

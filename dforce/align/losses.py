@@ -9,8 +9,6 @@ reduce: "token", every token of a step is an action with a ratio of its own (cre
 of a step are one action. advantage: [B]; or [B, T] or [B, S, T] ("token"), [B, S] ("sequence").
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """On-policy batches for `dforce.fit`: a function of the step that samples from the policy as it is then."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ It finds what else goes wrong silently: another guidance scale in training than 
 the first step on), states kept in bfloat16, log-probabilities under autocast on one side only, dropout.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

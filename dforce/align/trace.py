@@ -5,8 +5,6 @@ of it and `dforce.fit` cuts it into parts. It is recorded from the same `transit
 replayed through it under other weights, all steps in one batched forward.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The whole road at once: demonstrations of a maze, training, planning, scores, pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The settings of an algorithm that suit one kind of model: `usual` in its YAML."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

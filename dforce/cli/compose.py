@@ -1,7 +1,5 @@
 """Configurations of other kinds of a verb, composed inside a command as its own was."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

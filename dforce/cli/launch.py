@@ -1,7 +1,5 @@
 """From the words of a command line to a call of its command: Hydra composes the configuration, and it is checked."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

@@ -5,8 +5,6 @@
 it comes at once: neither Hydra nor torch is imported.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

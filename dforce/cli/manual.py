@@ -4,8 +4,6 @@
 own name. A name here is "train/image", or "train" for the kind of the verb's own name.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Going on with a run: its configuration as it was, but for what the command line gives now."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

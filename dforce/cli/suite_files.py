@@ -1,7 +1,5 @@
 """The YAML files of planning suites: which one ships for a task, and what it says once its base is merged in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Config groups by name: the nodes in configs/<group>/<option>.yaml."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 
 import yaml

@@ -1,7 +1,5 @@
 """Where constructors of dforce lie now: configurations and checkpoints that were written before name the old places."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from functools import cache

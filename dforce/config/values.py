@@ -1,7 +1,5 @@
 """Values of a configuration: which fit an annotation, and what a message says of those that do not."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import re

@@ -1,7 +1,5 @@
 """YAML files of others, bounded before they are built: aliases may repeat a part often, but not without end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

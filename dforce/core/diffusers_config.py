@@ -4,8 +4,6 @@ diffusers is not imported here. An entry that no table names is refused where it
 setting which a later diffusers adds cannot be passed over in silence.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple

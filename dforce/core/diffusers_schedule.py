@@ -1,7 +1,5 @@
 """The table of a diffusers scheduler as a `Schedule`, and the levels of its sampling; its `step` is never called."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sizes that npz and npy files declare, held against what the files hold before anything is allocated."""
 
-from __future__ import annotations
-
 import math
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """Arrays from files, checked where they enter: numbers of the right kind, in as many rows as there are steps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """D4RL's HDF5 layout, read and written without d4rl, which cannot be imported beside today's MuJoCo."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 The rows of a batch fall into equal parts, virtual shards, which are dealt out to processes, however many there are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 SPLIT, TRAIN, VAL = 0, 1, 2  # streams: of orders and splits, of training batches, of validation batches

@@ -1,7 +1,5 @@
 """Episodes of different lengths in packed arrays: every source of trajectories is read into them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

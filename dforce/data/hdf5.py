@@ -1,7 +1,5 @@
 """HDF5 files of others, read without leaving the file and without believing the sizes that they declare."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Labelled images: two sets that Python packages ship, or a folder with one folder of images for each class."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple

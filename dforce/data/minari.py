@@ -1,7 +1,5 @@
 """Episodes to and from local Minari datasets of vector observations; no network is used."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

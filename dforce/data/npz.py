@@ -1,7 +1,5 @@
 """Tensors in .npz files."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 import zlib

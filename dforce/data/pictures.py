@@ -1,7 +1,5 @@
 """Image files as pixels: shades scaled from the range of the file's own numbers, and turned as a viewer turns them."""
 
-from __future__ import annotations
-
 import os
 from typing import IO, Any
 

@@ -1,7 +1,5 @@
 """Conversion between pixels in [-1, 1], for networks, and 0..255, in files."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ A file is hashed once and again whenever its size, its inode or a time of it has
 cannot be set back), so that large data sets are not read whole at every start.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Gymnasium spaces as columns: whole episodes of nested observations to [rows, width], with a name for each column."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Where Minari datasets are kept, how one is replaced in a single step, and checksums against changed bytes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

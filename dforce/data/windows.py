@@ -5,8 +5,6 @@ All tokens are normalised and packed once. A window is a row of a strided view o
 `index_select`.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np

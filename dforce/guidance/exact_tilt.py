@@ -1,7 +1,5 @@
 """Monte Carlo guidance with the settings that give the law of the tilt, in one call."""
 
-from __future__ import annotations
-
 from dforce.core.denoiser import Denoiser
 from dforce.core.noise import NoiseSource
 from dforce.core.schedule import Schedule

@@ -1,7 +1,5 @@
 """Monte Carlo Tree Guidance: the gradient of an energy over sampled futures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

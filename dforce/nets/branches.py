@@ -5,8 +5,6 @@ without gaps: layers without memory run once over all of them, and one step of t
 have begun. As in `dforce.nets.gru`, there is a gradient in the inputs alone.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The thin ConvGRU U-Net for frames (video): only a small latent map walks through time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The convolutional encoder and decoder of networks over frames, which see a noise level and an action."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise

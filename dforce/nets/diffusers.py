@@ -1,7 +1,5 @@
 """A pretrained image network of diffusers as a network of one token, whose noise label is its own timestep."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Features of a noise level and of conditioning for networks, and the checks of tokens that all networks share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

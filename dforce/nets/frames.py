@@ -1,7 +1,5 @@
 """A causal transformer over latent maps of frames: a place sees all places of its frame and of frames before it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ token takes five operations forward and four backward, in buffers that are alloc
 tokens together. On a GPU cuDNN does it (`cudnn`).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

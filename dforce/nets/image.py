@@ -1,7 +1,5 @@
 """Networks of one image: a residual MLP for tiny ones, a small U-Net of 2-D convolutions for larger ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

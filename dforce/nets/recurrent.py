@@ -1,7 +1,5 @@
 """The thin recurrent network for vector tokens (plans, actions): only the GRU walks through time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Diffuser's network: a non-causal U-Net of 1-D convolutions over time, for the baseline that denoises whole plans."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

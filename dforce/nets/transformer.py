@@ -1,7 +1,5 @@
 """A transformer over vector tokens: causal, with a cache of its past as its state, or without the mask."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

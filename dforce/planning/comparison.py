@@ -3,8 +3,6 @@
 Everything here is made from the lines that `ScoreReport.episodes` writes.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

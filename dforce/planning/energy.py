@@ -6,8 +6,6 @@ names how Monte Carlo guidance combines draws of the energy by default: measured
 of units over a plan) wants the mean; energies in nats want log-mean-exp, goal energies their moments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Several planners and drivers on the same starts: rows, episode lines, and the played episodes for pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The pictures of a planning run, into a media folder: fans of plans, episodes, denoising, film, schedule matrix."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What planners are asked: where each robot is and where to, checked where it comes in."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ A reward here is a function as alignment wants it, (plans [B, T, stack * D] as t
 -> [B]; metadata: start and goal of each plan, `PlanQuery`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A checkpoint's planner beside drivers that learn nothing, played from the same fresh starts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

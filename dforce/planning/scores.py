@@ -5,8 +5,6 @@ metric is reported twice: over all starts, and over the blocked ones, which stra
 `variant["starts"]` of a row says which.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

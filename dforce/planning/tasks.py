@@ -4,8 +4,6 @@ A task is a frozen value, found by name (`get_task`). Starts and goals follow th
 drawn fresh from a seed, so that all methods can be played from the same ones.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Rows, tables and pictures of `dforce align planner`, from all results in its folder."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection, Mapping

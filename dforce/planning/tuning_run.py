@@ -1,7 +1,5 @@
 """A planner tuned on what its plans earn, beside rivals that do not learn, as a graph of jobs."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Worlds as planning takes them: a maze stands for D4RL's ball in it, and starts and goals are checked."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dforce.envs import Env, Maze, World, as_world

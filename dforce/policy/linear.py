@@ -1,7 +1,5 @@
 """A linear policy with a filter: enough to balance a pendulum, and to show how a policy is used."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a policy is asked: an action for every observation, with a state that the caller keeps between calls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

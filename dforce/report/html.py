@@ -3,8 +3,6 @@
 It opens from disk without a network and shows what there is: a run that failed or has just begun has a page too.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

@@ -1,7 +1,5 @@
 """A plan being carried out, as an mp4 or gif."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 

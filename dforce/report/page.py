@@ -1,7 +1,5 @@
 """The frame of a run's page: style sheet and the pieces of HTML. Everything that came from a file is escaped here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 

@@ -4,8 +4,6 @@ results.json is `{"header": {...}, "rows": [...]}`, a row being one number with 
 that names what differs inside a method (matrix, order, executor, starts, ...). A number that is not defined is null.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

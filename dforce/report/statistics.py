@@ -1,7 +1,5 @@
 """How sure one can be of a mean or a share: 95% intervals over episodes or samples, and over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import exp, hypot, inf, isnan, nan, sqrt
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Tables made from result rows: one line a method, one column a metric; the same table as markdown or as HTML."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

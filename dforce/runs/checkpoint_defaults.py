@@ -1,7 +1,5 @@
 """Settings that come with a checkpoint: those a command takes for this model unless it is given others."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Claims by lock files: the processes of one machine that share a folder do each of its jobs once."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

@@ -1,7 +1,5 @@
 """What of an installation works, and one line that mends what does not."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """Where a run took place: command, commit, versions, machine, memory. Imports nothing heavy."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

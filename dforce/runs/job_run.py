@@ -1,7 +1,5 @@
 """A graph of jobs as a run: its folder, its time limit, what each job took, and what is published of all results."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping

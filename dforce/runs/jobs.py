@@ -5,8 +5,6 @@ shares it with others by the `claim` that it is given: `dforce.runs.claims` has 
 engine for clusters would submit each job after those it needs: a job can be pickled if its `done` and `work` can.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Sequence

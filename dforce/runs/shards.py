@@ -1,7 +1,5 @@
 """Files that hold the result of one job: a header line, then a line an episode. Damage and other settings are seen."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

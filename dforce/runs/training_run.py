@@ -1,7 +1,5 @@
 """A training as a run: going on where it stopped, its log, its checkpoints, its loss curve, its page."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

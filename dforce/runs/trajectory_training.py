@@ -1,7 +1,5 @@
 """Training on trajectories: a data set of vector observations and actions to a checkpoint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

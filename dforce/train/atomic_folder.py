@@ -5,8 +5,6 @@ size and sha256 of every file, and a digest of itself. (Of 400 safetensors files
 complaint as other weights.)
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

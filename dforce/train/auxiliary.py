@@ -1,7 +1,5 @@
 """Training of auxiliary networks: small ones that judge, measure or act beside a model, trained in a minute."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 

@@ -10,8 +10,6 @@
     MANIFEST.json       format version, sizes, sha256, versions of the libraries
 """
 
-from __future__ import annotations
-
 import json
 import platform
 import shutil

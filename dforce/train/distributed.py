@@ -1,7 +1,5 @@
 """Processes that train together: torch.distributed called where it is needed, and nothing of our own beyond that."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import signal

@@ -13,8 +13,6 @@ carried), with what it gave back for the same rows a step before (None at first)
 `dforce.train.objectives.ForcingObjective`.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The model card that a checkpoint carries."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

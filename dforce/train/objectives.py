@@ -1,7 +1,5 @@
 """Objectives: losses as modules that own the denoiser, so that `fit` can wrap them for several processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

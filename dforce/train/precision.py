@@ -1,7 +1,5 @@
 """Which device and number format the networks run in: asked of the hardware, not assumed."""
 
-from __future__ import annotations
-
 import time
 from functools import cache
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """What training holds between steps (weights, their average, the optimiser's moments), live and as plain tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

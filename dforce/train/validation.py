@@ -1,7 +1,5 @@
 """How well a model denoises held-out data, noise by noise: what a rollout is made of, seen long before there is one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Files of the small networks that look at video (features, walker)."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

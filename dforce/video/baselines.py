@@ -5,8 +5,6 @@ predicts the mean at once. Full-sequence diffusion has all frames of a window at
 the window. The first two are rolled out by `dforce.rollout`, the last by `sliding_window`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 

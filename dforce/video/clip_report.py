@@ -1,7 +1,5 @@
 """A generated data set of clips as a run: made, measured and shown."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Videos that continue real ones, with the real ones as conditioning, for tuning a world model by a reward."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The report of a rollout: all that can be measured about it, into its run folder."""
 
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Frames in the latent space of a pretrained autoencoder (diffusers' AutoencoderKL): smaller tokens, same library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A trained video model, and what its tokens are: frames, `stack` at a time, with the actions that led there."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -5,8 +5,6 @@
     state.safetensors   the carried state, the number of frames before it, and the settings that decide the frames
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

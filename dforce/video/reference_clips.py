@@ -1,7 +1,5 @@
 """Real video for rollouts: their context, the source of their actions, and what they are measured against."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A rollout as a run: generated frames and their film, gone on with where they stopped, measured against real video."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

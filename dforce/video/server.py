@@ -5,8 +5,6 @@ The browser sends which key is held, {"held": action or null}, or {"again": true
 PNG pictures. A model with actions generates while a key is held, one without all the time.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import threading

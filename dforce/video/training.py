@@ -1,7 +1,5 @@
 """Training of a world model: clips and their actions to a model that rolls out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Rows about rollouts where the truth is known: what really followed, places that are seen again, exact dynamics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

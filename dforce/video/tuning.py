@@ -1,7 +1,5 @@
 """A world model of video tuned towards a reward of images."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -1,8 +1,6 @@
 """What a world model has gained and lost by tuning: short videos and long rollouts of it and of the model begun with,
 from the same frames and in the same noise."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ where an action changes little that can be seen. The policy (the last two frames
 action) sees what a model, or the engine itself, has made so far, as a player does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

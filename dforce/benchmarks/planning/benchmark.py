@@ -8,8 +8,6 @@ Networks are trained by jobs that the caller makes (`dforce.benchmarks.planning.
 folders and settings alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Scores over training: a method played with every checkpoint that a training kept, as one more job of a benchmark."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

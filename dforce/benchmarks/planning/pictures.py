@@ -1,7 +1,5 @@
 """The pictures of a planning benchmark, into its media folder, from its rows and from what its shards kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A planning benchmark from its settings to its tables: data, trainings, tunings, evaluations; it can be continued."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

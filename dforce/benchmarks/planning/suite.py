@@ -1,7 +1,5 @@
 """The parts of a planning benchmark, read from YAML and checked before anything runs: see configs/suites/."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path

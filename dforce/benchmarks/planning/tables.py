@@ -1,7 +1,5 @@
 """The rows of a planning benchmark, from the files of its jobs and from nothing else."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Trainings as jobs of a benchmark: ordinary run folders of `dforce train`, continued where they were stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The speed benchmark: its parts, and one run of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

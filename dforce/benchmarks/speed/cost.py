@@ -1,7 +1,5 @@
 """What a computation costs whoever runs it: arithmetic, kernel launches, memory; and the machine's own limit."""
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A batch of windows: one gather, against a plain per-item dataset in a DataLoader; and its part of a training step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, count, repeat

@@ -1,7 +1,5 @@
 """One guided row of a plan: the draws of Monte Carlo Tree Guidance batched, against one at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -3,8 +3,6 @@
 A ratio of times is taken round by round, so that whatever else the machine does falls on both sides of it.
 """
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable, Iterable, Sequence

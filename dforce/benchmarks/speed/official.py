@@ -5,8 +5,6 @@ every token in every row of the schedule matrix, pure noise and finished ones in
 `RecurrentNet`, so that both compute the same numbers.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -7,8 +7,6 @@ linear maps. Each token draws its level and its noise, is noised, denoised, turn
 weighed by its fused SNR on its own.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ The default planner network, second order. Guided plans are timed twice, their d
 what they keep, which must agree; so must unguided ones by rows and as a wavefront.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

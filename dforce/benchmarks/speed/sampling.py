@@ -1,7 +1,5 @@
 """Sampling an unguided plan: double loop, rows and wavefronts; and what second order saves in network calls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """How large the measured things are, and the maze planner's own networks and batches at those sizes."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

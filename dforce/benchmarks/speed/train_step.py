@@ -1,7 +1,5 @@
 """The training step (forward, backward, clipping, AdamW) against the official structure at equal size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial

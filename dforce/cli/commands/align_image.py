@@ -1,7 +1,5 @@
 """`dforce align image`: an image model towards a reward, beside the model begun with and best of n of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.align.tuning_run import run_tuning

@@ -1,7 +1,5 @@
 """`dforce align planner`: a planner tuned on what its plans earn, beside rivals that do not learn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.align.algorithms.common import Algorithm

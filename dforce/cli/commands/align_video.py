@@ -1,7 +1,5 @@
 """`dforce align video`: a world model of video towards a reward of images, beside the model begun with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.align.tuning_run import run_tuning

@@ -1,7 +1,5 @@
 """`dforce benchmark align`: ways of alignment on one small model, compared; goes on where it stopped."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """`dforce benchmark planning`: planners on one task, trained, tuned, played and compared; it can be continued."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`dforce benchmark speed`: how fast this installation is on this machine, against the official structure."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.benchmarks.speed.benchmark import SpeedBenchmark

@@ -1,7 +1,5 @@
 """`dforce data maze`: generate demonstrations into the local Minari store."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`dforce data video`: clips of generated mazes or bouncing balls, and a page that shows them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.config import read

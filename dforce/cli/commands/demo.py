@@ -1,7 +1,5 @@
 """`dforce demo`: demonstrations, training, planning, scores and a page to open, in one command."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.benchmarks.demo import Demo

@@ -1,7 +1,5 @@
 """`dforce doctor`: what is here, what works, and one line that mends what does not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.runs.diagnosis import examine

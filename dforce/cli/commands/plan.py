@@ -1,7 +1,5 @@
 """`dforce plan`: a checkpoint's planner beside drivers that learn nothing, from the same fresh starts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.config import read

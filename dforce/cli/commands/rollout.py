@@ -1,7 +1,5 @@
 """`dforce rollout`: a video model rolled out as far as one likes, filmed as it goes, and held against real video."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.config import read

@@ -1,7 +1,5 @@
 """`dforce sample image`: images of chosen classes, from several models in the same noise, side by side and judged."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.config import read

@@ -1,7 +1,5 @@
 """`dforce train`: a data set of trajectories to a checkpoint."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.cli.resume import resumed

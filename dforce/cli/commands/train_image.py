@@ -1,7 +1,5 @@
 """`dforce train image`: images of named classes to a model of them, and a classifier that judges its samples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.cli.resume import resumed

@@ -1,7 +1,5 @@
 """`dforce train reward`: preference pairs or ratings to a reward that the other verbs can ask."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.align.rewards.training import RewardTraining

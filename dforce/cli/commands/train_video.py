@@ -1,7 +1,5 @@
 """`dforce train video`: clips and their actions to a world model that rolls out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dforce.cli.resume import resumed

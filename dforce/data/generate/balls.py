@@ -4,8 +4,6 @@ Equal balls in a unit box without friction; all collisions are elastic. The simu
 goes from collision to collision instead of in time steps: positions and velocities are exact up to rounding.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Maze demonstrations, generated once and kept as Minari datasets."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

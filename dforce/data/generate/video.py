@@ -6,8 +6,6 @@ exists is not made again: a run that was stopped can go on, and several processe
 checksums, and a changed byte is reported.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

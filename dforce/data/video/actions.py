@@ -1,7 +1,5 @@
 """Actions of clips: one-hot or real numbers, shifted so that action t is the one that led to frame t."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decoded clips in one memory-mapped file, from which frames are read without decoding."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

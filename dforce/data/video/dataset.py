@@ -4,8 +4,6 @@ A token is `stack` consecutive frames joined along their channels. action[t] is 
 zero, which no one-hot action is, at the first frame of a clip and where no action is stored.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Sequence

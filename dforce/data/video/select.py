@@ -1,7 +1,5 @@
 """Chooses the clips of one split of a data set, and checks that they fit one another."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Both are an MLP that `dforce.fit` trains on the demonstrations when they are bui
 `cache`, a folder, what was trained on the same data in the same way is read from there.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

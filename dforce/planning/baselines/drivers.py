@@ -4,8 +4,6 @@ The first three are drivers, drive(obs [N, O], goal [N, G], rng) -> action [N, A
 generation: it is a planner like any learnt one, so that the same executor runs both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

@@ -4,8 +4,6 @@ It needs no data and no network but the simulator itself, to which it puts `samp
 learns of walls only when its futures run into them: their cost is the distance to the goal, as the crow flies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Best of n: sample n plans from a start, keep the one that an energy likes best. The simple rival of tree search."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any

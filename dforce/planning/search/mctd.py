@@ -7,8 +7,6 @@ which node is expanded next. Because a denoiser's state is a value, a node of a 
 come back to than a latent, and a prefix is never computed twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

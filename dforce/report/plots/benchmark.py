@@ -1,7 +1,5 @@
 """Pictures of a benchmark: scores over a setting, and all methods on the same starts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

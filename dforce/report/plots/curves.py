@@ -1,7 +1,5 @@
 """Curves, bars and heat maps of a run. Every function returns a matplotlib Figure; `figure.savefig(file)` writes it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Paired differences with their intervals, one under the other: which method is ahead of which, and is it settled?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """Pictures of an alignment benchmark: what a reward was paid for with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

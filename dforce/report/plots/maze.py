@@ -3,8 +3,6 @@
 Every function returns a matplotlib Figure; `figure.savefig(file)` writes it. See `maze_axes` for the frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ like the text. The ball's body stands at (1.2, 1.2) and the wall of cell (i, j) 
 (i - .2, j - .2).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

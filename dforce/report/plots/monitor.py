@@ -1,7 +1,5 @@
 """Curves of tuning runs: their reward and what became of everything else, against the rewards asked for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures of a learnt reward: how sure it is of the pairs it never saw, and ratings against its own."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """The look shared by every picture: one palette, one figure constructor, no global matplotlib state."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of rollouts: how the statistics of frames drift away from those of real video."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

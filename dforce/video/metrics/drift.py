@@ -4,8 +4,6 @@ Everything is compared with real clips: the Frechet distance of a window of gene
 real ones (the floor), brightness, contrast, detail and change against their spread over real windows.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

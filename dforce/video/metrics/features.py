@@ -5,8 +5,6 @@ neighbouring frames, trained for a minute on real clips. Its distances are compa
 stands beside the distance of real clips from real clips.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

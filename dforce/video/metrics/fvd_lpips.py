@@ -1,7 +1,5 @@
 """FVD and LPIPS, whose published weights the user brings: nothing is ever downloaded."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Sequence
 from pathlib import Path

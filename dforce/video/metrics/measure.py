@@ -1,7 +1,5 @@
 """Rows of results.json about the drift of a rollout and its obedience to actions, and a picture of the drift."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ A rollout that is fed the actions of real video with known poses should draw the
 remembers comes closer to it than to other frames of the same walk; one that has forgotten does not.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

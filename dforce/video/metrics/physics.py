@@ -1,7 +1,5 @@
 """Rollouts of bouncing balls in physical units, against the dynamics that made the data and are known exactly."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ It is trained on real frames alone and applied to generated ones. Where it names
 in real video, the world model obeys them, even where no real frames exist to compare with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Minari data sets with image observations as clips: an episode is a clip of T + 1 frames and T actions."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from dataclasses import dataclass
