@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,47 @@ def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict
     it exists, unless `overwrite`.
     """
     import gymnasium
-    import minari
 
-    facts = {**episodes.about, **(about or {})}
-    json.dumps(facts)  # an error comes before the arrays are written
-    _check_name(name)
     spaces = {}
     if env is None:  # spaces are taken from the arrays
         for key, array in (("observation_space", episodes.observations), ("action_space", episodes.actions)):
             kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
             spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape[1:], kind.type)
+    return save_buffers(name, _buffers(episodes), env=env, about={**episodes.about, **(about or {})},
+                        overwrite=overwrite, root=root, **spaces, **minari_fields)
+
+
+def save_buffers(name: str, buffers: Iterable[Any], *, env: Any, about: dict, overwrite: bool = False,
+                 root: str | os.PathLike | None = None, **minari_fields: Any) -> Path:
+    """As `save_episodes`, from Minari's own episode buffers, which are taken one at a time; pictures stay as they are.
+
+    env: None only with observation_space and action_space among minari_fields.
+    """
+    import minari
+
+    json.dumps(about)  # an error comes before the arrays are written
+    _check_name(name)
     with staged(name, root=root, overwrite=overwrite), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Minari asks for author, e-mail, permalink, one warning each
-        dataset = minari.create_dataset_from_buffers(name, list(_buffers(episodes)), env=env, data_format="hdf5",
-                                                     jpeg_encoding=False, **spaces, **minari_fields)
-        dataset.storage.update_metadata({ABOUT: facts})
+        dataset = minari.create_dataset_from_buffers(name, buffers, env=env, data_format="hdf5", jpeg_encoding=False,
+                                                     **minari_fields)
+        dataset.storage.update_metadata({ABOUT: about})
     return datasets_root(root) / name
+
+
+def kept(name: str, about: dict, *, overwrite: bool = False, root: str | os.PathLike | None = None) -> bool:
+    """Whether dataset `name` exists, is whole and was made with the same `about`: it need not be made again.
+
+    ValueError where another dataset of that name exists, unless `overwrite`: the error comes before the work.
+    """
+    folder = recovered(datasets_root(root) / name)
+    if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
+        verify_checksums(folder)
+        return True
+    if folder.exists() and not overwrite:
+        raise ValueError(f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another "
+                         "name")
+    return False
 
 
 def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (), cut_at: Sequence[str] | None = None,

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from dforce.data.episodes import Episodes, pack
-from dforce.data.minari import ABOUT, load_episodes, read_metadata, save_episodes
-from dforce.data.store import datasets_root, recovered, verify_checksums
+from dforce.data.minari import kept, load_episodes, save_episodes
 
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
 
@@ -135,18 +134,9 @@ def make_dense_dataset(sparse: str, name: str, *, overwrite: bool = False) -> st
 
 def _kept(name: str, about: dict, generate: Callable[[], Episodes], *, overwrite: bool,
           root: str | os.PathLike | None, **facts: Any) -> str:
-    """Saves the episodes of generate() as dataset `name`, unless one with the same `about` exists; returns `name`.
-
-    ValueError where another dataset of that name exists, unless `overwrite`.
-    """
-    folder = recovered(datasets_root(root) / name)
-    if not overwrite and (folder / "data" / "metadata.json").exists() and read_metadata(folder).get(ABOUT) == about:
-        verify_checksums(folder)
-        return name
-    if folder.exists() and not overwrite:  # the error comes before the work
-        raise ValueError(f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another "
-                         "name")
-    save_episodes(name, replace(generate(), about=about), overwrite=overwrite, root=root, **facts)
+    """Saves the episodes of generate() as dataset `name`, unless an equal one is `kept`; returns `name`."""
+    if not kept(name, about, overwrite=overwrite, root=root):
+        save_episodes(name, replace(generate(), about=about), overwrite=overwrite, root=root, **facts)
     return name
 
 

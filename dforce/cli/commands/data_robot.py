@@ -1,0 +1,43 @@
+"""`dforce data robot`: demonstrations of a robot task by its scripted expert, into the local Minari store."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from dforce.config import read
+from dforce.data.generate.robot import Demonstration, RobotGeneration
+from dforce.report.movie import write_frames
+from dforce.report.rows import make_row
+from dforce.report.statistics import median_interval, wilson_interval
+from dforce.runs.folder import Invocation, Ticker, write_atomic
+
+FPS = 20
+
+
+def run(cfg: Any, call: Invocation) -> None:
+    """Generates the data set; it goes into the Minari store, a film and how often the expert succeeds into the run."""
+    generation = read(cfg, RobotGeneration)
+    with call.folder() as folder:
+        played: list[Demonstration] = []
+        with Ticker(generation.episodes, "episodes") as ticker:
+            def report(each: Demonstration) -> None:
+                played.append(each._replace(arrays={}))
+                ticker.advance(int(each.success))
+
+            made = generation.make(report)
+        folder.episodes({"seed": each.seed, "success": each.success, "steps": each.steps} for each in played)
+        if made:
+            task, lengths = generation.task, np.array([each.steps for each in played if each.success])
+            success = wilson_interval(sum(each.success for each in played), len(played))
+            folder.results([make_row(task, "expert", "success", success, higher=True),
+                            make_row(task, "expert", "steps", median_interval(lengths), unit="steps")],
+                           data=generation.dataset)
+        try:
+            film = write_frames(folder.media / "expert.mp4", generation.film(), fps=FPS)
+            write_atomic(folder.media / "captions.json", json.dumps({
+                film.name: f"The first demonstration at {FPS / 10:g} times its speed, from the front and from above."}))
+        except RuntimeError as error:
+            print(f"no film: {error}")
+        print(f"dataset {generation.dataset}: {generation.episodes} episodes" +
+              (f", {len(played) - generation.episodes} without success left out" if made else ", which was there"))
