@@ -4,8 +4,11 @@ Importing this module registers them with Gymnasium; MuJoCo is only imported whe
 """
 import gymnasium
 
-TASKS = {"swap": "dforce/Swap-v0"}  # name of a task -> id of its environment
-_PLACES = {"swap": "swap:SwapEnv"}
+# Name of a task -> id of its environment.
+TASKS = {"swap": "dforce/Swap-v0", "remember_color": "dforce/RememberColor-v0",
+         "remember_place": "dforce/RememberPlace-v0", "count": "dforce/Count-v0"}
+_PLACES = {"swap": "swap:SwapEnv", "remember_color": "cues:RememberColorEnv",
+           "remember_place": "cues:RememberPlaceEnv", "count": "cues:CountEnv"}
 
 for _task, _id in TASKS.items():
     if _id not in gymnasium.registry:          # a second import of the module would warn of overriding

@@ -1,29 +1,17 @@
 """Scripted experts, as streams of actions: they see the true state, and an environment steps in between."""
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from .arm import HOME, Arm
 from .scene import CUBE, SLOT_X
-
-if TYPE_CHECKING:
-    from .cues import CueEnv
-    from .swap import SwapEnv
+from .table_env import TableEnv
 
 HOVER = 0.16            # m above the table at which a cube is carried
 SPEED = 0.05            # m a step
 DWELL = 3               # steps for the gripper to close or to open
 ARRIVED, PATIENCE = 0.006, 6  # m from its target at which the tool has arrived, steps that are waited for it at most
 PLACEMENT = 0.015       # m by which the places of cubes vary on each axis
-
-
-class Expert(Protocol):
-    """Actions [4] of one episode, from its reset on, and then `tail` steps of rest."""
-
-    def __call__(self, rng: np.random.Generator, tail: int = 0) -> Iterator[np.ndarray]: ...
 
 
 def move(arm: Arm, target: np.ndarray, grip: bool) -> Iterator[np.ndarray]:
@@ -52,7 +40,7 @@ def go_home(arm: Arm, rng: np.random.Generator, jitter: float) -> Iterator[np.nd
     yield from settle(arm, False)
 
 
-def carry(env: SwapEnv, cube: int, y: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def carry(env: TableEnv, cube: int, y: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Takes a cube and puts it into the slot at `y`."""
     arm = env.arm
     goal = np.array([SLOT_X, y]) + rng.uniform(-PLACEMENT, PLACEMENT, 2)
@@ -69,7 +57,7 @@ def carry(env: SwapEnv, cube: int, y: float, rng: np.random.Generator) -> Iterat
     yield from move(arm, np.append(goal, HOVER), False)
 
 
-def rest(env: SwapEnv | CueEnv, limit: int = 50) -> Iterator[np.ndarray]:
+def rest(env: TableEnv, limit: int = 50) -> Iterator[np.ndarray]:
     """Waits until a decision is due."""
     for action in stay(env.arm, False, limit):
         if env.decision_due:

@@ -62,13 +62,16 @@ class Cameras:
 
     def __init__(self, model: mujoco.MjModel, size: int):
         choose_backend()
+        self.model = model
         self.renderer = mujoco.Renderer(model, size, size)
         self.option = mujoco.MjvOption()
         self.option.sitegroup[:] = 0
 
     def take(self, data: mujoco.MjData, names: Sequence[str]) -> list[np.ndarray]:
-        """uint8 [size, size, 3] of each camera. data: after mj_forward."""
+        """uint8 [size, size, 3] of each camera."""
         pictures = []
+        mujoco.mj_kinematics(self.model, data)  # geoms and lights may have been moved by hand
+        mujoco.mj_camlight(self.model, data)
         for name in names:
             self.renderer.update_scene(data, name, self.option)
             pictures.append(self.renderer.render().copy())

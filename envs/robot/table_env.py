@@ -97,6 +97,9 @@ class TableEnv(gymnasium.Env):
         """Whether the task is solved now."""
         raise NotImplementedError
 
+    def _show(self) -> None:
+        """Paints what changes during an episode; the rest is painted already."""
+
     @property
     def decision_due(self) -> bool:
         """Whether what comes next is to be decided now."""
@@ -119,8 +122,9 @@ class TableEnv(gymnasium.Env):
         layout, look, sensor = (np.random.default_rng([key, stream]) for stream in range(3))
         mujoco.mj_resetData(self.arm.model, self.arm.data)
         self.look = draw_look(self.props, look if self.vary else np.random.default_rng(0))
-        self._show()
+        self.look.show(self.arm.model)
         self.progress = self._begin(layout, sensor)
+        self._show()
         return self._observe(), self._info()
 
     def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -160,8 +164,9 @@ class TableEnv(gymnasium.Env):
     def set_state(self, state: TableState) -> None:
         """Goes back to a state: what follows is equal bit for bit."""
         self.progress, self.look, self.np_random = copy.deepcopy(state[1:])
-        self._show()
         self.arm.restore(state.arm)
+        self.look.show(self.arm.model)
+        self._show()
 
     # Observations.
 
@@ -189,10 +194,6 @@ class TableEnv(gymnasium.Env):
         now = self.progress
         return {"stage": now.stage, "decision_due": self.decision_due, "success": now.success_held > 0,
                 "success_held": now.success_held, "reached": now.reached, "clue": self.clue}
-
-    def _show(self) -> None:
-        """Paints the model in the colours of the episode; where lights are is computed with the next movement."""
-        self.look.show(self.arm.model)
 
     def _pictures(self, size: int) -> list[np.ndarray]:
         if size not in self._cameras:

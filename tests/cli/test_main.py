@@ -141,7 +141,7 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
      (["train", "net.width=wide"], ["net.width must be a whole number, got 'wide'"]),
      (["train", "net._target_=os.system"], ["'os.system'", "outside dforce"]),
      (["train", "net=nosuch"], ["no net 'nosuch'", "recurrent"]), (["train", "steps"], ["no kind 'steps'", "image"]),
-     (["train", "steps=["], ["["]), (["data", "robot"], ["no kind 'robot'", "maze", "video"]),
+     (["train", "steps=["], ["["]), (["data", "balls"], ["no kind 'balls'", "robot", "video"]),
      (["data"], ["data what?", "dforce data maze", "dforce data video"]), (["data", "kind=maze"], ["data what?"]),
      (["train", "train"], ["no kind 'train'", "image", "video"]), (["plan", "umaze"], ["takes key=value", "'umaze'"]),
      (["train", "trust=dforce", "net._target_=dforce.runs.folder.write_atomic"], ["nothing that a configuration"]),

@@ -35,17 +35,19 @@ class RobotGeneration:
     """Settings of generated demonstrations.
 
     task: one of `ROBOT_TASKS`. episodes: with success, of seeds `seed`, `seed` + 1, ...; those without are left out.
-    observations, image_size, noise: as for `TableEnv`. span: steps between a cue and its use, None is the task's own.
+    observations, image_size, noise: as for `TableEnv`. span: steps between a cue and its use. objects: of the
+    tasks with a cue. None is the task's own value of both.
     tail: steps of rest after the last decision, so that a policy learns to stop. processes: that share the work; what
     they make is equal bit for bit. name: of the data set, None is robot/<task>-<observations>-v0.
     """
 
-    task: Literal["swap"]
+    task: Literal["swap", "remember_color", "remember_place", "count"]
     episodes: int = 300
     observations: Literal["low_dim", "image", "mixed"] = "low_dim"
     image_size: int = 64
     noise: float = 0.001
     span: int | None = None
+    objects: int | None = None
     tail: int = 60
     seed: int = 0
     processes: int = 1
@@ -56,6 +58,8 @@ class RobotGeneration:
         if min(self.episodes, self.processes) < 1 or min(self.seed, self.tail) < 0:
             raise ValueError(f"episodes and processes are at least 1, seed and tail at least 0, got {self.episodes}, "
                              f"{self.processes}, {self.seed}, {self.tail}")
+        if self.task == "swap" and self.objects is not None:
+            raise ValueError(f"task=swap has two cubes, objects={self.objects} is for the tasks with a cue")
 
     @property
     def dataset(self) -> str:
@@ -65,8 +69,8 @@ class RobotGeneration:
     @property
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of the environment."""
-        given = {key: getattr(self, key) for key in ("observations", "image_size", "noise")}
-        return given if self.span is None else {**given, "span": self.span}
+        keys = "observations", "image_size", "noise", "span", "objects"
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
     def make(self, report: Callable[[Demonstration], object]) -> bool:
         """Generates the data set unless an equal one exists; returns whether it did.
