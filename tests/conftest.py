@@ -34,6 +34,24 @@ class CheckoutFinder:
 sys.meta_path.append(CheckoutFinder)  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def every_page_keeps_the_rules():
+    """Every page that a command writes in a test is read as a browser would read it: see `tests.page_rules`."""
+    from dforce.runs import folder
+    from tests.page_rules import check_page
+
+    write_index = folder.write_index
+
+    def checked(path):
+        page = write_index(path)
+        check_page(page)
+        return page
+
+    folder.write_index = checked
+    yield
+    folder.write_index = write_index
+
+
 def pytest_collection_modifyitems(items):
     """The slow tests may take as long as CI gives them all: how fast a machine is is not what they test."""
     for item in items:

@@ -16,6 +16,7 @@ from dforce.images.classifier import Classifier
 from dforce.images.judge import find_judge, judge
 from dforce.images.model import ImageModel, chosen_classes, draw, load_models
 from dforce.images.pictures import side_by_side
+from dforce.report.rows import Row
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
 
@@ -72,8 +73,16 @@ def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], l
         judged = judge(name, x, labels, classifier=classifier, more=_more(x, first))
         rows += judged.rows(task=model.data, variant=variant)
         folder.episodes(judged.lines(task=model.data, classes=model.classes))
-    folder.results(rows)
+    folder.results(rows, summary=_summary(model, drawn, rows))
     print(markdown_table(rows))
+
+
+def _summary(model: ImageModel, drawn: Mapping[str, Tensor], rows: list[Row]) -> str:
+    """How many images were drawn, and of how many the classifier sees the class."""
+    seen = "; ".join(f"{row['method']}: {row['value']:.0%}" for row in rows
+                     if row["metric"] == "class_accuracy" and row["value"] is not None)
+    return (f"{len(next(iter(drawn.values())))} images of {model.data} drawn from {', '.join(drawn)}."
+            + (f" Seen as their class by the classifier: {seen}." if seen else ""))
 
 
 def _more(x: Tensor, first: Tensor) -> dict[str, Tensor]:

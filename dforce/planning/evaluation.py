@@ -23,13 +23,14 @@ class Method(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Rows and episode lines of all methods; `played` and `reports` by method number."""
+    """Rows and episode lines of all methods; `played`, `reports` and the names `methods` by method number."""
 
     rows: list[Row]
     episodes: list[dict[str, Any]]
     played: list[Executed]
     reports: list[ScoreReport]
     blocked: np.ndarray  # [N]
+    methods: list[str]
 
 
 def reference_methods(place: Maze | Env, *, seed: int = 0) -> list[Method]:
@@ -85,13 +86,14 @@ def compare_methods(place: Maze | Env, methods: Iterable[Method], starts: np.nda
     """Plays every method from the same starts [N, O] to goals [N, G] or [G]."""
     goals = np.broadcast_to(goals, (len(starts), as_env(place).goal_width))
     blocked = blocked_mask(place, starts, goals)
-    rows, lines, played, reports = [], [], [], []
+    rows, lines, played, reports, names = [], [], [], [], []
     for method in methods:
+        names.append(method.name)
         played.append(method.play(starts, goals))
         reports.append(score_report(place, [played[-1]], [blocked]))
         rows += reports[-1].rows(task=task, method=method.name, variant=method.variant)
         lines += reports[-1].episodes(task=task, method=method.name, variant=method.variant)
-    return Comparison(rows, lines, played, reports, blocked)
+    return Comparison(rows, lines, played, reports, blocked, names)
 
 
 def difference(task: str, name: str, a: ScoreReport, b: ScoreReport, *, metric: str = "score",

@@ -87,7 +87,7 @@ def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], star
 
         compared = compare_methods(world, counted(), starts, goals, task=task)
     rows = compared.rows + more(compared)
-    folder.results(rows)
+    folder.results(rows, summary=_summary(compared, task))
     folder.episodes(compared.episodes)
     maze = maze_of(world)
     metric = "score" if maze is not None and maze.ref_min is not None else "return"  # only D4RL has reference returns
@@ -95,6 +95,16 @@ def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], star
     bars_with_intervals(shown, metric, references=("straight", "controller")).savefig(folder.media / "score.png")
     print(markdown_table(shown, metrics=(metric, "success")))
     return compared
+
+
+def _summary(compared: Comparison, task: str) -> str:
+    """From how many starts each method came to the goal, the last method first; of a name the first variant counts."""
+    arrived: dict[str, str] = {}
+    for name, report in zip(compared.methods, compared.reports, strict=True):
+        arrived.setdefault(name, f"{int(report.values['success'].sum())} of {len(report.blocked)}")
+    *others, last = arrived.items()
+    beside = ", ".join(f"{name} from {count}" for name, count in others)
+    return f"{last[0]} came to the goal of {task} from {last[1]} starts" + (f"; {beside}." if beside else ".")
 
 
 def worth_drawing(compared: Comparison, count: int) -> np.ndarray:

@@ -1,40 +1,28 @@
 """The page of a run: `index.html` in the run folder, made from the folder's files and from nothing else.
 
-It opens from disk without a network and shows what there is: a run that failed or has just begun has a page too.
+It opens from disk without a network: first what came out, then how. A run that failed or has just begun has one too.
 """
 
-import base64
 import json
 import math
-import mimetypes
 import os
-from collections.abc import Iterable
+import re
+from datetime import datetime
 from html import escape
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dforce.report import page
-from dforce.report.rows import read_results
-from dforce.report.table import Table, tabulate, units_line
+from dforce.report.brief import brief_tables, sentence
+from dforce.report.figures import figures
+from dforce.report.rows import Results, read_results
 
-PICTURES, FILMS = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"), (".mp4", ".webm")
-
-# The order of pictures by the beginning of their name, whether they take the whole width, and what they show.
-KNOWN: dict[str, tuple[bool, str]] = {
-    "plan": (False, "A plan: candidates coloured by time, the chosen one strong, the executed path dark."),
-    "animation": (False, "The plan being carried out."),
-    "grid": (True, "Several episodes of the same maze."),
-    "errors": (False, "What the denoiser errs by on held-out data, by the noise it is given."),
-    "denoising": (True, "The plan emerging from noise; left is the first estimate, right the last."),
-    "score": (True, "Scores by method with 95% intervals; dashed lines are reference drivers."),
-    "schedule": (False, "Schedule matrix: how noisy each token is at each sampling row."),
-    "loss": (False, "Training and held-out loss."),
-    "coverage": (False, "Where the training data are."),
-}
 SPARKS = 12  # a page shows this many metrics; metrics.jsonl has them all
 PICTURED = "val_error_"  # metrics that have a picture, and so no sparkline
+COUNTERS = ("step", "seconds", "time", "epoch", "queries", "lr")  # not drawn
 REFRESH = 10  # seconds between reloads while a run is in progress
+WORDS = ("done", "failed", "stopped", "running")
 
 
 def write_index(folder: str | Path, *, embed: bool = False) -> Path:
@@ -48,28 +36,34 @@ def write_index(folder: str | Path, *, embed: bool = False) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no run folder {str(folder)!r}")
     notes: list[str] = []
-    status = _text(folder / "STATUS").strip()
-    parts = [_head(folder, status, notes), _results(folder, notes), _media(folder, embed, notes),
-             _metrics(folder, notes)]
-    about = page.folded("config.yaml", _text(folder / "config.yaml")) + page.folded(
-        "env.json", _text(folder / "env.json")
-    )
-    parts.append(f"<h2>Settings</h2>{about}" if about else "")
-    parts[1:1] = [f'<p class="note">{escape(note)}</p>' for note in notes]
-    text = page.document(_name(folder), parts, refresh=REFRESH if _word(status) == "running" else None)
+    status, env = _text(folder / "STATUS").strip(), _object(folder / "env.json", notes)
+    results, series = _results(folder, notes), _series(folder, notes)
+    captions = _object(folder / "media" / "captions.json", notes)
+    pictures = figures(folder, captions, embed=embed)
+    about = {**env, **(results.header if results else {})}
+    title = _title(str(about.get("command", "")), folder)
+    parts = [_head(title, status), _result(folder, status, results, series, pictures[:1]),
+             *(f'<p class="note">{escape(note)}</p>' for note in notes),
+             f'<h2>More pictures</h2><div class="media">{"".join(pictures[1:])}</div>' if pictures[1:] else "",
+             _run(folder, about, series)]
+    text = page.document(f"{title} · dforce", parts, refresh=REFRESH if _word(status) == "running" else None)
     partial = folder / "index.html.part"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, folder / "index.html")
     return folder / "index.html"
 
 
-def _name(folder: Path) -> str:
-    return "/".join(folder.resolve().parts[-2:])
+def _title(command: str, folder: Path) -> str:
+    """`align image · <name of the folder>`: the command without its settings, and which of its runs."""
+    words = command.split()
+    verb = takewhile(str.isalpha, words[1:]) if words[:1] == ["dforce"] else ()
+    return " · ".join(filter(None, [" ".join(verb), folder.resolve().name]))
 
 
 def _word(status: str) -> str:
-    """The first word of STATUS: done, running or failed; anything else has no colour."""
-    return status.replace(":", " ").split()[0].lower() if status else ""
+    """The first word of STATUS where it is one of WORDS, else ""."""
+    word = re.split(r"[:;\s]", status, maxsplit=1)[0].lower()
+    return word if word in WORDS else ""
 
 
 def _text(file: Path) -> str:
@@ -86,26 +80,51 @@ def _object(file: Path, notes: list[str]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _head(folder: Path, status: str, notes: list[str]) -> str:
-    """Title, status, command, and one line of facts."""
-    env = _object(folder / "env.json", notes)
-    header = _object(folder / "results.json", []).get("header")
-    about = {**env, **(header if isinstance(header, dict) else {})}
+def _head(title: str, status: str) -> str:
     word = _word(status)
-    badge = word if word in ("done", "failed", "running") else ""
-    facts = [f"commit {str(about['commit'])[:12]}"] if about.get("commit") else []
-    facts += [_duration(about["seconds"])] if _is_number(about.get("seconds")) else []
-    facts += [f"peak memory {about['peak_memory_mb']:,.0f} MB"] if _is_number(about.get("peak_memory_mb")) else []
-    facts += [str(about["time"])] if about.get("time") else []
-    command = about.get("command", "")
-    command = " ".join(map(str, command)) if isinstance(command, list) else str(command)
-    return (
-        f"<header><h1>{escape(_name(folder))}</h1>"
-        f'<span class="status {badge}">{escape(word or "no status")}</span></header>'
-        + (f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else "")
-        + (f'<pre class="command">{escape(command)}</pre>' if command else "")
-        + (f'<p class="note failed">{escape(status)}</p>' if badge == "failed" else "")
-    )
+    return (f"<header><h1>{escape(title)}</h1>"
+            f'<span class="status {word}">{escape(word or "no status")}</span></header>')
+
+
+def _result(folder: Path, status: str, results: Results | None, series: "Series", figure: list[str]) -> str:
+    """What came out: a sentence, the first picture, a table of few metrics, and all of them behind a fold."""
+    rows = results.rows if results else []
+    said = str(results.header.get("summary") or "") if results else ""
+    said = said or sentence(rows) or _of_training(series)
+    trial = re.search(r"^fast_dev_run: true", _text(folder / "config.yaml"), re.MULTILINE)
+    lead = [_ending(folder, status), said]
+    lead += ["This was a trial (fast_dev_run): its numbers mean nothing."] if trial and said else []
+    tables = brief_tables(rows)
+    shown = "".join(page.brief_table(table, named=len(tables) > 1) for table in tables)
+    return ('<section class="result">' + f'<p class="lead">{escape(" ".join(filter(None, lead)))}</p>' + "".join(figure)
+            + shown + (page.folded(f"All {len(rows)} results", page.full_table(rows)) if rows else "") + "</section>")
+
+
+def _ending(folder: Path, status: str) -> str:
+    """How a run ended that is not done, and how to go on with it; "" for one that is done."""
+    word = _word(status)
+    resumable = "resume=" not in status and any((folder / "checkpoints").glob("step_*"))
+    onward = f" The same command with resume={folder} goes on." if resumable else ""
+    if word == "running":
+        return "The run is in progress, or its process was killed; this page is read anew every ten seconds." + onward
+    if word in ("failed", "stopped"):
+        return status[:1].upper() + status[1:].rstrip(".") + "." + onward
+    return "" if word == "done" else f"STATUS does not say how the run ended ({status[:200] or 'it is missing'})."
+
+
+Series = dict[str, list[tuple[float, float]]]  # metric -> (step, value), finite
+
+
+def _of_training(series: Series) -> str:
+    """What the losses of a training say; "" where there are none."""
+    loss, held_out = series.get("loss", []), series.get("val_loss", [])
+    if not loss:
+        return ""
+    text = f"Trained for {loss[-1][0]:g} steps: the training loss is {loss[-1][1]:.3g}"
+    if held_out:
+        lowest = min(held_out, key=lambda point: point[1])
+        text += f", the held-out loss {held_out[-1][1]:.3g} (lowest {lowest[1]:.3g}, at step {lowest[0]:g})"
+    return text + "."
 
 
 def _is_number(value: Any) -> bool:
@@ -118,99 +137,66 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _results(folder: Path, notes: list[str]) -> str:
+def _seconds(folder: Path, begin: str) -> float | None:
+    """Seconds from the time in env.json until STATUS was written last; None where either is missing."""
+    try:
+        return (folder / "STATUS").stat().st_mtime - datetime.fromisoformat(begin).timestamp()
+    except (OSError, ValueError):
+        return None
+
+
+def _results(folder: Path, notes: list[str]) -> Results | None:
+    """results.json, None where it is missing or cannot be shown."""
     file = folder / "results.json"
     if not file.is_file():
-        return ""
+        return None
     try:
-        tables = tabulate(read_results(file).rows)
+        results = read_results(file)
+        brief_tables(results.rows)
     except ValueError as error:
         notes.append(f"results.json could not be shown: {error}")
-        return ""
-    shown = "".join(_table(table, named=len(tables) > 1) for table in tables)
-    return f"<h2>Results{'' if len(tables) != 1 else ': ' + escape(tables[0].title)}</h2>{shown}" if tables else ""
+        return None
+    return results
 
 
-def _table(table: Table, *, named: bool) -> str:
-    lines = []
-    for label, cells in zip(table.labels, table.cells, strict=True):
-        inner = "".join(f"<td>{_cell(cell.text, cell.best)}</td>" for cell in cells)
-        lines.append(f"<tr><td>{escape(label)}</td>{inner}</tr>")
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in ["method", *table.headings])
-    return (
-        (f"<h3>{escape(table.title)}</h3>" if named else "")
-        + f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        + f'<p class="small">value [interval]; the best of a column is bold. {escape(units_line(table))}</p>'
-    )
-
-
-def _cell(text: str, best: bool) -> str:
-    """The value in the colour of ink, its interval muted."""
-    value, _, rest = text.partition(" ")
-    strong = f"<b>{escape(value)}</b>" if best else escape(value)
-    return f"{strong} <span>{escape(rest)}</span>" if rest else strong
-
-
-def _media(folder: Path, embed: bool, notes: list[str]) -> str:
-    place = folder / "media"
-    captions = _object(place / "captions.json", notes)
-    files = [file for file in place.rglob("*") if file.suffix.lower() in PICTURES + FILMS] if place.is_dir() else []
-    figures = [_figure(folder, file, captions, embed) for file in _in_order(files, place, captions)]
-    return f'<h2>Pictures</h2><div class="media">{"".join(figures)}</div>' if figures else ""
-
-
-def _in_order(files: Iterable[Path], place: Path, captions: dict[str, Any]) -> list[Path]:
-    named, kinds = list(captions), list(KNOWN)
-
-    def rank(file: Path) -> tuple[int, int, str]:
-        name = file.relative_to(place).as_posix()
-        kind = _kind(file)
-        return (named.index(name) if name in named else len(named), kinds.index(kind) if kind else len(kinds), name)
-
-    return sorted(files, key=rank)
-
-
-def _kind(file: Path) -> str | None:
-    return next((kind for kind in KNOWN if file.stem.lower().startswith(kind)), None)
-
-
-def _figure(folder: Path, file: Path, captions: dict[str, Any], embed: bool) -> str:
-    kind = _kind(file)
-    wide, known = KNOWN[kind] if kind else (False, file.stem.replace("_", " "))
-    caption = str(captions.get(file.relative_to(folder / "media").as_posix(), known))
-    source = quote(file.relative_to(folder).as_posix())
-    if embed:
-        mime = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        source = f"data:{mime};base64,{base64.b64encode(file.read_bytes()).decode()}"
-    if file.suffix.lower() in FILMS:
-        picture = f'<video src="{source}" controls loop muted autoplay playsinline></video>'
-    else:
-        picture = f'<img src="{source}" alt="{escape(caption)}" loading="lazy">'
-    look = ' class="wide"' if wide else ""
-    return f"<figure{look}>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _metrics(folder: Path, notes: list[str]) -> str:
-    """A sparkline for each number of metrics.jsonl, by `step`; losses first."""
-    series: dict[str, list[tuple[float, float]]] = {}
+def _series(folder: Path, notes: list[str]) -> Series:
+    """Every number of metrics.jsonl by `step`."""
+    series: Series = {}
     broken = 0
     for count, line in enumerate(_text(folder / "metrics.jsonl").splitlines()):
         try:
             record = json.loads(line)
         except ValueError:
-            broken += 1
-            continue
+            record = None
         if not isinstance(record, dict):
             broken += 1
             continue
         step = record.get("step", count)
         for name, value in record.items():
-            hidden = name in ("step", "seconds", "time") or name.startswith(PICTURED)
-            if not hidden and _is_number(value) and _is_number(step):
+            if _is_number(value) and _is_number(step):
                 series.setdefault(name, []).append((step, value))
     if broken:
-        notes.append(f"metrics.jsonl: {broken} lines could not be read and are left out")
-    order = sorted(series, key=lambda name: ("loss" not in name.lower(), name))
-    shown = "".join(page.sparkline(name, series[name]) for name in order[:SPARKS])
+        notes.append(f"metrics.jsonl: {broken} line{'s' * (broken > 1)} could not be read and are left out")
+    return series
+
+
+def _run(folder: Path, about: dict[str, Any], series: Series) -> str:
+    """How long it took, the command to repeat it, and behind folds its metrics, settings and environment."""
+    seconds = about.get("seconds", _seconds(folder, str(about.get("time"))))
+    facts = [_duration(seconds)] if _is_number(seconds) else []
+    facts += [f"peak memory {about['peak_memory_mb']:,.0f} MB"] if _is_number(about.get("peak_memory_mb")) else []
+    facts += [str(about["time"])[:19].replace("T", " ")] if about.get("time") else []
+    facts += [f"commit {str(about['commit'])[:12]}"] if about.get("commit") else []
+    command = about.get("command", "")
+    command = " ".join(map(str, command)) if isinstance(command, list) else str(command)
+    moving = [name for name, points in series.items() if len({value for _, value in points}) > 1
+              and name not in COUNTERS and not name.startswith(PICTURED)]
+    order = sorted(moving, key=lambda name: ("loss" not in name.lower(), name))
+    sparks = "".join(page.sparkline(name, series[name]) for name in order[:SPARKS])
     more = f'<p class="small">{len(order) - SPARKS} more in metrics.jsonl</p>' if len(order) > SPARKS else ""
-    return f'<h2>Metrics</h2><div class="sparks">{shown}</div>{more}' if shown else ""
+    inner = ((f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else "")
+             + (f"<p>To repeat it:</p>{page.block(command)}" if command else "")
+             + page.folded("Metrics as the run went on", f'<div class="sparks">{sparks}</div>{more}' if sparks else "")
+             + page.folded("Settings (config.yaml)", page.block(_text(folder / "config.yaml")))
+             + page.folded("Environment (env.json)", page.block(_text(folder / "env.json"))))
+    return f"<h2>The run</h2>{inner}" if inner else ""

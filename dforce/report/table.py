@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from dforce.report.rows import Row, settled
 
 ACROSS = ("starts",)  # variant keys that spread over columns instead of lines
+DIFFERENCE = "_difference"  # ending of the metric of a paired difference
 
 
 class Cell(NamedTuple):
@@ -16,7 +17,7 @@ class Cell(NamedTuple):
 
     text: str  # `value [low, high]`
     row: Row | None
-    best: bool = False  # of its column; of differences, which have no best, that the interval leaves zero out
+    best: bool = False  # clearly, of its column; of differences, that the interval leaves zero out
 
 
 class Table(NamedTuple):
@@ -30,15 +31,20 @@ class Table(NamedTuple):
 
 
 def digits_for(rows: Iterable[Row]) -> int:
-    """Decimals shared by a column: three significant ones of its largest number, more where its smallest would be 0."""
+    """Decimals shared by a column: three significant ones of its largest number, up to two more where its smallest
+    would be 0 and is more than that; none for whole numbers alone."""
     rows = list(rows)
     sizes = [abs(value) for row in rows for value in (row["value"], row["low"], row["high"]) if value]
-    if not sizes:
+    if not sizes or all(size.is_integer() for size in map(float, sizes)):
         return 0
-    smallest = min((abs(row["value"]) for row in rows if row["value"]), default=1.0)
+    certain = [abs(row["value"]) for row in rows if row["value"] and not _around_zero(row)]
     for_largest = 2 - math.floor(math.log10(max(sizes) * 1.0005))  # 99.96 is written 100
-    for_smallest = -math.floor(math.log10(smallest))
-    return min(max(for_largest, for_smallest, 0), 6)
+    for_smallest = -math.floor(math.log10(min(certain))) if certain else 0
+    return min(max(for_largest, min(for_smallest, for_largest + 2), 0), 6)
+
+
+def _around_zero(row: Row) -> bool:
+    return row["low"] is not None and row["high"] is not None and row["low"] <= 0 <= row["high"]
 
 
 def number(value: float | None, digits: int) -> str:
@@ -76,19 +82,24 @@ def line_key(row: Row, *, across: Sequence[str] = ACROSS) -> tuple[Any, ...]:
     return (row["task"], row["method"], *sorted((k, repr(v)) for k, v in row["variant"].items() if k not in across))
 
 
-def tabulate(rows: Iterable[Row], *, metrics: Sequence[str] | None = None,
-             across: Sequence[str] = ACROSS) -> list[Table]:
-    """One table a task. metrics: which, in order (default: all). Two rows for one cell: ValueError with both values."""
+def tabulate(rows: Iterable[Row], *, metrics: Sequence[str] | None = None, across: Sequence[str] = ACROSS,
+             differences: Iterable[Row] = ()) -> list[Table]:
+    """One table a task. Two rows for one cell: ValueError with both values.
+
+    metrics: which, in order (default: all). differences: rows of paired differences that may show what is best, beside
+    those in `rows`.
+    """
     rows = list(rows)
+    paired = [row for row in (*rows, *differences) if row["metric"].endswith(DIFFERENCE)]
     known = list(dict.fromkeys(row["metric"] for row in rows))
     for metric in metrics or ():
         if metric not in known:
             raise ValueError(f"no row has the metric {metric!r}; there are {', '.join(known) or 'no rows at all'}")
     chosen = [row for metric in (metrics or known) for row in rows if row["metric"] == metric]
-    return [_one_task(task, rows, chosen, across) for task in dict.fromkeys(row["task"] for row in rows)]
+    return [_one_task(task, rows, chosen, across, paired) for task in dict.fromkeys(row["task"] for row in rows)]
 
 
-def _one_task(task: str, rows: list[Row], chosen: list[Row], across: Sequence[str]) -> Table:
+def _one_task(task: str, rows: list[Row], chosen: list[Row], across: Sequence[str], paired: list[Row]) -> Table:
     labels = line_labels([row for row in rows if row["task"] == task], across=across)
     chosen = [row for row in chosen if row["task"] == task]
     placed: dict[tuple[Any, ...], dict[tuple[Any, ...], Row]] = {}
@@ -102,7 +113,7 @@ def _one_task(task: str, rows: list[Row], chosen: list[Row], across: Sequence[st
                              "select one, or name in variant what differs")
         column[key] = row
     order = [key for key in labels if any(key in column for column in placed.values())]
-    columns = [_column(column, order) for column in placed.values()]
+    columns = [_column(column, order, paired) for column in placed.values()]
     headings = [_heading(name, list(column.values())) for name, column in placed.items()]
     units = {row["metric"]: row["unit"] for row in chosen if row["unit"]}
     cells = [list(line) for line in zip(*columns, strict=True)]
@@ -114,14 +125,9 @@ def units_line(table: Table) -> str:
     return " · ".join(f"{metric}: {unit}" for metric, unit in table.units.items())
 
 
-def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) -> list[Cell]:
-    defined = [(row["value"], row["higher_is_better"]) for row in column.values() if row["value"] is not None]
-    better = {higher for _, higher in defined}
-    best = None
-    if len(defined) > 1 and better in ({True}, {False}):
-        best = (max if better == {True} else min)(value for value, _ in defined)
-    counts = {row["n"] for row in column.values()}
-    digits = digits_for(column.values())
+def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]], paired: list[Row]) -> list[Cell]:
+    rows = list(column.values())
+    counts, digits = {row["n"] for row in rows}, digits_for(rows)
     cells = []
     for key in order:
         row = column.get(key)
@@ -129,11 +135,28 @@ def _column(column: dict[tuple[Any, ...], Row], order: list[tuple[Any, ...]]) ->
             cells.append(Cell("", None))
             continue
         count = f" (n={row['n']})" if len(counts) > 1 else ""
-        bold = best is not None and row["value"] == best
-        if row["metric"].endswith("difference"):
-            bold = settled(row["low"], row["high"])
+        bold = (settled(row["low"], row["high"]) if row["metric"].endswith(DIFFERENCE) else
+                len(rows) > 1 and all(_beats(row, other, rows, paired) for other in rows if other is not row))
         cells.append(Cell(value_with_interval(row, digits) + count, row, bold))
     return cells
+
+
+def _beats(row: Row, other: Row, rows: list[Row], paired: list[Row]) -> bool:
+    """Is a row of a column clearly better: by intervals that do not meet, or by a paired difference clear of zero?"""
+    sign = {True: 1, False: -1, None: 0}[row["higher_is_better"]]
+    if None in (row["value"], other["value"]):
+        return sign != 0 and row["value"] is not None
+    if sign * (cast(float, row["value"]) - cast(float, other["value"])) <= 0:
+        return False
+    low, high = (row["low"], other["high"]) if sign > 0 else (other["low"], row["high"])
+    if low is not None and high is not None and low > high:
+        return True
+    methods = [each["method"] for each in rows]
+    names = (f"{row['method']} - {other['method']}", f"{other['method']} - {row['method']}")
+    return methods.count(row["method"]) == methods.count(other["method"]) == 1 and any(
+        each["metric"] == row["metric"] + DIFFERENCE and each["method"] in names
+        and each["task"].startswith(row["task"]) and each["variant"].get("starts") == row["variant"].get("starts")
+        and settled(each["low"], each["high"]) for each in paired)
 
 
 def _heading(name: tuple[Any, ...], rows: list[Row]) -> str:
@@ -146,7 +169,7 @@ def _heading(name: tuple[Any, ...], rows: list[Row]) -> str:
 
 
 def markdown_table(rows: Iterable[Row], *, metrics: Sequence[str] | None = None, across: Sequence[str] = ACROSS) -> str:
-    """Markdown: methods as lines, metrics as columns with `value [low, high]`, the `best` of a column in bold.
+    """Markdown: methods as lines, metrics as columns with `value [low, high]`, the clearly best of a column in bold.
 
     Columns are metrics times the values of the variant keys in `across` (starts: all, blocked). Several tasks give
     several tables, each under a line with its name.

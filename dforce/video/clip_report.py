@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from dforce.data.generate.video import ClipGeneration
 from dforce.data.video.dataset import VideoClips
 from dforce.report.movie import write_frames
+from dforce.report.plots import style
 from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
 from dforce.video.film import enlarge, grid
@@ -36,9 +36,11 @@ def generate_clips(generation: ClipGeneration, folder: RunFolder) -> None:
     splits = {"train": VideoClips(folder.path, frames=1), "val": VideoClips(folder.path, frames=1, split="val")}
     lines = [line for split, clips in splits.items() for line in clip_statistics(clips, split)]
     folder.episodes(lines)
-    folder.results(_rows(generation.source, lines, speed), data=str(folder.path))
-    _pictures(folder.media, splits["train"], generation.source)
     frames = sum(line["frames"] for line in lines)
+    folder.results(_rows(generation.source, lines, speed), data=str(folder.path),
+                   summary=f"{len(lines)} clips of {generation.source}, {frames:,} frames; to learn from them: dforce "
+                           f"train video data={folder.path}")
+    _pictures(folder.media, splits["train"], generation.source)
     print(f"{len(lines)} clips, {frames} frames in {folder.path}"
           + (f", {made} of them made now at {speed:.0f} frames/s" if made else ", all of them were there"))
     print(f"to learn from them: dforce train video data={folder.path}")
@@ -81,7 +83,7 @@ def _pictures(media: Path, clips: VideoClips, source: str) -> None:
     first = clips.clips[chosen[0]]
     film = write_frames(media / "clip.mp4", [grid(frame[None, None]) for frame in enlarge(
         first.read(np.arange(first.frames)), SIDE)], fps=FPS)
-    captions = {"contact_sheet.png": f"{len(chosen)} clips, {COLUMNS} frames of each from first to last.",
+    captions = {"contact_sheet.png": f"{len(chosen)} clips, a row each: {COLUMNS} frames from first to last.",
                 film.name: f"One clip at {FPS} frames a second; the data set itself is not compressed."}
     if source == "doom":
         shard = [clip for clip in clips.clips if Path(clip.name).parent == Path(first.name).parent]
@@ -92,11 +94,10 @@ def _pictures(media: Path, clips: VideoClips, source: str) -> None:
 
 def _walk(file: Path, poses: list[np.ndarray]) -> None:
     """A picture of paths, poses [T, 3] of each."""
-    figure = Figure(figsize=(5, 5), dpi=100, facecolor="white", layout="tight")
+    figure = style.new_figure(5.0, 5.0)
     axes = figure.add_subplot(aspect="equal")
+    style.plain_axes(axes, xlabel="x [cells]", ylabel="y [cells]", grid="both")
     for pose in poses:
         axes.plot(pose[:, 0], pose[:, 1], linewidth=1)
-    axes.grid(True, color="#e3e7ee")
-    axes.set_xlabel("x [cells]")
-    axes.set_ylabel("y [cells]")
+    axes.set_adjustable("datalim")
     figure.savefig(file)

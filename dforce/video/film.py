@@ -9,12 +9,13 @@ from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 GAP = 4            # pixels between pictures
 SIDE = 128         # pixels that a picture of a film is enlarged to, or more
 PAPER = 255
 FILMED = 8         # rollouts in a film
+FONT = ImageFont.load_default(14)
 LOOKS = (0, 1, 5, 10, 20, 50, 100, 200, 300, 500, 700, 900, 999, 2000, 5000, 10_000)  # frames of a strip of a rollout
 
 
@@ -81,14 +82,14 @@ def strip(frames: np.ndarray, at: Sequence[int], file: str | Path, *, labels: It
     kept = [t for t in at if t < len(frames)]
     sheet = grid(np.stack([enlarge(np.asarray(frames[t]), side) for t in kept], 1))
     names = list(labels)
-    left, top = (8 + 7 * max(map(len, names)) if names else 0), 18
+    left, top = (12 + round(max(map(FONT.getlength, names))) if names else 0), 20
     page = Image.new("RGB", (sheet.shape[1] + left, sheet.shape[0] + top), (PAPER,) * 3)
     page.paste(Image.fromarray(sheet), (left, top))
     pen, step = ImageDraw.Draw(page), (sheet.shape[1] + GAP) // len(kept)
     for i, t in enumerate(kept):
-        pen.text((left + i * step + 2, 2), str(t), fill=(31, 39, 51))
+        pen.text((left + i * step + 2, 2), str(t), fill=(31, 39, 51), font=FONT)
     for i, name in enumerate(names):
-        pen.text((2, top + i * (sheet.shape[0] + GAP) // frames.shape[1] + 4), name, fill=(31, 39, 51))
+        pen.text((2, top + i * (sheet.shape[0] + GAP) // frames.shape[1] + 4), name, fill=(31, 39, 51), font=FONT)
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     page.save(file)

@@ -29,8 +29,6 @@ from dforce.video.walker import FILE, Walker
 
 FEW = {"frames": 12, "samples": 2, "feature_steps": 5, "window": 4}  # fast_dev_run
 CAPTIONS = {
-    "rollout.mp4": "Above: real video. Below: the rollouts, generated. They begin with the same frames where there is "
-                   "a context, and are told the same actions where actions=data.",
     "strip.png": "Generated frames by their number; a row is a rollout.",
     "drift.png": "Statistics of the frames over time, beside real video."}
 
@@ -112,10 +110,12 @@ class RolloutRun:
                                   steps=self.settings.feature_steps)
         record = Record(folder.path, shape=(self.samples, *self.model.shape[1:], self.model.shape[0]),
                         actions=self.model.actions, settings=self.decisive(start), resume=self.resume)
-        speed = self.generate(record, folder, start, actions, _beside(real, start, self.frames))
+        beside = _beside(real, start, self.frames)
+        speed = self.generate(record, folder, start, actions, beside)
         made = record.frames()[:self.frames]
         strip(np.asarray(made[:, :FILMED]), LOOKS, folder.media / "strip.png")
-        write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS, indent=1) + "\n")
+        captions = {"rollout.mp4": self.caption(beside), **CAPTIONS}
+        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
         variant = variant_of(self.recipe) | ({"actions": "walker"} if isinstance(actions, Walker) else {})
         maker = RowMaker(self.model.data or "video", self.recipe.method, variant)
         rows: list[Row] = [maker.row("frames per second", speed, n=1, unit="1/s", higher=True)] if speed else []
@@ -123,8 +123,17 @@ class RolloutRun:
             yard = yardstick(self.model, real, len(made), self.settings)
             rows += evaluate_rollout(folder, yard, made, record.actions_fed(), maker._replace(task=real.data),
                                      start=start)
-        folder.results(rows)
+        folder.results(rows, summary=f"{self.samples} rollouts of {len(made)} frames, generated after "
+                       f"{self.context_frames} real ones{_closeness(rows)}.")
         print(markdown_table(rows) if rows else f"{len(made)} frames were there already, and nothing is measured")
+
+    def caption(self, beside: np.ndarray | None) -> str:
+        """What the film shows. beside: the real frames above the generated ones."""
+        if beside is None:
+            return "The rollouts, all of it generated."
+        more = ", and are told the same actions" if self.action_source == "data" and self.model.actions else ""
+        again = f" The {len(beside)} real frames are shown again and again." if len(beside) < self.frames else ""
+        return f"Above: real video. Below: the rollouts, generated. They begin after the same frames{more}.{again}"
 
     def real_video(self) -> RealVideo | None:
         """Real clips that the model has not seen, if anything needs them."""
@@ -186,6 +195,13 @@ class RolloutRun:
                 actions.see(from_uint8(pixels))  # as the record will show it
             done += chunk
             yield x, pixels, after
+
+
+def _closeness(rows: list[Row]) -> str:
+    """How far the last frames are from real video, for the summary; "" where that was not measured."""
+    far = [row for row in rows if row["metric"] == "frechet / floor" and row["value"] is not None]
+    return (f"; frames {far[-1]['variant']['frames']} are {far[-1]['value']:.2g} times as far from real video as other "
+            "real video is" if far else "")
 
 
 def variant_of(recipe: Recipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ are written whole, from docs/results/pages.yaml: a list of sections, each with i
 
 METRICS: separated by commas. key=value: keep the rows whose variant says so, or does not have the key; task=, method=:
 keep those of a task, a method. `_` may stand for a blank, `|` stands between values that will do. A table of more than
-six numbers a line is split. Bold: the best of a column; of differences, those whose interval leaves zero out.
+six numbers a line is split. Bold: what is clearly the best of a column; of differences, what the interval tells from 0.
 `--check` changes nothing and fails where a file is not what the results say.
 """
 

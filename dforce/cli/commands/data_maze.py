@@ -12,9 +12,13 @@ RECIPES = ("pointmaze-", "ogbench-")  # tasks of other packages, whose data have
 
 def run(cfg: Any, call: Invocation) -> None:
     """Generates the data set; it goes into the Minari store, the record of the run into its folder."""
+    from dforce.planning.dataset_report import report_dataset
+    from dforce.planning.tasks import get_task
+
     generation = read(cfg, MazeGeneration)
-    with call.folder():
+    with call.folder() as folder:
         name = by_recipe(generation) if generation.maze.startswith(RECIPES) else generation.make()
+        report_dataset(folder, name, get_task(generation.maze).maze)
         print(f"dataset {name}; to learn from it: dforce train data={name}")
 
 

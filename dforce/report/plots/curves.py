@@ -83,6 +83,8 @@ def _bound_panel(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
     ax.plot(x, y, color=style.PALETTE[1], linewidth=1.8, **DOTS)
     if np.isfinite(y).any() and np.nanmax(y) - np.nanmin(y) > 1000:
         ax.set_yscale("symlog", linthresh=100)
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _pair(name: str, steps: Sequence[float], values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
