@@ -93,7 +93,9 @@ class ImageTraining(DenoiserTraining):
             if classifier is not None and len(real.x) >= 4:  # half of them is what the others are compared with
                 part = judged.some(slice(1, None, 2))
                 rows.append(part.frechet_row(real.x[::2], classifier, task=task, variant=variant))
-        folder.results(rows)
+        seen = {row["method"]: f"{row['value']:.0%}" for row in rows if row["metric"] == "class_accuracy"}
+        folder.results(rows, summary=f"Of {len(x)} samples the classifier sees {seen['samples']} as their class, of as "
+                       f"many held-out images {seen['data']}." if seen else "")
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
         folder.episodes(line for judged in sets for line in judged.lines(task=task, classes=real.classes))
         print(markdown_table(rows))

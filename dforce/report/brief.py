@@ -49,8 +49,7 @@ def sentence(rows: Iterable[Row]) -> str:
     gain = next((row for row in rows if row["metric"].endswith(DIFFERENCE) and row["method"].endswith(" - base")), None)
     if gain is not None:
         known = settled(gain["low"], gain["high"])
-        starts = f" from {gain['variant']['starts']} starts" if "starts" in gain["variant"] else ""
-        return (f"{gain['method']}: {gain['metric'].removesuffix(DIFFERENCE).replace('_', ' ')}{starts} "
+        return (f"{gain['method']}: {gain['metric'].removesuffix(DIFFERENCE).replace('_', ' ')}{_starts(gain)} "
                 f"{'clearly differs' if known else 'does not clearly differ'}, by "
                 f"{value_with_interval(gain, digits_for([gain]))}.")
     table = next(iter(brief_tables(rows)), None)
@@ -60,8 +59,7 @@ def sentence(rows: Iterable[Row]) -> str:
         return ""
     first = lines[0][1].row
     assert first is not None
-    starts = first["variant"].get("starts")
-    metric = first["metric"].replace("_", " ") + (f" from {starts} starts" if starts else "")
+    metric = f"{first['metric'].replace('_', ' ')}{_starts(first)}"
     if len(lines) == 1:
         return f"{table.title}: {metric} of {lines[0][0]} is {lines[0][1].text}."
     if first["higher_is_better"] is None or len({cell.row["method"] for _, cell in lines if cell.row}) == 1:
@@ -72,6 +70,10 @@ def sentence(rows: Iterable[Row]) -> str:
         return (f"{table.title}: {best} has the {'highest' if first['higher_is_better'] else 'lowest'} {metric}, "
                 f"{top.text}; next is {next_best} with {second.text}.")
     return f"{table.title}: {metric} does not clearly tell {best} ({top.text}) from {next_best} ({second.text})."
+
+
+def _starts(row: Row) -> str:
+    return f" from {row['variant']['starts']} starts" if "starts" in row["variant"] else ""
 
 
 def _value(cell: Cell) -> float:

@@ -182,7 +182,7 @@ def _series(folder: Path, notes: list[str]) -> Series:
 
 def _run(folder: Path, about: dict[str, Any], series: Series) -> str:
     """How long it took, the command to repeat it, and behind folds its metrics, settings and environment."""
-    seconds = about.get("seconds", _seconds(folder, str(about.get("time"))))
+    seconds: Any = about.get("seconds", _seconds(folder, str(about.get("time"))))
     facts = [_duration(seconds)] if _is_number(seconds) else []
     facts += [f"peak memory {about['peak_memory_mb']:,.0f} MB"] if _is_number(about.get("peak_memory_mb")) else []
     facts += [str(about["time"])[:19].replace("T", " ")] if about.get("time") else []
