@@ -96,7 +96,7 @@ def _result(folder: Path, status: str, results: Results | None, series: "Series"
     lead += ["This was a trial (fast_dev_run): its numbers mean nothing."] if trial and said else []
     tables = brief_tables(rows)
     shown = "".join(page.brief_table(table, named=len(tables) > 1) for table in tables)
-    return ('<section class="result">' + f'<p class="lead">{escape(" ".join(filter(None, lead)))}</p>' + "".join(figure)
+    return ('<section class="result">' + f'<p class="lead">{escape(" ".join(filter(None, lead)) or "The run is done; it has measured nothing.")}</p>' + "".join(figure)
             + shown + (page.folded(f"All {len(rows)} results", page.full_table(rows)) if rows else "") + "</section>")
 
 

@@ -68,6 +68,7 @@ RUNS = {
     "failed": ("failed: loss is nan at step 7", None, {"losses": True}),
     "stopped": ("stopped: 3 jobs are left", demo_rows(), {}),
     "begun": ("running", None, {}),
+    "bare": ("done", None, {}),
 }
 
 
