@@ -94,10 +94,11 @@ def _result(folder: Path, status: str, results: Results | None, series: "Series"
     trial = re.search(r"^fast_dev_run: true", _text(folder / "config.yaml"), re.MULTILINE)
     lead = [_ending(folder, status), said]
     lead += ["This was a trial (fast_dev_run): its numbers mean nothing."] if trial and said else []
+    text = escape(" ".join(filter(None, lead)) or "The run is done; it has measured nothing.")
     tables = brief_tables(rows)
     shown = "".join(page.brief_table(table, named=len(tables) > 1) for table in tables)
-    return ('<section class="result">' + f'<p class="lead">{escape(" ".join(filter(None, lead)) or "The run is done; it has measured nothing.")}</p>' + "".join(figure)
-            + shown + (page.folded(f"All {len(rows)} results", page.full_table(rows)) if rows else "") + "</section>")
+    return (f'<section class="result"><p class="lead">{text}</p>' + "".join(figure) + shown
+            + (page.folded(f"All {len(rows)} results", page.full_table(rows)) if rows else "") + "</section>")
 
 
 def _ending(folder: Path, status: str) -> str:
