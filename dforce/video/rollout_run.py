@@ -200,7 +200,7 @@ class RolloutRun:
 def _closeness(rows: list[Row]) -> str:
     """How far the last frames are from real video, for the summary; "" where that was not measured."""
     far = [row for row in rows if row["metric"] == "frechet / floor" and row["value"] is not None]
-    return (f"; frames {far[-1]['variant']['frames']} are {far[-1]['value']:.2g} times as far from real video as other "
+    return (f"; frames {far[-1]['variant']['frames']} are {far[-1]['value']:.2f} times as far from real video as other "
             "real video is" if far else "")
 
 
