@@ -286,7 +286,7 @@ def test_plain_keys_take_what_their_line_says(given: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"steps": None}, "steps must be a whole number, as its default 10, got None"),
+    ({"steps": None}, "steps must be a whole number, as its default 10, got null"),
     ({"clamp": "big"}, "clamp must be a number, as its default 1.0, got 'big'")])
 def test_plain_keys_of_another_type_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dforce.core.denoiser import Denoiser
 from dforce.core.schedule import Schedule
+from dforce.guidance.reporting import Reporting
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -28,6 +29,8 @@ def fingerprint(denoiser: Denoiser, schedule: Schedule) -> int:
 def _describe(part: Any) -> list[str]:
     """Lines of text that differ for parts of a denoiser that differ."""
     kind = f"{type(part).__module__}.{type(part).__qualname__}"
+    if isinstance(part, Reporting):
+        return _describe(part.denoiser)
     if isinstance(part, PLAIN):
         return [repr(part)]
     if isinstance(part, Tensor):

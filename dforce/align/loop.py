@@ -11,7 +11,10 @@ from dforce.align.advantage import PerPromptStats
 from dforce.align.objectives import AlignObjective
 from dforce.align.on_policy import OnPolicy
 from dforce.align.value import StepCredit
+from dforce.guidance.reporting import share_of
 from dforce.train.fit import Log, TrainingState, fit
+
+SAMPLING = 0.3  # share of an epoch's work, about; the rest are its updates
 
 
 class KLControl:
@@ -95,16 +98,22 @@ class Epoch(NamedTuple):
 
 
 def tuning_epochs(aligning: Aligning, *, seed: int = 0, resume: TrainingState | None = None,
-                  device: Any = None) -> Iterator[Epoch]:
+                  device: Any = None, advance: Callable[[float], object] = lambda share: None) -> Iterator[Epoch]:
     """Runs the epochs that remain and yields after each.
+
+    advance: told the shares of an epoch as they are done, 1 an epoch.
 
     resume: the state at the end of an epoch (its memory goes to `aligning.remember`).
     What a reward or an algorithm refuses is raised as it is; the weights are then those before it.
     """
     updates: list[dict[str, float]] = []
+    sampling = SAMPLING if isinstance(aligning.source, OnPolicy) else 0.0
+    if isinstance(aligning.source, OnPolicy):
+        aligning.source.sampler = aligning.source.sampler._replace(advance=share_of(advance, sampling))
     for log in fit(aligning.objective, aligning.source, steps=aligning.steps, seed=seed, resume=resume, device=device,
                    **aligning.options):
         updates.append(log.metrics)
+        advance((1 - sampling) / aligning.per_epoch)
         if log.step % aligning.per_epoch:
             continue
         number = log.step // aligning.per_epoch

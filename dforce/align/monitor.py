@@ -35,9 +35,12 @@ class Monitor:
         self.query = ask(samples, torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
-    def look(self) -> dict[str, float]:
-        """The law of the samples does not depend on how often one looks: all randomness is the monitor's own."""
-        sampler, device = self.sampler, self.sampler.schedule.alpha.device
+    def look(self, advance: Callable[[float], object] | None = None) -> dict[str, float]:
+        """The law of the samples does not depend on how often one looks: all randomness is the monitor's own.
+
+        advance: told the shares of the sampling as they are done, 1 in all.
+        """
+        sampler, device = self.sampler._replace(advance=advance), self.sampler.schedule.alpha.device
         cond = map_state(lambda leaf: leaf.to(device), self.query.cond) if self.query.cond else None
         kl_of_run: dict[str, float] = {}
         if has_density(sampler):

@@ -17,6 +17,7 @@ from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std
 from dforce.core.tree import leaves, map_state, private, select
+from dforce.guidance.reporting import reporting
 
 ASK, ORDER, SAMPLE = 0, 1, 2  # streams of randomness
 START_SALT = 1                # of the noise that runs begin in, beside that of their steps
@@ -48,6 +49,7 @@ class Sampler(NamedTuple):
     """How a policy samples: everything besides the weights that decides the law of its samples. shape: (T, *E).
 
     eta, std, min_std, order, autocast as in `dforce.sample` and `record`; rows: at most so many runs at a time.
+    advance: told the shares of a call's work as they are done, 1 in all.
     """
 
     denoiser: Denoiser
@@ -60,24 +62,26 @@ class Sampler(NamedTuple):
     order: int = 1
     autocast: torch.dtype | None = None
     rows: int | None = None
+    advance: Callable[[float], object] | None = None
 
     def record(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Trace:
         """B runs kept as a trace. member: [B], runs that begin in the same noise have the same number."""
-        parts = [record(self.denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, order=self.order,
+        denoiser = reporting(self.denoiser, self.matrix, batch, self.advance)
+        parts = [record(denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, order=self.order,
                         **self._how()) for x, given, drawn in self._parts(batch, cond, noise, member)]
         return map_state(lambda *part: torch.cat(part), *parts)
 
     @torch.no_grad()
     def tokens(self, batch: int, cond: Cond | None, noise: NoiseSource, *, member: Tensor | None = None) -> Tensor:
         """Only the tokens at the end of the runs, [B, T, *E], by the fast samplers and of any order."""
-        done = []
+        done, denoiser = [], reporting(self.denoiser, self.matrix, batch, self.advance)
         for x, given, drawn in self._parts(batch, cond, noise, member):
             with running_in(self.autocast, x.device):
                 if self.std is None and self.min_std == 0:
-                    x = generate(self.denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, eta=self.eta,
+                    x = generate(denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, eta=self.eta,
                                  order=self.order)
                 else:
-                    *_, last = sample(self.denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn,
+                    *_, last = sample(denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn,
                                       eta=self.eta, order=self.order, std=self.std, min_std=self.min_std)
                     x = last.x
             done.append(x)

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from dforce.align.algorithms.common import Algorithm, shortened
+from dforce.align.algorithms.common import Algorithm
 from dforce.align.loop import Aligning, Epoch, tuning_epochs
 from dforce.align.lora import adapter_state, add_lowrank, fold, load_adapters, save_adapters
 from dforce.align.monitor import Monitor, has_density
 from dforce.align.rewards.protocol import RewardError
 from dforce.report.plots.monitor import watch_curves
-from dforce.runs.folder import Invocation, RunFolder, Ticker
+from dforce.runs.folder import Invocation, RunFolder
+from dforce.runs.progress import Advance, Ticker, bar, no_advance
 from dforce.runs.training_run import has_checkpoint, rewind
 from dforce.train.checkpoint import Bundle, find, keep_last, load_state, save, step_folder
 from dforce.train.fit import TrainingState, stop_requested
@@ -60,7 +61,6 @@ class TuningRun:
     save_every: int
     keep_last: int
     device: str | None = None
-    fast_dev_run: bool = False
     trust: Any = None
     resume: str | None = None
 
@@ -71,10 +71,6 @@ class TuningRun:
     def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
         """What the folder says of the tuned model beside the one begun with."""
         raise NotImplementedError
-
-    def settings(self) -> Algorithm:
-        """The algorithm, with little to do under fast_dev_run."""
-        return shortened(self.algorithm) if self.fast_dev_run else self.algorithm
 
     def adapted(self, module: nn.Module) -> nn.Module:
         """The module, with low-rank adapters where they are asked for."""
@@ -181,11 +177,12 @@ def follow_epochs(run: TuningRun, prepared: PreparedTuning, folder: RunFolder, s
     last: Epoch | None = None
     try:
         if prepared.monitor is not None and begin == 0:
-            _look(folder, prepared.monitor, 0, 0, 0)
+            with bar("look") as advance:
+                _look(folder, prepared.monitor, 0, 0, 0, advance)
         with stop_requested() as stop, Ticker(aligning.epochs - begin, "align") as ticker:
-            for last in tuning_epochs(aligning, seed=run.seed, resume=state, device=run.device):
+            for last in tuning_epochs(aligning, seed=run.seed, resume=state, device=run.device, advance=ticker.part()):
+                ticker.advance(0, note=f"reward {last.metrics['reward']:.4g}" if "reward" in last.metrics else "")
                 kl = _after_epoch(run, prepared, last, folder, saver).get("kl", 0.0)
-                ticker.advance(note=f"reward {last.metrics['reward']:.4g}" if "reward" in last.metrics else "")
                 if run.kl_max is not None and kl > run.kl_max:
                     print(f"stopped after epoch {last.number}: KL {kl:.3g} nats > kl_max={run.kl_max:g}")
                     break
@@ -214,8 +211,9 @@ def _after_epoch(run: TuningRun, prepared: PreparedTuning, epoch: Epoch, folder:
     return {}
 
 
-def _look(folder: RunFolder, monitor: Monitor, step: int, epoch: int, queries: int) -> dict[str, float]:
-    measured = monitor.look()
+def _look(folder: RunFolder, monitor: Monitor, step: int, epoch: int, queries: int,
+          advance: Advance = no_advance) -> dict[str, float]:
+    measured = monitor.look(advance)
     folder.log(step, epoch=epoch, queries=queries, **{f"watch_{name}": value for name, value in measured.items()})
     return measured
 

@@ -12,17 +12,18 @@ from dforce.planning.baselines.drivers import retrieval_planner
 from dforce.planning.control import tracking
 from dforce.planning.evaluation import Comparison, Method, difference, once, planned, reference_methods
 from dforce.planning.pictures import draw_plans
-from dforce.planning.run import FEW, PlanRun, score_methods, worth_drawing
+from dforce.planning.run import PlanRun, score_methods, worth_drawing
 from dforce.planning.scores import fresh_starts
 from dforce.report.plots.maze import coverage
 from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder
+from dforce.runs.progress import bar
 from dforce.runs.training_run import follow
 from dforce.runs.trajectory_training import TrajectoryTraining
 from dforce.train.checkpoint import load
 from dforce.train.precision import device_of
 
-SMALL = 40_000  # environment steps of data under fast_dev_run
+USUAL = 1_000_000  # environment steps of data, as D4RL has
 RIVALS = ("guided", "full sequence", "retrieval", "controller")  # planners that MCTG is compared with
 
 
@@ -49,19 +50,23 @@ class Demo:
     def run(self, folder: RunFolder) -> None:
         """Everything, into one run folder."""
         maze = get_maze(self.maze)
-        steps, name = (SMALL, f"dforce/maze2d-{maze.name}-small-v1") if self.fast_dev_run else (self.data_steps, None)
-        data = make_maze_dataset(self.maze, steps=steps, noise=self.noise, seed=self.seed, name=name)
+        steps = self.data_steps
+        name = None if steps == USUAL else f"dforce/maze2d-{maze.name}-{steps}-v1"
+        with bar("generate") as advance:
+            data = make_maze_dataset(self.maze, steps=steps, noise=self.noise, seed=self.seed, name=name,
+                                     advance=advance)
         training = replace(self.training, data=data)
         checkpoint = follow(training, training.prepare(), folder, {**self.record, "data": data})
 
         planner = self.planning.around(load(checkpoint, device=device_of(None), trust=self.trust))
-        starts = fresh_starts(maze, FEW if self.fast_dev_run else self.episodes, self.seed)
+        starts = fresh_starts(maze, self.episodes, self.seed)
         chains = demonstration_chains(data)
         methods = [*reference_methods(maze, seed=self.seed), *self._methods(maze, planner, chains)]
         compared = score_methods(folder, as_world(maze), methods, starts, np.asarray(maze.goal, float),
                                  task=f"maze2d-{maze.name}", more=lambda compared: _differences(compared, methods))
-        draw_plans(folder.media, maze, planner, compared.played[_number(methods, "MCTG")],
-                   worth_drawing(compared, self.planning.pictures))
+        with bar("draw") as advance:
+            draw_plans(folder.media, maze, planner, compared.played[_number(methods, "MCTG")],
+                       worth_drawing(compared, self.planning.pictures), advance=advance)
         coverage(maze.walls, chains[0].reshape(-1, 4)[:, :2], "where the demonstrations are").savefig(
             folder.media / "coverage.png")
         if self.fast_dev_run:

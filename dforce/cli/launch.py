@@ -4,22 +4,23 @@ import contextlib
 import functools
 import importlib
 import os
-import re
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from dforce.cli import manual
-from dforce.config import check, check_like, nearest, option, options
+from dforce.cli.short import shortened
+from dforce.cli.words import origins, split
+from dforce.config import check, check_like
 
 
 class Failed(Exception):
-    """A command that ended in an error; carried past Hydra, which would print it in its own way."""
+    """A command that ended in an error, as opposed to a configuration that could not be composed."""
 
     def __init__(self, error: Exception):
         super().__init__(str(error))
@@ -34,28 +35,20 @@ def launch(name: str, words: list[str]) -> int:
     # first: what the user says about hydra.* wins.
     defaults = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
     defaults += [f"hydra.sweep.dir=runs/{name}/${{now:%Y-%m-%d_%H-%M-%S}}"]
-    flags, overrides = _split(words)
+    flags, overrides = split(name, words)
     if not {"-m", "--multirun"} & set(flags):
         defaults += ["hydra/hydra_logging=none"]
-    job = functools.partial(run_job, name)
+    failures: list[Exception] = []
+    job = functools.partial(run_job, name, failures)
     functools.update_wrapper(job, run_job)  # Hydra reads the file and name of the function
     with _terminable(), _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
         try:
             hydra_main(version_base="1.3", config_path="pkg://dforce.configs", config_name=manual.file_of(name))(job)()
         except SystemExit as end:  # argparse inside Hydra
             return end.code if isinstance(end.code, int) else 0
+    for error in failures:
+        raise Failed(error) from error
     return 0
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's own flags with their values (`-m`, `--cfg job`), and the overrides: argparse wants each in one piece."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        value_of_flag = before.startswith("-") and "=" not in before + word and not word.startswith("~")
-        (flags if word.startswith("-") or value_of_flag else overrides).append(word)
-    # Hydra's grammar knows no '#' outside of quotes, and a maze is full of them
-    return flags, [re.sub(r"""=([^'",[{ ]*#[^'",[{ ]*)$""", r"='\1'", word) for word in overrides]
 
 
 @contextlib.contextmanager
@@ -89,8 +82,12 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_job(name: str, cfg: Any) -> None:
-    """One job: checks every node of the configuration, then calls the command."""
+def run_job(name: str, failures: list[Exception], cfg: Any) -> None:
+    """One job: checks every node of the configuration, then calls the command.
+
+    An error goes into `failures`, for of one that is raised Hydra prints a line of its own; it is raised where another
+    process runs the job of a sweep.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -106,77 +103,20 @@ def run_job(name: str, cfg: Any) -> None:
         check(plain, trust=plain.get("trust"), files=_sources(hydra))
         check_like(plain, manual.text_of(name))
         words = list(hydra.overrides.task)
-        call = Invocation(name, shlex.join(["dforce", *name.split("/"), *words]), plain,
-                          frozenset(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words),
+        given = frozenset(word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words)
+        plain, short = shortened(name, plain, given)
+        call = Invocation(name, shlex.join(["dforce", *name.split("/"), *words]), plain, given | short,
                           hydra.runtime.output_dir if sweep else plain.get("out"))
         importlib.import_module(f"dforce.cli.commands.{name.replace('/', '_')}").run(plain, call)
     except Exception as error:
-        if sweep:  # the launcher has to know; it names the job
+        if sweep and not hydra.launcher._target_.endswith(".BasicLauncher"):
             raise
-        raise Failed(error) from error
+        failures.append(error)
 
 
 def _sources(hydra: Any) -> list[Path]:
     """The YAML files that the configuration was composed from, those of the user's --config-dir first."""
-    names = _origins(hydra.job.config_name, hydra.runtime.choices).values()
+    names = origins(hydra.job.config_name, hydra.runtime.choices).values()
     folders = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     folders.append(Path(str(files("dforce.configs"))))
     return [path for folder in folders for name in names if (path := folder / f"{name}.yaml").is_file()]
-
-
-def _origins(file: str, choices: Mapping[str, str]) -> dict[str, str]:
-    """Place in the configuration -> the file it comes from: {"": "verbs/demo/demo", "net": "net/recurrent"}."""
-    text = (files("dforce.configs") / f"{file}.yaml").read_text("utf-8")
-    included = re.findall(r"^\s*- /(verbs/\w+/\w+)@(\w+)\s*$", text, re.MULTILINE)
-    groups = {key.split("@")[-1]: f"{key.split('@')[0]}/{choice}" for key, choice in choices.items()}
-    return {"": file, **{place: other for other, place in included}, **groups}
-
-
-def unknown_key(key: str, name: str, words: list[str]) -> str:
-    """The nearest right key of the verb's composed configuration, and the file that defines it."""
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
-    folder = Path(str(files("dforce.configs")))
-    choices = [word for word in words if "=" in word and (folder / word.split("=")[0]).is_dir()]
-    with initialize_config_module("dforce.configs", version_base="1.3"):
-        composed = compose(manual.file_of(name), choices, return_hydra_config=True)
-    origins = _origins(manual.file_of(name), composed.hydra.runtime.choices)
-    cfg: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]))
-    key = key.split("@")[0]
-    head, _, last = key.rpartition(".")
-    parent = cfg
-    for part in head.split(".") if head else []:
-        parent = parent.get(part) if isinstance(parent, dict) else None
-    place = head
-    while place not in origins:
-        place = place.rpartition(".")[0]
-    file = folder / f"{origins[place]}.yaml"
-    elsewhere = {dotted.rpartition(".")[2]: dotted for dotted in _dotted(cfg)}  # `steps` for `fit.steps`
-    if isinstance(parent, dict):
-        near = f"; did you mean {elsewhere[key]!r}?" if key in elsewhere else (
-            _of_other_options(last, composed.hydra.runtime.choices) or nearest(last, parent, elsewhere))
-    else:
-        near = nearest(key, _dotted(cfg))
-    return f"dforce {name.replace('/', ' ')} has no key {key!r}{near} ({file}; to add a new key, +{key}=...)"
-
-
-def _of_other_options(key: str, choices: Mapping[str, str]) -> str:
-    """`; algorithm.beta is a key of algorithm=rwr, ...` where other options of a group in use have the key."""
-    for choice in (name for name in choices if "/" not in name and not name.startswith("hydra")):
-        group, _, place = choice.partition("@")  # net@train.net: one of configs/net, at train.net
-        having = [name for name in options(group) if key in option(group, name)]
-        if having:
-            return f"; {place or group}.{key} is a key of {', '.join(f'{choice}={name}' for name in having)}"
-    return ""
-
-
-def unknown_option(group: str, name: str) -> str:
-    """The nearest right option of a config group."""
-    return f"no {group} {name!r}{nearest(name, options(group))}"
-
-
-def _dotted(cfg: Any, where: str = "") -> list[str]:
-    if not isinstance(cfg, dict):
-        return [where]
-    return [name for key, value in cfg.items() for name in _dotted(value, f"{where}.{key}".lstrip("."))]

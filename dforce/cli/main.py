@@ -6,6 +6,7 @@ it comes at once: neither Hydra nor torch is imported.
 """
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -16,6 +17,13 @@ from dforce import __version__
 from dforce.cli import manual
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+CURES = {  # number of an error of the operating system -> what helps
+    **dict.fromkeys(("ENOSPC", "EDQUOT"), "; free some space, or choose another disk, out=FOLDER"),
+    **dict.fromkeys(("EACCES", "EPERM", "EROFS"), "; choose a folder that you may write in, out=FOLDER"),
+    **dict.fromkeys(("ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG"), "; give another path"),
+    "ENOENT": "; give a path that is there",
+    "EFBIG": "; a limit of the system (ulimit -f) or of the disk is smaller",
+    "EADDRINUSE": "; another program holds that port, give another number"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,39 +51,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, words: list[str]) -> int:
     from dforce.cli import launch
+    from dforce.cli import words as words_of
 
     try:
         return launch.launch(name, words)
     except launch.Failed as failed:
         return report_error(failed.error)
     except Exception as error:
-        if choice := re.search(r"Could not find '(\w+)/([^']+)'", str(error)):
-            return _complain(launch.unknown_option(choice[1], choice[2]))
-        key = re.search(r"Could not override '([^']+)'", str(error))
+        if choice := re.search(r"Could not find '([\w/]+)/([^']*)'", str(error)):
+            return _complain(words_of.unknown_option(choice[1], choice[2]))
+        key = re.search(r"Could not (?:override|delete from config.) '([^']+)'", str(error))
         if not key:
             raise
-        return _complain(launch.unknown_key(key[1], name, words))
+        return _complain(words_of.unknown_key(key[1], name, words))
 
 
 def report_error(error: BaseException) -> int:
-    """One message for a mistake of the user's, a traceback for ours."""
-    if os.environ.get("DFORCE_TRACEBACK") == "1":
+    """One line for a mistake of the user's, a traceback for ours."""
+    users = not isinstance(error, AttributeError) and (
+        isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
+        or isinstance(error, ImportError) and not (error.name or "").startswith("dforce"))
+    if os.environ.get("DFORCE_TRACEBACK") == "1" or not users:
         traceback.print_exception(error)
-        return USER_ERROR if _users(error) else FAILURE
-    if not _users(error):
-        traceback.print_exception(error)
+    if not users:
         return _complain("this is not a mistake of yours; please report it with the lines above", FAILURE)
-    if isinstance(error, ModuleNotFoundError):
-        return _complain(f"{error}; pip install 'dforce[all]' brings all that the verbs use")
-    return _complain(f"{error}\n(DFORCE_TRACEBACK=1 shows where it was raised)")
+    if isinstance(error, ImportError) and "pip install" not in str(error):
+        from dforce.runs.diagnosis import how_to_install
+
+        package = str(error.name).partition(".")[0]
+        return _complain(f"this needs the package {package}, which is not installed: {how_to_install(package)}")
+    return _complain(os_error(error) if isinstance(error, OSError) else str(error))
 
 
-def _users(error: BaseException) -> bool:
-    """Bad values, files and overrides are the user's; a missing module is, unless it is one of dforce's own."""
-    if isinstance(error, ModuleNotFoundError):
-        return not (error.name or "").startswith("dforce")
-    hydras = type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
-    return hydras and not isinstance(error, AttributeError) or isinstance(error, (ValueError, OSError))
+def os_error(error: OSError) -> str:
+    """An error of the operating system with the name of the file, without its number, and what helps."""
+    if error.errno is None:  # raised by dforce, in words of its own
+        return str(error)
+    cure = CURES.get(errno.errorcode.get(error.errno, ""), "")
+    return f"{error.filename or 'a file'}: {error.strerror}{cure}"
 
 
 def _show(text: str, code: int = 0) -> int:
@@ -87,5 +100,5 @@ def _show(text: str, code: int = 0) -> int:
 
 
 def _complain(message: str, code: int = USER_ERROR) -> int:
-    print(f"dforce: {message}", file=sys.stderr)
+    print(f"dforce: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -1,6 +1,7 @@
 """Values of a configuration: which fit an annotation, and what a message says of those that do not."""
 
 import difflib
+import functools
 import inspect
 import re
 import types
@@ -21,7 +22,8 @@ def check_like(config: Mapping[str, Any], text: str) -> None:
             continue
         hint = {bool: bool, int: int, float: float, str: str}.get(type(default))
         if hint is not None and not fits(value, hint):
-            raise ValueError(f"{key} must be {described(hint)}, as its default {default!r}, got {value!r}")
+            got = "null" if value is None else repr(value)
+            raise ValueError(f"{key} must be {described(hint)}, as its default {default!r}, got {got}")
 
 
 def nearest(key: str, names: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
@@ -51,7 +53,8 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Does a YAML value fit an annotation? Only int, float, bool, str, tuple, Literal and their unions are judged."""
+    """Does a YAML value fit an annotation? Judged are int, float, bool, str, tuple, list, dict, Literal, what takes a
+    node (functions), and their unions."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, each) for each in inner)
@@ -63,6 +66,12 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     if hint in (bool, str):
         return isinstance(value, hint)
+    if origin in (Callable, functools.partial):
+        return callable(value) or isinstance(value, Mapping)
+    if list in (hint, origin):
+        return isinstance(value, list) and all(fits(each, inner[0]) for each in value if inner)
+    if origin in (dict, Mapping) or hint is dict:
+        return isinstance(value, Mapping)
     if hint is tuple or origin is tuple:
         if not isinstance(value, (list, tuple)):
             return False
@@ -90,6 +99,10 @@ def described(hint: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if hint in names:
         return names[hint]
+    if typing.get_origin(hint) in (Callable, functools.partial, dict, Mapping) or hint is dict:
+        return "a mapping, or a node with its _target_"
+    if list in (hint, typing.get_origin(hint)):
+        return "a list, each entry " + (described(typing.get_args(hint)[0]) if typing.get_args(hint) else "anything")
     if tuple in (hint, typing.get_origin(hint)):
         return f"a list of {', '.join(described(each) for each in typing.get_args(hint) if each is not ...)}"
     return getattr(hint, "__name__", str(hint))

@@ -1,6 +1,6 @@
 """An image model ready to use: what a checkpoint of `dforce train image` (or a tuned one) means."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from dforce.core.schedule import Schedule
 from dforce.data.pixels import to_uint8
 from dforce.guidance.classifier_free import classifier_free
 from dforce.images.pipeline import Pipeline, class_cond
+from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.train.checkpoint import CheckpointError, find, load
 
 
@@ -55,7 +56,7 @@ def load_models(checkpoint: Any, *, raw: bool = False, trust: Any = None) -> dic
         places = [str(place) for place in (checkpoint if isinstance(checkpoint, list) else [checkpoint])]
         named = dict(zip(_names(places), places, strict=True))
     if not named or not all(named.values()):
-        raise ValueError("checkpoint is needed: 'digits', a run folder of `dforce train image`, or a list of them")
+        raise no_checkpoint("train image")
     models = {str(name): load_model(place, raw=raw, trust=trust) for name, place in named.items()}
     (name, first), *others = models.items()
     for other, model in others:
@@ -119,14 +120,15 @@ def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
 
 
 def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, eta: float = 0.0, order: int = 2,
-         scale: float = 1.0) -> Tensor:
+         scale: float = 1.0, advance: Callable[[float], object] | None = None) -> Tensor:
     """Images [B, 1, C, H, W] of classes `labels` [B]; image i is a function of (seed, i, its class) and the model.
 
     steps: levels of the path, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free
-    guidance. Another model gets the same noise from the same seed. Raises ValueError for classes that it does not have.
+    guidance; advance: as in `Sampler`. Another model gets the same noise from the same seed.
+    Raises ValueError for classes that it does not have.
     """
     pipeline = pipeline_of(model)
-    return pipeline.sampler(steps, guidance=scale, eta=eta, order=order).tokens(
+    return pipeline.sampler(steps, guidance=scale, eta=eta, order=order, advance=advance).tokens(
         len(labels), pipeline.encode(labels.tolist()), Noise(seed))
 
 

@@ -17,11 +17,10 @@ from dforce.images.judge import find_judge, judge
 from dforce.images.model import ImageModel, chosen_classes, draw, load_models
 from dforce.images.pictures import side_by_side
 from dforce.report.rows import Row
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
 
-FEW = {"per_class": 2, "steps": 4}  # under fast_dev_run
-ACROSS = 16                         # images of a class in the picture
+ACROSS = 16  # images of a class in the picture
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,22 @@ class ImageSampling:
     guidance: float
     classifier: Any
     raw: bool
-    fast_dev_run: bool = False
     trust: Any = None
 
     def run(self, folder: RunFolder) -> None:
         """Draws from every checkpoint; samples.npz, a picture, results.json, episodes.jsonl and the table."""
         models = load_models(self.checkpoint, raw=self.raw, trust=self.trust)
         first, classifier = next(iter(models.values())), find_judge(self.classifier, models)
-        few = FEW if self.fast_dev_run else {}
-        per_class, steps = few.get("per_class", self.per_class), few.get("steps", self.steps)
+        per_class, steps = self.per_class, self.steps
         if per_class < 1:
             raise ValueError(f"per_class must be at least 1, got {per_class}")
         labels = torch.tensor(chosen_classes(self.classes, first.classes)).repeat_interleave(per_class)
         drawn: dict[str, Tensor] = {}
         with Ticker(len(models), "sample") as ticker:
             for name, model in models.items():
+                ticker.advance(0, note=name)
                 drawn[name] = draw(model, labels, seed=self.seed, steps=steps, eta=self.eta, order=self.order,
-                                   scale=self.guidance)
-                ticker.advance(note=name)
+                                   scale=self.guidance, advance=ticker.part())
         write_samples(folder.path / "samples.npz", drawn, labels, first.classes)
         variant = {"steps": steps, "eta": self.eta, "order": self.order, "guidance": self.guidance}
         _report(folder, first, drawn, labels, classifier, variant)
@@ -74,7 +71,7 @@ def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], l
         rows += judged.rows(task=model.data, variant=variant)
         folder.episodes(judged.lines(task=model.data, classes=model.classes))
     folder.results(rows, summary=_summary(model, drawn, rows))
-    print(markdown_table(rows))
+    print(terminal_table(rows))
 
 
 def _summary(model: ImageModel, drawn: Mapping[str, Tensor], rows: list[Row]) -> str:
@@ -98,6 +95,9 @@ def _more(x: Tensor, first: Tensor) -> dict[str, Tensor]:
 def write_samples(file: Path, drawn: Mapping[str, Tensor], labels: Tensor, classes: tuple[str, ...]) -> None:
     """samples.npz: x [models, N, C, H, W] as the models drew them, models, label [N], classes. Whole or not at all."""
     partial = file.with_name(f".{file.name}.part.npz")
-    np.savez_compressed(partial, x=torch.stack(list(drawn.values()))[:, :, 0].numpy(), models=np.array(list(drawn)),
-                        label=labels.numpy(), classes=np.array(classes))
-    os.replace(partial, file)
+    try:
+        np.savez_compressed(partial, x=torch.stack(list(drawn.values()))[:, :, 0].numpy(), models=np.array(list(drawn)),
+                            label=labels.numpy(), classes=np.array(classes))
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -17,14 +17,13 @@ from dforce.images.model import draw, layout_of, load_model
 from dforce.images.pictures import side_by_side
 from dforce.nets.image import ImageMLP
 from dforce.report.rows import Row
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker, write_atomic
-from dforce.runs.training_run import FEW, DenoiserTraining, Prepared
+from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.fit import stop_requested
 
 MANY = 1024      # numbers of an image from which an MLP is a poor choice
 SHOWN = 8        # images of a class in the picture
-FEW_SAMPLES = 2  # of each class, under fast_dev_run
 STEPS = 20       # of sampling
 
 
@@ -55,7 +54,7 @@ class ImageTraining(DenoiserTraining):
         place = folder.path / FOLDER
         if not self.classifier or (place / "classifier.json").is_file():
             return
-        steps = FEW["steps"] if self.fast_dev_run else self.classifier
+        steps = self.classifier
         with Ticker(steps, "classifier") as ticker, stop_requested() as stop:
             for classifier in classifier_steps(images, seed=self.seed, steps=steps):  # noqa: B007  # the last is ready
                 ticker.advance()
@@ -74,7 +73,7 @@ class ImageTraining(DenoiserTraining):
         if not self.samples:
             return
         model, (_, held_out) = load_model(newest, trust=self.trust), prepared.data
-        count = min(FEW_SAMPLES * len(model.classes) if self.fast_dev_run else self.samples, len(held_out.x))
+        count = min(self.samples, len(held_out.x))
         some = torch.arange(count) * len(held_out.x) // count  # spread over all: folders are in the order of classes
         real = held_out._replace(x=held_out.x[some], label=held_out.label[some])
         x = draw(model, real.label, seed=self.seed, steps=STEPS)
@@ -98,7 +97,7 @@ class ImageTraining(DenoiserTraining):
                        f"many held-out images {seen['data']}." if seen else "")
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
         folder.episodes(line for judged in sets for line in judged.lines(task=task, classes=real.classes))
-        print(markdown_table(rows))
+        print(terminal_table(rows))
 
 
 def _digest(images: Images) -> str:

@@ -21,7 +21,9 @@ from dforce.images.metrics import accuracy, diversity
 from dforce.images.model import ImageModel, chosen_classes, class_cond, guided_by_class, load_model
 from dforce.images.rewards import image_rewards
 from dforce.images.tuning_report import TunedModel, write_report
+from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.runs.folder import RunFolder
+from dforce.runs.progress import bar
 from dforce.train.checkpoint import find, load, model_of
 from dforce.train.precision import device_of
 
@@ -42,10 +44,13 @@ class ImageTuning(TuningRun):
     guidance: float
     classifier: Any
     best_of: int
+    fast_dev_run: bool = False
 
     def prepare(self) -> PreparedTuning:
         """Model, reward and algorithm, or ValueError."""
-        device, checkpoint = device_of(self.device), str(self.checkpoint)
+        if not self.checkpoint:
+            raise no_checkpoint("train image")
+        device, checkpoint = device_of(self.device), self.checkpoint
         base = load_model(checkpoint, trust=self.trust)
         base.denoiser.to(device).requires_grad_(False)
         model = base._replace(denoiser=copy.deepcopy(base.denoiser).requires_grad_(True))
@@ -54,7 +59,7 @@ class ImageTuning(TuningRun):
         judge = judge.to(device) if judge is not None else None
         subject = Subject(base.shape, base.classes, base.data, judge, self.seed, device, self.fast_dev_run)
         rewards = image_rewards(self.reward, self.rewards, base, subject, seed=self.eval_seed + 2, trust=self.trust)
-        aligning = self.settings().prepare(Setup(
+        aligning = self.algorithm.prepare(Setup(
             self._sampler(model, self.tune_steps or self.steps), rewards.tuned, query_of(classes), prompts=_prompts,
             seed=self.seed, rows=self.rows))
         state, bundle = resumed_state(aligning, self.resume), load(find(checkpoint), trust=self.trust)
@@ -67,10 +72,9 @@ class ImageTuning(TuningRun):
     def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
         """Images of both models, in the same noise."""
         tuned: TunedModel = prepared.data
-        few = self.fast_dev_run
-        write_report(tuned, folder, algorithm=prepared.aligning.name, seed=self.eval_seed,
-                     count=2 * len(tuned.model.classes) if few else self.evaluate,
-                     best_of=min(self.best_of, 2) if few else self.best_of)
+        with bar("judge") as advance:
+            write_report(tuned, folder, algorithm=prepared.aligning.name, seed=self.eval_seed, advance=advance,
+                         count=self.evaluate, best_of=self.best_of)
 
     def _sampler(self, model: ImageModel, steps: int) -> Sampler:
         """First order, as policy gradients want it, guidance inside."""
@@ -96,10 +100,9 @@ class ImageTuning(TuningRun):
             measures["held_out"] = value_of(rewards.held_out)
         if judge is not None:
             measures["class_accuracy"] = lambda x, query: accuracy(judge, x, _labels(query).to(x.device))
-        count = 2 * len(tuned.classes) if self.fast_dev_run else self.watch
-        if count > len(tuned.classes):
+        if self.watch > len(tuned.classes):
             measures["diversity"] = lambda x, query: diversity(x.clamp(-1, 1).cpu(), _labels(query))
-        return Monitor(tuned.sampler, tuned.reference, query_of(tuned.classes), measures, samples=count,
+        return Monitor(tuned.sampler, tuned.reference, query_of(tuned.classes), measures, samples=self.watch,
                        seed=self.eval_seed + 1)
 
 

@@ -1,6 +1,7 @@
 """What an image model has gained and lost by tuning: it, the model begun with and best of n, in the same noise."""
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from dforce.align.rewards.named import Rewards
 from dforce.align.rewards.protocol import ask_reward
 from dforce.core.denoiser import Denoiser
 from dforce.core.noise import Noise
+from dforce.guidance.reporting import reporting, share_of
 from dforce.images.classifier import Classifier
 from dforce.images.judge import Judged, judge, with_bounds
 from dforce.images.metrics import diversity_interval
@@ -21,8 +23,11 @@ from dforce.images.model import ImageModel, class_cond
 from dforce.images.pictures import side_by_side
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import bootstrap_interval, ratio_interval
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.progress import Advance
+
+Tell = Callable[[float], object] | None  # as `Sampler.advance`
 
 ACROSS = 8     # images of a class in the picture
 CHUNK = 4096   # runs at a time of best of n
@@ -45,41 +50,46 @@ class TunedModel(NamedTuple):
     classes: list[int]        # numbers of those tuned on
 
 
-def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count: int, best_of: int, seed: int) -> None:
+def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count: int, best_of: int, seed: int,
+                 advance: Advance) -> None:
     """results.json, episodes.jsonl, media/before_after.png and the table, of `count` images of each model.
 
-    best_of: samples of the control, 0 for none. seed: of the noise.
+    best_of: samples of the control, 0 for none. seed: of the noise. advance: told the shares of the drawing.
     """
     task, others = tuned.model.data, [i for i in range(len(tuned.model.classes)) if i not in tuned.classes]
     rows: list[Row] = []
+    total = 3 + best_of + (3 if others else 0)  # images of one label: both models, KL and best of n; of others no best
     (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
     for classes, name in ((tuned.classes, "tuned on"), (others, "never tuned on")):
         if not classes:
             continue
         labels = torch.tensor(classes).repeat(-(-count // len(classes)))[:count].sort().values
-        sets = _sets(tuned, labels, seed, best_of if name == "tuned on" else 0)
+        one = share_of(advance, 1 / total)
+        sets = _sets(tuned, labels, seed, best_of if name == "tuned on" else 0, one)
         variant = {"algorithm": algorithm, "reward": tuned.rewards.name, **({"classes": name} if others else {})}
         rows += rows_of_sets(sets, task=task, variant=variant)
         if has_density(tuned.sampler):
-            rows.append(_kl(tuned, labels, seed, variant))
+            rows.append(_kl(tuned, labels, seed, variant, one))
         for each in sets.values():
             folder.episodes(each.lines(task=task, classes=tuned.model.classes))
         _picture(sets, labels, tuned, folder, "before_after" if name == "tuned on" else "other_classes")
     folder.results(rows)
     write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS) + "\n")
     parts = [*tuned.rewards.parts, *(f"{name}_difference" for name in tuned.rewards.parts)]
-    print(markdown_table([row for row in rows if row["metric"] in (*SHOWN, *parts)]))
+    print(terminal_table([row for row in rows if row["metric"] in (*SHOWN, *parts)]))
 
 
-def _sets(tuned: TunedModel, labels: Tensor, seed: int, best_of: int) -> dict[str, Judged]:
-    """Both models, and the best of so many of the model begun with, all from the same noise."""
-    sampler, before = tuned.sampler, tuned.sampler._replace(denoiser=tuned.reference)
+def _sets(tuned: TunedModel, labels: Tensor, seed: int, best_of: int, one: Tell) -> dict[str, Judged]:
+    """Both models, and the best of so many of the model begun with, all from the same noise. one: advance of each."""
+    sampler = tuned.sampler._replace(advance=one)
+    before = sampler._replace(denoiser=tuned.reference)
     device = sampler.schedule.alpha.device
     cond, noise = class_cond(labels.to(device)), Noise(seed)
     images = {"base": before.tokens(len(labels), cond, noise), "tuned": sampler.tokens(len(labels), cond, noise)}
     if best_of:
         first = next(iter(tuned.rewards.parts), None)
-        images[f"best of {best_of}{f' by {first}' if first else ''}"] = _best(tuned, before, labels, best_of, seed)
+        images[f"best of {best_of}{f' by {first}' if first else ''}"] = _best(
+            tuned, before, labels, best_of, seed)
     return {name: _judge(name, x, images["base"], labels, tuned) for name, x in images.items()}
 
 
@@ -96,7 +106,8 @@ def _best(tuned: TunedModel, before: Sampler, labels: Tensor, count: int, seed: 
     device, noise = before.schedule.alpha.device, Noise(seed)
     like = torch.empty(len(labels), *before.shape, device=device)
     start = noise(0, torch.arange(before.shape[0], device=device), like, salt=START_SALT)
-    return best_of_n(before.denoiser, before.schedule, before.matrix, start, count, score, noise=noise, eta=before.eta,
+    telling = reporting(before.denoiser, before.matrix, len(labels), before.advance)
+    return best_of_n(telling, before.schedule, before.matrix, start, count, score, noise=noise, eta=before.eta,
                      cond=class_cond(labels.to(device)), order=before.order, rows=CHUNK).x
 
 
@@ -137,10 +148,11 @@ def rows_of_sets(sets: dict[str, Judged], *, task: str, variant: dict[str, Any])
     return rows
 
 
-def _kl(tuned: TunedModel, labels: Tensor, seed: int, variant: dict[str, Any]) -> Row:
+def _kl(tuned: TunedModel, labels: Tensor, seed: int, variant: dict[str, Any], one: Tell) -> Row:
     """The KL of the tuned model's runs to those of the model begun with."""
     cond = class_cond(labels.to(tuned.sampler.schedule.alpha.device))
-    _, nats = divergence(tuned.sampler, tuned.reference, len(labels), cond, Noise(seed), rows=CHUNK)
+    telling = tuned.sampler._replace(advance=one)
+    _, nats = divergence(telling, tuned.reference, len(labels), cond, Noise(seed), rows=CHUNK)
     return make_row(tuned.model.data, "tuned", "kl", bootstrap_interval(nats.cpu().numpy(),
                                                                         rng=np.random.default_rng(0)),
                     variant=variant, unit="nats of a run, to the base")

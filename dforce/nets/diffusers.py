@@ -97,5 +97,6 @@ def _diffusers(path: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise ImportError("pretrained image networks need diffusers: pip install 'dforce[align]'") from error
+        raise ImportError("pretrained image networks need diffusers: pip install 'dforce[align]'",
+                          name="diffusers") from error
     return diffusers

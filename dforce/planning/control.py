@@ -154,11 +154,12 @@ def executor_in(executor: Any, place: Maze | Env) -> Any:
     return executor.in_world(as_env(place)) if hasattr(executor, "in_world") else executor
 
 
-def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None) -> Executed:
+def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
+         advance: Callable[[float], object] | None = None) -> Executed:
     """Lets `act` drive N episodes at once, each to the end: nothing ends one before.
 
     place: a world, or a maze for D4RL's ball in it. starts: [N, O]; goals: [N, G] or one goal [G] for all;
-    steps: the world's max_steps unless given.
+    steps: the world's max_steps unless given. advance: told the share of each step, 1 in all.
     """
     world = as_env(place)
     starts, goals = episode_arrays(world, starts, goals)
@@ -174,16 +175,19 @@ def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, 
     for t in range(steps):
         actions[:, t] = act(t, trajectory[:, t].copy(), goals.copy())
         trajectory[:, t + 1], rewards[:, t] = env.step(actions[:, t].copy())
+        if advance is not None:
+            advance(1 / steps)
     return Executed(rewards, trajectory, actions, goals)
 
 
 def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts: np.ndarray, goals: np.ndarray, *,
                  steps: int | None = None, replan_every: int | None = None, shrink: bool = False,
-                 seed: int = 0) -> Executed:
+                 seed: int = 0, advance: Callable[[float], object] | None = None) -> Executed:
     """Receding-horizon control: plans, executes `replan_every` steps of it, plans again from where the body is.
 
     place, starts, goals, steps: as in `play`. replan_every=None plans once. The planner is asked for `steps` steps each
     time, or for those that are left (`shrink`); its generator is a function of (seed, step of the episode) alone.
+    advance: told the share of each step, 1 in all.
     """
     if replan_every is not None and replan_every < 1:
         raise ValueError(f"replan_every={replan_every}: give a number of steps >= 1, or None to plan once")
@@ -201,7 +205,7 @@ def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts
             plans.setdefault("first", plans["now"])
         return executor(plans["now"], age, obs, goal)
 
-    played = play(world, act, starts, goals, steps=steps)
+    played = play(world, act, starts, goals, steps=steps, advance=advance)
     return played._replace(plan=plans["first"])
 
 

@@ -21,6 +21,7 @@ from dforce.core.step import Step
 from dforce.data.normalize import Affine
 from dforce.guidance.energy import Energy
 from dforce.guidance.inpaint import inpaint
+from dforce.guidance.reporting import share_of
 from dforce.planning.control import Plan
 from dforce.planning.energy import SumOfDistances
 from dforce.planning.planner import DiffusionPlanner, noise_of
@@ -59,6 +60,7 @@ class DiffuserPlanner:
     scale: float = 0.0
     episodes: int = 256
     bf16: bool = False
+    progress: Callable[[float], object] | None = None
 
     def __post_init__(self) -> None:
         if (self.horizon is not None and self.horizon < 1) or self.least < 1:
@@ -70,8 +72,10 @@ class DiffuserPlanner:
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         obs, goal = checked_request(obs, goal, remaining, self.layout)
-        parts = [self._part(obs[rows], goal[rows], remaining, noise)
-                 for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes)]
+        parts = []
+        for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes):
+            progress = share_of(self.progress, (rows.stop - rows.start) / len(obs))
+            parts.append(self.with_(progress=progress)._part(obs[rows], goal[rows], remaining, noise))
         return Plan(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     @property
@@ -115,7 +119,8 @@ class DiffuserPlanner:
         denoiser = inpaint(self.denoiser, *self.known(goal, tokens), show="clean")
         return DiffusionPlanner(denoiser, self.schedule, self.normalizer, self.layout, steps=self.steps, delay=0,
                                 order=self.order, eta=self.eta, spacing=self.spacing, energy=self.energy,
-                                scale=self.scale, horizon=length, episodes=len(goal), bf16=self.bf16)
+                                scale=self.scale, horizon=length, episodes=len(goal), bf16=self.bf16,
+                                progress=self.progress)
 
     def denoising(self, obs: np.ndarray, goal: np.ndarray, remaining: int, *, seed: int = 0,
                   ) -> Iterator[tuple[Step, np.ndarray]]:

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dforce.envs import Env, Maze, World
+from dforce.guidance.reporting import share_of
 from dforce.planning.baselines.drivers import Driver, controller_driver, random_driver, run_driver, straight_in
 from dforce.planning.control import Executed, Executor, Plan, Planner, executor_in, run_episodes
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.worlds import as_env
 from dforce.report.rows import Row, difference_row
+from dforce.runs.progress import Bar, no_bar
+
+PLANNING = 0.95  # share of planning in an episode's work; the rest is driving
 
 
 class Method(NamedTuple):
@@ -19,7 +23,7 @@ class Method(NamedTuple):
 
     name: str
     variant: dict[str, Any]  # of its rows of results
-    play: Callable[[np.ndarray, np.ndarray], Executed]  # (starts [N, O], goals [N, G]) -> its episodes
+    play: Callable[..., Executed]  # (starts [N, O], goals [N, G], advance) -> its episodes; advance as in `play`
 
 
 class Comparison(NamedTuple):
@@ -41,7 +45,8 @@ def reference_methods(place: Maze | Env, *, seed: int = 0) -> list[Method]:
     world = as_env(place)
 
     def driven(name: str, make: Callable[[], Driver]) -> Method:  # made anew for each call: a controller has a path
-        return Method(name, {}, lambda starts, goals: run_driver(world, make(), starts, goals, seed=seed))
+        return Method(name, {}, lambda starts, goals, advance=None: run_driver(world, make(), starts, goals, seed=seed,
+                                                                               advance=advance))
 
     methods = [driven("random", lambda: partial(random_driver, width=world.action_width))]
     if world.gains is not None:
@@ -54,8 +59,10 @@ def reference_methods(place: Maze | Env, *, seed: int = 0) -> list[Method]:
 def planned(name: str, place: Maze | Env, planner: Planner, executor: Executor, *, seed: int = 0,
             variant: dict[str, Any] | None = None, **control: Any) -> Method:
     """A planner under an executor; `control` is replan_every and shrink of `run_episodes`."""
-    def play(starts: np.ndarray, goals: np.ndarray) -> Executed:
-        return run_episodes(place, planner, executor, starts, goals, seed=seed, **control)
+    def play(starts: np.ndarray, goals: np.ndarray, advance: Callable[[float], object] | None = None) -> Executed:
+        plans = -(-as_env(place).max_steps // (control.get("replan_every") or as_env(place).max_steps))
+        return run_episodes(place, watched(planner, share_of(advance, PLANNING / plans)), executor, starts, goals,
+                            seed=seed, advance=share_of(advance, 1 - PLANNING), **control)
 
     named = {**named_variant(planner), **named_variant(executor_in(executor, place)), **(variant or {})}
     return Method(name, {**named, **{key: value for key, value in control.items() if value}}, play)
@@ -64,6 +71,14 @@ def planned(name: str, place: Maze | Env, planner: Planner, executor: Executor, 
 def named_variant(made: Any) -> dict[str, Any]:
     """Settings that name a planner or an executor in a row of results; none where it has no `variant`."""
     return dict(getattr(made, "variant", {}))
+
+
+def watched(planner: Any, advance: Callable[[float], object] | None) -> Any:
+    """The planner telling the shares of a plan's work as they are done, where it is one that can."""
+    if isinstance(planner, once):
+        planner.planner = watched(planner.planner, advance)
+        return planner
+    return planner.with_(progress=advance) if hasattr(planner, "progress") else planner
 
 
 class once:
@@ -82,14 +97,15 @@ class once:
 
 
 def compare_methods(place: Maze | Env, methods: Iterable[Method], starts: np.ndarray, goals: np.ndarray, *,
-                    task: str) -> Comparison:
-    """Plays every method from the same starts [N, O] to goals [N, G] or [G]."""
+                    task: str, bar: Bar = no_bar) -> Comparison:
+    """Plays every method from the same starts [N, O] to goals [N, G] or [G]. bar: shows how far each has come."""
     goals = np.broadcast_to(goals, (len(starts), as_env(place).goal_width))
     blocked = blocked_mask(place, starts, goals)
     rows, lines, played, reports, names = [], [], [], [], []
     for method in methods:
         names.append(method.name)
-        played.append(method.play(starts, goals))
+        with bar(method.name) as advance:
+            played.append(method.play(starts, goals, advance))
         reports.append(score_report(place, [played[-1]], [blocked]))
         rows += reports[-1].rows(task=task, method=method.name, variant=method.variant)
         lines += reports[-1].episodes(task=task, method=method.name, variant=method.variant)

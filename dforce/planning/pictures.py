@@ -6,10 +6,13 @@ import numpy as np
 
 from dforce.envs import Maze
 from dforce.envs.maze.frame import D4RL
+from dforce.guidance.reporting import share_of
 from dforce.planning.control import Executed, Planner
+from dforce.planning.evaluation import watched
 from dforce.planning.planner import DiffusionPlanner
 from dforce.report.plots.curves import schedule_heatmap
 from dforce.report.plots.maze import animation, denoising_strip, plan_figure, plan_grid
+from dforce.runs.progress import Advance, no_advance
 
 FAN = 8  # plans of one start
 
@@ -30,7 +33,8 @@ def reach(maze: Maze) -> float:
     return maze.frame.goal_radius / maze.frame.unit
 
 
-def draw_plans(media: Path, maze: Maze, planner: Planner, played: Executed, episodes: np.ndarray) -> None:
+def draw_plans(media: Path, maze: Maze, planner: Planner, played: Executed, episodes: np.ndarray, *,
+               advance: Advance = no_advance) -> None:
     """plan.png, grid.png and animation.mp4 (or .gif); of a diffusion planner also denoising.png and schedule.png.
 
     played: what `planner` did. episodes: numbers of those drawn; the first gets the large picture.
@@ -40,7 +44,7 @@ def draw_plans(media: Path, maze: Maze, planner: Planner, played: Executed, epis
     starts, goals = played.trajectory[:, 0], played.goals
     steps = played.rewards.shape[1]
     paths, ring = on_paper(maze, played.trajectory[..., :2]), reach(maze)
-    others = fans(planner, starts[episodes], goals[episodes], steps)
+    others = fans(watched(planner, share_of(advance, 0.4)), starts[episodes], goals[episodes], steps)
     both = [on_paper(maze, np.concatenate([played.plan.states[e:e + 1, :, :2], other]))
             for e, other in zip(episodes, others, strict=True)]
     first, ends = episodes[0], on_paper(maze, goals)
@@ -50,10 +54,13 @@ def draw_plans(media: Path, maze: Maze, planner: Planner, played: Executed, epis
     if maze.frame != D4RL:  # there x and y are something else than rows and columns
         figure.axes[0].set(xlabel="column (cells)", ylabel="row (cells)")
     figure.savefig(media / "plan.png")
+    advance(0.1)
     scores = [f"{int(played.returns[e])} of {steps} steps at the goal" for e in episodes]
     plan_grid(maze.walls, both, [paths[e] for e in episodes], paths[episodes, 0], ends[episodes], scores,
               reach=ring).savefig(media / "grid.png")
+    advance(0.1)
     animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4", reach=ring)
+    advance(0.3)
     if isinstance(planner, DiffusionPlanner):
         _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
         matrix = planner.matrix(planner.tokens(steps))

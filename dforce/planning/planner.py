@@ -22,6 +22,7 @@ from dforce.data.normalize import Affine
 from dforce.guidance.energy import Energy, guided
 from dforce.guidance.inpaint import padded
 from dforce.guidance.monte_carlo import monte_carlo
+from dforce.guidance.reporting import reporting, share_of
 from dforce.planning.control import Plan
 from dforce.planning.energy import Physical, SumOfDistances
 from dforce.planning.request import checked_request
@@ -45,6 +46,7 @@ class DiffusionPlanner:
     horizon: environment steps of a plan, of any number; None for as many as it is asked for. pad_to: environment steps
     that a network which is not causal is shown at least, pure noise behind a plan shorter than its training windows.
     episodes: bounds memory, changes no plan. bf16: autocast of the network.
+    progress: told the shares of a call's work as they are done, 1 in all.
     """
 
     denoiser: Denoiser
@@ -65,7 +67,7 @@ class DiffusionPlanner:
     pad_to: int = 0
     episodes: int = 256
     bf16: bool = False
-    progress: Callable[[int], None] | None = None
+    progress: Callable[[float], object] | None = None
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -75,8 +77,10 @@ class DiffusionPlanner:
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         obs, goal = checked_request(obs, goal, remaining, self.layout)
-        parts = [self._part(obs[rows], goal[rows], remaining, noise)
-                 for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes)]
+        parts = []
+        for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes):
+            progress = share_of(self.progress, (rows.stop - rows.start) / len(obs))
+            parts.append(replace(self, progress=progress)._part(obs[rows], goal[rows], remaining, noise))
         return self._plan(torch.cat(parts))
 
     def planned(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Plan:
@@ -159,11 +163,10 @@ class DiffusionPlanner:
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         x, cond, goal_ = self.start(obs, goal, remaining, noise)
+        matrix = self.matrix(x.shape[1])
+        denoiser = reporting(self.guide(goal_, noise, x.shape[1]), matrix, len(x), self.progress)
         with self._cast():
-            x0 = generate(self.guide(goal_, noise, x.shape[1]), self.schedule, self.matrix(x.shape[1]), x,
-                          cond=cond, eta=self.eta, order=self.order, noise=noise)
-        if self.progress:
-            self.progress(len(obs))
+            x0 = generate(denoiser, self.schedule, matrix, x, cond=cond, eta=self.eta, order=self.order, noise=noise)
         return torch.as_tensor(self._physical(x0))
 
     def _plan(self, plans: Tensor) -> Plan:

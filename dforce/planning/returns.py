@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.noise import NoiseSource
+from dforce.guidance.reporting import share_of
 from dforce.planning.control import Executed, Executor, Plan, executor_in, play
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.scores import blocked_mask
@@ -111,18 +112,20 @@ class LowTemperature(DiffusionPlanner):
 
 
 def best_driven(planner: DiffusionPlanner, returns: PlanReturn, n: int) -> Callable[..., Executed]:
-    """play(starts, goals, seed) -> the best of n episodes from every start, each of n plans being driven in turn.
+    """play(starts, goals, seed, advance) -> the best of n episodes from every start, each of n plans driven in turn.
 
     It asks the simulator n times a start when it is used; what tuning asks for once.
     """
     if n < 1:
         raise ValueError(f"n={n}: give the number of plans to drive, >= 1")
 
-    def best(starts: np.ndarray, goals: np.ndarray, seed: int) -> Executed:
+    def best(starts: np.ndarray, goals: np.ndarray, seed: int,
+             advance: Callable[[float], object] | None = None) -> Executed:
         many, to = np.tile(starts, (n, 1)), np.tile(goals, (n, 1))  # the plan is the slow dimension
-        plan = planner(many, to, returns.task.steps, np.random.default_rng(seed))
+        telling = planner.with_(progress=share_of(advance, 0.5))
+        plan = telling(many, to, returns.task.steps, np.random.default_rng(seed))
         played = play(returns.task.world, lambda t, obs, goal: returns.executor(plan, t, obs, goal), many, to,
-                      steps=returns.task.steps)
+                      steps=returns.task.steps, advance=share_of(advance, 0.5))
         chosen = played.returns.reshape(n, -1).argmax(0) * len(starts) + np.arange(len(starts))
         return Executed(played.rewards[chosen], played.trajectory[chosen], played.actions[chosen], goals,
                         Plan(plan.actions[chosen], plan.states[chosen]))

@@ -1,6 +1,7 @@
 """A checkpoint's planner beside drivers that learn nothing, played from the same fresh starts."""
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,16 +12,15 @@ from dforce.planning.control import Executor
 from dforce.planning.evaluation import Comparison, Method, compare_methods, planned, reference_methods
 from dforce.planning.pictures import draw_plans
 from dforce.planning.planner import planner_around
-from dforce.planning.tasks import get_task, task_of
+from dforce.planning.tasks import task_of, trained_task
 from dforce.planning.worlds import maze_of
 from dforce.report.plots.curves import bars_with_intervals
 from dforce.report.rows import Row
-from dforce.report.table import markdown_table
-from dforce.runs.folder import RunFolder, Ticker
+from dforce.report.terminal import terminal_table
+from dforce.runs.folder import RunFolder
+from dforce.runs.progress import bar
 from dforce.train.checkpoint import Bundle
 from dforce.train.precision import choose
-
-FEW = 8  # episodes under fast_dev_run
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class PlanRun:
     seed: int = 0
     replan_every: int | None = None
     shrink: bool = False
-    fast_dev_run: bool = False
 
     def around(self, bundle: Bundle) -> Any:
-        """The planner of a checkpoint. Raises CheckpointError for one that was not trained on a maze."""
-        task_of(bundle)
+        """The planner of a checkpoint. Raises CheckpointError for one that cannot plan in the maze."""
+        task_of(bundle, self.maze)
         bf16 = choose(self.precision, bundle.schedule.alpha.device).name == "bf16"
         return planner_around(bundle, self.planner, bf16=bf16)
 
     def prepare(self, bundle: Bundle, name: str) -> Callable[[RunFolder], Comparison]:
         """All that can be refused before a run begins; then play(folder). name: of the checkpoint, for messages."""
-        planner, trained = self.around(bundle), task_of(bundle)
-        task = trained if self.maze is None else get_task(self.maze)
-        if (task.maze.rows, task.maze.frame) != (trained.maze.rows, trained.maze.frame):
-            print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
-        starts, goals = task.starts(FEW if self.fast_dev_run else self.episodes, self.seed)
+        planner, task = self.around(bundle), task_of(bundle, self.maze)
+        with contextlib.suppress(ValueError):  # of a file that does not say where its data are from
+            trained = trained_task(bundle.layout)
+            if (task.maze.rows, task.maze.frame) != (trained.maze.rows, trained.maze.frame):
+                print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
+        starts, goals = task.starts(self.episodes, self.seed)
         methods = [*reference_methods(task.world, seed=self.seed),
                    planned(method_name(planner), task.world, planner, self.executor, seed=self.seed,
                            replan_every=self.replan_every, shrink=self.shrink)]
@@ -61,8 +61,9 @@ class PlanRun:
         def play(folder: RunFolder) -> Comparison:
             compared = score_methods(folder, task.world, methods, starts, goals, task=task.name)
             if self.pictures:
-                draw_plans(folder.media, task.maze, planner, compared.played[-1],
-                           worth_drawing(compared, self.pictures))
+                with bar("draw") as advance:
+                    draw_plans(folder.media, task.maze, planner, compared.played[-1],
+                               worth_drawing(compared, self.pictures), advance=advance)
             return compared
 
         return play
@@ -79,13 +80,7 @@ def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], star
 
     more: further rows of the comparison, such as paired differences.
     """
-    with Ticker(len(methods), "evaluate") as ticker:
-        def counted() -> Iterator[Method]:
-            for method in methods:
-                yield method
-                ticker.advance(note=method.name)
-
-        compared = compare_methods(world, counted(), starts, goals, task=task)
+    compared = compare_methods(world, methods, starts, goals, task=task, bar=bar)
     rows = compared.rows + more(compared)
     folder.results(rows, summary=_summary(compared, task))
     folder.episodes(compared.episodes)
@@ -93,7 +88,7 @@ def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], star
     metric = "score" if maze is not None and maze.ref_min is not None else "return"  # only D4RL has reference returns
     shown = [row for row in rows if row["metric"] in (metric, "success")]
     bars_with_intervals(shown, metric, references=("straight", "controller")).savefig(folder.media / "score.png")
-    print(markdown_table(shown, metrics=(metric, "success")))
+    print(terminal_table(shown, metrics=(metric, "success")))
     return compared
 
 

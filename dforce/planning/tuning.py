@@ -30,7 +30,6 @@ SUITED_TO: dict[str, dict[str, Any]] = {"rwr": FORWARD, "filtered": {**FORWARD, 
                                   "diffusion_dpo": {"beta": 100.0, "pairs": 2}, "d3po": {"pairs": 2},
                                   "sft": {**FORWARD, "samples": 1024}}
 QUERIES, MONITOR = 11, 12  # streams of starts
-FEW = 6  # episodes, and monitored plans, under fast_dev_run
 
 
 class PlanSampling(NamedTuple):
@@ -80,7 +79,6 @@ class PlannerTuning:
     pictures: int
     save_every: int
     limit_seconds: float | None
-    fast_dev_run: bool
     trust: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,16 +92,6 @@ class PlannerTuning:
         if "draft" in self.algorithms:
             raise ValueError("draft goes back through the reward, but what a simulator pays has no gradient in the "
                              "plan: choose another algorithm")
-
-    @property
-    def played(self) -> int:
-        """Episodes of each seed."""
-        return FEW if self.fast_dev_run else self.episodes
-
-    @property
-    def monitored(self) -> int:
-        """Plans that the monitor measures."""
-        return FEW if self.fast_dev_run else self.watch.plans
 
     def load(self, checkpoint: str | None = None) -> PlanPolicy:
         """A checkpoint, that of the settings if None, as a policy; CheckpointError if it is no planner's."""
@@ -178,7 +166,7 @@ def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, 
     policy.bundle.denoiser.requires_grad_(True)
     # The monitor's starts are neither those of training nor those of the evaluation.
     monitor = PolicyMonitor(policy, copy.deepcopy(policy.bundle.denoiser),
-                            *starts(tuning.monitored, seed_of(MONITOR)))
+                            *starts(tuning.watch.plans, seed_of(MONITOR)))
     aligning = tuning.algorithms[algorithm].prepare(Setup(policy.sampler, policy.returns, ask, seed=seed))
     checkpoints, state = folder / "checkpoints", None
     if any(checkpoints.glob("step_*")):

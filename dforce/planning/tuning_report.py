@@ -17,7 +17,7 @@ from dforce.report.plots.maze import plan_grid
 from dforce.report.plots.monitor import tuning_curves
 from dforce.report.rows import Row, make_row, write_episodes
 from dforce.report.statistics import bootstrap_interval
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.claims import locked
 from dforce.runs.folder import RunFolder, write_atomic
 
@@ -54,8 +54,8 @@ def report_tuning(tuning: PlannerTuning, folder: RunFolder) -> None:
                  for line in one.episodes(task=task, method=name, variant=variant)]
         write_episodes(folder.path / "episodes.jsonl", lines)
         _draw(tuning, folder, curves)
-    print(markdown_table([row for row in rows if row["task"] == task and row["metric"] in SHOWN], metrics=SHOWN))
-    print(markdown_table([row for row in rows if row["metric"] == "return_difference"]))
+    print(terminal_table([row for row in rows if row["task"] == task and row["metric"] in SHOWN], metrics=SHOWN))
+    print(terminal_table([row for row in rows if row["metric"] == "return_difference"]))
 
 
 def read_played(place_: Path) -> dict[tuple[str, int], dict[str, Any]]:

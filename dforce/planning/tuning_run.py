@@ -13,6 +13,7 @@ from dforce.planning.tuning_report import BASE, GUIDED, SAMPLED, report_tuning, 
 from dforce.runs.folder import Invocation, RunFolder, write_atomic
 from dforce.runs.job_run import Deadline, do_jobs, run_graph
 from dforce.runs.jobs import Job, Outcome
+from dforce.runs.progress import bar
 
 
 def run_planner_tuning(tuning: PlannerTuning, call: Invocation) -> None:
@@ -67,14 +68,14 @@ def _play(tuning: PlannerTuning, name: str, seed: int, file: Path, checkpoint: P
     """The episodes of one network, and of the rivals if it is the base, into `file`."""
     policy = tuning.load(None if checkpoint is None else str(checkpoint))
     world, executor = policy.task.world, tuning.executor
-    starts, goals = policy.task.starts(tuning.played, seed)
+    starts, goals = policy.task.starts(tuning.episodes, seed)
     methods = [planned(name, world, policy.planner, executor, seed=seed, variant={"sampling": SAMPLED})]
     if tuning.guided.scale:
         guided = policy.planner.with_(order=2, eta=0.0, spacing="log_snr", **tuning.guided._asdict())
         methods.append(planned(name, world, guided, executor, seed=seed, variant={"sampling": GUIDED}))
     if name == BASE:
         methods += _rivals(tuning, policy, seed) + reference_methods(world, seed=seed)
-    compared = compare_methods(world, methods, starts, goals, task=policy.task.name)
+    compared = compare_methods(world, methods, starts, goals, task=policy.task.name, bar=bar)
     results = [{"method": method.name, "variant": method.variant, "values": {key: values.tolist() for key, values
                 in report.values.items()}} for method, report in zip(methods, compared.reports, strict=True)]
     kl = {} if name == BASE else {"kl": _kl(tuning, policy, seed)}
@@ -93,11 +94,11 @@ def _rivals(tuning: PlannerTuning, policy: PlanPolicy, seed: int) -> list[Method
     if tuning.best_of:
         best = best_driven(policy.planner, policy.returns, tuning.best_of)
         rivals.append(Method(f"best of {tuning.best_of}, driven", {"sampling": SAMPLED, **policy.planner.variant},
-                             lambda starts, goals: best(starts, goals, seed)))
+                             lambda starts, goals, advance: best(starts, goals, seed, advance)))
     return rivals
 
 
 def _kl(tuning: PlannerTuning, policy: PlanPolicy, seed: int) -> list[float]:
     """KL to the base of each of some runs from held-out starts, nats of a whole plan."""
-    starts = StartSampler(policy.task, blocked=tuning.starts == "blocked")(tuning.monitored, seed)
+    starts = StartSampler(policy.task, blocked=tuning.starts == "blocked")(tuning.watch.plans, seed)
     return PolicyMonitor(policy, tuning.load().bundle.denoiser, *starts, seed=seed).values()["kl"].tolist()

@@ -1,8 +1,24 @@
-"""Settings that come with a checkpoint: those a command takes for this model unless it is given others."""
+"""Checkpoints as commands take them: which ship, and the settings that come with one unless a command is given others.
+"""
 
 import copy
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from dforce.train.checkpoint import PRETRAINED
+
+KINDS = {"train": "observation", "train image": "classes", "train video": "size"}  # verb -> a key of its layouts
+
+
+def no_checkpoint(verb: str) -> ValueError:
+    """The error of a command that got no checkpoint and wants one of `dforce <verb>`; it lists those that ship."""
+    layouts = {file.parent.name: json.loads(file.read_text(encoding="utf-8"))
+               for file in sorted(PRETRAINED.glob("*/layout.json"))}
+    ships = {kind: [name for name, layout in layouts.items() if key in layout] for kind, key in KINDS.items()}
+    others = "; ".join(f"{', '.join(names)} of `dforce {kind}`" for kind, names in ships.items() if kind != verb)
+    return ValueError(f"checkpoint is needed: a run folder or a checkpoint of `dforce {verb}`, or a model that ships "
+                      f"with dforce ({', '.join(ships[verb]) or 'none does'}; for other commands {others})")
 
 
 def defaults(config: Mapping[str, Any], settings: Mapping[str, Any], *, given: Collection[str],

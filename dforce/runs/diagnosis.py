@@ -10,15 +10,16 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-# module -> (distribution, what is lost without it, what brings it)
-MODULES = {"numpy": ("numpy", "everything", "pip install numpy"),
-           "hydra": ("hydra-core", "the command line", "pip install hydra-core"),
-           "gymnasium": ("gymnasium", "environments", "pip install 'dforce[planning]'"),
-           "mujoco": ("mujoco", "maze and robot physics", "pip install 'dforce[planning]'"),
-           "minari": ("minari", "data sets", "pip install 'dforce[planning]'"),
-           "h5py": ("h5py", "data sets", "pip install 'dforce[planning]'"),
-           "av": ("av", "video files (pictures and gifs work)", "pip install 'dforce[video]'"),
-           "diffusers": ("diffusers", "pretrained diffusers models", "pip install 'dforce[align]'")}
+# module -> (distribution, what is lost without it)
+MODULES = {"numpy": ("numpy", "everything"), "hydra": ("hydra-core", "the command line"),
+           "gymnasium": ("gymnasium", "environments"), "mujoco": ("mujoco", "maze and robot physics"),
+           "minari": ("minari", "data sets"), "h5py": ("h5py", "data sets"),
+           "av": ("av", "video files (pictures and gifs work)"),
+           "diffusers": ("diffusers", "pretrained diffusers models")}
+EXTRAS = {  # extra of dforce -> modules that it brings
+    "planning": ("gymnasium", "mujoco", "minari", "h5py"), "video": ("av", "websockets"), "doom": ("vizdoom",),
+    "images": ("sklearn", "skimage"), "align": ("diffusers",), "benchmarks": ("gymnasium_robotics", "ogbench"),
+    "offline-rl": ("d3rlpy",), "slurm": ("submitit",)}
 NEEDED = ("numpy", "hydra")
 DISK_GB = 2.0  # a demo run with its data is far below; an install of a CUDA torch is not counted
 
@@ -35,6 +36,12 @@ class Finding(NamedTuple):
 def examine() -> list[Finding]:
     """All findings, the most basic first."""
     return [_python(), *_torch(), *map(_module, MODULES), _disk(), _write()]
+
+
+def how_to_install(module: str) -> str:
+    """The command that brings a module: `pip install` of the extra of dforce that it belongs to, or of itself."""
+    extras = [extra for extra, modules in EXTRAS.items() if module in modules]
+    return f"pip install 'dforce[{extras[0]}]'" if extras else f"pip install {MODULES.get(module, (module,))[0]}"
 
 
 def _python() -> Finding:
@@ -56,12 +63,12 @@ def _torch() -> list[Finding]:
 
 
 def _module(name: str) -> Finding:
-    distribution, lost, fix = MODULES[name]
+    distribution, lost = MODULES[name]
     try:
         importlib.import_module(name)
     except Exception as error:  # a broken shared library raises anything
         text = f"{type(error).__name__}: {error}; lost: {lost}".replace("\n", " ")
-        return Finding("fail" if name in NEEDED else "warn", name, text, fix)
+        return Finding("fail" if name in NEEDED else "warn", name, text, how_to_install(name))
     return Finding("ok", name, importlib.metadata.version(distribution))
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,9 @@ from dforce.runs.environment import environment, peak_memory_mb
 from dforce.runs.progress import Ticker, progress
 
 __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
+
+
+RECORD = {"config.yaml", "env.json", "STATUS", "index.html"}
 
 
 class Invocation(NamedTuple):
@@ -41,11 +45,18 @@ class Invocation(NamedTuple):
         """The run folder, inside `with`, new or (resume) with content; its page is written and named at the end."""
         folder = RunFolder(self.verb, self.config, out=place or self.out, resume=resume, command=self.command)
         try:
-            with folder:
-                yield folder
-        finally:
-            if folder.writes:  # after STATUS is written; a run that failed has a page too
-                page = write_index(folder.path)
+            try:
+                with folder:
+                    yield folder
+            finally:
+                if folder.writes:  # after STATUS is written; a run that failed has a page too
+                    page = write_index(folder.path)
+        except (ValueError, OSError, ImportError) as error:
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                error.filename = str(folder.path)  # a full disk names no file
+            if place is None and self.out is None:
+                folder.discard_if_bare()
+            raise
         if folder.writes:
             print(f"open {page}")
 
@@ -96,6 +107,14 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.status(self.ending if kind is None else f"failed: {str(error) or kind.__name__}")
+
+    def discard_if_bare(self) -> None:
+        """Removes the folder, and those around it that are empty then, where nothing was made but its own record."""
+        if self.writes and {file.name for file in self.path.rglob("*") if file.is_file()} <= RECORD:
+            shutil.rmtree(self.path)
+            with suppress(OSError):
+                for parent in self.path.parents:
+                    parent.rmdir()
 
     def log(self, step: int, **scalars: Any) -> None:
         """Appends one line to metrics.jsonl. Numbers that are not finite are written as null."""

@@ -18,7 +18,6 @@ from dforce.train import checkpoint
 from dforce.train.checkpoint import Bundle, CheckpointError, find, load, load_state, save
 from dforce.train.fit import Log, stop_requested
 
-FEW = {"steps": 20, "warmup": 5, "validate_every": 10, "validate_batches": 1}  # of `fit`, under fast_dev_run
 LINE = 25  # steps a line of metrics.jsonl
 ERROR = "val_error_"
 
@@ -46,7 +45,6 @@ class DenoiserTraining:
     save_every: int
     keep: int
     carry: bool = False
-    fast_dev_run: bool = False
     resume: str | None = None
     trust: Any = None
 
@@ -69,10 +67,9 @@ class DenoiserTraining:
                 raise ValueError(f"{what} {self.data} are not those that {self.resume} was trained on{difference}: "
                                  "bring the old ones back, or start a new run")
             state = load_state(self.resume)
-        options |= FEW if self.fast_dev_run else {}
         logs = self.fit(objective, batch_at, seed=self.seed, resume=state, **options)
         return Prepared(logs, {"layout": layout} | ({"normalizer": normalizer} if normalizer is not None else {}),
-                        state.step if state else 0, options.get("steps", self.fit.keywords["steps"]), data)
+                        state.step if state else 0, self.fit.keywords["steps"], data)
 
 
 class TrainingRun(Protocol):

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dforce
-from dforce.config import CHECKPOINT_ROOMS, bounded_yaml, build, present
+from dforce.config import CHECKPOINT_ROOMS, bounded_yaml, build, nearest, present
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
@@ -170,7 +170,7 @@ def find(where: str | Path) -> Path:
         return PRETRAINED / folder
     shipped = sorted(each.name for each in PRETRAINED.iterdir() if each.is_dir()) if PRETRAINED.is_dir() else []
     raise CheckpointError(f"{str(where)!r} is neither a checkpoint, nor a run folder, nor a model that ships with "
-                          f"dforce ({', '.join(shipped) or 'none do'})")
+                          f"dforce{nearest(str(where), shipped)}")
 
 
 def step_folder(checkpoints: str | Path, step: int) -> Path:

@@ -1,13 +1,16 @@
 """The report of a rollout: all that can be measured about it, into its run folder."""
 
 import json
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from dforce.guidance.reporting import share_of
 from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.progress import Advance, no_advance, telling
 from dforce.video.metrics.drift import Reference, reference
 from dforce.video.metrics.features import PairEncoder, load_features, save_features, train_features
 from dforce.video.metrics.measure import DriftReport, measure_drift, picture, probe_rows
@@ -43,26 +46,30 @@ class Yardstick(NamedTuple):
     settings: MetricSettings
 
 
-def yardstick(model: VideoModel, real: RealVideo, frames: int, settings: MetricSettings) -> Yardstick:
-    """For rollouts of so many frames; trains the features, unless the settings name a file."""
+def yardstick(model: VideoModel, real: RealVideo, frames: int, settings: MetricSettings,
+              advance: Advance = no_advance) -> Yardstick:
+    """For rollouts of so many frames; trains the features, unless the settings name a file.
+
+    advance: told the shares of the training as they are done, 1 in all.
+    """
     window = min(settings.window, frames)
     learnt = RealVideo(model, real.data, split="train", seed=settings.seed)
     counts = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
     near, far = (each.clips(n, max(window, min(STRETCH, each.shortest))).frames
                  for each, n in zip((learnt, real), counts, strict=True))
-    of = reference(measuring_features(settings, learnt), near, far, window=window)
+    of = reference(measuring_features(settings, learnt, advance), near, far, window=window)
     return Yardstick(model, learnt, real, of, counts, settings)
 
 
 def evaluate_rollout(folder: RunFolder, yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, maker: RowMaker, *,
-                     start: ReferenceClips | None) -> list[Row]:
+                     start: ReferenceClips | None, advance: Advance = no_advance) -> list[Row]:
     """Rows about the frames `made`, uint8 [T, B, H, W, C]; lines go into episodes.jsonl, a picture into media/, the
     curves of all windows into curves.json ({statistic: [B, n]}), the features into features.safetensors.
 
     fed: the actions [T, B, A]. start: the real clips that the rollouts began with.
     """
     save_features(yard.of.encoder, folder.path / "features.safetensors")
-    rows, measured = rollout_rows(yard, made, fed, maker, start=start)
+    rows, measured = rollout_rows(yard, made, fed, maker, start=start, advance=advance)
     picture(measured.drift, yard.of, folder.media / "drift.png", f"drift: {maker.method}")
     curves = {name: value.tolist() for name, value in measured.drift.values.items()}
     write_atomic(folder.path / "curves.json", json.dumps({"window": yard.of.window, **curves}) + "\n")
@@ -71,13 +78,18 @@ def evaluate_rollout(folder: RunFolder, yard: Yardstick, made: np.ndarray, fed: 
 
 
 def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, maker: RowMaker, *,
-                 start: ReferenceClips | None) -> tuple[list[Row], DriftReport]:
-    """All rows about a rollout, arguments as in `evaluate_rollout`, and what drift was measured among them."""
+                 start: ReferenceClips | None, advance: Advance = no_advance) -> tuple[list[Row], DriftReport]:
+    """All rows about a rollout, arguments as in `evaluate_rollout`, and what drift was measured among them.
+
+    advance: told the shares of the work as they are done: .1 for drift, .7 for the probe, .2 for the rest.
+    """
     real, settings = yard.real, yard.settings
     measured = measure_drift(made, yard.of, maker, seed=settings.seed)
     rows = list(measured.rows)
+    advance(0.1)
     if fed is not None and is_one_hot(fed):
-        rows += action_rows(yard.learnt, real, made, fed, maker, steps=settings.feature_steps, seed=settings.seed)
+        rows += action_rows(yard.learnt, real, made, fed, maker, steps=settings.feature_steps, seed=settings.seed,
+                            advance=share_of(advance, 0.7))
     if start is not None:
         rows += truth_rows(real, made, start, maker, lpips=settings.lpips, seed=settings.seed)
         rows += memory_rows(real, made, fed, start, maker)
@@ -89,24 +101,25 @@ def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, make
         near, far = (each.clips(n, length).frames
                      for each, n in zip((yard.learnt, real), yard.counts, strict=True))
         rows += fvd_rows(settings.i3d, made, near, far, maker)
+    advance(0.2)
     return rows, measured
 
 
 def action_rows(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.ndarray, maker: RowMaker, *, steps: int,
-                seed: int) -> list[Row]:
+                seed: int, advance: Advance = no_advance) -> list[Row]:
     """What a probe, trained `steps` steps on clips that the model has learnt from, sees of the actions fed."""
-    probe = train_probe(lambda step: labelled_windows(learnt, step), learnt.model.actions, steps=steps, seed=seed,
-                        device=learnt.model.device)
+    clips = telling(partial(labelled_windows, learnt), steps, advance)
+    probe = train_probe(clips, learnt.model.actions, steps=steps, seed=seed, device=learnt.model.device)
     held_out = real.clips(min(CLIPS, max(len(real), 2)))
     assert held_out.actions is not None
     return probe_rows(probe, made, fed, (held_out.frames, held_out.actions), maker, seed=seed)
 
 
-def measuring_features(settings: MetricSettings, learnt: RealVideo) -> PairEncoder:
+def measuring_features(settings: MetricSettings, learnt: RealVideo, advance: Advance = no_advance) -> PairEncoder:
     """Features of a file, or trained now, on the model's device. ValueError for those of frames of another size."""
     if settings.features is None:
-        return train_features(lambda step: learnt.windows(step)[0], steps=settings.feature_steps, seed=settings.seed,
-                              device=learnt.model.device)
+        clips = telling(lambda step: learnt.windows(step)[0], settings.feature_steps, advance)
+        return train_features(clips, steps=settings.feature_steps, seed=settings.seed, device=learnt.model.device)
     encoder = load_features(settings.features).to(learnt.model.device)
     if encoder.shape != learnt.model.shape:
         raise ValueError(f"{settings.features} looks at frames {encoder.shape}, the model makes {learnt.model.shape}")

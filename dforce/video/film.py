@@ -45,6 +45,13 @@ def film_frame(pixels: np.ndarray, real: np.ndarray | None, number: int) -> np.n
     return grid(np.stack([*rows, enlarge(pixels[:FILMED])]))
 
 
+def need_film_writer(instead: str) -> None:
+    """ModuleNotFoundError where PyAV is not installed. instead: the setting that goes without a film."""
+    if importlib.util.find_spec("av") is None:
+        raise ModuleNotFoundError(f"films are written by PyAV: pip install 'dforce[video]'; or go without, {instead}",
+                                  name="av")
+
+
 class Film:
     """An mp4 that grows frame by frame; what was written plays even where the writing is interrupted.
 
@@ -62,8 +69,6 @@ class Film:
     def write(self, picture: np.ndarray) -> None:
         """One frame, uint8 [height, width, 3], even sides."""
         if self._out is None:
-            if importlib.util.find_spec("av") is None:
-                raise ModuleNotFoundError("films are written by PyAV: pip install 'dforce[video]'", name="av")
             self.file.parent.mkdir(parents=True, exist_ok=True)
             flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # playable without an end
             self._out = iio.imopen(self.file, "w", plugin="pyav", options=flags)  # type: ignore[call-overload]

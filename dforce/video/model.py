@@ -1,6 +1,5 @@
 """A trained video model, and what its tokens are: frames, `stack` at a time, with the actions that led there."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Precond
 from dforce.core.schedule import Schedule
-from dforce.train.checkpoint import PRETRAINED, CheckpointError, find, load
+from dforce.train.checkpoint import CheckpointError, find, load
 from dforce.video.latents import Latents, load_latents
 
 
@@ -76,14 +75,6 @@ class VideoModel(NamedTuple):
             got = "none" if actions is None else f"{actions.shape[-1]} numbers"
             raise ValueError(f"the model takes actions of {self.actions} numbers a frame, got {got}")
         return {"token": {"action": actions.unflatten(1, (-1, self.stack)).flatten(2, 3)}}
-
-
-def no_checkpoint() -> ValueError:
-    """The error of a command that needs a model of video and got none; it lists those that ship."""
-    names = sorted(file.parent.name for file in PRETRAINED.glob("*/layout.json")
-                   if json.loads(file.read_text(encoding="utf-8")).get("kind") == "video")
-    return ValueError("checkpoint is needed: a run folder or a checkpoint of `dforce train video`, or a model that "
-                      f"ships with dforce ({', '.join(names) or 'none does'})")
 
 
 def load_video(checkpoint: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,

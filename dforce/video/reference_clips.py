@@ -10,6 +10,7 @@ from torch import Tensor
 from dforce.core.noise import mix
 from dforce.data.video.clip import ACTIONS, read_array
 from dforce.data.video.dataset import VideoClips
+from dforce.runs.progress import Advance, no_advance, telling
 from dforce.video.model import VideoModel
 from dforce.video.stream import Actions
 from dforce.video.walker import FILE, MEMORY, Walker, load_walker, save_walker, train_walker
@@ -95,7 +96,8 @@ class RealVideo:
 
 
 def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: ReferenceClips | None,
-                    frames: int, seed: int, file: Path | None = None, steps: int = 600) -> Actions | None:
+                    frames: int, seed: int, file: Path | None = None, steps: int = 600,
+                    advance: Advance = no_advance) -> Actions | None:
     """The actions of `batch` rollouts of `frames` frames after their context; None for a model without actions.
 
     kind: "data" takes those of the clips that the rollouts begin with, then those of further clips. "random" holds each
@@ -103,10 +105,11 @@ def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, bat
         npy or npz with `actions`, of [frames] numbers or [frames, A], the same for every rollout.
     file: where the policy of a walker is read from, and written to. One that is not there comes with the model, or is
         trained for `steps` steps on clips that the model has learnt from.
+    advance: told the shares of that training as they are done.
     Raises ValueError for what is missing.
     """
     if kind == "walker":
-        return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps)
+        return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps, advance=advance)
     if not model.actions:
         return None
     before = 0 if context is None else context.frames.shape[1]
@@ -140,7 +143,7 @@ def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, fra
 
 
 def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips | None, *, batch: int, seed: int,
-            file: Path | None, steps: int) -> Walker:
+            file: Path | None, steps: int, advance: Advance) -> Walker:
     """The walker of the run, the one that came with the model, or a new one, after the context."""
     if not model.actions:
         raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
@@ -152,7 +155,8 @@ def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips |
     else:
         known = RealVideo(model, real.data, split="train")
         learnt = RealVideo(model, real.data, split="train", window=min(2 * MEMORY, known.shortest))
-        policy = train_walker(learnt.windows, model.actions, steps=steps, seed=seed, device=model.device)
+        windows = telling(learnt.windows, steps, advance)
+        policy = train_walker(windows, model.actions, steps=steps, seed=seed, device=model.device)
     if file is not None and not file.is_file():
         save_walker(policy, file)
     frames, actions = (torch.zeros(batch, 0, *model.shape), None) if context is None else context[:2]

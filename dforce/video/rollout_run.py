@@ -16,8 +16,9 @@ from dforce.core.noise import Noise
 from dforce.core.tree import State, leaves
 from dforce.data.pixels import from_uint8, to_uint8
 from dforce.report.rows import Row
-from dforce.report.table import markdown_table
-from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.report.terminal import terminal_table
+from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.progress import Ticker, bar
 from dforce.video.evaluation import MetricSettings, evaluate_rollout, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, film_frame, strip
 from dforce.video.metrics.row_maker import RowMaker
@@ -27,7 +28,6 @@ from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_acti
 from dforce.video.stream import Actions, Recipe, begin, stream
 from dforce.video.walker import FILE, Walker
 
-FEW = {"frames": 12, "samples": 2, "feature_steps": 5, "window": 4}  # fast_dev_run
 CAPTIONS = {
     "strip.png": "Generated frames by their number; a row is a rollout.",
     "drift.png": "Statistics of the frames over time, beside real video."}
@@ -105,9 +105,10 @@ class RolloutRun:
         """Rolls out, films and measures; all of it goes into the folder."""
         real = self.real_video()
         start = real.clips(self.samples, self.context_frames) if real and self.context_frames else None
-        actions = rollout_actions(self.action_source, self.model, real, batch=self.samples, context=start,
-                                  frames=self.frames, seed=self.seed, file=folder.path / FILE,
-                                  steps=self.settings.feature_steps)
+        with bar("actions") as advance:
+            actions = rollout_actions(self.action_source, self.model, real, batch=self.samples, context=start,
+                                      frames=self.frames, seed=self.seed, file=folder.path / FILE,
+                                      steps=self.settings.feature_steps, advance=advance)
         record = Record(folder.path, shape=(self.samples, *self.model.shape[1:], self.model.shape[0]),
                         actions=self.model.actions, settings=self.decisive(start), resume=self.resume)
         beside = _beside(real, start, self.frames)
@@ -120,12 +121,14 @@ class RolloutRun:
         maker = RowMaker(self.model.data or "video", self.recipe.method, variant)
         rows: list[Row] = [maker.row("frames per second", speed, n=1, unit="1/s", higher=True)] if speed else []
         if real is not None and self.measured:
-            yard = yardstick(self.model, real, len(made), self.settings)
-            rows += evaluate_rollout(folder, yard, made, record.actions_fed(), maker._replace(task=real.data),
-                                     start=start)
+            with bar("features") as advance:
+                yard = yardstick(self.model, real, len(made), self.settings, advance)
+            with bar("measure") as advance:
+                rows += evaluate_rollout(folder, yard, made, record.actions_fed(), maker._replace(task=real.data),
+                                         start=start, advance=advance)
         folder.results(rows, summary=f"{self.samples} rollouts of {len(made)} frames, generated after "
                        f"{self.context_frames} real ones{_closeness(rows)}.")
-        print(markdown_table(rows) if rows else f"{len(made)} frames were there already, and nothing is measured")
+        print(terminal_table(rows) if rows else f"{len(made)} frames were there already, and nothing is measured")
 
     def caption(self, beside: np.ndarray | None) -> str:
         """What the film shows. beside: the real frames above the generated ones."""

@@ -1,26 +1,34 @@
 """A world model in a browser: a local page whose arrow keys are the actions, and which shows frames as they are made.
 
 The page and its websocket share one port of this machine. Needs the package websockets (`pip install 'dforce[video]'`).
-The browser sends which key is held, {"held": action or null}, or {"again": true} to begin elsewhere; the server sends
-PNG pictures. A model with actions generates while a key is held, one without all the time.
+The browser sends which key is held, {"held": action or null}, {"again": true} to begin elsewhere, or {"film": true} for
+a film of what it saw; the server sends PNG pictures, and {"film": name} before the bytes of a film. A model with
+actions generates while a key is held, one without all the time.
 """
 
+import base64
 import io
 import json
+import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dforce.core.noise import Noise
 from dforce.data.pixels import to_uint8
-from dforce.video.film import enlarge
+from dforce.report.movie import write_frames
+from dforce.video.film import Film, enlarge, film_frame
 from dforce.video.model import VideoModel
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Recipe, begin, stream
@@ -29,7 +37,9 @@ HOST = "127.0.0.1"  # nobody but this machine
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
 WORDS = {"left": "ArrowLeft", "right": "ArrowRight", "forward": "ArrowUp", "up": "ArrowUp", "back": "ArrowDown",
          "down": "ArrowDown"}
+FASTEST = 60         # frames a second of a film
 SIDE = 512           # pixels of the picture
+REMEMBERED = 1800    # frames of a visit that its film has, the last ones: two minutes at 15 a second
 LONGEST = 0.5        # seconds between looks at whether the server has been asked to end
 
 
@@ -49,11 +59,12 @@ class World:
         self.model, self.recipe, self.real = model, recipe.checked(model.stack), real
         self.context, self.seed = context, seed
         self.held: int | None = None
+        self.seen: deque[np.ndarray] = deque(maxlen=REMEMBERED)  # uint8 [H, W, C]
         self.visits = -1
         self.first = self.again()
 
     def again(self) -> Tensor:
-        """Begins anew from the next clip; returns the last frame of its context [C, H, W], grey where there is none."""
+        """Begins anew from the next clip; returns the last frame of its context [C, H, W], or the first one made."""
         self.visits += 1
         if self.real is None or not self.context:
             frames, known = torch.zeros(1, 0, *self.model.shape), None
@@ -72,11 +83,29 @@ class World:
         state = begin(self.model, self.recipe, frames, actions)
         self._frames = stream(self.model, self.recipe, state, batch=1, actions=actions, context=before,
                               noise=Noise(self.seed + self.visits))
-        return frames[0, -1] if before else torch.zeros(self.model.shape)
+        if not before:
+            return self.step()[-1]
+        self.seen.append(to_uint8(frames[0, -1]))
+        return frames[0, -1]
 
     def step(self) -> Tensor:
         """The next frames [chunk, C, H, W], made with the action that is held now."""
-        return next(self._frames)[0][0]
+        made = next(self._frames)[0][0]
+        self.seen.extend(to_uint8(made))
+        return made
+
+    def film(self, fps: float) -> tuple[str, bytes]:
+        """Name and bytes of a film of the frames seen, an mp4, or a gif where PyAV is missing."""
+        pictures = (film_frame(frame[None], None, 0) for frame in self.seen)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "dforce.mp4"
+            if find_spec("av") is None:
+                file = write_frames(file.with_suffix(".gif"), pictures, fps=max(1, round(fps)))
+            else:
+                with Film(file, fps=fps) as film:
+                    for picture in pictures:
+                        film.write(picture)
+            return file.name, file.read_bytes()
 
 
 def png(frame: Tensor) -> bytes:
@@ -96,7 +125,9 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
     from websockets.sync.server import serve as listen
 
     page = files("dforce.video").joinpath("world.html").read_text("utf-8")
+    first = png(World(model, recipe, real, context=context, seed=seed).first)  # what every visit begins with
     page = page.replace("KEYS_OF_ACTIONS", json.dumps(keys_of(model)))
+    page = page.replace("FIRST_FRAME", "data:image/png;base64," + base64.b64encode(first).decode())
     ending = threading.Event()
 
     def handler(connection: Any) -> None:
@@ -134,7 +165,7 @@ def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -
         while not ending.is_set():
             moving = alone or world.held is not None
             try:
-                _hear(connection, world, connection.recv(timeout=0 if moving else LONGEST))
+                _hear(connection, world, connection.recv(timeout=0 if moving else LONGEST), fps)
                 continue  # whatever else has been said comes first
             except TimeoutError:
                 pass
@@ -147,7 +178,7 @@ def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -
         pass
 
 
-def _hear(connection: Any, world: World, message: Any) -> None:
+def _hear(connection: Any, world: World, message: Any, fps: float) -> None:
     """Obeys one message of the visitor; answers an unknown one with an error."""
     try:
         said = json.loads(message)
@@ -157,7 +188,11 @@ def _hear(connection: Any, world: World, message: Any) -> None:
         known = False
     if not known:
         connection.send(json.dumps({"error": f"say {{\"held\": 0..{world.model.actions - 1} or null}} or "
-                                             f"{{\"again\": true}}, got {str(message)[:80]}"}))
+                                             f"{{\"again\": true}} or {{\"film\": true}}, got {str(message)[:80]}"}))
+    elif said.get("film"):
+        name, film = world.film(min(fps, FASTEST))
+        connection.send(json.dumps({"film": name}))
+        connection.send(film)
     elif said.get("again"):
         connection.send(png(world.again()))
     else:

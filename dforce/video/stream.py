@@ -137,12 +137,18 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
 
 
 def continued(model: VideoModel, recipe: Recipe, context: Tensor, frames: int, *, actions: Actions | None = None,
-              noise: NoiseSource | None = None) -> Tensor:
-    """The `frames` frames [B, frames, C, H, W] after the real ones `context` [B, N, C, H, W], on the model's device."""
+              noise: NoiseSource | None = None, advance: Callable[[float], object] = lambda share: None) -> Tensor:
+    """The `frames` frames [B, frames, C, H, W] after the real ones `context` [B, N, C, H, W], on the model's device.
+
+    advance: told the share of each chunk, 1 in all.
+    """
     state = begin(model, recipe, context, actions)
     chunks = stream(model, recipe, state, batch=len(context), actions=actions, context=context.shape[1], noise=noise)
-    count = -(-frames // (recipe.chunk or model.stack))
-    return torch.cat([x for x, _ in islice(chunks, max(count, 1))], 1)[:, :frames]
+    made, count = [], max(-(-frames // (recipe.chunk or model.stack)), 1)
+    for x, _ in islice(chunks, count):
+        made.append(x)
+        advance(1 / count)
+    return torch.cat(made, 1)[:, :frames]
 
 
 def _cond(model: VideoModel, actions: Actions | None, token: int, count: int) -> Cond | None:

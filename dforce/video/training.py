@@ -14,6 +14,7 @@ from dforce.data.batch import Batch
 from dforce.data.pixels import to_uint8
 from dforce.data.video.dataset import VideoClips
 from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.progress import bar
 from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.checkpoint import Bundle
 from dforce.train.distributed import join
@@ -68,9 +69,11 @@ class VideoTraining(DenoiserTraining):
         return join(self.fit.keywords.get("device")).device
 
     def _clips(self, **split: Any) -> VideoClips:
-        return VideoClips(self.data, frames=self.frames, size=self.size, stride=self.stride, stack=self.stack,
-                          batch=self.batch, seed=self.seed, held_out=self.held_out, action_offset=self.action_offset,
-                          actions=self.actions, fps=self.fps, cache=self.cache, sequential=self.carry, **split)
+        with bar("read clips") as advance:
+            return VideoClips(self.data, frames=self.frames, size=self.size, stride=self.stride, stack=self.stack,
+                              batch=self.batch, seed=self.seed, held_out=self.held_out, actions=self.actions,
+                              action_offset=self.action_offset, fps=self.fps, cache=self.cache,
+                              sequential=self.carry, advance=advance, **split)
 
     def _tokens(self, clips: VideoClips) -> tuple[tuple[int, ...], Callable[[VideoClips], Callable[..., Batch]]]:
         """The shape of a token, and what makes batches of tokens of clips."""

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -16,16 +15,16 @@ from dforce.align.rewards.protocol import Reward, Subject, ask_reward
 from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
 from dforce.config import Node
 from dforce.core.matrix import pyramid
+from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.runs.folder import RunFolder
 from dforce.train.checkpoint import load
 from dforce.train.precision import device_of
 from dforce.video.context import AfterContext, continuation_cond
 from dforce.video.evaluation import MetricSettings
-from dforce.video.model import VideoModel, load_video, no_checkpoint
+from dforce.video.film import need_film_writer
+from dforce.video.model import VideoModel, load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.tuning_report import Contestants, TuningReport
-
-FEW = {"watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12, "window": 4, "feature_steps": 5}  # fast_dev_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class VideoTuning(TuningRun):
     def prepare(self) -> PreparedTuning:
         """Model, reward and algorithm, or ValueError."""
         if not self.checkpoint:
-            raise no_checkpoint()
+            raise no_checkpoint("train video")
         device = device_of(self.device)
         base = load_video(self.checkpoint, device=device, raw=self.raw, trust=self.trust)
         self._check(base)
@@ -63,7 +62,7 @@ class VideoTuning(TuningRun):
                            for split, seed in (("train", self.seed), ("val", self.eval_seed)))
         both = Contestants(base, model, sampler, AfterContext(base.denoiser), rewards, held_out, context,
                            lambda tokens: model.frames(tokens).clamp(-1, 1))
-        aligning = self.settings().prepare(Setup(sampler, rewards.tuned, windows_query(train, context),
+        aligning = self.algorithm.prepare(Setup(sampler, rewards.tuned, windows_query(train, context),
                                                  decode=both.decode, seed=self.seed, rows=self.rows))
         return PreparedTuning(aligning, self._monitor(both), load(base.checkpoint, trust=self.trust),
                               lambda config: {**base.config, "align": config},
@@ -85,8 +84,8 @@ class VideoTuning(TuningRun):
             raise ValueError(f"frames must fill whole tokens of {model.stack} frames, at least one, got {self.frames}")
         if not self.data and not model.data:
             raise ValueError("the checkpoint does not say what it learnt from: give data=")
-        if self.evaluate and self.rollouts and find_spec("av") is None:  # before hours of tuning, not after
-            raise ValueError("the film of rollouts needs the package av (pip install av); or go without, rollouts=0")
+        if self.evaluate and self.rollouts:  # before hours of tuning, not after
+            need_film_writer("rollouts=0")
         if min(self.rollout_frames, self.window, self.feature_steps) < 1 or \
                 min(self.watch, self.evaluate, self.rollouts) < 0:
             raise ValueError("rollout_frames, window and feature_steps must be >= 1, watch, evaluate and rollouts >= 0")

@@ -18,9 +18,11 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise
 from dforce.core.tree import map_state, select
 from dforce.data.pixels import to_uint8
+from dforce.guidance.reporting import share_of
 from dforce.report.rows import Row, difference_row
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.progress import Advance, bar
 from dforce.video.context import continuation_cond
 from dforce.video.evaluation import MetricSettings, rollout_rows, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, enlarge, grid, strip
@@ -77,16 +79,20 @@ class TuningReport:
     def write(self, both: Contestants, folder: RunFolder) -> None:
         """results.json, episodes.jsonl, film, pictures and the table."""
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
-        rows = self._short(both, folder) + (self._long(both, folder) if self.rollouts else [])
+        with bar("judge") as advance:
+            rows = self._short(both, folder, advance)
+        if self.rollouts:
+            with bar("roll out") as advance:
+                rows += self._long(both, folder, advance)
         folder.results([row for row in rows if row["value"] is not None])
         captions = {name: text for name, text in CAPTIONS.items() if (folder.media / name).is_file()}
         write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
-        print(markdown_table([row for row in rows if row["metric"] in (*SHOWN, "reward_difference")
+        print(terminal_table([row for row in rows if row["metric"] in (*SHOWN, "reward_difference")
                               and row["variant"]["sampling"] == "policy"]))
-        print(markdown_table([row for row in rows
+        print(terminal_table([row for row in rows
                               if row["metric"] in ("frechet", "brightness / real", "change / real")]))
 
-    def _short(self, both: Contestants, folder: RunFolder) -> list[Row]:
+    def _short(self, both: Contestants, folder: RunFolder, advance: Advance) -> list[Row]:
         """Rows of the reward and its price on videos as they are tuned on, after clips that nobody has seen."""
         count = min(self.evaluate, len(both.held_out))
         clip = both.held_out.clips(count, both.context + self.frames, skip=self.skip)
@@ -94,12 +100,12 @@ class TuningReport:
         every = torch.arange(count, device=device).repeat_interleave(DRAWS)
         known = continuation_cond(both.model, clip.frames, clip.actions, both.context)
         cond: Cond = select(map_state(lambda leaf: leaf.to(device), known), every)
-        noise, before = Noise(self.seed), both.sampler._replace(denoiser=both.reference)
+        noise, after = Noise(self.seed), both.sampler._replace(advance=share_of(advance, 1 / 3))
         made = {name: both.decode(sampler.tokens(len(every), cond, noise))
-                for name, sampler in (("base", before), ("tuned", both.sampler))}
+                for name, sampler in (("base", after._replace(denoiser=both.reference)), ("tuned", after))}
         values = {name: video_values(both.rewards, frames, clip.numbers) for name, frames in made.items()}
         if has_density(both.sampler):
-            _, nats = divergence(both.sampler, both.reference, len(every), cond, noise, rows=self.rows)
+            _, nats = divergence(after, both.reference, len(every), cond, noise, rows=self.rows)
             values["tuned"]["kl"] = nats.view(count, DRAWS).mean(1).cpu()
         values["real video"] = video_values(both.rewards, clip.frames[:, both.context:], clip.numbers)
         folder.episodes({"task": both.held_out.data, "method": name, "sampling": "policy", "clip": number,
@@ -109,7 +115,7 @@ class TuningReport:
         variant = {**self.variant, "sampling": "policy", "frames": f"0-{self.frames}"}
         return comparison_rows(values, both.held_out.data, variant, self.seed)
 
-    def _long(self, both: Contestants, folder: RunFolder) -> list[Row]:
+    def _long(self, both: Contestants, folder: RunFolder, advance: Advance) -> list[Row]:
         """Rows of drift of both models' rollouts, sampled as `dforce rollout` does; the film of them side by side."""
         recipe = Recipe(clamp=None if both.base.latents is not None else Recipe().clamp)
         batch, frames = self.rollouts, self.rollout_frames
@@ -117,18 +123,20 @@ class TuningReport:
         actions = rollout_actions("data", both.base, both.held_out, batch=batch, context=start, frames=frames,
                                   seed=self.seed)
         context = torch.zeros(batch, 0, *both.base.shape) if start is None else start.frames
-        made = {name: to_uint8(continued(model, recipe, context, frames, actions=actions, noise=Noise(self.seed))
-                               .transpose(0, 1)) for name, model in (("base", both.base), ("tuned", both.model))}
+        one = share_of(advance, 0.2)
+        made = {name: to_uint8(continued(model, recipe, context, frames, actions=actions, noise=Noise(self.seed),
+                                         advance=one).transpose(0, 1))
+                for name, model in (("base", both.base), ("tuned", both.model))}
         fed = None if actions is None else actions(both.context, frames).transpose(0, 1).numpy()
-        yard = yardstick(both.base, both.held_out, frames, self.metrics)
+        yard = yardstick(both.base, both.held_out, frames, self.metrics, share_of(advance, 0.2))
         rows: list[Row] = []
         for name, each in made.items():
             maker = RowMaker(both.held_out.data, name, {**self.variant, "sampling": "rollout"})
-            measured, drift = rollout_rows(yard, each, fed, maker, start=start)
+            measured, drift = rollout_rows(yard, each, fed, maker, start=start, advance=share_of(advance, 0.15))
             rows += [row for row in measured if row not in rows]  # real video beside both is the same
             picture(drift.drift, yard.of, folder.media / f"drift_{name}.png", f"drift: {name}")
             folder.episodes(drift.samples)
-        _film(made, self.fps, folder)
+        _film(made, self.fps, folder, share_of(advance, 0.1))
         return rows
 
 
@@ -172,11 +180,12 @@ def _before_after(clip: ReferenceClips, made: dict[str, Tensor], context: int, f
           labels=labels, side=48)
 
 
-def _film(made: dict[str, np.ndarray], fps: float, folder: RunFolder) -> None:
+def _film(made: dict[str, np.ndarray], fps: float, folder: RunFolder, advance: Advance) -> None:
     """media/rollout.mp4, the base above the tuned model, and media/rollouts.png; made: uint8 [T, B, H, W, C]."""
     with Film(folder.media / "rollout.mp4", fps=fps) as film:
         for frames in zip(*made.values(), strict=True):
             film.write(grid(np.stack([enlarge(each[:FILMED]) for each in frames])))
+            advance(1 / len(made["base"]))
     some = np.stack([frames[:, :PICTURED] for frames in made.values()], 2)
     strip(some.reshape(len(some), -1, *some.shape[3:]), LOOKS, folder.media / "rollouts.png",
           labels=[f"{name} {i}" for i in range(some.shape[1]) for name in made], side=48)

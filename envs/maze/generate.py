@@ -10,9 +10,11 @@ from .batched import Balls, BatchedMaze
 from .controller import REACHED, WaypointController
 from .grid import Maze, get_maze
 
+Advance = Callable[[float], object]
+
 
 def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 1000,
-             seed: int = 0) -> dict[str, np.ndarray]:
+             seed: int = 0, advance: Advance = lambda share: None) -> dict[str, np.ndarray]:
     """`steps` transitions in C = `chains` continuous trajectories of S = steps / chains steps each, as float64 arrays.
 
     observations [C, S + 1, 4] (x, y, vx, vy), actions [C, S, 2] as executed (clipped), goals [C, S, 2] the integer
@@ -24,7 +26,7 @@ def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 
     D4RL's script without `--noisy`. A new uniform cell is drawn when the ball is within 0.1 of the present one, or the
     driver has headed for it for `maze.max_steps` steps. A chain begins with a reset, not in the stationary
     distribution: at 1000 steps a chain this changes umaze's standard deviations by about 0.5%, with longer chains by
-    less. ValueError if `steps` is no multiple of `chains`.
+    less. advance: told the share of each step, 1 in all. ValueError if `steps` is no multiple of `chains`.
     """
     maze = get_maze(maze)
     if chains < 1 or steps < chains or steps % chains:
@@ -38,16 +40,17 @@ def generate(maze: Maze | str, *, steps: int, noise: float = 0.5, chains: int = 
     env.reset(rng)
     first = _random_cells(maze, chains, rng=rng)
     return drive(env, driver, first, partial(_random_cells, maze, rng=rng), rng, steps=length, noise=noise,
-                 patience=maze.max_steps)
+                 patience=maze.max_steps, advance=advance)
 
 
 def drive(env: Balls, driver: WaypointController, target: np.ndarray, draw: Callable[[int], np.ndarray],
           rng: np.random.Generator, *, steps: int, noise: float, patience: int,
-          reward_target: bool = False) -> dict[str, np.ndarray]:
+          reward_target: bool = False, advance: Advance = lambda share: None) -> dict[str, np.ndarray]:
     """Drives the balls of `env` for `steps` steps, to `target` [C, 2] first and then to those of draw(n) -> [n, 2].
 
     patience: steps after which a target is given up. reward_target: rewards are for the present target, instead of
-    `env.goal`. Returns observations [C, S + 1, O], actions, goals (the targets) [C, S, 2], rewards [C, S].
+    `env.goal`. advance: told the share of each step. Returns observations [C, S + 1, O], actions, goals (the targets)
+    [C, S, 2], rewards [C, S].
     """
     obs, target = env.state.copy(), target.copy()
     chains, age = len(obs), np.zeros(len(obs), int)
@@ -69,6 +72,7 @@ def drive(env: Balls, driver: WaypointController, target: np.ndarray, draw: Call
         age += 1
         if len(done):
             target[done], age[done] = draw(len(done)), 0
+        advance(1 / steps)
     packed = {"observations": observations, "actions": actions, "goals": goals}
     return {name: array.swapaxes(0, 1).copy() for name, array in packed.items()} | {"rewards": rewards.T.copy()}
 

@@ -17,6 +17,7 @@ import numpy as np
 from .batched import Balls
 from .controller import next_cells
 from .frame import Frame
+from .generate import Advance
 from .grid import MAZES, Maze, maze_from_text
 from .physics import Physics
 from .world import World
@@ -55,8 +56,7 @@ def real_ogbench(size: str) -> Any:
     try:
         import ogbench.locomaze  # noqa: F401  registers the environments
     except ImportError as error:
-        raise ImportError("OGBench's environments are another package: pip install ogbench (or dforce[benchmarks])"
-                          ) from error
+        raise ImportError("OGBench's environments are another package: pip install 'dforce[benchmarks]'") from error
     return gymnasium.make(f"pointmaze-{size}-v0", terminate_at_goal=False)
 
 
@@ -101,7 +101,8 @@ class OGBenchMazes(Balls):
 
 
 def ogbench_demonstrations(size: str, *, episodes: int | None = None, length: int | None = None,
-                           noise: float = ACTION_NOISE, seed: int = 0) -> dict[str, np.ndarray]:
+                           noise: float = ACTION_NOISE, seed: int = 0,
+                           advance: Advance = lambda share: None) -> dict[str, np.ndarray]:
     """The "navigate" data: E episodes of S steps (the recipe's numbers unless given), random goals one after another.
 
     The driver heads for the centre of the next cell on a shortest path (in the goal's cell: of that cell) at full
@@ -129,6 +130,7 @@ def ogbench_demonstrations(size: str, *, episodes: int | None = None, length: in
         observations[t + 1], rewards[t] = env.step(actions[t])
         done = np.flatnonzero(rewards[t])
         env.goal[done] = near(crossings, len(done))
+        advance(1 / steps)
     packed = {"observations": observations, "actions": actions, "goals": goals, "rewards": rewards}
     return {name: array.swapaxes(0, 1).copy() for name, array in packed.items()}
 

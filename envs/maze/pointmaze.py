@@ -18,7 +18,7 @@ import numpy as np
 from .batched import MARGIN, MAX_SPEED, RADIUS, Balls
 from .controller import WaypointController
 from .frame import Frame
-from .generate import drive
+from .generate import Advance, drive
 from .grid import MAZES
 from .physics import Physics
 from .world import World
@@ -46,8 +46,8 @@ def real_pointmaze(size: str) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):      # its import prints a notice about other environments
             import gymnasium_robotics
     except ImportError as error:
-        raise ImportError("PointMaze-v3 is the environment of another package: pip install gymnasium-robotics "
-                          "(or dforce[benchmarks])") from error
+        raise ImportError("PointMaze-v3 is the environment of another package: pip install "
+                          "'dforce[benchmarks]'") from error
     if IDS[size] not in gymnasium.registry:
         gymnasium.register_envs(gymnasium_robotics)
     return gymnasium.make(IDS[size])
@@ -85,7 +85,7 @@ class PointMazes(Balls):
 
 
 def pointmaze_demonstrations(size: str, *, steps: int, noise: float = 0.5, chains: int = 1000,
-                             seed: int = 0) -> dict[str, np.ndarray]:
+                             seed: int = 0, advance: Advance = lambda share: None) -> dict[str, np.ndarray]:
     """Demonstrations as `generate` makes them for maze2d: the waypoint controller with action noise, C chains.
 
     Goals are drawn by the environment's law, a uniform cell +-0.25 a coordinate; a new one is drawn when the ball is
@@ -102,4 +102,4 @@ def pointmaze_demonstrations(size: str, *, steps: int, noise: float = 0.5, chain
         return maze.frame.position(cells) + rng.uniform(-0.25, 0.25, (n, 2))
 
     return drive(env, WaypointController(maze, chains, rng, gains=world.gains), first, goals, rng,
-                 steps=steps // chains, noise=noise, patience=maze.max_steps, reward_target=True)
+                 steps=steps // chains, noise=noise, patience=maze.max_steps, reward_target=True, advance=advance)

@@ -31,7 +31,7 @@ from dforce.align import (
     without_adapters,
     write_pairs,
 )
-from dforce.align.algorithms.common import Setup, shortened
+from dforce.align.algorithms.common import Setup
 from dforce.align.forward import draw_levels
 from dforce.align.loop import KLControl, tuning_epochs
 from dforce.align.monitor import Monitor, has_density
@@ -141,12 +141,6 @@ def test_every_setting_of_an_algorithm_does_something(name, monkeypatch) -> None
     aligning = watched.prepare(Setup(sampler, reward, ask))
     aligning.objective(aligning.source(0), torch.Generator().manual_seed(0))
     assert aligning.epochs == made.epochs and seen | {"epochs"} >= {field.name for field in dataclasses.fields(made)}
-
-
-def test_little_is_done_under_fast_dev_run() -> None:
-    short = shortened(algorithm("dpok", kl=0.5))
-    assert (short.epochs, short.samples, short.updates, short.kl) == (2, 32, 2, 0.5)
-    assert shortened(algorithm("ddpo_sf")).samples == 32
 
 
 def test_ddpo_is_by_name_is_the_one_put_together_by_hand() -> None:

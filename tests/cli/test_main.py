@@ -127,36 +127,6 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
 # mistakes
 
 
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [(["trian"], ["no verb 'trian'", "did you mean 'train'", "doctor"]),
-     (["train", "stpes=3"], ["no key 'stpes'", "did you mean 'fit.steps'", "train/train.yaml"]),
-     (["train", "net.widht=3"], ["no key 'net.widht'", "did you mean 'width'", "net/recurrent.yaml"]),
-     (["demo", "train.net.widht=3"], ["did you mean 'width'", "net/recurrent.yaml"]),
-     (["demo", "train.fit.stpes=3"], ["did you mean 'steps'", "train.yaml"]),
-     (["demo", "+train.fit.stpes=3"], ["train.fit.stpes", "did you mean 'steps'"]),
-     (["demo", "train.fit.warmup=x"], ["train.fit.warmup must be a whole number, got 'x'", "train.yaml, line"]),
-     (["train", "nett.width=3"], ["no key 'nett.width'", "did you mean 'net.width'"]),
-     (["train", "+net.widht=3"], ["net.widht", "did you mean 'width'"]),
-     (["train", "net.width=wide"], ["net.width must be a whole number, got 'wide'"]),
-     (["train", "net._target_=os.system"], ["'os.system'", "outside dforce"]),
-     (["train", "net=nosuch"], ["no net 'nosuch'", "recurrent"]), (["train", "steps"], ["no kind 'steps'", "image"]),
-     (["train", "steps=["], ["["]), (["data", "balls"], ["no kind 'balls'", "robot", "video"]),
-     (["data"], ["data what?", "dforce data maze", "dforce data video"]), (["data", "kind=maze"], ["data what?"]),
-     (["train", "train"], ["no kind 'train'", "image", "video"]), (["plan", "umaze"], ["takes key=value", "'umaze'"]),
-     (["train", "trust=dforce", "net._target_=dforce.runs.folder.write_atomic"], ["nothing that a configuration"]),
-     (["train", "+net.trust=os"], ["takes no 'trust'"]),
-     (["data", "maze", "maze=nosuch", "steps=100"], ["'nosuch'", "umaze"]),
-     (["data", "maze", "maze=nosuch", "-m", "seed=0,1"], ["'nosuch'", "umaze"])],
-)
-def test_a_mistake_is_answered_by_one_message(arguments: list[str], parts: list[str],
-                                              capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert all(part in error for part in parts), error
-    assert "Traceback" not in error and error.count("dforce: ") == 1
-
-
 def test_the_traceback_is_there_for_those_who_ask(capsys: pytest.CaptureFixture[str],
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DFORCE_TRACEBACK", "1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,10 +55,13 @@ def test_it_costs_n_times_as_much():
     assert plain > 0 and tokens_per_plan(small(BestOfN, n=5), STARTS, GOALS, 12) == 5 * plain
 
 
-def test_progress_counts_starts_not_plans():
-    counts = []
-    plan(small(BestOfN, n=3, progress=counts.append))
-    assert counts == [len(STARTS)]
+@pytest.mark.parametrize("settings", [{"scale": 0.0}, {"draws": 2, "delay": 3}, {"episodes": 2}])
+def test_the_shares_of_the_work_that_a_plan_tells_add_up_to_one(settings):
+    for planner in (small(DiffusionPlanner, **settings), small(BestOfN, n=3, **settings)):
+        shares = []
+        telling = plan(replace(planner, progress=shares.append))
+        assert sum(shares) == pytest.approx(1) and len(shares) > 3
+        assert np.array_equal(telling.states, plan(planner).states)
 
 
 def test_variant_and_names():

@@ -1,10 +1,13 @@
 """Executors against their formulas, and the bookkeeping of receding-horizon control."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
 from dforce.envs import dynamics, get_maze
 from dforce.planning.control import Executed, Plan, diffused_action, play, run_episodes, tracking
+from dforce.planning.evaluation import compare_methods, once, planned, reference_methods
 
 OPEN = get_maze("open")
 GOAL = np.array(OPEN.goal, dtype=float)
@@ -209,3 +212,33 @@ def test_bad_input_is_answered():
         run(goals=np.array([0.0, 0.0]))
     with pytest.raises(ValueError, match="steps"):
         play(OPEN, lambda t, obs, goal: goal, starts, GOAL, steps=0)
+
+
+def test_the_shares_of_an_evaluation_add_up_to_one():
+    class Telling:
+        """A planner that tells its work in two shares."""
+
+        def __init__(self, progress=None):
+            self.progress = progress
+
+        def with_(self, progress):
+            return Telling(progress)
+
+        def __call__(self, obs, goal, horizon, rng):
+            for _ in range(2 if self.progress else 0):
+                self.progress(0.5)
+            return straight_line(obs, goal, horizon)
+
+    starts, bars = starts_of(3), {}
+    methods = [*reference_methods(OPEN), planned("plan", OPEN, Telling(), tracking(), replan_every=70),
+               planned("once", OPEN, once(Telling()), tracking())]
+
+    @contextmanager
+    def bar(name):
+        bars[name] = []
+        yield bars[name].append
+
+    compare_methods(OPEN, methods, starts, GOAL, task="open", bar=bar)
+    assert [*bars] == [method.name for method in methods]
+    for shares in bars.values():
+        assert sum(shares) == pytest.approx(1) and len(shares) >= OPEN.max_steps

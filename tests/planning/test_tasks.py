@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from dforce.data import load_episodes
 from dforce.envs import MAZES, get_maze
 from dforce.planning.baselines.drivers import run_driver, straight_driver
-from dforce.planning.scores import fresh_starts
+from dforce.planning.scores import blocked_mask, fresh_starts
 from dforce.planning.tasks import TASKS, get_task
 
 GRID = "#####/#OOO#/#G###/#OOO#/#####"
@@ -75,3 +76,11 @@ def test_an_unobstructed_start_is_solved_by_straight_driving(name: str) -> None:
     goals = frame.position(cells + np.array([0.25, 0.1]))
     done = run_driver(task.world, straight_driver, starts, goals, steps=100)
     assert done.success.all() and (done.rewards[:, -1] == 1).all()
+
+
+def test_the_maze_of_the_manual_has_starts_that_need_a_plan() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
+    grid, = re.findall(r'dforce data maze maze="([^"]+)"', page)
+    task = get_task(grid)
+    blocked = blocked_mask(task.world, *task.starts(40, 0))
+    assert 0.3 < blocked.mean() < 0.7

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from dforce.report.rows import read_results
 from dforce.runs.folder import RunFolder, Ticker, environment, peak_memory_mb, progress, write_atomic
+from dforce.runs.progress import bar
 from tests.forked import exit_code, forked
 
 ROW = {
@@ -127,14 +129,37 @@ def test_progress_yields_everything_in_silence_when_short(capsys: pytest.Capture
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_prints_plain_lines_with_an_eta(capsys: pytest.CaptureFixture[str],
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_comes_every_ten_seconds_whether_or_not_work_was_told(capsys: pytest.CaptureFixture[str],
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dforce.runs.progress.SECONDS_PER_LINE", 0.05)
+    with Ticker(4, "train") as ticker:
+        ticker.advance(0.5, note="loss 0.5")  # half a unit: there is an estimate within the first epoch
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3 and lines[0] == "train: 0.5/4, 0:00 elapsed, 0:00 to go, loss 0.5"
+
+
+def test_what_is_left_is_estimated_by_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 12))  # every look at the clock is 12 s after the one before
     monkeypatch.setattr("dforce.runs.progress.time.monotonic", lambda: next(clock))
-    with Ticker(4, "train") as ticker:
-        ticker.advance(note="loss 0.5")
-    error = capsys.readouterr().err.splitlines()
-    assert error[0] == "train: 1/4, 0:24 elapsed, 1:12 to go, loss 0.5"
+    ticker = Ticker(8, "align")
+    assert ticker._left() == ""
+    ticker.part(4)(0.25)
+    assert ticker._left() == "1:24 to go"  # 12 s for one of eight
+    ticker.part(7)(1)
+    assert ticker._left() == ""
+
+
+def test_on_a_terminal_there_is_a_bar_with_an_estimate(capsys: pytest.CaptureFixture[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with bar("plan") as advance:
+        time.sleep(0.05)
+        advance(0.4)
+        time.sleep(0.3)
+    shown = capsys.readouterr().err
+    assert "plan" in shown and "40%" in shown and "to go" in shown and "-:--:--" not in shown
 
 
 @pytest.mark.parametrize(("program", "told"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from PIL import Image
 
 from dforce.data.pixels import to_uint8
 from dforce.video.model import load_video
-from dforce.video.server import World, keys_of, serve
+from dforce.video.server import World, keys_of, png, serve
 from dforce.video.stream import Recipe
 from tests.small_video import save_model
 
@@ -54,12 +56,13 @@ def pixels(data):
 
 def test_a_visitor_sees_the_frames_that_its_keys_make(model):
     world = World(model, RECIPE, None, context=0, seed=0)
-    wanted = []
+    wanted, first = [], pixels(png(world.first))
+    assert np.ptp(first) > 0                                                    # a picture, no grey
     for action in (0, 0, 2):
         world.held = action
         wanted.append(to_uint8(world.step()[0]))
     with served(model) as port, client.connect(f"ws://127.0.0.1:{port}/steer", proxy=None) as socket:
-        assert (pixels(socket.recv(timeout=20)) == 128).all()                  # nothing yet, and it waits
+        assert np.array_equal(pixels(socket.recv(timeout=20)), first)          # what it begins with, and it waits
         with pytest.raises(TimeoutError):
             socket.recv(timeout=0.3)
         socket.send(json.dumps({"held": 0}))
@@ -72,9 +75,33 @@ def test_a_visitor_sees_the_frames_that_its_keys_make(model):
             message = socket.recv(timeout=20)
             errors += isinstance(message, str) and "say" in json.loads(message)["error"]
         socket.send(json.dumps({"again": True}))
-        while not isinstance(message := socket.recv(timeout=20), bytes) or not (pixels(message) == 128).all():
-            pass
+        elsewhere, there = pixels(png(world.again())), False
+        while not there:
+            message = socket.recv(timeout=20)
+            there = isinstance(message, bytes) and np.array_equal(pixels(message), elsewhere)
         socket.send(json.dumps({"held": None}))
+
+
+def test_the_film_has_what_was_seen(model, tmp_path):
+    world = World(model, RECIPE, None, context=0, seed=0)
+    world.held = 1
+    seen = [to_uint8(frame) for frame in (world.first, *world.step(), *world.step())]
+    assert all(map(np.array_equal, world.seen, seen)) and len(world.seen) == 3
+    with served(model) as port, client.connect(f"ws://127.0.0.1:{port}/steer", proxy=None) as socket:
+        socket.recv(timeout=20)
+        socket.send(json.dumps({"held": 1}))
+        for _ in range(6):
+            socket.recv(timeout=20)
+        socket.send(json.dumps({"held": None}))
+        socket.send(json.dumps({"film": True}))
+        while not isinstance(message := socket.recv(timeout=20), str):
+            pass
+        name = json.loads(message)["film"]
+        (tmp_path / name).write_bytes(socket.recv(timeout=20))
+    film = iio.imread(tmp_path / name)
+    assert name.endswith(".mp4") and len(film) >= 7                            # the first frame and all after it
+    wanted = seen[0].repeat(16, 0).repeat(16, 1).astype(float)
+    assert film[0].shape == wanted.shape and np.abs(film[0] - wanted).mean() < 8
 
 
 def test_an_action_changes_the_next_frame_and_visitors_do_not_share_a_world(model):
@@ -92,6 +119,8 @@ def test_the_page_and_who_may_ask(model):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
             text = page.read().decode()
             assert page.headers["Content-Type"].startswith("text/html") and '"ArrowLeft": 0' in text
+        first = World(model, RECIPE, None, context=0, seed=0).first
+        assert base64.b64encode(png(first)).decode() in text and "A world model: a network makes every" in text
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
         with pytest.raises(Exception, match="403"):

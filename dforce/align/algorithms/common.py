@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.guidance.wrapper import module_inside
 
 BUFFER = 64  # rewards of a prompt that its mean and std are taken from
-FEW = {"epochs": 2, "samples": 32, "updates": 2}  # under fast_dev_run
 COUNTS = ("epochs", "samples", "updates", "passes", "group")
 Advantage = Literal["prompt", "batch", "group"]
 
@@ -59,15 +58,6 @@ class Algorithm:
     def prepare(self, setup: Setup) -> Aligning:
         """Loss, source of batches and options of `fit` for this setup; the reference is `reference_of` the policy."""
         raise NotImplementedError
-
-
-A = TypeVar("A", bound=Algorithm)
-
-
-def shortened(algorithm: A) -> A:
-    """The same algorithm with little to do, for fast_dev_run."""
-    few: dict[str, Any] = {key: value for key, value in FEW.items() if hasattr(algorithm, key)}
-    return replace(algorithm, **few)
 
 
 def reference_of(policy: Denoiser) -> Denoiser:

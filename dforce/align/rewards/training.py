@@ -19,12 +19,11 @@ from dforce.report.plots.curves import loss_curve
 from dforce.report.plots.rewards import margins_plot, ratings_plot
 from dforce.report.rows import Row, make_row
 from dforce.report.statistics import resampled, wilson_interval
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker
 
 ONLY = {"pairs": ("width", "depth", "classes", "ignore"), "ratings": ("encoder", "hidden")}  # None elsewhere
 RATE = {"pairs": 3e-3, "ratings": 1e-2}
-FEW = 10    # steps under fast_dev_run
 LINES = 40  # of metrics.jsonl
 
 
@@ -45,7 +44,6 @@ class RewardTraining:
     weight_decay: float
     held_out: float
     seed: int
-    fast_dev_run: bool = False
 
     def run(self, folder: RunFolder, classifier: Callable[[str], Any]) -> None:
         """Learns; the reward, its rows and pictures go into the run folder.
@@ -55,7 +53,7 @@ class RewardTraining:
         file, kind = self._file()
         fitted: FittedPairs | FittedRatings
         with Ticker(None, "train reward") as ticker:
-            options: dict[str, Any] = {"steps": FEW if self.fast_dev_run else self.steps, "batch": self.batch,
+            options: dict[str, Any] = {"steps": self.steps, "batch": self.batch,
                                        "held_out": self.held_out, "lr": self.lr or RATE[kind],
                                        "weight_decay": self.weight_decay, "seed": self.seed,
                                        "watch": _logger(folder, ticker)}
@@ -72,7 +70,7 @@ class RewardTraining:
         about = {row["metric"]: row["value"] for row in rows[:2]}  # held out, of the reward itself
         save_reward(folder.path / FOLDER, fitted.model, encoder=self.encoder, about={"data": str(self.data), **about})
         _draw(folder, fitted)
-        print(markdown_table(rows))
+        print(terminal_table(rows))
         print(f"load_reward({str(folder.path)!r}) has it, as reward(samples, prompts, metadata) -> [B]")
 
     def _file(self) -> tuple[Path, str]:

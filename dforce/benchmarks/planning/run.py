@@ -14,10 +14,12 @@ from dforce.benchmarks.planning.trainings import Compose, ModelTraining, model_t
 from dforce.config import Node
 from dforce.planning.tasks import Task, get_task
 from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.claims import locked
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.job_run import Deadline, PrintOnce, do_jobs, publish, run_graph
 from dforce.runs.jobs import Outcome
+from dforce.runs.progress import bar
 from dforce.train.precision import device_of
 
 FEW, SHORT = 40_000, 60  # environment steps of data, and of an episode, under fast_dev_run
@@ -68,7 +70,8 @@ class PlanningRun:
     def _work(self, suite: Suite, whole: Suite, folder: RunFolder, command: str, late: Callable[[], bool]) -> Outcome:
         """Does the jobs of `suite`; the tables are of all results of the `whole`, whoever made them."""
         with locked(folder.path / "locks" / "data.lock", wait=True):  # two processes must not write the same data
-            data = self.played_task.make_data(steps=FEW if self.fast_dev_run else None)
+            with bar("generate") as advance:
+                data = self.played_task.make_data(steps=FEW if self.fast_dev_run else None, advance=advance)
         networks = Path(self.networks) if self.networks else folder.path / "models"
         trainings = self._trainings(suite, whole, command, data, networks)
         bench = PlanningBenchmark(suite, self.played_task, data, folder.path, networks,
@@ -99,4 +102,4 @@ def report_benchmark(bench: PlanningBenchmark, folder: RunFolder) -> None:
     if publish(folder, tables.rows, tables.lines,
                lambda: "\n".join(f"## {name}\n\n{markdown_table(rows)}" for name, rows in shown),
                partial(draw_benchmark, bench, tables.rows)):
-        print(markdown_table(shown[0][1], metrics=[shown[0][1][0]["metric"], "success"]))
+        print(terminal_table(shown[0][1], metrics=[shown[0][1][0]["metric"], "success"]))

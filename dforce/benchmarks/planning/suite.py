@@ -80,7 +80,7 @@ def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None,
                        for kind in ("models", "methods")}}
     check(dict(text), trust=trust, files=files)
     if fast:
-        text, seeds, episodes, tune_episodes = shrunk(text), 1, min(episodes or 4, 4), 2
+        text, seeds, episodes, tune_episodes = shrunk(text), seeds or 1, episodes or 4, tune_episodes or 2
     seeds, episodes = seeds or text["seeds"], episodes or text["episodes"]
     tune = {"seed": 1001, "episodes": 50, **text.get("tune", {})}
     if tune["seed"] in range(seeds):

@@ -7,7 +7,7 @@ from dforce.cli.algorithm_settings import with_usual
 from dforce.cli.resume import resumed
 from dforce.config import read
 from dforce.runs.folder import Invocation
-from dforce.video.tuning import FEW, VideoTuning
+from dforce.video.tuning import VideoTuning
 
 KEYS = frozenset({"checkpoint", "algorithm", "reward", "rollouts"})  # what the configuration of its runs has
 
@@ -15,7 +15,6 @@ KEYS = frozenset({"checkpoint", "algorithm", "reward", "rollouts"})  # what the 
 def run(cfg: Any, call: Invocation) -> None:
     """Tunes; checkpoints, metrics, results, film and the page go into the run folder."""
     cfg, call = resumed(*with_usual(cfg, call), KEYS, within="align")
-    few = {key: min(value, cfg[key]) for key, value in FEW.items()} if cfg["fast_dev_run"] else {}
-    folder = run_tuning(read({**cfg, **few}, VideoTuning, trust=cfg["trust"]), call)
+    folder = run_tuning(read(cfg, VideoTuning, trust=cfg["trust"]), call)
     if folder is not None:
         print(f"roll it out: dforce rollout checkpoint={folder}")

@@ -11,27 +11,24 @@ from dforce.benchmarks.align.runs import AlignBenchmark, align_jobs
 from dforce.benchmarks.align.tables import align_tables, draw_all
 from dforce.config import read
 from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.job_run import Deadline, do_jobs, publish, run_graph
 from dforce.runs.jobs import Outcome
-
-FEW = {"epochs": 2, "samples": 32, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3, "weak_steps": 3,
-       "judge_steps": 3, "spread": [1]}  # fast_dev_run
 
 
 def run(cfg: Any, call: Invocation) -> None:
     """Does what is left of the benchmark, in this process; others may work in the same folder. See the YAML."""
     late = Deadline(cfg["limit"])
     torch.set_num_threads(cfg["threads"])
-    few = FEW if cfg["fast_dev_run"] else {}
-    bench = read({**cfg, **few}, AlignBenchmark)
+    bench = read(cfg, AlignBenchmark)
 
     def work(folder: RunFolder) -> Outcome:
         here = replace(bench, folder=folder.path)
         return do_jobs(align_jobs(here), folder, late=late, report=lambda: report(here, folder),
                        clock=time.process_time)
 
-    run_graph(call._replace(config={**call.config, **few}), work, names=3)
+    run_graph(call, work, names=3)
 
 
 def report(bench: AlignBenchmark, folder: RunFolder) -> None:
@@ -39,5 +36,5 @@ def report(bench: AlignBenchmark, folder: RunFolder) -> None:
     tables = align_tables(bench)
     if tables.lines and publish(folder, tables.rows, tables.lines, lambda: markdown_table(tables.rows),
                                 partial(draw_all, tables.rows)):
-        print(markdown_table([row for row in tables.rows if row["task"] in bench.tasks],
+        print(terminal_table([row for row in tables.rows if row["task"] in bench.tasks],
                              metrics=["reward", "accuracy", "diversity", "kl"]))

@@ -8,6 +8,7 @@ import torch
 
 from dforce.benchmarks.planning.run import PlanningRun
 from dforce.cli.compose import composed
+from dforce.cli.short import shortened
 from dforce.cli.suite_files import changed_suite, shipped_suite
 from dforce.config import read
 from dforce.planning.tasks import get_task
@@ -22,7 +23,7 @@ def run(cfg: Any, call: Invocation) -> None:
         torch.set_num_threads(cfg["threads"])
 
     def compose(changes: Mapping[str, Any]) -> tuple[TrajectoryTraining, dict[str, Any]]:
-        train = composed("train", {**changes, "trust": cfg["trust"]})
+        train, _ = shortened("train", composed("train", {**changes, "trust": cfg["trust"]}))
         return read(train, TrajectoryTraining, trust=cfg["trust"], model=model_of(train)), train
 
     file = Path(cfg["suite"]) if cfg["suite"] else shipped_suite(get_task(cfg["task"]).name, cfg["size"])

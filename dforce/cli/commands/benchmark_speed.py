@@ -4,7 +4,7 @@ from typing import Any
 
 from dforce.benchmarks.speed.benchmark import SpeedBenchmark
 from dforce.config import read
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import Invocation
 
 
@@ -14,4 +14,4 @@ def run(cfg: Any, call: Invocation) -> None:
     with call.folder() as folder:
         rows = benchmark.measure(folder)
         if folder.writes:
-            print(markdown_table(rows), flush=True)
+            print(terminal_table(rows), flush=True)

@@ -7,11 +7,9 @@ from dforce.data.generate.video import ClipGeneration
 from dforce.runs.folder import Invocation
 from dforce.video.clip_report import generate_clips
 
-FEW = {"mazes": 2, "test_mazes": 1, "clips": 2, "test_clips": 2, "frames": 24}  # under fast_dev_run
-
 
 def run(cfg: Any, call: Invocation) -> None:
     """Makes the clips that are not there yet, measures them and shows some."""
-    generation = read({**cfg, **(FEW if cfg["fast_dev_run"] else {})}, ClipGeneration)
+    generation = read(cfg, ClipGeneration)
     with call.folder(resume=cfg["resume"]) as folder:
         generate_clips(generation, folder)

@@ -13,7 +13,7 @@ from dforce.train.checkpoint import model_of
 def run(cfg: Any, call: Invocation) -> None:
     """The whole road, into one run folder."""
     trust = cfg["trust"]
-    train = {**cfg["train"], "seed": cfg["seed"], "fast_dev_run": cfg["fast_dev_run"], "trust": trust}
+    train = {**cfg["train"], "seed": cfg["seed"], "trust": trust}
     demo = read(cfg, Demo, trust=trust, record=train, planning=read(cfg["plan"], PlanRun, trust=trust),
                 training=read(train, TrajectoryTraining, trust=trust, model=model_of(train)))
     with call.folder() as folder:

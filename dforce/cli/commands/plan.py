@@ -4,7 +4,8 @@ from typing import Any
 
 from dforce.config import read
 from dforce.planning.run import PlanRun
-from dforce.runs.checkpoint_defaults import defaults
+from dforce.planning.tasks import get_task
+from dforce.runs.checkpoint_defaults import defaults, no_checkpoint
 from dforce.runs.folder import Invocation
 from dforce.train.checkpoint import load
 from dforce.train.precision import device_of
@@ -13,8 +14,9 @@ from dforce.train.precision import device_of
 def run(cfg: Any, call: Invocation) -> None:
     """Plans, drives, scores and draws."""
     if not cfg["checkpoint"]:
-        raise ValueError("checkpoint is needed: a run folder of `dforce train`, a checkpoint, or the name of a model "
-                         "that ships with dforce")
+        raise no_checkpoint("train")
+    if cfg["maze"] is not None:
+        get_task(cfg["maze"])  # refused before anything is loaded
     name = f"maze2d-{cfg['maze'] or 'umaze'}" if cfg["checkpoint"] == "pretrained" else cfg["checkpoint"]
     bundle = load(name, device=device_of(cfg["device"]), raw=cfg["raw"], trust=cfg["trust"])
     brought = {f"planner.{key}": value for key, value in bundle.config.get("planner", {}).items()}

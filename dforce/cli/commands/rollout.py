@@ -3,26 +3,28 @@
 from typing import Any
 
 from dforce.config import read
-from dforce.runs.checkpoint_defaults import defaults
+from dforce.runs.checkpoint_defaults import defaults, no_checkpoint
 from dforce.runs.folder import Invocation
 from dforce.train.precision import device_of
 from dforce.video.evaluation import MetricSettings
-from dforce.video.model import load_video, no_checkpoint
-from dforce.video.rollout_run import FEW, RolloutRun
+from dforce.video.film import need_film_writer
+from dforce.video.model import load_video
+from dforce.video.rollout_run import RolloutRun
 from dforce.video.stream import Recipe
 
 
 def run(cfg: Any, call: Invocation) -> None:
     """Rolls out, films, measures; or serves the model to a browser."""
     if not cfg["checkpoint"]:
-        raise no_checkpoint()
+        raise no_checkpoint("train video")
     model = load_video(cfg["checkpoint"], device=device_of(cfg["device"]), raw=cfg["raw"], trust=cfg["trust"])
-    cfg = defaults(cfg, model.config.get("recipe", {}), given=call.given, unless=("method",)) | (
-        FEW if cfg["fast_dev_run"] else {})
+    cfg = defaults(cfg, model.config.get("recipe", {}), given=call.given, unless=("method",))
     rollout = read(cfg, RolloutRun, model=model, recipe=read(cfg, Recipe).checked(model.stack),
                    settings=read(cfg, MetricSettings))
     if cfg["serve"]:
         rollout.serve(int(cfg["serve"]))
         return
+    if rollout.film:
+        need_film_writer("film=false")
     with call.folder(resume=cfg["resume"]) as folder:
         rollout.run(folder)

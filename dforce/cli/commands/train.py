@@ -4,10 +4,11 @@ from typing import Any
 
 from dforce.cli.resume import resumed
 from dforce.config import read
+from dforce.planning.tasks import next_command
 from dforce.runs.folder import Invocation
 from dforce.runs.training_run import run_training
 from dforce.runs.trajectory_training import TrajectoryTraining
-from dforce.train.checkpoint import model_of
+from dforce.train.checkpoint import load, model_of
 
 KEYS = frozenset({"fit", "data", "net", "horizon", "stack"})  # what the configuration of its runs has
 
@@ -17,4 +18,4 @@ def run(cfg: Any, call: Invocation) -> None:
     cfg, call = resumed(cfg, call, KEYS)
     folder = run_training(read(cfg, TrajectoryTraining, trust=cfg["trust"], model=model_of(cfg)), call)
     if folder is not None:
-        print(f"plan in a maze that it was trained in with: dforce plan checkpoint={folder}")
+        print(next_command(load(folder, trust=cfg["trust"]).layout, folder))

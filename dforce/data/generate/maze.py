@@ -12,6 +12,8 @@ import numpy as np
 from dforce.data.episodes import Episodes, pack
 from dforce.data.minari import kept, load_episodes, save_episodes
 
+Advance = Callable[[float], object]
+
 DT = 0.01  # s, D4RL's maze2d: timestep .01, one physics step to a step of the environment
 
 RELEASED_STEPS = {"medium": 2_000_000, "large": 4_000_000}  # of D4RL's files; 1,000,000 for the others
@@ -36,8 +38,11 @@ class MazeGeneration:
     name: str | None = None
     overwrite: bool = False
 
-    def make(self) -> str:
-        """Generates the data set unless an equal one exists; returns its name. ValueError for what is no maze."""
+    def make(self, advance: Advance = lambda share: None) -> str:
+        """Generates the data set unless an equal one exists; returns its name. ValueError for what is no maze.
+
+        advance: told the shares of the simulation as they are done, 1 in all.
+        """
         from dforce.envs import MAZES, get_maze
 
         maze = self.maze.removeprefix("maze2d-").removeprefix("multi2d-")
@@ -49,7 +54,7 @@ class MazeGeneration:
         if self.dense and self.name:
             name = _inserted("sparse", self.name)
         sparse = make_maze_dataset(maze=maze, steps=self.steps or RELEASED_STEPS.get(maze, 1_000_000), noise=self.noise,
-                                   seed=self.seed, name=name, overwrite=self.overwrite)
+                                   seed=self.seed, name=name, overwrite=self.overwrite, advance=advance)
         if not self.dense:
             return sparse
         return make_dense_dataset(sparse, self.name or _inserted("dense", sparse), overwrite=self.overwrite)
@@ -57,7 +62,7 @@ class MazeGeneration:
 
 def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: float = 0.5, seed: int = 0,
                       chains: int | None = None, name: str | None = None, overwrite: bool = False,
-                      root: str | os.PathLike | None = None) -> str:
+                      root: str | os.PathLike | None = None, advance: Advance = lambda share: None) -> str:
     """Generates `steps` transitions of a scripted driver in a maze as a Minari dataset; returns the dataset's name.
 
     noise: standard deviation of the action noise (.5 is what D4RL's released files were made with). chains: continuous
@@ -73,12 +78,13 @@ def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: flo
     about = {"maze": grid.name, "rows": list(grid.rows), "env": f"maze2d-{grid.name}", "dt": DT, **settings, **NAMES}
     known = grid.name in envs.MAZES and envs.MAZES[grid.name].rows == grid.rows
     return _kept(name or _default_name(grid.name, noise), about,
-                 lambda: _episodes(envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed)),
+                 lambda: _episodes(envs.generate(grid, steps=steps, noise=noise, chains=chains, seed=seed,
+                                                  advance=advance)),
                  overwrite=overwrite, root=root, **(_minari_facts(grid, noise) if known else {}))
 
 
 def make_pointmaze_dataset(size: str, *, steps: int, name: str, seed: int = 0, overwrite: bool = False,
-                           root: str | os.PathLike | None = None) -> str:
+                           root: str | os.PathLike | None = None, advance: Advance = lambda share: None) -> str:
     """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze (umaze, medium, large), in its own frame.
 
     rewards: 1 within .45 of the present target. Needs the package gymnasium-robotics.
@@ -91,11 +97,12 @@ def make_pointmaze_dataset(size: str, *, steps: int, name: str, seed: int = 0, o
     facts = {"algorithm_name": "waypoint controller, action noise 0.5", "author": "dforce",
              "description": f"{IDS[size]}, observations without goals: one scripted driver, random targets."}
     return _kept(name, about, lambda: _episodes(pointmaze_demonstrations(
-        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed)), overwrite=overwrite, root=root, **facts)
+        size, steps=steps, noise=0.5, chains=settings["chains"], seed=seed, advance=advance)),
+        overwrite=overwrite, root=root, **facts)
 
 
 def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, seed: int = 0, overwrite: bool = False,
-                         root: str | os.PathLike | None = None) -> str:
+                         root: str | os.PathLike | None = None, advance: Advance = lambda share: None) -> str:
     """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe (`envs.maze.ogbench`).
 
     Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the present target; rewards:
@@ -109,7 +116,8 @@ def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, se
     facts = {"algorithm_name": "oracle sub-goals, action noise 0.5", "author": "dforce",
              "description": f"OGBench's pointmaze-{size}-navigate, generated anew by its recipe."}
     return _kept(name, about,
-                 lambda: _episodes(ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed)),
+                 lambda: _episodes(ogbench_demonstrations(size, episodes=episodes, length=length, seed=seed,
+                                                          advance=advance)),
                  overwrite=overwrite, root=root, **facts)
 
 

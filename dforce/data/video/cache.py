@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,19 @@ class CachedClip(Clip):
 
 
 def cached(clips: Sequence[Clip], size: tuple[int, int],
-           folder: str | os.PathLike | None = None) -> tuple[list[Clip], dict[str, str]]:
+           folder: str | os.PathLike | None = None, *,
+           advance: Callable[[float], object] = lambda share: None) -> tuple[list[Clip], dict[str, str]]:
     """The clips, decoded and resized, and name -> reason for those that cannot be decoded and stay as they were.
 
     folder: keeps the frames, None for the cache folder. They are decoded once for each set of clips and size; several
     processes may call this at once. A cache in which anything has changed is made anew. ValueError where the disk has
-    no room.
+    no room. advance: told the shares of the decoding as they are done.
     """
     top = Path(folder).expanduser() if folder is not None else cache_root() / "frames"
     place = top / _digest(clips, size)
     index = _intact(place)
     if index is None:
-        _fill(place, clips, size)
+        _fill(place, clips, size, advance)
         index = _intact(place)
     if index is None:
         raise ValueError(f"the decoded clips in {place} are not what was written there: is the disk failing?")
@@ -75,10 +76,11 @@ def _intact(place: Path) -> dict[str, Any] | None:
         return None
 
 
-def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
+def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int], advance: Callable[[float], object]) -> None:
     """Decodes into a temporary folder, which is then renamed to `place`; the first of several processes wins."""
     place.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(clip.frames * size[0] * size[1] * clip.channels for clip in clips)
+    total = sum(clip.frames for clip in clips)
     free = shutil.disk_usage(place.parent).free
     if needed > 0.95 * free:
         raise ValueError(f"the decoded clips take {needed / 1e9:.1f} GB, {place.parent} has {free / 1e9:.1f} GB free: "
@@ -92,6 +94,7 @@ def _fill(place: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
                     for start in range(0, clip.frames, CHUNK):
                         index = np.arange(start, min(start + CHUNK, clip.frames))
                         file.write(np.ascontiguousarray(resized(clip.read(index), size)).data)
+                        advance(len(index) / total)
                 except BadClip as error:
                     bad[clip.name] = str(error)
                     file.seek(position)

@@ -6,7 +6,7 @@ zero, which no one-hot action is, at the first frame of a clip and where no acti
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +44,7 @@ class VideoClips:
                  seed: int = 0, split: Literal["train", "val"] = "train", held_out: float = 0.05,
                  action_offset: int | None = None, actions: int | None = None, fps: float | None = None,
                  cache: bool | str | os.PathLike = False, virtual_shards: int = 8, sequential: bool = False,
-                 device: torch.device | str = "cpu"):
+                 device: torch.device | str = "cpu", advance: Callable[[float], object] = lambda share: None):
         """data: folder, film, Minari data set, "balls", or clips. frames: of a window, a multiple of stack.
 
         size: height and width in pixels; None for the clips' size, which must then be one. held_out: fraction of the
@@ -53,8 +53,8 @@ class VideoClips:
         action is stored with the frame that it was taken at (Minari; the default there), -1 as the paper's code reads
         Minecraft. actions: number of discrete actions, None for as many as occur. fps: frames a second to read
         films at, None for their own rate, which must then be one. cache: decode once, to `size`, and keep the frames on
-        disk, in the cache folder (True) or in this folder. ValueError for arguments that do not fit the clips or one
-        another.
+        disk, in the cache folder (True) or in this folder. advance: told the shares of opening and decoding. ValueError
+        for arguments that do not fit the clips or one another.
         """
         check_window(frames, stack, stride, batch, virtual_shards, split)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
@@ -62,7 +62,7 @@ class VideoClips:
         self.virtual_shards = shard_count(batch, virtual_shards)
         self._set(clips_of_split(
             data, span=(frames - 1) * stride + 1, size=size, split=split, held_out=held_out, seed=seed,
-            offset=action_offset, classes=actions, fps=fps, cache=cache))
+            offset=action_offset, classes=actions, fps=fps, cache=cache, advance=advance))
         self._number()
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,11 @@ INDEX_FORMAT = 3
 SAME_RATE = 1.02  # 29.97 and 30 frames a second are one rate, 24 and 25 are two
 
 
-def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
+def find_clips(data: str | os.PathLike, *, fps: float | None = None,
+               advance: Callable[[float], object] = lambda share: None) -> ClipSet:
     """The clips of a folder, a file or a Minari data set. fps: frames a second of films whose rate varies.
+
+    advance: told the share of each file of a folder.
 
     Facts about each file are kept in the cache folder, so that it is opened only once. ValueError where nothing exists,
     or nothing that can be read.
@@ -44,7 +47,7 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
         raise ValueError(f"{root} is a TFDS folder, as TECO's pre-encoded (VQ) data are; they hold codes and no "
                          "frames: give the folder of the npz or mp4 files")
     index = _Index(root)
-    clips = _search(root, index, fps)
+    clips = _search(root, index, fps, advance)
     index.save()
     if not clips.names:
         films = ", ".join(FilmClip.suffixes)
@@ -52,7 +55,7 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None) -> ClipSet:
     return clips
 
 
-def _search(root: Path, index: _Index, fps: float | None) -> ClipSet:
+def _search(root: Path, index: _Index, fps: float | None, advance: Callable[[float], object]) -> ClipSet:
     out = ClipSet([], [], {}, [], [], title=str(root))
     paths, links = ([root], []) if root.is_file() else _candidates(root)
     for folder in sorted({path.parent for path in paths if (path.parent / CHECKSUMS).is_file()}):
@@ -62,6 +65,7 @@ def _search(root: Path, index: _Index, fps: float | None) -> ClipSet:
         out.skipped[out.names[-1]] = "a link out of the folder is not followed; put the file itself there"
     films = {path.with_suffix("") for path in paths if path.suffix.lower() in FilmClip.suffixes}
     for path in paths:
+        advance(1 / len(paths))
         if path.suffix == ".npz" and path.with_suffix("") in films:
             continue  # the actions of that film
         name = path.relative_to(root).as_posix() if path != root else path.name

@@ -1,7 +1,7 @@
 """Chooses the clips of one split of a data set, and checks that they fit one another."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +39,10 @@ class Selection(NamedTuple):
 
 def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None,
                    split: str, held_out: float, seed: int, offset: int | None, classes: int | None,
-                   fps: float | None, cache: bool | str | os.PathLike) -> Selection:
+                   fps: float | None, cache: bool | str | os.PathLike,
+                   advance: Callable[[float], object] = lambda share: None) -> Selection:
     """The clips of a split. span: stored frames in a window; other arguments and ValueError as for `VideoClips`."""
-    whole = _clip_set(data, fps)
+    whole = _clip_set(data, fps, lambda share: advance(0.2 * share if cache else share))  # opened; then decoded
     offset = whole.offset if offset is None else offset
     skipped, raw = dict(whole.skipped), {}
     for clip in whole.clips:
@@ -69,7 +70,7 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
     actions = [None if table is None else led_to(table, clip.frames, offset) for clip, table in pairs]
     clips = [clip for clip, _ in pairs]
     if cache:
-        clips, bad = cached(clips, shown, None if cache is True else cache)
+        clips, bad = cached(clips, shown, None if cache is True else cache, advance=lambda share: advance(0.8 * share))
         kept = [i for i, clip in enumerate(clips) if clip.name not in bad]
         clips, actions, skipped = [clips[i] for i in kept], [actions[i] for i in kept], skipped | bad
         if not clips:
@@ -89,7 +90,8 @@ def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) 
     return [ArrayClip.of(v, pose=s, name=f"{split}/{i:04}") for i, (v, s) in enumerate(zip(video, state, strict=True))]
 
 
-def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None) -> ClipSet:
+def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None,
+              advance: Callable[[float], object]) -> ClipSet:
     if data == "balls":
         clips: list[Clip] = []
         splits: list[str | None] = []
@@ -98,7 +100,7 @@ def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None) -> Cl
             splits += [split] * BALLS[split]
         return ClipSet(clips, splits, {}, [clip.name for clip in clips], [], title="balls")
     if isinstance(data, (str, os.PathLike)):
-        return find_clips(data, fps=fps)
+        return find_clips(data, fps=fps, advance=advance)
     names = [clip.name for clip in data]
     if len(set(names)) < len(names):
         raise ValueError("clips need names of their own: ArrayClip.of(video, name=...)")

@@ -63,10 +63,11 @@ def controller_driver(place: Maze | World) -> Driver:
 
 
 def run_driver(place: Maze | Env, driver: Driver, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
-               seed: int = 0) -> Executed:
-    """Drives N episodes to their end; place, starts, goals, steps: as in `play`."""
+               seed: int = 0, advance: Callable[[float], object] | None = None) -> Executed:
+    """Drives N episodes to their end; place, starts, goals, steps, advance: as in `play`."""
     rng = np.random.default_rng(seed)
-    return play(place, lambda t, obs, goal: driver(obs, goal, rng), starts, goals, steps=steps)
+    return play(place, lambda t, obs, goal: driver(obs, goal, rng), starts, goals, steps=steps,
+                advance=advance)
 
 
 def retrieval_planner(observations: np.ndarray, actions: np.ndarray, *, horizon: int, arrive: float = 0.4,

@@ -1,7 +1,7 @@
 """Best of n: sample n plans from a start, keep the one that an energy likes best. The simple rival of tree search."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,7 @@ class BestOfN(DiffusionPlanner):
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         # The plan is the slow dimension: the first len(obs) rows see the noise that they see when n = 1.
-        plans = DiffusionPlanner._part(replace(self, progress=None), np.tile(obs, (self.n, 1)),
-                                       np.tile(goal, (self.n, 1)), remaining, noise)
-        if self.progress:
-            self.progress(len(obs))
+        plans = DiffusionPlanner._part(self, np.tile(obs, (self.n, 1)), np.tile(goal, (self.n, 1)), remaining, noise)
         judge = (self.selector or self.energy)(torch.tensor(goal, dtype=plans.dtype, device=plans.device))
         best = energies(judge, plans).view(self.n, -1).argmax(0)
         return plans.unflatten(0, (self.n, -1))[best, torch.arange(len(obs))]

@@ -120,7 +120,9 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         result = SearchResult(torch.zeros_like(grower.like), torch.full((len(obs),), -torch.inf, dtype=torch.float64),
                               torch.zeros(len(obs), dtype=torch.long))
         factors = self.scales * self.children
-        for _ in range(self.iterations):
+        for number in range(self.iterations):
+            if number and self.progress is not None:
+                self.progress(1 / self.iterations)
             leaves = [leaf for tree in trees if (leaf := tree.select()) is not None]
             if not leaves:
                 break
@@ -159,6 +161,4 @@ class TreeDiffusionPlanner(DiffusionPlanner):
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
         with self._cast():
             plans = self.search(obs, goal, remaining, noise).plans
-        if self.progress:
-            self.progress(len(obs))
         return torch.as_tensor(self._physical(plans))
