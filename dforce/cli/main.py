@@ -80,7 +80,7 @@ def report_error(error: BaseException) -> int:
 
         package = str(error.name).partition(".")[0]
         return _complain(f"this needs the package {package}, which is not installed: {how_to_install(package)}")
-    return _complain(os_error(error) if isinstance(error, OSError) else str(error))
+    return _complain(os_error(error) if isinstance(error, OSError) else re.sub(r"\[Errno \d+\] ", "", str(error)))
 
 
 def os_error(error: OSError) -> str:

@@ -35,7 +35,8 @@ def named(words: list[str]) -> tuple[str, list[str]]:
         if rest[0] not in there or rest[0] == verb:
             others = [kind for kind in there if kind != verb]
             if not others:
-                raise ValueError(f"dforce {verb} takes key=value, got the bare word {rest[0]!r}")
+                pair = "=".join(rest[:2]) if len(rest) > 1 and "=" not in rest[1] else f"KEY={rest[0]}"
+                raise ValueError(f"dforce {verb} takes key=value, got the bare word {rest[0]!r}: write {pair}?")
             raise ValueError(f"dforce {verb} has no kind {rest[0]!r}{nearest(rest[0], others)}")
         return f"{verb}/{rest[0]}", rest[1:]
     if verb in there or any(word in ("-h", "--help") for word in rest):

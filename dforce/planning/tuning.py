@@ -22,6 +22,7 @@ from dforce.planning.control import Executor
 from dforce.planning.planner import DiffusionPlanner, planner_around
 from dforce.planning.returns import PlanQuery, PlanReturn, StartSampler
 from dforce.planning.tasks import Task, task_of
+from dforce.runs.progress import Ticker
 from dforce.train.checkpoint import Bundle, find, keep_last, load, load_state, save, step_folder
 
 SUITED = {"epochs": 16, "samples": 128, "group": 8, "advantage": "group", "updates": 4, "lr": 5e-5}
@@ -175,13 +176,14 @@ def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, 
         aligning.remember(json.loads((where / "state.json").read_text("utf-8"))["extra"]["memory"])
     else:
         tell(0, monitor())
-    for epoch in tuning_epochs(aligning, seed=seed, resume=state):
-        last = epoch.log.step == aligning.steps
-        measured = monitor() if last or epoch.number % tuning.watch.every == 0 else {}
-        tell(epoch.queries, {"epoch": epoch.number, **epoch.metrics, **measured})
-        if last or epoch.number % tuning.save_every == 0:
-            save_epoch(policy, epoch, checkpoints, about={"algorithm": algorithm, "settings": aligning.settings,
-                                                          "seed": seed, "base": str(tuning.checkpoint)})
+    about = {"algorithm": algorithm, "settings": aligning.settings, "seed": seed, "base": str(tuning.checkpoint)}
+    with Ticker(aligning.epochs - (state.step // aligning.per_epoch if state else 0), f"tune {algorithm}") as ticker:
+        for epoch in tuning_epochs(aligning, seed=seed, resume=state, advance=ticker.part()):
+            last = epoch.log.step == aligning.steps
+            measured = monitor() if last or epoch.number % tuning.watch.every == 0 else {}
+            tell(epoch.queries, {"epoch": epoch.number, **epoch.metrics, **measured})
+            if last or epoch.number % tuning.save_every == 0:
+                save_epoch(policy, epoch, checkpoints, about=about)
     policy.bundle.denoiser.requires_grad_(False).eval()
     return policy
 

@@ -29,6 +29,7 @@ from dforce.images.classifier import Classifier
 from dforce.images.metrics import diversity_interval
 from dforce.images.model import layout_of, load_model
 from dforce.nets.image import ImageMLP
+from dforce.runs.progress import Ticker
 from dforce.train.checkpoint import save
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective
@@ -138,12 +139,13 @@ def run_algorithm(bed: Bed, node: Mapping[str, Any], setting: Mapping[str, Any],
     aligning = algorithm.prepare(Setup(bed.sampler(policy), bed.reward, ask, seed=seed))
     every, points, spent, begin = max(1, budget["epochs"] // budget["points"]), [], 0.0, time.process_time()
     queries = 0
-    for epoch in tuning_epochs(aligning, seed=seed, device="cpu"):
-        queries = epoch.queries
-        if epoch.number % every == 0 and epoch.number < budget["epochs"]:
-            spent += time.process_time() - begin
-            points.append({"queries": queries, **policy_samples(bed, policy, count // 2, seed).summary()})
-            begin = time.process_time()
+    with Ticker(aligning.epochs, algorithm.name) as ticker:
+        for epoch in tuning_epochs(aligning, seed=seed, device="cpu", advance=ticker.part()):
+            queries = epoch.queries
+            if epoch.number % every == 0 and epoch.number < budget["epochs"]:
+                spent += time.process_time() - begin
+                points.append({"queries": queries, **policy_samples(bed, policy, count // 2, seed).summary()})
+                begin = time.process_time()
     spent += time.process_time() - begin
     end = policy_samples(bed, policy, count, seed)
     return MethodResult(end, queries, 0.0, spent, [*points, {"queries": queries, **end.summary()}])

@@ -18,11 +18,13 @@ import numpy as np
 
 from dforce.benchmarks.planning.methods import MethodInputs, play_method
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label
+from dforce.guidance.reporting import share_of
 from dforce.planning.comparison import headline
 from dforce.planning.control import Executed
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task
 from dforce.runs.jobs import Job, slug
+from dforce.runs.progress import Ticker, bar
 from dforce.runs.shards import Shard, read_shard, write_shard
 
 DRAWN = 6   # episodes of each method that are kept for pictures: blocked ones first,
@@ -88,24 +90,25 @@ def tune_method(bench: PlanningBenchmark, method: MethodNode) -> None:
     blocked = blocked_mask(bench.task.world, starts, goals)
     seeds = _tuned_on(bench, method)
     sources = [(bench.source(method, seed), slice(seed, None, len(seeds))) for seed in seeds]
-    masks = [blocked[part] for _, part in sources]
     trials: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
-    for settings in method.trials:
-        try:
-            played = [play_method(method, settings, bench.suite.executors, source, starts[part], goals[part])
-                      for source, part in sources]
-        except ValueError as error:
-            if "not finite" not in str(error):
-                raise
-            trials.append({"settings": settings, "criterion": None, "failed": str(error)})
-            continue
-        reports = [score_report(bench.task.world, [each.executed for each in alike], masks)
-                   for alike in zip(*played, strict=True)]
-        for each, report in zip(played[0], reports, strict=True):
-            name, variant = label(method.name, each.executor), {**each.variant, **settings}
-            lines += report.episodes(task=f"{bench.task.name}, tuning", method=name, variant=variant)
-        trials.append({"settings": settings, "criterion": criterion(reports[0])})
+    with Ticker(len(method.trials), f"tune {method.name}") as ticker:
+        for settings in method.trials:
+            advance = share_of(ticker.part(), 1 / len(sources))
+            try:
+                played = [play_method(method, settings, bench.suite.executors, source, starts[part], goals[part],
+                                      advance) for source, part in sources]
+            except ValueError as error:
+                if "not finite" not in str(error):
+                    raise
+                trials.append({"settings": settings, "criterion": None, "failed": str(error)})
+                continue
+            reports = [score_report(bench.task.world, [each.executed for each in alike], [
+                blocked[part] for _, part in sources]) for alike in zip(*played, strict=True)]
+            for each, report in zip(played[0], reports, strict=True):
+                name, variant = label(method.name, each.executor), {**each.variant, **settings}
+                lines += report.episodes(task=f"{bench.task.name}, tuning", method=name, variant=variant)
+            trials.append({"settings": settings, "criterion": criterion(reports[0])})
     scores = [-np.inf if trial["criterion"] is None else trial["criterion"] for trial in trials]
     if not np.isfinite(scores).any():
         raise ValueError(f"no trial of {method.name} gave finite plans: {trials[0]['failed']}")
@@ -159,7 +162,9 @@ def evaluate(bench: PlanningBenchmark, method: MethodNode, seed: int) -> None:
     starts, goals = bench.task.starts(bench.suite.episodes, seed)
     starts, goals = starts[:method.episodes], goals[:method.episodes]
     blocked = blocked_mask(bench.task.world, starts, goals)
-    played = play_method(method, identity["settings"], bench.suite.executors, bench.source(method, seed), starts, goals)
+    with bar(f"play {method.name}") as advance:
+        played = play_method(method, identity["settings"], bench.suite.executors, bench.source(method, seed), starts,
+                             goals, advance)
     lines, costs = [], []
     for each in played:
         report = score_report(bench.task.world, [each.executed], [blocked])

@@ -15,6 +15,7 @@ from dforce.planning.comparison import headline, pooled
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.report.rows import Row
 from dforce.runs.jobs import Job, slug
+from dforce.runs.progress import progress
 from dforce.runs.shards import Shard, read_shard, write_shard
 from dforce.train.checkpoint import step_folder
 
@@ -49,7 +50,8 @@ def learn(bench: PlanningBenchmark, method: MethodNode) -> None:
     starts, goals = starts[:count], goals[:count]
     blocked = blocked_mask(bench.task.world, starts, goals)
     lines: list[dict[str, Any]] = []
-    for step, folder in checkpoints(bench, method).items():
+    folders = checkpoints(bench, method)
+    for step, folder in progress(folders.items(), f"learning {method.name}", total=len(folders)):
         source = bench.source(method, 0, model=folder)
         for each in play_method(method, identity["settings"], bench.suite.executors, source, starts, goals):
             report = score_report(bench.task.world, [each.executed], [blocked])

@@ -15,10 +15,12 @@ import torch
 from dforce.benchmarks.planning.suite import MethodNode
 from dforce.config import build, resolve
 from dforce.data import load_episodes
+from dforce.guidance.reporting import share_of
 from dforce.planning.baselines.drivers import Driver
 from dforce.planning.control import Executed, Plan, Planner, play, run_episodes
-from dforce.planning.evaluation import once
+from dforce.planning.evaluation import PLANNING, once, watched
 from dforce.planning.tasks import Task
+from dforce.runs.progress import Advance, no_advance
 from dforce.train.checkpoint import Bundle, load
 from dforce.train.precision import choose
 
@@ -116,24 +118,29 @@ class Meter:
 
 
 def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapping[str, Mapping[str, Any]],
-                source: MethodInputs, starts: np.ndarray, goals: np.ndarray) -> list[Played]:
+                source: MethodInputs, starts: np.ndarray, goals: np.ndarray,
+                advance: Advance = no_advance) -> list[Played]:
     """The episodes of a method under each of its executors, from starts [N, 4] to goals [N, 2].
 
     settings: replace keys of its node (what tuning chose). A plan that is made once is made for all executors.
+    advance: told the shares of the work as they are done, 1 in all.
     """
     meter = Meter(source.make({**method.node, **settings}), source)
     task, variant = source.task, dict(meter.variant)
     if method.drives:
         rng = np.random.default_rng(source.seed)
-        executed = play(task.world, lambda t, obs, goal: meter(obs, goal, rng), starts, goals, steps=task.steps)
+        executed = play(task.world, lambda t, obs, goal: meter(obs, goal, rng), starts, goals, steps=task.steps,
+                        advance=advance)
         return [Played("", {**settings, **variant}, executed, meter.cost)]
     played: list[Played] = []
-    planner = once(meter)
+    planner, driving = once(meter), (1 - PLANNING) / len(method.executors)
+    plans = 1 if method.replan_every is None else -(-task.steps // method.replan_every) * len(method.executors)
+    meter.inner = watched(meter.inner, share_of(advance, PLANNING / plans))
     control: dict[str, Any] = {"replan_every": method.replan_every, "shrink": method.shrink}
     for name in method.executors:
         before = meter.cost
         executed = run_episodes(task.world, planner, source.make(executors[name]), starts, goals, steps=task.steps,
-                                seed=source.seed, **control)
+                                seed=source.seed, advance=share_of(advance, driving), **control)
         spent = meter.cost.since(before)
         if not spent.plans:  # it played the plans of the executor before it
             spent = played[-1].cost
