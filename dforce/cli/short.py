@@ -17,14 +17,15 @@ SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where th
     "benchmark/speed": {"quick": True},
     "data/maze": {"steps": 20_000},
     "data/video": {"mazes": 2, "test_mazes": 1, "clips": 2, "test_clips": 2, "frames": 24},
-    "demo": {"data_steps": 40_000, "episodes": 8, "plan.pictures": 1, **{f"train.{key}": FIT[key] for key in FIT}},
+    "demo": {"data_steps": 40_000, "episodes": 8, "plan.pictures": 1, "train.batch": 16,
+             **{f"train.{key}": FIT[key] for key in FIT}},
     "plan": {"episodes": 8, "pictures": 1},
     "rollout": {**DRIFT, "frames": 12, "samples": 2},
     "sample/image": {"per_class": 2, "steps": 4},
-    "train": FIT,
-    "train/image": {**FIT, "classifier": 20, "samples": 20},
+    "train": {**FIT, "batch": 16},
+    "train/image": {**FIT, "batch": 32, "classifier": 20, "samples": 20},
     "train/reward": {"steps": 10},
-    "train/video": FIT,
+    "train/video": {**FIT, "batch": 8},
 }
 
 

