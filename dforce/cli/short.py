@@ -16,6 +16,7 @@ SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where th
                         "weak_steps": 3, "judge_steps": 3, "spread": [1]},
     "benchmark/speed": {"quick": True},
     "data/maze": {"steps": 20_000},
+    "data/robot": {"episodes": 2, "tail": 10},
     "data/video": {"mazes": 2, "test_mazes": 1, "clips": 2, "test_clips": 2, "frames": 24},
     "demo": {"data_steps": 40_000, "episodes": 8, "plan.pictures": 1, "train.batch": 16,
              **{f"train.{key}": FIT[key] for key in FIT}},

@@ -1,6 +1,7 @@
 """`dforce data robot`: demonstrations of a robot task by its scripted expert, into the local Minari store."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ FPS = 20
 def run(cfg: Any, call: Invocation) -> None:
     """Generates the data set; it goes into the Minari store, a film and how often the expert succeeds into the run."""
     generation = read(cfg, RobotGeneration)
+    if cfg["fast_dev_run"] and not generation.name:
+        generation = replace(generation, name="robot/fast-dev-run-v0", overwrite=True)
     with call.folder() as folder:
         played: list[Demonstration] = []
         with Ticker(generation.episodes, "episodes") as ticker:
