@@ -59,8 +59,8 @@ def draw_plans(media: Path, maze: Maze, planner: Planner, played: Executed, epis
     plan_grid(maze.walls, both, [paths[e] for e in episodes], paths[episodes, 0], ends[episodes], scores,
               reach=ring).savefig(media / "grid.png")
     advance(0.1)
-    animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4", reach=ring)
-    advance(0.3)
+    animation(maze.walls, both[0], paths[first], *here, media / "animation.mp4", reach=ring,
+              advance=share_of(advance, 0.3))
     if isinstance(planner, DiffusionPlanner):
         _denoising(media, maze, planner, starts[first:first + 1], goals[first:first + 1], steps)
         matrix = planner.matrix(planner.tokens(steps))

@@ -1,6 +1,6 @@
 """A plan being carried out, as an mp4 or gif."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -31,12 +31,13 @@ Fans = Sequence[tuple[int, np.ndarray]]  # (first step at which the fan is in fo
 
 
 def animation(walls: np.ndarray, plans: np.ndarray | Fans, path: np.ndarray, start: np.ndarray, goal: np.ndarray,
-              file: str | Path, fps: int = 25, stride: int = 4, *, width: float = 4.8, reach: float = REACH) -> Path:
+              file: str | Path, fps: int = 25, stride: int = 4, *, width: float = 4.8, reach: float = REACH,
+              advance: Callable[[float], object] = lambda share: None) -> Path:
     """Film the execution of a plan, one frame every `stride` environment steps and one at the end; returns the file.
 
     walls: bool [R, C]; plans: [P, H, 2], the first being the chosen one, or, when replanning, a list of (step, plans)
     in rising order of step; path: [H + 1, 2] positions in metres; start, goal: [2]; width: inches at 100 dots an inch;
-    reach: radius of the ring around the goal.
+    reach: radius of the ring around the goal. advance: told the share of each frame, 1 in all.
     The suffix decides the format, .mp4 or .gif. Without an H.264 encoder (the `av` package) an .mp4 becomes a .gif
     beside it, and that name is returned.
     """
@@ -45,8 +46,14 @@ def animation(walls: np.ndarray, plans: np.ndarray | Fans, path: np.ndarray, sta
     fans = _fans(plans)
     for _, fan in fans:
         checked_episode(fan, path, start, goal, 0)
-    return write_frames(file, _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width,
-                                      reach), fps=fps)
+    frames = _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width, reach)
+    count = -(-(len(path) - 1) // stride) + 1
+
+    def drawn() -> Iterator[np.ndarray]:
+        for frame in frames:
+            yield frame
+            advance(1 / count)
+    return write_frames(file, drawn(), fps=fps)
 
 
 def _fans(plans: np.ndarray | Fans) -> list[tuple[int, np.ndarray]]:
