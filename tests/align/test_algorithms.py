@@ -143,6 +143,15 @@ def test_every_setting_of_an_algorithm_does_something(name, monkeypatch) -> None
     assert aligning.epochs == made.epochs and seen | {"epochs"} >= {field.name for field in dataclasses.fields(made)}
 
 
+def test_an_epoch_tells_its_work_while_it_runs() -> None:
+    _, sampler = world()
+    aligning = prepared("ddpo_is", sampler, reward, ask, settings={"epochs": 2, "samples": 64}, seed=3)
+    shares: list[float] = []
+    list(tuning_epochs(aligning, seed=5, device="cpu", advance=shares.append))
+    steps = len(sampler.matrix) - 1
+    assert sum(shares) == pytest.approx(2) and len(shares) == 2 * (steps + aligning.per_epoch)
+
+
 def test_ddpo_is_by_name_is_the_one_put_together_by_hand() -> None:
     ends = []
     for by_name in (True, False):
