@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dforce import __version__
 from dforce.cli import manual
 
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+USER_ERROR, FAILURE, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 CURES = {  # number of an error of the operating system -> what helps
     **dict.fromkeys(("ENOSPC", "EDQUOT"), "; free some space, or choose another disk, out=FOLDER"),
     **dict.fromkeys(("EACCES", "EPERM", "EROFS"), "; choose a folder that you may write in, out=FOLDER"),
@@ -68,6 +68,9 @@ def _run(name: str, words: list[str]) -> int:
 
 def report_error(error: BaseException) -> int:
     """One line for a mistake of the user's, a traceback for ours."""
+    if isinstance(error, BrokenPipeError):  # `dforce doctor | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     users = not isinstance(error, AttributeError) and (
         isinstance(error, (ValueError, OSError)) or type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
         or isinstance(error, ImportError) and not (error.name or "").startswith("dforce"))

@@ -7,6 +7,7 @@ is not centred on i.
 """
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,8 +160,10 @@ def get_maze(name_or_text: str | Maze) -> Maze:
     if name_or_text not in MAZES:
         if Path(name_or_text).is_file():
             return maze_from_text(Path(name_or_text).read_text(encoding="utf-8"))
-        raise ValueError(f"unknown maze {name_or_text!r}; choose one of {sorted(MAZES)}, or give a text grid of '#', "
-                         "'O' and 'G' such as \"#####/#OOG#/#####\", or a file that holds one")
+        near = difflib.get_close_matches(name_or_text, MAZES, n=1, cutoff=0.5)
+        raise ValueError(f"unknown maze {name_or_text!r}; {f'did you mean {near[0]!r}? ' if near else ''}choose one of "
+                         f"{', '.join(sorted(MAZES))}, or give a text grid of '#', 'O' and 'G' such as "
+                         '"#####/#OOG#/#####", or a file that holds one')
     return MAZES[name_or_text]
 
 

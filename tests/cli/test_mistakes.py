@@ -97,7 +97,7 @@ WORDS: list[tuple[str, list[str]]] = [  # words -> what the line has to say
     (f"rollout {VIDEO} lpips=3", ["lpips must be a list"]), (f"rollout {VIDEO} actions=foo", ["actions must be data"]),
     (f"rollout {VIDEO} data=nosuch", ["'nosuch'", "dforce data video"]),
     ("data maze maze=nosuch steps=100", ["'nosuch'", "umaze"]), ("data maze maze=nosuch -m seed=0,1", ["'nosuch'"]),
-    ("demo maze=umze", ["'umze'", "umaze"]), ("demo maze=##/#O", ["not closed by walls"]),
+    ("demo maze=umze", ["'umze'", "did you mean 'umaze'"]), ("demo maze=##/#O", ["not closed by walls"]),
     ("align image reward=jpge", ["no reward 'jpge'", "did you mean 'jpeg'"]),
     ("align video checkpoint=balls reward=brihgt", ["no reward 'brihgt'", "did you mean 'bright'"]),
     (f"align planner {PLANNER} seeds=0", ["seeds must be a list"]),
