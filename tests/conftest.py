@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib import rcParams
+from matplotlib.figure import Figure
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets here are tiny, and threads that wait spin: two runs would crawl
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # Minari otherwise spends 23 s retrying where there is no network
 
+LAYOUT = Figure.get_layout_engine
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"dforce": ROOT / "dforce", "dforce.envs": ROOT / "envs", "dforce.configs": ROOT / "configs"}
 
@@ -50,6 +53,29 @@ def every_page_keeps_the_rules():
     folder.write_index = checked
     yield
     folder.write_index = write_index
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_compose_once():
+    """Hydra composes every configuration twice, the first time to read hydra.mode, which only a command line could set:
+    where it does not, that is left out. Half a command's start."""
+    hydra = pytest.importorskip("hydra._internal.hydra").Hydra
+    slow = hydra.get_mode
+
+    def get_mode(self, config_name, overrides):
+        return slow(self, config_name, overrides) if any("hydra.mode" in word for word in overrides) else None
+
+    hydra.get_mode = get_mode
+    yield
+    hydra.get_mode = slow
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Pictures are drawn small and without a layout, but where they are what is tested: it took a tenth of the suite."""
+    pictures = "report" in item.path.parts
+    Figure.get_layout_engine = LAYOUT if pictures else lambda _: None
+    rcParams["savefig.dpi"] = "figure" if pictures else 20
 
 
 def pytest_collection_modifyitems(items):

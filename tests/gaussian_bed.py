@@ -40,15 +40,15 @@ class Causal(Denoiser):
     def __call__(self, x, level, state, cond=None):
         alpha, sigma = (table.float().squeeze(-1) for table in self.schedule(level, x))
         # A finished token is exact, but filters divide: keep a trace of noise.
-        sigma = sigma.clamp(min=1e-4)
+        noise = sigma.clamp(min=1e-4) ** 2
         mean, var = state.unbind(-1)
         out = []
-        for t in range(x.shape[1]):
-            gain = var * alpha[:, t] / (alpha[:, t] ** 2 * var + sigma[:, t] ** 2)
-            filtered = mean + gain * (x[:, t, 0] - alpha[:, t] * mean)
-            left = var * (1 - gain * alpha[:, t])
+        for seen, a, n in zip(x[..., 0].unbind(1), alpha.unbind(1), noise.unbind(1), strict=True):
+            shared = var * a                                                            # Cov(x0_t, x_t)
+            gain = shared / torch.addcmul(n, shared, a)
+            filtered = torch.addcmul(mean, gain, torch.addcmul(seen, a, mean, value=-1))
             out.append(filtered)
-            mean, var = self.rho * filtered, self.rho**2 * left + 1 - self.rho**2
+            mean, var = self.rho * filtered, (var - gain * shared) * self.rho**2 + (1 - self.rho**2)
         return torch.stack(out, 1)[..., None], torch.stack([mean, var], -1)
 
 

@@ -128,6 +128,9 @@ def test_methods_can_be_kept_and_left_out() -> None:
         read_suite(SUITE, methods=["strait"])
 
 
+COMPOSED: set[frozenset[tuple[str, str | None]]] = set()
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suites").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) -> None:
     text = changed_suite(file, {})
@@ -140,8 +143,12 @@ def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) ->
         published = suite.methods["Diffuser"]
         assert published.tune is None and (published.node["order"], published.node["eta"]) == (1, 1.0)
     for model in suite.models.values() if file.stem.startswith(("maze2d", "ogbench-medium")) else ():
-        cfg = composed("train", {**model.overrides, "data": "any", "seed": 0, "out": None})
-        assert cfg["horizon"] % cfg["stack"] == 0 and cfg["data"] == "any"
+        assert model.overrides["horizon"] % model.overrides["stack"] == 0
+        shape = frozenset((key, value if isinstance(value, str) else None) for key, value in model.overrides.items())
+        if shape not in COMPOSED:  # sets of keys and choices recur with other numbers: one of each is composed
+            COMPOSED.add(shape)
+            cfg = composed("train", {**model.overrides, "data": "any", "seed": 0, "out": None})
+            assert cfg["horizon"] == model.overrides["horizon"] and cfg["data"] == "any"
     small = read_suite(text, fast=True)
     assert small.seeds == 1 and {len(method.trials) for method in small.methods.values()} == {0, 2}
 

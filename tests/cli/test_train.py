@@ -51,6 +51,18 @@ def resumed(folder: Path, *more: str, code: int = 0) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run. Not to be changed: `copied` is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(store))
+        return trained(str(tmp_path_factory.mktemp("finished") / "run"))
+
+
+def copied(folder: Path, name: str = "run") -> Path:
+    return Path(shutil.copytree(folder, name))
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
@@ -72,8 +84,8 @@ def stopped_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Keeper, "write", signalling)
 
 
-def test_best_and_last() -> None:
-    folder = trained("run")
+def test_best_and_last(finished: Path) -> None:
+    folder = finished
     assert checkpoints(folder) == ["best", "step_00000030", "step_00000040"]
     held_out = {line["step"]: line["val_loss"] for line in metrics(folder) if "val_loss" in line}
     assert sorted(held_out) == [10, 20, 30, 40]
@@ -84,12 +96,12 @@ def test_best_and_last() -> None:
     assert (folder / "STATUS").read_text() == "done\n" and (folder / "media" / "loss.png").exists()
 
 
-def test_a_worse_validation_leaves_the_best_alone() -> None:
-    folder = trained("run", "fit.steps=20")
+def test_a_worse_validation_leaves_the_best_alone(finished: Path) -> None:
+    folder = copied(finished)
     before = load_state(folder / "checkpoints" / "best")
-    resumed(folder, "fit.steps=40", "fit.lr=1.0", "fit.warmup=0")  # it does not survive such a rate
+    resumed(folder, "fit.steps=60", "fit.lr=1.0", "fit.warmup=0")  # it does not survive such a rate
     assert_same(load_state(folder / "checkpoints" / "best"), before)
-    assert dforce.load(folder).step == 40
+    assert dforce.load(folder).step == 60
 
 
 def test_sigterm_and_resume_are_the_undisturbed_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +123,8 @@ def test_sigterm_and_resume_are_the_undisturbed_run(monkeypatch: pytest.MonkeyPa
     assert sorted(path.name for path in Path().iterdir()) == ["part", "whole"]
 
 
-def test_resume_of_a_finished_run_and_beyond(capsys: pytest.CaptureFixture[str]) -> None:
-    folder = trained("run")
+def test_resume_of_a_finished_run_and_beyond(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(finished)
     before = load_state(folder)
     resumed(folder)
     assert "has all its 40 steps; raise fit.steps" in capsys.readouterr().out
@@ -122,17 +134,16 @@ def test_resume_of_a_finished_run_and_beyond(capsys: pytest.CaptureFixture[str])
     assert load_state(folder).step == 45 and metrics(folder)[-1]["step"] == 45
 
 
-def test_resume_before_the_first_checkpoint_begins_at_the_beginning() -> None:
-    whole = trained("whole")
-    killed = shutil.copytree(whole, "killed")
-    shutil.rmtree(Path(killed) / "checkpoints")
-    resumed(Path(killed))
-    assert metrics(Path(killed)) == metrics(whole)
-    assert_same(load_state(killed), load_state(whole))
+def test_resume_before_the_first_checkpoint_begins_at_the_beginning(finished: Path) -> None:
+    killed = copied(finished, "killed")
+    shutil.rmtree(killed / "checkpoints")
+    resumed(killed)
+    assert metrics(killed) == metrics(finished)
+    assert_same(load_state(killed), load_state(finished))
 
 
-def test_a_checkpoint_begins_a_folder_of_its_own() -> None:
-    folder = trained("run")
+def test_a_checkpoint_begins_a_folder_of_its_own(finished: Path) -> None:
+    folder = copied(finished)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     resumed(folder / "checkpoints" / "step_00000030", "out=other")
     assert_same(load_state("other"), load_state(folder))
@@ -142,10 +153,9 @@ def test_a_checkpoint_begins_a_folder_of_its_own() -> None:
     assert len(list(Path("runs/train").iterdir())) == 1
 
 
-def test_a_run_that_names_old_places_goes_on_as_it_would_have() -> None:
+def test_a_run_that_names_old_places_goes_on_as_it_would_have(finished: Path) -> None:
     """Its configurations, that of the folder and that of the checkpoint, say `dforce.fit.fit` and the like."""
-    folder = trained("run", "fit.steps=20")
-    old = Path(shutil.copytree(folder, "old"))
+    folder, old = copied(finished), copied(finished, "old")
     for place in (old, find(old)):
         text = (place / "config.yaml").read_text()
         for before, now in MOVED.items():
@@ -153,20 +163,20 @@ def test_a_run_that_names_old_places_goes_on_as_it_would_have() -> None:
         (place / "config.yaml").write_text(text)
     assert "_target_: dforce.fit.fit" in text and "_target_: dforce.loss.ForcingObjective" in text
     reseal(place)
-    resumed(folder, "fit.steps=25")
-    resumed(old, "fit.steps=25")
+    resumed(folder, "fit.steps=45")
+    resumed(old, "fit.steps=45")
     assert_same(load_state(old), load_state(folder))
     assert metrics(old) == metrics(folder)
 
 
-def test_what_cannot_be_resumed_says_why(capsys: pytest.CaptureFixture[str], store: Path) -> None:
+def test_what_cannot_be_resumed_says_why(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for where in ("nowhere", "data"):
         if where == "data":
             assert main(["data", "maze", "steps=4000", "name=dforce/tiny-v0", "out=data"]) == 0
         resumed(Path(where), code=2)
         assert f"resume={where} is no run folder" in capsys.readouterr().err
     assert not Path("nowhere").exists()
-    folder = trained("run")
+    folder = copied(finished)
     resumed(folder, "data=dforce/tiny-v0", "fit.steps=50", code=2)
     assert "are not those that run was trained on" in capsys.readouterr().err
     resumed(folder, "net.width=32", "fit.steps=50", code=2)  # with the data of the run, whatever was tried since
@@ -198,7 +208,7 @@ def test_without_held_out_episodes_there_is_no_best() -> None:
     assert checkpoints(folder) == ["step_00000015"] and "val_loss" not in metrics(folder)[-1]
 
 
-def test_carried_states_go_through_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_carried_states_go_through_a_stop(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained("whole", "carry=true")
     with monkeypatch.context() as patch:
         stopped_at(22, signal.SIGTERM, patch)
@@ -208,7 +218,7 @@ def test_carried_states_go_through_a_stop(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in load_state(whole).carried.items():
         assert torch.equal(load_state(part).carried[name], value)
     assert_same(load_state(part), load_state(whole))
-    assert metrics(part) == metrics(whole) != metrics(trained("plain"))
+    assert metrics(part) == metrics(whole) != metrics(finished)
 
 
 RANKED = """

@@ -205,13 +205,14 @@ def test_ideal_denoiser_walks_down_the_marginals(name, eta):
             "ve": Schedule(torch.ones(4001), torch.cat([torch.zeros(1), torch.logspace(-3, 2, 4000).double()]))}
     s, data = many[name], 0.25
     variance = s.alpha[-1] ** 2 * data + s.sigma[-1] ** 2
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
-    for k in range(s.levels, 0, -1):
-        gain = s.alpha[k] * data / (s.alpha[k] ** 2 * data + s.sigma[k] ** 2)
-        kernel = transition(s, one, gain * one, torch.tensor([[k]]), torch.tensor([[k - 1]]), eta=eta)
-        variance = kernel.mean.squeeze() ** 2 * variance + kernel.std.squeeze() ** 2
-        wanted = s.alpha[k - 1] ** 2 * data + s.sigma[k - 1] ** 2
-        assert abs(variance / wanted - 1) < 0.02, k
+    level = torch.arange(s.levels, 0, -1)
+    one = torch.ones(1, s.levels, 1, dtype=torch.float64)
+    gain = (s.alpha * data / (s.alpha**2 * data + s.sigma**2))[level, None]
+    kernel = transition(s, one, gain * one, level[None], level[None] - 1, eta=eta)  # every step of the chain at once
+    wanted = (s.alpha**2 * data + s.sigma**2)[level - 1]
+    for k, factor, added, right in zip(*(v.flatten().tolist() for v in (level, kernel.mean**2, kernel.std**2, wanted))):
+        variance = factor * variance + added
+        assert abs(variance / right - 1) < 0.02, k
 
 
 # --------------------------------------------------------------------------------------------------------- densities

@@ -160,8 +160,8 @@ def goal(x0):
 @pytest.mark.parametrize("futures", ["joint", "sequential"])
 def test_monte_carlo_guidance_runs_unchanged(futures):
     schedule = cosine(50)
-    denoiser = Precond(make(), schedule)
-    x, matrix = inputs()[0], pyramid(schedule.grid(4), 8, 2)
+    denoiser = Precond(make(context=3), schedule)
+    x, matrix = inputs(time=4)[0], pyramid(schedule.grid(3), 4, 2)
     one = monte_carlo(denoiser, schedule, goal, 1)
     plain = generate(guided(denoiser, schedule, goal), schedule, matrix, x)
     torch.testing.assert_close(generate(one, schedule, matrix, x), plain)
@@ -206,6 +206,7 @@ def test_without_its_mask_all_tokens_see_each_other_and_nothing_is_absorbed():
         Precond(net, schedule).absorb(x, torch.zeros(2, 8, dtype=torch.long), state, cond)
 
 
+@pytest.mark.slow
 def test_it_learns_the_exact_denoiser_of_a_known_process():
     torch.manual_seed(0)
     schedule, g = cosine(200), torch.Generator().manual_seed(0)

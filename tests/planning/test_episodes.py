@@ -34,6 +34,6 @@ def test_plans_do_not_depend_on_how_many_are_made_at_once(name) -> None:
     layout = settings.pop("layout", LAYOUT)
     planner = small(kind, **settings).with_(layout=layout)
     whole, *parts = (planner.with_(episodes=size)(STARTS, GOALS, 8, np.random.default_rng(3)).states
-                     for size in (256, 1, 2, 3, 5))
+                     for size in (256, 2, 3))  # five starts: two, two, one; three, two
     for states in parts:
         torch.testing.assert_close(*(torch.from_numpy(each) for each in (states, whole)), rtol=1e-4, atol=1e-4)

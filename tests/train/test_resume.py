@@ -68,6 +68,7 @@ def error_at_the_end(carry: bool) -> float:
     return float((guess - x[:, -1:]).square().mean())
 
 
+@pytest.mark.slow
 def test_a_memory_longer_than_the_window_is_learnt_where_the_state_is_carried():
     """Better than any forecast from a window could be, .36 (Bayes: .21); without, worse (measured .23, .41)."""
     at_best = forecast_error(WINDOW - 1)

@@ -18,6 +18,12 @@ from dforce.video.server import World
 from dforce.video.stream import Recipe, continued
 
 
+@pytest.fixture(autouse=True)
+def few_balls(monkeypatch):
+    """The data set "balls", with fewer clips: making them all takes longer than the tests."""
+    monkeypatch.setattr("dforce.data.video.select.BALLS", {"train": 24, "val": 12})
+
+
 def test_balls_keep_their_mass_and_speed():
     """60 frames, five times a training window, against real clips of the same law; a still picture has speed 0."""
     model = load_video("balls")
@@ -81,12 +87,13 @@ def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, c
 def test_its_walker_comes_along_and_walks_without_data(tmp_path, monkeypatch):
     """No clips are there to learn from; forward is what a walker does most, and the same seed walks the same way."""
     monkeypatch.chdir(tmp_path)
-    for name in ("one", "again"):
-        assert main(["rollout", "checkpoint=doom16", "context=0", "measure=false", "actions=walker", "frames=30",
+    for name, frames in (("one", 30), ("again", 6)):
+        assert main(["rollout", "checkpoint=doom16", "context=0", "measure=false", "actions=walker", f"frames={frames}",
                      "samples=4", "film=false", f"out={name}"]) == 0
     told = np.fromfile(tmp_path / "one" / "actions.f32", np.float32).reshape(30, 4, 3)
     assert (told[0] == 0).all() and (told[1:].sum(-1) == 1).all()               # nothing leads to the first frame
     share = told[1:].mean((0, 1))
     assert share[2] > 0.3 and share[2] == share.max()
-    assert (tmp_path / "one" / "frames.u8").read_bytes() == (tmp_path / "again" / "frames.u8").read_bytes()
+    again = (tmp_path / "again" / "frames.u8").read_bytes()
+    assert again and (tmp_path / "one" / "frames.u8").read_bytes()[:len(again)] == again
     assert (tmp_path / "one" / "walker.safetensors").is_file()                   # the engine may be walked by it
