@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.machinery
 import importlib.util
 import os
@@ -16,6 +17,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nets here are tiny, and threads that wait spin: two runs would crawl
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # Minari otherwise spends 23 s retrying where there is no network
 
+FILE: Path | None = None
 LAYOUT = Figure.get_layout_engine
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"dforce": ROOT / "dforce", "dforce.envs": ROOT / "envs", "dforce.configs": ROOT / "configs"}
@@ -76,6 +78,11 @@ def pytest_runtest_setup(item):
     pictures = "report" in item.path.parts
     Figure.get_layout_engine = LAYOUT if pictures else lambda _: None
     rcParams["savefig.dpi"] = "figure" if pictures else 20
+    global FILE
+    if item.path != FILE:  # what the imports left is not looked through again by every collection (imageio's, a film)
+        FILE = item.path
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -44,7 +44,8 @@ def errors(denoiser, energy):
     return float((x.mean(0) - mean).abs().max()), float((torch.cov(x.T) - cov).abs().max())
 
 
-@pytest.mark.parametrize("energy", [Goals([5], [-1.5]), Goals([3, 5], [1.0, -1.5])], ids=["one goal", "two near goals"])
+@pytest.mark.parametrize("energy", [pytest.param(Goals([5], [-1.5]), id="one goal", marks=pytest.mark.slow),
+                                    pytest.param(Goals([3, 5], [1.0, -1.5]), id="two near goals")])
 def test_it_gives_the_posterior_where_the_heuristic_does_not(energy):
     mean, cov = errors(exact_tilt(Causal(S, RHO), S, energy), energy)
     assert mean < 0.1 and cov < 0.1

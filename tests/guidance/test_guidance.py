@@ -74,9 +74,13 @@ def test_a_linear_energy_moves_the_mean_by_the_covariance(rho, scale):
         torch.testing.assert_close(spread, cov, rtol=0, atol=0.06)
 
 
-@pytest.mark.parametrize("draws", [1, 2, 5])
-@pytest.mark.parametrize("branch, futures", [("tree", "joint"), ("tree", "sequential"), ("posterior", "sequential")])
-@pytest.mark.parametrize("reduce", ["mean", "logmeanexp"])
+WAYS = [("tree", "joint"), ("tree", "sequential"), ("posterior", "sequential")]
+
+
+# Quick: two and five draws each with every way, and both with each reduction; one draw is plain guidance bit for bit.
+@pytest.mark.parametrize("draws, branch, futures, reduce", [
+    pytest.param(draws, *way, reduce, marks=[pytest.mark.slow] * (draws == 1 or (draws + i + j) % 2))
+    for draws in (1, 2, 5) for i, way in enumerate(WAYS) for j, reduce in enumerate(("mean", "logmeanexp"))])
 def test_a_linear_energy_tilts_alike_for_every_draw_and_branch(draws, branch, futures, reduce):
     weights = torch.zeros(T)
     weights[-1] = 1.0

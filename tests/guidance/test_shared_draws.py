@@ -16,7 +16,7 @@ from dforce.guidance.monte_carlo import monte_carlo
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
 
-S, TIME = cosine(60), 13
+S, TIME = cosine(60), 9
 SHAPES = {"static": {"s": 1}, "token": {"a": 1}}
 
 

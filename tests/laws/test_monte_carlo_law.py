@@ -28,8 +28,10 @@ def errors(samples, delay=5, denoiser=None, seed=0, steps=20, **options):
 POSTERIOR = {"branch": "posterior", "futures": "sequential"}
 
 
+@pytest.mark.slow
 def test_moment_matched_draws_give_the_posterior():
-    """The plug-in's error is 3.75 here (tests of guidance); 16 draws bring mean and covariance within .1."""
+    """The plug-in's error is 3.75 here (tests of guidance); 16 draws bring mean and covariance within .1. A quicker
+    form of the law is that of `exact_tilt`, which draws so, among the tests of guidance."""
     mean, spread = errors(24, draws=16, lookahead=8, reduce="gaussian", **POSTERIOR)
     assert mean < 0.1 and spread < 0.1
 
