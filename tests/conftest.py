@@ -74,7 +74,7 @@ def _commands_compose_once():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Pictures are drawn small and without a layout, but where they are what is tested: it took a tenth of the suite."""
+    """Pictures are drawn small and without a layout, but where they are what is tested."""
     pictures = "report" in item.path.parts
     Figure.get_layout_engine = LAYOUT if pictures else lambda _: None
     rcParams["savefig.dpi"] = "figure" if pictures else 20

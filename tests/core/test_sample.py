@@ -86,7 +86,7 @@ def test_the_random_matrices_are_what_they_are_meant_to_be():
 
 # ------------------------------------------------------------------------------------------------------- equal paths
 
-# Every matrix with each eta and with each order, and over the matrices all four pairs of them; the other pairs are slow.
+# Quick: every matrix with each eta and with each order, and over the matrices all four pairs of them.
 @pytest.mark.parametrize("name, eta, order", [
     pytest.param(name, eta, order, marks=[pytest.mark.slow] * ((i + (eta > 0) + order) % 2))
     for i, name in enumerate(MATRICES) for eta in (0.0, 0.7) for order in (1, 2)])

@@ -210,7 +210,8 @@ def test_ideal_denoiser_walks_down_the_marginals(name, eta):
     gain = (s.alpha * data / (s.alpha**2 * data + s.sigma**2))[level, None]
     kernel = transition(s, one, gain * one, level[None], level[None] - 1, eta=eta)  # every step of the chain at once
     wanted = (s.alpha**2 * data + s.sigma**2)[level - 1]
-    for k, factor, added, right in zip(*(v.flatten().tolist() for v in (level, kernel.mean**2, kernel.std**2, wanted))):
+    steps = [each.flatten().tolist() for each in (level, kernel.mean**2, kernel.std**2, wanted)]
+    for k, factor, added, right in zip(*steps, strict=True):
         variance = factor * variance + added
         assert abs(variance / right - 1) < 0.02, k
 

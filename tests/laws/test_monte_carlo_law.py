@@ -46,6 +46,7 @@ def test_moment_matched_draws_give_the_posterior_at_any_seed_and_delay(seed, del
     assert mean < 0.1 and spread < 0.1
 
 
+@pytest.mark.slow
 def test_log_mean_exp_comes_near_with_a_few_draws():
     """A quicker form of the law below: the plug-in's error of 3.75 falls with the draws, to under 1 with 16."""
     assert errors(20, 3, steps=10, draws=16, lookahead=8, reduce="logmeanexp", **POSTERIOR)[0] < 1.0
