@@ -35,14 +35,15 @@ def choose_backend() -> str:
     RuntimeError where neither is there, which says what to install.
     """
     name = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if name or sys.platform != "linux":
+    if sys.platform != "linux":
         return name
-    name = "egl" if _egl_works() else "osmesa" if ctypes.util.find_library("OSMesa") else ""
+    name = name or ("egl" if _egl_works() else "osmesa" if ctypes.util.find_library("OSMesa") else "")
     if not name:
         raise RuntimeError("no pictures without EGL or OSMesa: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6; "
                            "or set MUJOCO_GL; observations='low_dim' needs no pictures")
     os.environ["MUJOCO_GL"] = name
-    _use(name)
+    if name in ("egl", "osmesa"):
+        _use(name)
     return name
 
 

@@ -36,6 +36,7 @@ def test_a_data_set_is_the_experts_episodes_with_their_seeds_and_is_made_once() 
         RobotGeneration("swap", episodes=3, tail=7, seed=11).make(played.append)
 
 
+@pytest.mark.slow  # two new processes import torch
 def test_two_processes_make_the_same_as_one() -> None:
     sets = []
     for processes in (1, 2):

@@ -8,8 +8,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import dforce.envs  # noqa: F401  (registers the tasks)
-from dforce.envs.robot import panda
-from dforce.envs.robot.scene import Props, build
 from dforce.envs.robot.swap import SwapEnv
 
 
@@ -31,7 +29,7 @@ def played(env: SwapEnv, seed: int, steps: int | None = None) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("observations", ["low_dim", "image", "mixed"])
-def test_gymnasium_finds_no_fault(observations: str) -> None:
+def test_gymnasium_finds_no_fault(observations: str, pictures: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = gymnasium.make("dforce/Swap-v0", observations=observations, image_size=32, max_steps=20)
@@ -127,7 +125,7 @@ def test_vector_environments_are_their_copies(kind: str, env: SwapEnv) -> None:
     assert info["clue"].shape == (2, 2) and info["decision_due"].all()
 
 
-def test_pictures_show_the_cubes_where_they_are() -> None:
+def test_pictures_show_the_cubes_where_they_are(pictures: None) -> None:
     """The red and the green pixels seen from above lie where the cubes do: columns grow with y, rows with x."""
     made = SwapEnv(observations="image", noise=0.0)
     picture = made.reset(seed=7)[0]["top"].astype(int)
@@ -139,20 +137,6 @@ def test_pictures_show_the_cubes_where_they_are() -> None:
         assert abs(columns.mean() + 0.5 - (32 + y * scale)) < 1.5
         assert abs(rows.mean() + 0.5 - (32 + (x - 0.48) * scale)) < 2
     made.close()
-
-
-def test_the_arm_is_drawn_with_few_triangles_and_its_meshes_are_not_mixed_up() -> None:
-    model = build(Props())[0]
-    faces = {model.mesh(i).name: int(model.mesh_facenum[i]) for i in range(model.nmesh)}
-    assert faces["link0_col"] == 200 and sum(faces.values()) < 5000
-
-
-def test_one_line_where_there_is_no_arm(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="no checkout of MuJoCo Menagerie"):
-        SwapEnv(menagerie=tmp_path)
-    monkeypatch.setattr(panda.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"pip install 'dforce\[robots\]'"):
-        panda.find_panda()
 
 
 def test_bad_input_is_named(env: SwapEnv) -> None:
