@@ -1,4 +1,4 @@
-"""Tasks that need memory for a robot arm at a table, in MuJoCo.
+"""Tasks for robots at a table, in MuJoCo: four that need memory, for a Panda arm, and PushT.
 
 Importing this module registers them with Gymnasium; MuJoCo is only imported when an environment is made.
 """
@@ -6,9 +6,9 @@ import gymnasium
 
 # Name of a task -> id of its environment.
 TASKS = {"swap": "dforce/Swap-v0", "remember_color": "dforce/RememberColor-v0",
-         "remember_place": "dforce/RememberPlace-v0", "count": "dforce/Count-v0"}
+         "remember_place": "dforce/RememberPlace-v0", "count": "dforce/Count-v0", "pusht": "dforce/PushT-v0"}
 _PLACES = {"swap": "swap:SwapEnv", "remember_color": "cues:RememberColorEnv",
-           "remember_place": "cues:RememberPlaceEnv", "count": "cues:CountEnv"}
+           "remember_place": "cues:RememberPlaceEnv", "count": "cues:CountEnv", "pusht": "pusht:PushTEnv"}
 
 for _task, _id in TASKS.items():
     if _id not in gymnasium.registry:          # a second import of the module would warn of overriding

@@ -49,7 +49,7 @@ class CueEnv(TableEnv):
         names = [*["tool x", "tool y", "tool z", "grip", "go"], *[f"cue {disc}" for disc in self.discs],
                  *[f"{disc} {axis}" for disc in self.discs for axis in "xyz"]]
         start = self._cue_steps() + span
-        settings.setdefault("max_steps", start + 60)
+        settings.setdefault("max_steps", start + 120)
         super().__init__(Props(discs=self.discs, lamps=True), names, **settings)
         self.progress: CueProgress
 

@@ -37,6 +37,7 @@ class SwapEnv(TableEnv):
     """
 
     def __init__(self, *, span: int = 5, **settings: Any):
+        settings.setdefault("max_steps", 280 + 4 * span)
         super().__init__(Props(slots=SLOTS, cubes=("red", "green")), NAMES, **settings)
         if span < 1:
             raise ValueError(f"span is at least 1 step, got {span}")

@@ -55,10 +55,10 @@ class TableEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / PERIOD)}
-    cubes: tuple[str, ...] = ()
+    action_names = ["tool x", "tool y", "tool z", "grip"]
 
     def __init__(self, props: Props, low_dim: list[str], *, observations: str = "low_dim", image_size: int = 64,
-                 noise: float = 0.001, vary: bool = True, max_steps: int = 300,
+                 noise: float = 0.001, vary: bool = True, max_steps: int,
                  menagerie: str | os.PathLike | None = None, render_mode: str | None = None):
         if observations not in OBSERVATIONS or render_mode not in (None, "rgb_array"):
             raise ValueError(f"observations is one of {', '.join(OBSERVATIONS)} and render_mode 'rgb_array' or None, "
@@ -125,7 +125,7 @@ class TableEnv(gymnasium.Env):
         self.look.show(self.arm.model)
         self.progress = self._begin(layout, sensor)
         self._show()
-        return self._observe(), self._info()
+        return self.observe(), self._info()
 
     def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step of 0.1 s; the reward is 1 for every stage that is reached for the first time."""
@@ -140,7 +140,7 @@ class TableEnv(gymnasium.Env):
         self.progress.success_held = (self.progress.success_held + 1) * success
         self.progress.reached |= success
         self._show()
-        return (self._observe(), float(self.progress.stage - before), False,
+        return (self.observe(), float(self.progress.stage - before), False,
                 self.progress.elapsed >= self.max_steps, self._info())
 
     def advance(self, action: np.ndarray) -> None:
@@ -181,7 +181,8 @@ class TableEnv(gymnasium.Env):
         home = bool(abs(self.arm.tool - HOME).max() <= NEAR_HOME) and not self.arm.grip
         progress.rested = (progress.rested + 1) * home
 
-    def _observe(self) -> Any:
+    def observe(self) -> Any:
+        """The observation now, with sensor noise drawn anew."""
         vector, position = self._low_dim()
         noisy = vector + self.noise * position * self.progress.sensor.standard_normal(len(vector))
         noisy = np.clip(noisy, -2, 2).astype(np.float32)

@@ -75,3 +75,15 @@ def test_settings_reach_the_environment_and_bad_ones_are_named() -> None:
     assert env.span == 9 and env.noise == 0
     with pytest.raises(ValueError, match="at least 1"):
         RobotGeneration("swap", episodes=0)
+    with pytest.raises(ValueError, match="task=swap takes no objects"):
+        RobotGeneration("swap", objects=3)
+    with pytest.raises(ValueError, match="task=pusht takes no noise, span"):
+        RobotGeneration("pusht", noise=0.1, span=2)
+
+
+@pytest.mark.parametrize("task", ["remember_color", "remember_place", "count"])
+def test_every_cue_is_demonstrated(task: str) -> None:
+    """What has to be remembered is stored at every step, so that a policy can be given it as a control."""
+    arrays = demonstrate(task, {"span": 3, "objects": 2}, 2, 0).arrays
+    assert arrays["infos"]["success"][-1] and arrays["rewards"].sum() == 1
+    assert len(np.unique(arrays["infos"]["clue"])) == 1 and arrays["observations"].shape[1] == 13

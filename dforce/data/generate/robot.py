@@ -14,14 +14,16 @@ import numpy as np
 from dforce.data.minari import kept, save_buffers
 from dforce.envs import ROBOT_TASKS
 
-ACTIONS = ["tool x", "tool y", "tool z", "grip"]
+OPTIONS = {"noise", "span", "objects"}
+TAKES: dict[str, set[str]] = {"swap": {"noise", "span"}, "pusht": set()}  # which of them a task has; else all
 PERIOD, EXPERT = 0.1, 1  # s between actions; key of the expert's random numbers beside an episode's seed
 
 
 class Demonstration(NamedTuple):
     """An episode of the expert.
 
-    success: at its end. arrays: observations, actions, rewards, infos and flags as Minari stores them.
+    success: at its end, within the environment's steps. arrays: observations, actions, rewards, infos and flags as
+    Minari stores them.
     """
 
     seed: int
@@ -35,17 +37,16 @@ class RobotGeneration:
     """Settings of generated demonstrations.
 
     task: one of `ROBOT_TASKS`. episodes: with success, of seeds `seed`, `seed` + 1, ...; those without are left out.
-    observations, image_size, noise: as for `TableEnv`. span: steps between a cue and its use. objects: of the
-    tasks with a cue. None is the task's own value of both.
+    observations, image_size, noise, span, objects: of the environment; None is its own default.
     tail: steps of rest after the last decision, so that a policy learns to stop. processes: that share the work; what
     they make is equal bit for bit. name: of the data set, None is robot/<task>-<observations>-v0.
     """
 
-    task: Literal["swap", "remember_color", "remember_place", "count"]
+    task: Literal["swap", "remember_color", "remember_place", "count", "pusht"]
     episodes: int = 300
     observations: Literal["low_dim", "image", "mixed"] = "low_dim"
-    image_size: int = 64
-    noise: float = 0.001
+    image_size: int | None = None
+    noise: float | None = None
     span: int | None = None
     objects: int | None = None
     tail: int = 60
@@ -58,8 +59,9 @@ class RobotGeneration:
         if min(self.episodes, self.processes) < 1 or min(self.seed, self.tail) < 0:
             raise ValueError(f"episodes and processes are at least 1, seed and tail at least 0, got {self.episodes}, "
                              f"{self.processes}, {self.seed}, {self.tail}")
-        if self.task == "swap" and self.objects is not None:
-            raise ValueError(f"task=swap has two cubes, objects={self.objects} is for the tasks with a cue")
+        strange = {key for key in OPTIONS if getattr(self, key) is not None} - TAKES.get(self.task, OPTIONS)
+        if strange:
+            raise ValueError(f"task={self.task} takes no {', '.join(sorted(strange))}: leave it null")
 
     @property
     def dataset(self) -> str:
@@ -78,10 +80,11 @@ class RobotGeneration:
         report: is given every episode, also those that are left out. The data set appears complete, or not at all.
         ValueError where another one of that name exists, unless `overwrite`.
         """
-        about = {"env": ROBOT_TASKS[self.task], "dt": PERIOD, "action_names": ACTIONS, **asdict(self)}
+        env = make_task(self.task, **self.settings)
+        about = {"env": ROBOT_TASKS[self.task], "dt": PERIOD, "action_names": env.action_names, **asdict(self)}
         about = {key: value for key, value in about.items() if key not in ("processes", "overwrite", "name")}
         if self.observations == "low_dim":
-            about["observation_names"] = make_task(self.task, **self.settings).observation_names
+            about["observation_names"] = env.observation_names
         if kept(self.dataset, about, overwrite=self.overwrite):
             return False
         import gymnasium
@@ -120,7 +123,7 @@ class RobotGeneration:
                     yield played
 
     def film(self) -> Iterator[np.ndarray]:
-        """uint8 [240, 480, 3], the first episode as both cameras see it. RuntimeError where nothing can be drawn."""
+        """uint8 [240, W, 3], the first episode as its cameras see it. RuntimeError where nothing can be drawn."""
         env = make_task(self.task, **self.settings, render_mode="rgb_array")
         env.reset(seed=self.seed)
         yield env.render()
@@ -149,7 +152,7 @@ def demonstrate(task: str, settings: Mapping[str, Any], tail: int, seed: int) ->
         rewards.append(reward)
         infos.append(info)
     last = np.arange(len(actions)) == len(actions) - 1
-    return Demonstration(seed, info["success"], len(actions), {
+    return Demonstration(seed, info["success"] and len(actions) <= env.max_steps, len(actions), {
         "observations": _stack(observations), "actions": np.stack(actions), "rewards": np.array(rewards),
         "terminations": np.zeros(len(actions), bool), "truncations": last, "infos": _stack(infos)})
 
