@@ -72,7 +72,7 @@ def test_failures_are_left_out_and_an_expert_that_only_fails_is_named(monkeypatc
 def test_settings_reach_the_environment_and_bad_ones_are_named() -> None:
     generation = RobotGeneration("swap", span=9, noise=0.0)
     env = make_task("swap", **generation.settings)
-    assert env.span == 9 and env.noise == 0
+    assert env.span == 9 and env.noise == 0 and generation.dataset == "robot/swap-span9-low-dim-v0"
     with pytest.raises(ValueError, match="at least 1"):
         RobotGeneration("swap", episodes=0)
     with pytest.raises(ValueError, match="task=swap takes no objects"):

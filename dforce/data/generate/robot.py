@@ -39,7 +39,8 @@ class RobotGeneration:
     task: one of `ROBOT_TASKS`. episodes: with success, of seeds `seed`, `seed` + 1, ...; those without are left out.
     observations, image_size, noise, span, objects: of the environment; None is its own default.
     tail: steps of rest after the last decision, so that a policy learns to stop. processes: that share the work; what
-    they make is equal bit for bit. name: of the data set, None is robot/<task>-<observations>-v0.
+    they make is equal bit for bit. name: of the data set, None is robot/<task>-<observations>-v0, with span and objects
+    where they are given.
     """
 
     task: Literal["swap", "remember_color", "remember_place", "count", "pusht"]
@@ -66,7 +67,8 @@ class RobotGeneration:
     @property
     def dataset(self) -> str:
         """The data set's name."""
-        return self.name or f"robot/{self.task.replace('_', '-')}-{self.observations.replace('_', '-')}-v0"
+        given = [f"{key}{getattr(self, key)}" for key in ("span", "objects") if getattr(self, key) is not None]
+        return self.name or f"robot/{'-'.join([self.task, *given, self.observations]).replace('_', '-')}-v0"
 
     @property
     def settings(self) -> dict[str, Any]:
