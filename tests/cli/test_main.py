@@ -167,6 +167,16 @@ def test_data_maze_writes_a_data_set_and_a_run_folder(tmp_path: Path, capsys: py
     assert main(["data", "maze", "steps=2000", f"name={name}", "out=here"]) == 2
 
 
+def test_data_robot_writes_a_data_set_and_films_its_expert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dforce.data import load_episodes
+
+    assert main(["data", "robot", "task=count", "span=2", "episodes=2", "tail=1", "out=here"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 demonstrations of count as the data set robot/count-span2-low-dim-v0" in printed
+    assert len(load_episodes("robot/count-span2-low-dim-v0")) == 2
+    assert list((tmp_path / "here" / "media").glob("expert.*")) or "no film: no pictures without" in printed
+
+
 def test_a_failed_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dforce.cli.commands.benchmark_speed.SpeedBenchmark.measure", _refuse)
     assert main(["benchmark", "speed", "out=here"]) == 2

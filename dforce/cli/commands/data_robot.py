@@ -29,18 +29,19 @@ def run(cfg: Any, call: Invocation) -> None:
                 ticker.advance(int(each.success))
 
             made = generation.make(report)
-        folder.episodes({"seed": each.seed, "success": each.success, "steps": each.steps} for each in played)
+        success, rows = [each.success for each in played], []
         if made:
-            task, lengths = generation.task, np.array([each.steps for each in played if each.success])
-            success = wilson_interval(sum(each.success for each in played), len(played))
-            folder.results([make_row(task, "expert", "success", success, higher=True),
-                            make_row(task, "expert", "steps", median_interval(lengths), unit="steps")],
-                           data=generation.dataset)
+            steps = median_interval(np.array([each.steps for each in played if each.success]))
+            rows = [make_row(generation.task, "expert", "success", wilson_interval(sum(success), len(success)),
+                             higher=True), make_row(generation.task, "expert", "steps", steps)]
+        summary = (f"{generation.episodes:,} demonstrations of {generation.task} as the data set {generation.dataset}"
+                   + (f"; the expert failed in {success.count(False)} more" if made else ", which was there"))
+        folder.episodes({"seed": each.seed, "success": each.success, "steps": each.steps} for each in played)
+        folder.results(rows, data=generation.dataset, summary=summary)
         try:
             film = write_frames(folder.media / "expert.mp4", generation.film(), fps=FPS)
             write_atomic(folder.media / "captions.json", json.dumps({
-                film.name: f"The first demonstration at {FPS / 10:g} times its speed, from the front and from above."}))
+                film.name: f"The first demonstration at {FPS / 10:g} times its speed, as the cameras see it."}))
         except RuntimeError as error:
             print(f"no film: {error}")
-        print(f"dataset {generation.dataset}: {generation.episodes} episodes" +
-              (f", {len(played) - generation.episodes} without success left out" if made else ", which was there"))
+        print(summary)
