@@ -71,7 +71,8 @@ class Arm:
         return angles
 
     def place(self, position: np.ndarray) -> None:
-        """Puts the arm, open, to a position at once: the beginning of an episode, after mj_resetData."""
+        """Begins anew, with the arm, open, at a position."""
+        mujoco.mj_resetData(self.model, self.data)
         self.target = position.copy()
         self.data.ctrl[:7] = self.data.qpos[self.joints] = self.solve(self._rest, position, iterations=30)
         self.data.ctrl[7:] = self.data.qpos[self.fingers] = OPEN

@@ -14,6 +14,7 @@ from .table_env import HOME_JITTER, Progress, TableEnv
 SLOTS = (-0.18, 0.0, 0.18)
 STARTS = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]  # slots of red and of green
 IN_SLOT, AT_REST = 0.05, 0.01  # m from the slot's centre, m from the height of a cube that stands
+TRIES = 20              # of the moves before an episode; the first has succeeded in every episode seen
 RELEASED = 0.06         # m that the gripper is open once it has let go
 NAMES = ["tool x", "tool y", "tool z", "grip", "red x", "red y", "red z", "green x", "green y", "green z"]
 
@@ -65,7 +66,7 @@ class SwapEnv(TableEnv):
 
     def _begin(self, layout: np.random.Generator, sensor: np.random.Generator) -> SwapProgress:
         """Two moves with the arm end in the start, so that nothing distinguishes it from a half-way state."""
-        while True:
+        for _ in range(TRIES):
             red, green = STARTS[layout.integers(len(STARTS))]
             self.progress = SwapProgress(sensor, start=(red, green))
             free = 3 - red - green
@@ -80,6 +81,7 @@ class SwapEnv(TableEnv):
             self._play(rest(self))
             if self.arrangement() == (red, green) and self.decision_due:
                 return self.progress
+        raise RuntimeError(f"the arm has not brought the cubes to their beginning in {TRIES} tries: is its model right?")
 
     def _play(self, actions: Iterator[np.ndarray]) -> None:
         for action in actions:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
 from numpy.typing import ArrayLike
@@ -120,7 +119,6 @@ class TableEnv(gymnasium.Env):
         super().reset(seed=seed)
         key = int(self.np_random.integers(2**62))
         layout, look, sensor = (np.random.default_rng([key, stream]) for stream in range(3))
-        mujoco.mj_resetData(self.arm.model, self.arm.data)
         self.look = draw_look(self.props, look if self.vary else np.random.default_rng(0))
         self.look.show(self.arm.model)
         self.progress = self._begin(layout, sensor)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -70,7 +69,6 @@ def test_the_tool_arrives_pointing_down_however_it_came(position: np.ndarray) ->
     postures = []
     for first in (np.array([0.5, 0.3, 0.2]), np.array([0.5, -0.3, 0.2])):
         arm = Arm(*build(Props()))
-        mujoco.mj_resetData(arm.model, arm.data)
         arm.place(HOME)
         for target in [first] * 10 + [position] * 25:
             arm.command(target, False)
