@@ -81,7 +81,7 @@ class SwapEnv(TableEnv):
             self._play(rest(self))
             if self.arrangement() == (red, green) and self.decision_due:
                 return self.progress
-        raise RuntimeError(f"the arm has not brought the cubes to their beginning in {TRIES} tries: is its model right?")
+        raise RuntimeError(f"the arm has not brought the cubes to their beginning in {TRIES} tries: is it a Panda?")
 
     def _play(self, actions: Iterator[np.ndarray]) -> None:
         for action in actions:
