@@ -62,7 +62,7 @@ def test_the_first_touch_counts() -> None:
     env.reset(seed=1)
     wrong = (env.progress.answer + 1) % 3
     for number in (wrong, env.progress.answer):
-        for _ in range(12):
+        for _ in range(25):
             *_, info = env.step(np.append(env.progress.places[number] + [0, 0, 0.03], 0))
     assert env.progress.choice == wrong and not info["success"] and not info["reached"] and info["stage"] == 0
 
