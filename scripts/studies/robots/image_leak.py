@@ -99,7 +99,7 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     file = chosen.out / f"decisions_{chosen.seed}_{chosen.episodes}.npz"
     if not file.exists():
-        np.savez(file, **decisions(chosen.episodes, chosen.seed))
+        np.savez(file, **decisions(chosen.episodes, chosen.seed))  # type: ignore[arg-type]
     data = dict(np.load(file))
     results = {name: accuracy(data, remembers=remembers, epochs=chosen.epochs, seed=0)
                for name, remembers in (("with the slots at the beginning", True), ("pictures alone", False))}
