@@ -6,6 +6,7 @@ B = 0 at the start, which leaves every output as it was, bit for bit (but for nn
 last digit once it is frozen).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.tree import State
 from dforce.guidance.wrapper import Wrapper, module_inside
 from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
+from dforce.train.contents import used
 from dforce.train.state import check_weights
 
 FORMAT = 1
@@ -191,11 +193,15 @@ def load_adapters(folder: str | Path, model: nn.Module) -> list[str]:
     Raises CheckpointError for a folder that is damaged or holds something else, ValueError where the adapters belong
     to another model; the model is then as it was.
     """
-    about = verified(Path(folder))
+    about = verified(Path(folder), FILE)
     if about.get("kind") != "adapters" or about.get("format") != FORMAT:
         raise CheckpointError(f"{folder} holds no adapters of format {FORMAT}, but kind {about.get('kind')!r}, format "
                               f"{about.get('format')!r}")
-    tensors, ranks = load_file(Path(folder) / FILE), about["adapters"]
+    with used(Path(folder), "adapters"):
+        tensors = load_file(Path(folder) / FILE)
+        ranks = {name: (int(rank), float(alpha)) for name, (rank, alpha) in about["adapters"].items()}
+        if not all(rank >= 1 and math.isfinite(alpha) for rank, alpha in ranks.values()):
+            raise ValueError("a rank is below 1, or an alpha not finite")
     _compare(model, tensors, ranks, str(folder))
     if not _adapters(model):
         add_lowrank(model, targets=lambda name, _: name in ranks)

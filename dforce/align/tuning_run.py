@@ -20,7 +20,7 @@ from dforce.align.rewards.protocol import RewardError
 from dforce.report.plots.monitor import watch_curves
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.progress import Advance, Ticker, bar, no_advance
-from dforce.runs.training_run import has_checkpoint, rewind
+from dforce.runs.training_run import finished, has_checkpoint, resuming, rewind
 from dforce.train.checkpoint import Bundle, find, keep_last, load_state, save, step_folder
 from dforce.train.fit import TrainingState, stop_requested
 
@@ -90,19 +90,19 @@ def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
 
     Returns the run folder; None where nothing was left to do, and on processes that write nothing.
     """
-    prepared = run.prepare()
-    if run.kl_max is not None and not (prepared.monitor and has_density(prepared.monitor.sampler)):
-        raise ValueError("kl_max takes a watch that measures the KL: watch > 0 samples, eta > 0")
-    status, steps = Path(call.out or "") / "STATUS", prepared.aligning.steps
-    complete = prepared.state is not None and prepared.state.step >= steps
-    if complete and status.is_file() and status.read_text("utf-8").strip() == "done":
-        print(f"the run in {run.resume} has all its {steps} steps; raise algorithm.epochs to go on")
-        return None
-    with call.folder(resume=bool(run.resume)) as folder:
-        saver = Saver(folder, run.keep_last, prepared, prepared.describe(call.config))
-        follow_epochs(run, prepared, folder, saver)
-        if folder.writes and run.evaluate:
-            run.finish(prepared, folder)
+    with resuming(call, run.resume):
+        prepared = run.prepare()
+        if run.kl_max is not None and not (prepared.monitor and has_density(prepared.monitor.sampler)):
+            raise ValueError("kl_max takes a watch that measures the KL: watch > 0 samples, eta > 0")
+        steps = prepared.aligning.steps
+        if prepared.state is not None and prepared.state.step >= steps and finished(call):
+            print(f"the run in {run.resume} has all its {steps} steps; raise algorithm.epochs to go on")
+            return None
+        with call.folder(resume=bool(run.resume)) as folder:
+            saver = Saver(folder, run.keep_last, prepared, prepared.describe(call.config))
+            follow_epochs(run, prepared, folder, saver)
+            if folder.writes and run.evaluate:
+                run.finish(prepared, folder)
     return folder.path if folder.writes else None
 
 
@@ -187,7 +187,7 @@ def follow_epochs(run: TuningRun, prepared: PreparedTuning, folder: RunFolder, s
                     print(f"stopped after epoch {last.number}: KL {kl:.3g} nats > kl_max={run.kl_max:g}")
                     break
                 if stop():
-                    raise KeyboardInterrupt(f"stopped after epoch {last.number}; go on with resume={folder.path}")
+                    raise KeyboardInterrupt(f"stopped after epoch {last.number}")
     except RewardError as error:
         if last is None:
             raise ValueError(str(error)) from error

@@ -5,9 +5,7 @@ import functools
 import importlib
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -41,7 +39,7 @@ def launch(name: str, words: list[str]) -> int:
     failures: list[Exception] = []
     job = functools.partial(run_job, name, failures)
     functools.update_wrapper(job, run_job)  # Hydra reads the file and name of the function
-    with _terminable(), _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
+    with _process(["dforce", *flags, *defaults, *overrides], HYDRA_FULL_ERROR="1"):
         try:
             hydra_main(version_base="1.3", config_path="pkg://dforce.configs", config_name=manual.file_of(name))(job)()
         except SystemExit as end:  # argparse inside Hydra
@@ -63,23 +61,6 @@ def _process(argv: list[str], **environ: str) -> Iterator[None]:
         sys.argv = before[0]
         for key, value in before[1].items():
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that STATUS does not say `running` for ever. Main thread only."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt("stopped by SIGTERM")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_job(name: str, failures: list[Exception], cfg: Any) -> None:

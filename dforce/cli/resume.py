@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dforce.config import bounded_yaml, present
-from dforce.runs.folder import Invocation
+from dforce.runs.folder import Invocation, nothing_saved
 from dforce.runs.training_run import has_checkpoint
 from dforce.train.checkpoint import find
 
@@ -24,6 +24,10 @@ def resumed(cfg: Mapping[str, Any], call: Invocation, keys: frozenset[str], *,
     if not resume:
         return dict(cfg), call
     where = Path(resume)
+    if where.is_dir() and nothing_saved(where) and not (where / "config.yaml").is_file():
+        print(f"{where} was killed before its configuration was written: it begins at step 0, as given here")
+        cfg = {**cfg, "out": cfg.get("out") or resume}
+        return cfg, call._replace(config=cfg, out=cfg["out"])
     file = (find(where) if has_checkpoint(where) else where) / "config.yaml"  # what trained, not what was tried since
     before = present(OmegaConf.to_container(OmegaConf.create(bounded_yaml(file)))) if file.is_file() else {}
     before = before.get(within, before) if within else before

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from dforce.config.domains import check_numbers
 from dforce.config.moved import present_name
 from dforce.config.values import described, fits, fitted, hints_of, line_of, nearest, to_plain
 
@@ -49,7 +50,9 @@ def check(config: Any, *, trust: Iterable[str] | str | None = None, files: Seque
     files: YAML files that config was composed from, searched for the line to name in a message.
     Raises ValueError that names the key, the nearest right one, all right ones, and the file and line.
     """
-    _check_node(to_plain(config), "", Scope.of(trust), files)
+    plain = to_plain(config)
+    check_numbers(plain, files=files)
+    _check_node(plain, "", Scope.of(trust), files)
 
 
 def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequence[str] = ROOMS,
@@ -64,6 +67,7 @@ def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequenc
         raise ValueError(f"expected a node with a _target_, got {node!r}; "
                          "e.g. {_target_: dforce.core.schedule.linear}")
     scope = Scope.of(trust, rooms)
+    check_numbers(node)
     _check_node(node, "", scope, ())
     both = sorted(set(node) & set(from_data))
     if both:
@@ -80,6 +84,7 @@ def read(config: Any, kind: type[T], *, trust: Iterable[str] | str | None = None
     """
     values, hints = to_plain(config), typing.get_type_hints(kind)
     chosen = {name: values[name] for name in hints if name in values and name not in more}
+    check_numbers(chosen)
     for name, value in chosen.items():
         if not fits(value, hints[name]):
             raise ValueError(f"{name} must be {described(hints[name])}, got {value!r}")

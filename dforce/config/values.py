@@ -71,7 +71,7 @@ def fits(value: Any, hint: Any) -> bool:
     if list in (hint, origin):
         return isinstance(value, list) and all(fits(each, inner[0]) for each in value if inner)
     if origin in (dict, Mapping) or hint is dict:
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and all(fits(each, inner[1]) for each in value.values() if inner)
     if hint is tuple or origin is tuple:
         if not isinstance(value, (list, tuple)):
             return False

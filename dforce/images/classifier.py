@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dforce.config import check_numbers
 from dforce.data.images import ImageBatches, Images
 from dforce.train.atomic_folder import sealed, verified, write_tensors
 from dforce.train.auxiliary import auxiliary_steps, seeded
 from dforce.train.checkpoint import PRETRAINED, CheckpointError
-from dforce.train.state import load_weights
+from dforce.train.contents import used
+from dforce.train.state import built_for, load_weights
 
 CHANNELS = (32, 64, 64, 64)  # of the first resolutions, each half the one before; the rest have the last
 COARSE = 4                   # pixels of a side below which a resolution is not halved
@@ -111,13 +113,13 @@ def load_classifier(where: str | Path) -> Classifier:
     """In evaluation mode, frozen. where: its folder, a run folder that has one, a checkpoint in such a run folder, or
     the name of a shipped one ("digits"). CheckpointError where there is none or it is damaged."""
     folder = find_classifier(where)
-    verified(folder)
-    try:
+    verified(folder, "classifier.json", "model.safetensors")
+    with used(folder, "classifier"):
         config = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-        classifier = Classifier(tuple(config["shape"]), tuple(config["classes"]), features=config["features"])
-        load_weights(classifier, load_file(folder / "model.safetensors"), origin=f"the weights in {folder}")
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot use the classifier {folder}: {error}") from error
+        check_numbers({"event_shape": config["shape"], "hidden": config["features"]})
+        classifier = built_for(lambda: Classifier(tuple(config["shape"]), tuple(config["classes"]),
+                                                  features=config["features"]),
+                               load_file(folder / "model.safetensors"), origin=f"the weights in {folder}")
     return classifier.eval().requires_grad_(False)
 
 

@@ -59,8 +59,7 @@ class ImageTraining(DenoiserTraining):
             for classifier in classifier_steps(images, seed=self.seed, steps=steps):  # noqa: B007  # the last is ready
                 ticker.advance()
                 if stop():
-                    raise KeyboardInterrupt("stopped before the first step of the model; go on with "
-                                            f"resume={folder.path}")
+                    raise KeyboardInterrupt("stopped before the first step of the model")
         if not folder.writes:  # all processes train it, one keeps it
             return
         right = float(accuracy(classifier, held_out.x, held_out.label).float().mean())

@@ -5,6 +5,7 @@ that names what differs inside a method (matrix, order, executor, starts, ...). 
 """
 
 import difflib
+import hashlib
 import json
 import math
 import os
@@ -101,11 +102,18 @@ def write_results(file: str | Path, header: Mapping[str, Any], rows: Iterable[Ma
     _check_keys(header, HEADER_KEYS, "header", extra=True)
     plain = {"header": _plain(dict(header), "header"),
              "rows": [check_row(row, where=f"row {number}") for number, row in enumerate(rows)]}
+    plain["digest"] = _digest(plain)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".part")
     partial.write_text(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, file)
     return file
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 of header and rows; results of other programs, and those of before, have none in their file."""
+    text = json.dumps([content.get("header"), content.get("rows")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_results(file: str | Path) -> Results:
@@ -117,6 +125,8 @@ def read_results(file: str | Path) -> Results:
         raise ValueError(f"{file} is not JSON ({error}); was the run stopped while it wrote?") from error
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise ValueError(f'{file} must hold {{"header": {{...}}, "rows": [...]}}, got {type(content).__name__}')
+    if content.get("digest", digest := _digest(content)) != digest:
+        raise ValueError(f"{file} is damaged: its content does not match its own digest; make the results anew")
     header = content.get("header")
     _check_keys(header if isinstance(header, dict) else {}, HEADER_KEYS, f"{file}: header", extra=True)
     rows = [check_row(row, where=f"{file}: row {number}") for number, row in enumerate(content["rows"])]

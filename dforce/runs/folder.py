@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +23,16 @@ from typing import Any, NamedTuple
 from dforce.config import to_yaml
 from dforce.report.html import write_index
 from dforce.report.rows import append_episodes, write_results
+from dforce.runs.claims import LOCK, occupied
 from dforce.runs.environment import environment, peak_memory_mb
 from dforce.runs.progress import Ticker, progress
+from dforce.train.interrupts import is_stop
+
+RECORD = {LOCK, "config.yaml", "env.json", "STATUS", "index.html"}
+BEGINNING = {*RECORD, "metrics.jsonl", "media", "checkpoints"}
+TEMPORARY = re.compile(r"\.tmp(-\d+)?$")  # of writers that were killed
 
 __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
-
-
-RECORD = {"config.yaml", "env.json", "STATUS", "index.html"}
 
 
 class Invocation(NamedTuple):
@@ -41,9 +45,17 @@ class Invocation(NamedTuple):
     out: str | None = None  # the run folder asked for, in a sweep that of the job; None for runs/<verb>/<time>
 
     @contextmanager
-    def folder(self, *, resume: bool = False, place: str | Path | None = None) -> Iterator[RunFolder]:
-        """The run folder, inside `with`, new or (resume) with content; its page is written and named at the end."""
-        folder = RunFolder(self.verb, self.config, out=place or self.out, resume=resume, command=self.command)
+    def folder(self, *, resume: bool = False, shared: bool = False) -> Iterator[RunFolder]:
+        """The run folder, inside `with`, new or (resume) with content; its page is written and named at the end.
+
+        shared: other processes that share it may work in it at the same time.
+        """
+        folder = RunFolder(self.verb, self.config, out=self.out, resume=resume, command=self.command, shared=shared)
+        if shared:
+            folder.further = f"the same command with out={folder.path} goes on"
+        elif "resume" in self.config:  # true, or the folder
+            data = isinstance(self.config["resume"], bool)
+            folder.further = f"go on with resume={f'true out={folder.path}' if data else folder.path}"
         try:
             try:
                 with folder:
@@ -54,7 +66,7 @@ class Invocation(NamedTuple):
         except (ValueError, OSError, ImportError) as error:
             if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                 error.filename = str(folder.path)  # a full disk names no file
-            if place is None and self.out is None:
+            if self.out is None:
                 folder.discard_if_bare()
             raise
         if folder.writes:
@@ -62,19 +74,21 @@ class Invocation(NamedTuple):
 
 
 class RunFolder:
-    """Folder of one run, used as a context manager: STATUS says `running`, then `done` or `failed: message`.
+    """Folder of one run, used as a context manager: STATUS says `running`, then `done`, `stopped` or `failed: message`.
 
     verb: first part of the default place, runs/<verb>/<time>. config: written to config.yaml, resolved.
-    out: another place. resume: go on in a folder that has content; without it such a folder is refused.
-    command: what to put on record as the command, sys.argv if None.
-    ending: what STATUS says of a run that raised nothing.
-    Raises FileExistsError, and ValueError under torchrun without `out` (ranks would disagree on the time).
+    out: another place. resume: go on in a folder that has content; without it such a folder is refused, unless it
+        holds nothing but the beginning of a run that was killed before it saved anything.
+    command: what to put on record as the command, sys.argv if None. shared: with processes that share it, too.
+    ending: what STATUS says of a run that raised nothing. further: how to go on with one that was stopped.
+    Raises FileExistsError; ValueError where another process is at work in it, and under torchrun without `out` (ranks
+    would disagree on the time).
     """
 
     def __init__(self, verb: str, config: Any = None, *, out: str | Path | None = None, resume: bool = False,
-                 command: str | None = None) -> None:
+                 command: str | None = None, shared: bool = False) -> None:
         self.writes = int(os.environ.get("RANK", "0")) == 0
-        self.ending = "done"
+        self.ending, self.further = "done", "nothing of it can be gone on with"
         if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes need one folder: give out=runs/<name>")
         self.path = Path(out) if out is not None else _timed(Path("runs") / verb)
@@ -84,13 +98,18 @@ class RunFolder:
         self._env = environment(command)
         if not self.writes:
             return
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not resume and self.path.exists() and not nothing_saved(self.path):
             raise FileExistsError(f"{self.path} has content; choose another out=, or resume that run")
-        self.media.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = ExitStack()
+        self._lock.enter_context(occupied(self.path, shared=shared))
+        if not resume and not nothing_saved(self.path):  # another process was quicker
+            raise FileExistsError(f"{self.path} has content by now; choose another out=")
+        if config is not None:  # first of all: whoever finds the folder can begin anew
+            write_atomic(self.path / "config.yaml", to_yaml(config))
+        self.media.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         self.status("running")
-        if config is not None:
-            write_atomic(self.path / "config.yaml", to_yaml(config))
         write_atomic(self.path / "env.json", json.dumps({**self._env, "before": self._before()}, indent=2) + "\n")
 
     def _before(self) -> list[dict[str, Any]]:
@@ -106,7 +125,16 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self.status(self.ending if kind is None else f"failed: {str(error) or kind.__name__}")
+        text = self.ending if kind is None else f"failed: {str(error) or kind.__name__}"
+        stopped = is_stop(error)
+        if stopped:
+            said = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            text = f"{said if said.startswith('stopped') else 'stopped'}; {self.further}"
+        self.status(text)
+        if self.writes:
+            self._lock.close()
+        if stopped:
+            raise KeyboardInterrupt(text) from error
 
     def discard_if_bare(self) -> None:
         """Removes the folder, and those around it that are empty then, where nothing was made but its own record."""
@@ -140,9 +168,20 @@ class RunFolder:
         return round(time.monotonic() - self._begin, 3)
 
     def status(self, text: str) -> None:
-        """Replaces STATUS: one line, `running`, `done` or `failed: message`."""
+        """Replaces STATUS: one line, `running`, `done`, `stopped; how to go on` or `failed: message`."""
         if self.writes:
             write_atomic(self.path / "STATUS", " ".join(text.split()) + "\n")
+
+
+def nothing_saved(folder: Path) -> bool:
+    """Is a folder empty, but for what a run writes before its first result and leaves where it is killed?"""
+    if not folder.is_dir():
+        return False
+    status, names = folder / "STATUS", {file.name for file in folder.iterdir() if not TEMPORARY.search(file.name)}
+    within = [file for part in ("media", "checkpoints") for file in (folder / part).glob("*")
+              if not TEMPORARY.search(file.name)]
+    word = status.read_text(encoding="utf-8", errors="replace") if status.is_file() else "running"
+    return names <= BEGINNING and not within and word.startswith(("running", "stopped"))
 
 
 def write_atomic(path: Path, text: str) -> None:

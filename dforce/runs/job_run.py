@@ -13,7 +13,7 @@ from dforce.config import bounded_yaml, present
 from dforce.report.rows import Row, write_episodes
 from dforce.report.table import csv_table
 from dforce.runs.claims import claims_in, locked
-from dforce.runs.folder import Invocation, RunFolder, write_atomic
+from dforce.runs.folder import Invocation, RunFolder, nothing_saved, write_atomic
 from dforce.runs.jobs import Job, Outcome, Stopped, run_jobs
 from dforce.runs.shards import differing
 
@@ -46,7 +46,7 @@ def check_settings(call: Invocation, free: Collection[str]) -> None:
         return
     out, file = Path(call.out), Path(call.out) / "config.yaml"
     if not file.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not nothing_saved(out):
             raise ValueError(f"{out} has content that is no run of dforce {call.verb.replace('/', ' ')}; choose "
                              "another out=")
         return
@@ -66,7 +66,7 @@ def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: 
     Returns the folder, or None where jobs are left.
     Raises the first failure of a job; one that `Stopped` is merely left.
     """
-    with call.folder(resume=True) as folder:
+    with call.folder(resume=True, shared=True) as folder:
         outcome = work(folder)
         for name, error in outcome.failed.items():
             if not isinstance(error, Stopped):

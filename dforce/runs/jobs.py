@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+from dforce.train.interrupts import stop_if_received
+
 WAIT = 2.0  # seconds between looks at jobs that other processes have claimed
 
 
@@ -81,6 +83,7 @@ def _attempt(job: Job, claim: Claim, failed: dict[str, Exception], tell: Callabl
                 if not job.done():
                     raise RuntimeError(f"{job.name} ended without the result that it was to make")
             except Exception as error:  # the caller raises it, once the others are done
+                stop_if_received()
                 failed[job.name] = error
         return mine
 

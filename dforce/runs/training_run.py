@@ -1,8 +1,10 @@
 """A training as a run: going on where it stopped, its log, its checkpoints, its loss curve, its page."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 from dforce.config import Node
 from dforce.data.normalize import Affine
 from dforce.report.plots.curves import denoising_curves, loss_curve
+from dforce.runs.claims import occupied
 from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
 from dforce.train import checkpoint
-from dforce.train.checkpoint import Bundle, CheckpointError, find, load, load_state, save
+from dforce.train.checkpoint import Bundle, find, load, load_state, save
 from dforce.train.fit import Log, stop_requested
 
 LINE = 25  # steps a line of metrics.jsonl
@@ -98,18 +101,29 @@ def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.
     longer: the key to raise for a longer run. begin: on every process, before the first step, once there is a folder.
     Returns the run folder; None where nothing was left to do, and on processes that write nothing.
     """
-    prepared = training.prepare()
-    status = Path(call.out or "") / "STATUS"
-    if prepared.begin >= prepared.steps and status.is_file() and status.read_text(encoding="utf-8").strip() == "done":
-        print(f"the run in {training.resume} has all its {prepared.steps} steps; raise {longer} to go on")
-        return None
-    # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
-    with call.folder(resume=bool(training.resume)) as folder:
-        begin(prepared, folder)
-        newest = follow(training, prepared, folder, call.config)
-        if folder.writes:
-            training.finish(prepared, folder, newest)
+    with resuming(call, training.resume):
+        prepared = training.prepare()
+        if prepared.begin >= prepared.steps and finished(call):
+            print(f"the run in {training.resume} has all its {prepared.steps} steps; raise {longer} to go on")
+            return None
+        # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
+        with call.folder(resume=bool(training.resume)) as folder:
+            begin(prepared, folder)
+            newest = follow(training, prepared, folder, call.config)
+            if folder.writes:
+                training.finish(prepared, folder, newest)
     return folder.path if folder.writes else None
+
+
+def resuming(call: Invocation, resume: str | None) -> AbstractContextManager[None]:
+    """Holds the folder of a run to go on with from before its checkpoint is read, so that no other process goes on."""
+    return occupied(Path(call.out)) if resume and call.out and Path(call.out).is_dir() else nullcontext()
+
+
+def finished(call: Invocation) -> bool:
+    """Has the run in the folder of `call` come to its end?"""
+    status = Path(call.out or "") / "STATUS"
+    return status.is_file() and status.read_text(encoding="utf-8", errors="replace").strip() == "done"
 
 
 def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config: dict[str, Any],
@@ -125,7 +139,7 @@ def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config:
 
 def has_checkpoint(where: Path) -> bool:
     """Is `where` a checkpoint, or a run folder that holds one to go on from?"""
-    return (where / "MANIFEST.json").is_file() or any((where / "checkpoints").glob("step_*"))
+    return (where / "MANIFEST.json").is_file() or bool(checkpoint.step_folders(where / "checkpoints"))
 
 
 @dataclass
@@ -162,7 +176,7 @@ def _lowest(best: Path) -> float:
     try:
         checkpoint.verify(find(best))
         return float(json.loads((best / "state.json").read_text("utf-8"))["extra"]["val_loss"])
-    except CheckpointError:  # there is none, or it is damaged: the next one takes its place
+    except (ValueError, KeyError, TypeError):  # there is none, or it is damaged: the next one takes its place
         return float("inf")
 
 
@@ -182,20 +196,29 @@ def _follow(prepared: Prepared, save_every: int, folder: RunFolder, write: Calla
             ticker.advance(note=note)
             write(log, due=log.step % save_every == 0 or last or requested)
             if requested and not last:
-                raise KeyboardInterrupt(f"stopped at step {log.step}; go on with resume={folder.path}")
+                raise KeyboardInterrupt(f"stopped at step {log.step}")
 
 
 def rewind(folder: RunFolder, step: int) -> None:
-    """Drops what a killed run logged, and damaged checkpoints it left, after the `step` that training goes on from."""
+    """Drops what a killed run half wrote, and its lines and checkpoints after the `step` that training goes on from."""
     file = folder.path / "metrics.jsonl"
-    lines = file.read_text("utf-8").splitlines(keepends=True) if file.is_file() else []
-    whole = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+    lines = file.read_text("utf-8", errors="replace").splitlines(keepends=True) if file.is_file() else []
+    whole = [line for line in lines if _step_of(line) <= step]
     if lines != whole:
         write_atomic(file, "".join(whole))
-    for later in folder.checkpoints.glob("step_*"):
-        number = later.name.removeprefix("step_").partition(".")[0]  # also of one half written: step_00000100.tmp-4711
-        if number.isdigit() and int(number) > step:
+    for later in [*folder.checkpoints.glob("*.tmp-*"), *checkpoint.step_folders(folder.checkpoints)]:
+        if ".tmp-" in later.name or int(later.name.removeprefix("step_")) > step:
             shutil.rmtree(later)
+    for left in folder.path.glob(".*.tmp"):
+        left.unlink()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl, infinite for one that was not written to its end."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("}\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def _curve(folder: RunFolder) -> None:

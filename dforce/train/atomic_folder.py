@@ -54,7 +54,7 @@ def sealed(folder: Path, *, about: Mapping[str, Any], needed: int = 0) -> Iterat
         recover(folder)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file; tensors may lie on any device, in any layout, and share memory. OSError: disk full."""
     seen: set[int] = set()
     ready = {}
@@ -66,13 +66,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         seen.add(value.untyped_storage().data_ptr())
         ready[name] = value
     try:
-        save_file(ready, path)
+        save_file(ready, path, metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
 
-def verified(folder: Path) -> dict[str, Any]:
-    """Returns the manifest after checking every file against it. Raises CheckpointError that names a damaged file."""
+def verified(folder: Path, *needed: str) -> dict[str, Any]:
+    """The manifest, after every file is compared with it. needed: files that it must list, and so vouch for.
+
+    Raises CheckpointError that names a damaged or missing file.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST}: it is no checkpoint, or was not written to its end")
@@ -81,18 +84,19 @@ def verified(folder: Path) -> dict[str, Any]:
         manifest = json.loads(raw)
         digest = manifest.pop("digest")
         intact = _dump(manifest, digest) == raw and _digest(manifest) == digest
-    except (ValueError, KeyError, AttributeError):
+        entries = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:
         raise CheckpointError(f"{path} is damaged: its content does not match its own digest")
-    for name, entry in manifest["files"].items():
+    for name in {**dict.fromkeys(needed), **entries}:
         file = folder / name
-        if Path(name).name != name or not file.is_file():
-            raise CheckpointError(f"{file} is missing")
+        if name not in entries or Path(name).name != name or not file.is_file():
+            raise CheckpointError(f"{file} is missing" + (f" in {MANIFEST}" if name not in entries else ""))
         size = file.stat().st_size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"{file} is damaged: {size} bytes instead of {entry['bytes']}")
-        if _sha256(file) != entry["sha256"]:
+        if size != entries[name][0]:
+            raise CheckpointError(f"{file} is damaged: {size} bytes instead of {entries[name][0]}")
+        if _sha256(file) != entries[name][1]:
             raise CheckpointError(f"{file} is damaged: its sha256 is not the one in {MANIFEST}")
     return manifest
 

@@ -30,26 +30,16 @@ from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
 from dforce.train.atomic_folder import CheckpointError, recover, sealed, verified, write_tensors
+from dforce.train.contents import NEEDED, Contents, check_contents, used
 from dforce.train.model_card import model_card
-from dforce.train.state import TrainingState, load_weights
+from dforce.train.state import TrainingState, check_weights, load_weights
 
 __all__ = ["Bundle", "CheckpointError", "build_denoiser", "find", "keep_last", "latest", "load", "load_state",
-           "model_of", "save", "step_folder", "verify"]
+           "model_of", "save", "step_folder", "step_folders", "verify"]
 
 FORMAT = 1
 MODEL = ("net", "schedule", "predict", "data_std")  # what a configuration says of the denoiser
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-
-
-class Contents(NamedTuple):
-    """What the files of a checkpoint hold before anything is built of it; a migration may change all of it."""
-
-    tensors: dict[str, Tensor]
-    optim: dict[str, Tensor]
-    state: dict[str, Any]
-    config: dict[str, Any]
-    layout: dict[str, Any]
-    carried: dict[str, Tensor] = {}
 
 
 # format n -> what turns the parts of format n into those of n + 1. Every format ever released has to stay here.
@@ -79,10 +69,15 @@ def build_denoiser(config: Mapping[str, Any], layout: Mapping[str, Any], *,
     config: nodes `net` and `schedule`, and `predict`. layout: `event_shape` of a token, and `static` and `token`,
     names and sizes of the conditioning, where there is one. Raises ValueError if they do not go together.
     """
-    shapes = {name: dict(layout[name]) for name in ("static", "token") if layout.get(name)}
-    net = build(config["net"], trust=trust, rooms=CHECKPOINT_ROOMS, event_shape=tuple(layout["event_shape"]), **shapes)
     schedule = build(config["schedule"], trust=trust, rooms=CHECKPOINT_ROOMS)
-    return Precond(net, schedule, config["predict"], data_std=config.get("data_std"))
+    return Precond(_build_net(config, layout, trust), schedule, config["predict"], data_std=config.get("data_std"))
+
+
+def _build_net(config: Mapping[str, Any], layout: Mapping[str, Any], trust: Iterable[str] | str | None) -> nn.Module:
+    shapes = {name: dict(layout[name]) for name in ("static", "token") if layout.get(name)}
+    net: nn.Module = build(config["net"], trust=trust, rooms=CHECKPOINT_ROOMS,
+                           event_shape=tuple(layout["event_shape"]), **shapes)
+    return net
 
 
 def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any], layout: Mapping[str, Any],
@@ -96,6 +91,10 @@ def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any],
     tensors = {**state.model, **_prefixed("ema.", state.ema), **_prefixed("normalizer.", statistics)}
     if len(tensors) != len(state.model) + len(state.ema) + len(statistics):
         raise ValueError("the objective has weights named 'ema.…' or 'normalizer.…', names a checkpoint needs")
+    for name, value in [*tensors.items(), *state.optim.items()]:
+        if not value.isfinite().all():
+            raise FloatingPointError(f"training diverged: {name} is not finite after step {state.step}, and is not "
+                                     "saved; go on from the checkpoint before with a lower lr, a longer warmup or clip")
     files = {"state.json": _json({"step": state.step, "record": state.record, "extra": dict(extra or {})}, "state"),
              "config.yaml": yaml.safe_dump(json.loads(_json(config, "config")), sort_keys=False),
              "layout.json": _json(layout, "layout"), "README.md": model_card(Path(folder).name, state, layout)}
@@ -124,18 +123,19 @@ def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = F
     """
     folder = find(where)
     parts = _read(folder)
-    try:
+    with used(folder, "checkpoint"):
+        weights, origin = _stripped("denoiser.", parts.tensors), f"the weights in {folder}"
+        with torch.device("meta"):  # compared before anything of its size is allocated
+            net = _prefixed("net.", _build_net(parts.config, parts.layout, trust).state_dict())
+            check_weights(net, {name: value for name, value in weights.items() if name.startswith("net.")}, origin)
         denoiser = build_denoiser(parts.config, parts.layout, trust=trust)
-        load_weights(denoiser, _stripped("denoiser.", parts.tensors), origin=f"the weights in {folder}")
-    except (ValueError, KeyError) as error:
-        reason = f"no {error} in its configuration or layout" if isinstance(error, KeyError) else error
-        raise CheckpointError(f"cannot use the checkpoint {folder}: {reason}") from error
+        load_weights(denoiser, weights, origin=origin)
+        statistics = _stripped("normalizer.", parts.tensors)
+        normalizer = Affine(**statistics).to(device) if statistics else None
     if not raw:  # on top of the raw ones: frozen weights have no average, tied ones only under their first name
         weights = denoiser.state_dict()
         for name, value in _stripped("ema.denoiser.", parts.tensors).items():
             weights[name].copy_(value)
-    statistics = _stripped("normalizer.", parts.tensors)
-    normalizer = Affine(**statistics).to(device) if statistics else None
     denoiser = denoiser.to(device).eval()
     return Bundle(denoiser, denoiser.schedule, normalizer, parts.layout, parts.config, parts.state["step"])
 
@@ -150,9 +150,9 @@ def load_state(where: str | Path) -> TrainingState:
 
 def verify(folder: str | Path) -> dict[str, Any]:
     """The manifest, if every byte is as it was written and this version can read it; else CheckpointError says what."""
-    manifest = verified(Path(folder))
+    manifest = verified(Path(folder), *sorted(NEEDED))
     if manifest.get("format") not in {*MIGRATIONS, FORMAT}:
-        newer = "install a newer dforce" if manifest.get("format", 0) > FORMAT else "no dforce ever wrote it"
+        newer = "install a newer dforce" if str(manifest.get("format")) > str(FORMAT) else "no dforce ever wrote it"
         raise CheckpointError(f"{folder} has checkpoint format {manifest.get('format')}, this is dforce "
                               f"{dforce.__version__} with format {FORMAT}: {newer}")
     return manifest
@@ -180,7 +180,7 @@ def step_folder(checkpoints: str | Path, step: int) -> Path:
 
 def latest(checkpoints: str | Path) -> Path:
     """The newest step_* folder that verifies; damaged ones are passed over with a warning. CheckpointError if none."""
-    for folder in reversed(_steps(Path(checkpoints))):
+    for folder in reversed(step_folders(Path(checkpoints))):
         try:
             verify(folder)
             return folder
@@ -193,11 +193,12 @@ def keep_last(checkpoints: str | Path, count: int = 3) -> None:
     """Deletes all step_* folders but the newest `count` >= 1 of them; others (`best`) stay."""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    for folder in _steps(Path(checkpoints))[:-count]:
+    for folder in step_folders(Path(checkpoints))[:-count]:
         shutil.rmtree(folder)
 
 
-def _steps(checkpoints: Path) -> list[Path]:
+def step_folders(checkpoints: Path) -> list[Path]:
+    """The checkpoints step_* of a run, oldest first; what a killed writer left is none."""
     steps = [folder for folder in checkpoints.glob("step_*") if folder.name.removeprefix("step_").isdigit()]
     return sorted(steps, key=lambda folder: int(folder.name.removeprefix("step_")))
 
@@ -205,17 +206,17 @@ def _steps(checkpoints: Path) -> list[Path]:
 def _read(folder: Path) -> Contents:
     """The verified content, brought to the present format."""
     manifest = verify(folder)
-    try:
+    with used(folder, "checkpoint"):
         model, optim, carried = (load_file(folder / f"{name}.safetensors")
                                  if f"{name}.safetensors" in manifest["files"] else {}
                                  for name in ("model", "optim", "carried"))
-        parts = Contents(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
-                      present(yaml.safe_load(bounded_yaml(folder / "config.yaml"))),
-                      json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
-    except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
+        state, layout = (json.loads((folder / name).read_text(encoding="utf-8"))
+                         for name in ("state.json", "layout.json"))
+        config = present(yaml.safe_load(bounded_yaml(folder / "config.yaml")))
+        parts = Contents(model, optim, state, config, layout, carried)
     for version in range(manifest["format"], FORMAT):
         parts = MIGRATIONS[version](parts)
+    check_contents(folder, manifest, parts)
     return parts
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dforce.train.interrupts import handled, received
 from dforce.train.precision import device_of
 
 
@@ -71,6 +72,8 @@ def stop_requested(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
     """
     signals = signals or (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     flag, owner = threading.Event(), os.getpid()
+    if received() is not None:  # it was swallowed on the way here
+        flag.set()
 
     def handle(number: int, _: Any) -> None:
         if flag.is_set() or os.getpid() != owner:  # a data worker forked inside inherits this handler: it just ends
@@ -85,10 +88,5 @@ def stop_requested(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
         dist.all_reduce(raised)
         return bool(raised > 0)
 
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, handle) for number in signals} if main else {}
-    try:
+    with handled(handle, *signals):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dforce.config import check_numbers
 from dforce.core.noise import seed_of
 from dforce.core.tree import leaves, map_state
 from dforce.train.distributed import Ranks, join, stop_requested
@@ -76,8 +77,11 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
     A step whose loss or gradient is not finite leaves weights and moments as they were; FloatingPointError after 5 of
     them in a row. ValueError for arguments out of range and for a `resume` that belongs to another run.
     """
-    _check(lr=lr, steps=steps, accumulate=accumulate, validate_every=validate_every, validate_batches=validate_batches)
-    _check_choices(ema, decay)
+    check_numbers({"lr": lr, "steps": steps, "warmup": warmup, "floor": floor, "weight_decay": weight_decay,
+                   "betas": betas, "clip": clip, "ema": ema, "accumulate": accumulate, "seed": seed,
+                   "validate_every": validate_every, "validate_batches": validate_batches})
+    if decay not in ("cosine", "constant"):
+        raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
     ranks = join(device)
     parts = ranks.world if accumulate == 1 else accumulate
     ranks.deal(parts, "accumulate")
@@ -111,9 +115,7 @@ def _run(training: Training, plan: _Plan, ranks: Ranks) -> Iterator[Log]:
         begin = time.perf_counter()
         rate = plan.rate(step)
         measured = _step(training, plan, ranks, forward, step, rate)
-        look = ranks.device.type == "cpu" or step % 10 == 9  # seldom on a GPU: to look is to wait for it
-        if look and training.failing >= PATIENCE:
-            raise FloatingPointError(_diverged(measured, step, rate))
+        _check_convergence(training, plan, ranks, measured, rate)
         known = {"lr": rate, "seconds": time.perf_counter() - begin}
         if plan.validate is not None and (training.step % plan.validate_every == 0 or training.step == plan.steps):
             known |= _validation(training, plan.validate, plan, ranks)
@@ -212,19 +214,6 @@ def _validation(training: Training, validate: Callable[[int], Any], plan: _Plan,
     return dict(zip(sums, ranks.mean(torch.stack(list(sums.values()))).tolist(), strict=True))
 
 
-def _check(**positive: float) -> None:
-    for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_choices(ema: float | None, decay: str) -> None:
-    if ema is not None and not 0 <= ema < 1:
-        raise ValueError(f"ema must lie in [0, 1), or be None for no averaging, got {ema}")
-    if decay not in ("cosine", "constant"):
-        raise ValueError(f"decay must be 'cosine' or 'constant', got {decay!r}")
-
-
 def _check_resume(record: dict[str, Any], resume: TrainingState) -> None:
     before = resume.record
     if before.get("seed", record["seed"]) != record["seed"]:
@@ -236,8 +225,20 @@ def _check_resume(record: dict[str, Any], resume: TrainingState) -> None:
                           "but not bit for bit as it would have", stacklevel=4)
 
 
-def _diverged(measured: dict[str, Tensor], step: int, rate: float) -> str:
-    loss, norm = float(measured["loss"]), float(measured["grad_norm"])
-    return (f"{PATIENCE} steps in a row were not finite (step {step}: loss {loss:.3g}, gradient norm {norm:.3g}, lr "
-            f"{rate:.3g}). The weights are those before them. Lower lr, lengthen warmup or clip harder; if the first "
-            "step already fails, look at the data and the objective")
+def _check_convergence(training: Training, plan: _Plan, ranks: Ranks, measured: dict[str, Tensor], rate: float) -> None:
+    """FloatingPointError after PATIENCE bad steps in a row, or where no step to the end was good, or weights are not.
+
+    Only every tenth step on a GPU, and at the end: to look is to wait for it.
+    """
+    end = training.step == plan.steps
+    if not (end or ranks.device.type == "cpu" or training.step % 10 == 0):
+        return
+    failing = int(training.failing)
+    bad = [name for name, value in training.parameters.items() if not value.isfinite().all()] if end else []
+    if not bad and failing < (min(PATIENCE, training.step) if end else PATIENCE):
+        return
+    seen = f"loss {float(measured['loss']):.3g}, gradient norm {float(measured['grad_norm']):.3g}, lr {rate:.3g}"
+    what = f"the weights {bad[0]} are not finite" if bad else f"{failing} steps in a row were not finite"
+    raise FloatingPointError(
+        f"training diverged: {what} (step {training.step}: {seen}). The last checkpoint is from before; lower lr, "
+        "lengthen warmup or clip harder. If the first steps already fail, look at the data and the objective")

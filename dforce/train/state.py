@@ -1,16 +1,18 @@
 """What training holds between steps (weights, their average, the optimiser's moments), live and as plain tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dforce.train.precision import Precision
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class TrainingState(NamedTuple):
@@ -171,15 +173,29 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: st
             value.copy_(tensors[name])
 
 
+def built_for(make: Callable[[], Net], tensors: Mapping[str, Tensor], *, origin: str) -> Net:
+    """make() with the weights `tensors`, with which it is compared before anything of its size is allocated."""
+    with torch.device("meta"):
+        check_weights(make().state_dict(), tensors, origin)
+    module = make()
+    load_weights(module, tensors, origin=origin)
+    return module
+
+
 def check_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str) -> None:
-    """Raises ValueError unless `given`, which comes from `origin`, has the names and shapes of `wanted`."""
+    """ValueError unless `given`, which comes from `origin`, has the names, shapes and formats of `wanted`, finite."""
     groups = {
         "lacks": [name for name in wanted if name not in given],
         "has, unknown here,": [name for name in given if name not in wanted],
         "differs in": [f"{name} {[*given[name].shape]} instead of {[*value.shape]}"
                        for name, value in wanted.items() if name in given and given[name].shape != value.shape],
+        "has in other formats": [f"{name} {given[name].dtype}" for name, value in wanted.items()
+                                 if name in given and given[name].dtype != value.dtype],
     }
     differences = [f"{verb} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
             for verb, names in groups.items() if names]
     if differences:
         raise ValueError(f"{origin} belongs to another model: it {'; '.join(differences)}")
+    broken = [name for name, value in given.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{origin} is not finite in {', '.join(broken[:4])}")

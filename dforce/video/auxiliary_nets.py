@@ -1,16 +1,15 @@
 """Files of the small networks that look at video (features, walker)."""
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from dforce.train.auxiliary import Net
+from dforce.train.contents import used
+from dforce.train.sealed_file import load_file_sealed, save_file_sealed
+from dforce.train.state import built_for
 
 
 def motion_layers(shape: tuple[int, int, int], channels: int, *, what: str) -> list[nn.Module]:
@@ -24,13 +23,9 @@ def motion_layers(shape: tuple[int, int, int], channels: int, *, what: str) -> l
 
 
 def save_net(net: nn.Module, file: str | Path, *, key: str, about: dict[str, Any]) -> Path:
-    """One safetensors file with the weights, and under `key` the arguments that the network is made with."""
-    file = Path(file)
-    partial = file.with_name(file.name + ".part")
-    save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, partial,
-              metadata={key: json.dumps(about)})
-    os.replace(partial, file)
-    return file
+    """One sealed file with the weights, and under `key` the arguments that the network is made with."""
+    save_file_sealed(Path(file), net.state_dict(), {key: about})
+    return Path(file)
 
 
 def load_net(file: str | Path, make: Callable[..., Net], *, key: str, what: str, missing: str) -> Net:
@@ -38,12 +33,9 @@ def load_net(file: str | Path, make: Callable[..., Net], *, key: str, what: str,
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(missing.format(file=repr(str(file))))
-    try:
-        with safe_open(file, "pt") as content:
-            about = json.loads((content.metadata() or {})[key])
-            weights = {name: content.get_tensor(name) for name in content.keys()}
-        net = make(tuple(about.pop("shape")), **about)
-        net.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} holds no {what} that dforce wrote: {error}") from error
+    weights, about = load_file_sealed(file, what)
+    with used(file, what):
+        about = dict(about[key])
+        shape = tuple(about.pop("shape"))
+        net = built_for(lambda: make(shape, **about), weights, origin=f"the weights in {file}")
     return net.eval().requires_grad_(False)

@@ -5,6 +5,7 @@
     state.safetensors   the carried state, the number of frames before it, and the settings that decide the frames
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dforce.core.rollout import Recent
 from dforce.core.tree import State
+from dforce.train.atomic_folder import MB
+from dforce.train.sealed_file import load_file_sealed, save_file_sealed
 from dforce.video.baselines import WindowPast
 
+FRAMES, ACTIONS = "frames.u8", "actions.f32"
 TUPLES: dict[str, Any] = {"Recent": Recent, "WindowPast": WindowPast, "Seen": WindowPast}  # Seen: its name before
 
 
@@ -65,24 +67,19 @@ class Record:
         self.folder, self.shape, self.actions = folder, shape, actions
         self.settings = json.loads(json.dumps(settings))
         self.frames_done, self.chunks, self.state = 0, 0, None
+        self._files = (FRAMES, ACTIONS) if actions else (FRAMES,)
+        self._digests = {name: hashlib.sha256() for name in self._files}
         if resume and self._file.is_file():
             self._read()
-        self._cut("frames.u8", int(np.prod(shape)))
-        if actions:
-            self._cut("actions.f32", 4 * shape[0] * actions)
+        for name in self._files:
+            self._cut(name)
 
     @property
     def _file(self) -> Path:
         return self.folder / "state.safetensors"
 
     def _read(self) -> None:
-        try:
-            with safe_open(self._file, "pt") as content:
-                about = json.loads((content.metadata() or {})["rollout"])
-                # cloned, for where a tensor begins in memory decides which kernels see it: the last bit may differ
-                tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{self._file} cannot be read ({error}); start anew in another out=") from error
+        tensors, about = load_file_sealed(self._file, "state of a rollout")
         changed = [f"{key} was {about['settings'].get(key)}, is {self.settings.get(key)}"
                    for key in {**about["settings"], **self.settings}
                    if about["settings"].get(key) != self.settings.get(key)]
@@ -91,44 +88,54 @@ class Record:
                              "was, or start anew in another out=")
         self.frames_done, self.chunks = about["frames"], about["chunks"]
         self.state = unflatten(about["state"], tensors)
+        for name, digest in about["digests"].items():
+            with open(self.folder / name, "rb") as file:
+                left = self.frames_done * self._size(name)
+                while left and (part := file.read(min(left, MB))):
+                    self._digests[name].update(part)
+                    left -= len(part)
+            if left or self._digests[name].hexdigest() != digest:
+                raise ValueError(f"{self.folder / name} is damaged: it is not what was written before frame "
+                                 f"{self.frames_done}; start anew in another out=")
 
-    def _cut(self, name: str, size: int) -> None:
-        """Drops what was written after the state; ValueError if the file ends before the state."""
-        file, wanted = self.folder / name, self.frames_done * size
-        with open(file, "ab") as content:
-            length = content.tell()
-            if length < wanted:
-                raise ValueError(f"{file} holds {length // size} frames of {self.frames_done}; start anew in another "
-                                 "out=")
-            content.truncate(wanted)
+    def _size(self, name: str) -> int:
+        """Bytes of a frame of all rollouts in a file."""
+        return int(np.prod(self.shape)) if name == FRAMES else 4 * self.shape[0] * self.actions
+
+    def _cut(self, name: str) -> None:
+        """Drops what was written after the state."""
+        with open(self.folder / name, "ab") as content:
+            content.truncate(self.frames_done * self._size(name))
 
     def append(self, frames: np.ndarray, actions: Tensor | None) -> None:
         """frames: uint8 [B, n, H, W, C]; actions: [B, n, A] where the model takes some."""
         if frames.dtype != np.uint8 or (frames.shape[0], *frames.shape[2:]) != self.shape:
             raise ValueError(f"frames must be uint8 [B, n, H, W, C] with B, H, W, C = {self.shape}, got {frames.dtype} "
                              f"{frames.shape}")
-        with open(self.folder / "frames.u8", "ab") as file:
-            file.write(np.ascontiguousarray(frames.swapaxes(0, 1)).tobytes())
+        self._append(FRAMES, frames.swapaxes(0, 1))
         if self.actions and actions is not None:
-            with open(self.folder / "actions.f32", "ab") as file:
-                file.write(np.ascontiguousarray(actions.transpose(0, 1).float().cpu().numpy()).tobytes())
+            self._append(ACTIONS, actions.transpose(0, 1).float().cpu().numpy())
+
+    def _append(self, name: str, rows: np.ndarray) -> None:
+        content = np.ascontiguousarray(rows).tobytes()
+        self._digests[name].update(content)
+        with open(self.folder / name, "ab") as file:
+            file.write(content)
 
     def save(self, state: State, *, chunks: int, frames: int) -> None:
         """Writes the point to continue from; a crash leaves the old one or the new one."""
         tensors: dict[str, Tensor] = {}
-        about = {"state": flatten(state, tensors), "chunks": chunks, "frames": frames, "settings": self.settings}
-        partial = self._file.with_name(self._file.name + ".part")
-        save_file(tensors or {"none": torch.zeros(1)}, partial, metadata={"rollout": json.dumps(about)})
-        for name in ("frames.u8", "actions.f32"):
-            if (self.folder / name).is_file():
-                with open(self.folder / name, "rb") as file:
-                    os.fsync(file.fileno())
-        os.replace(partial, self._file)
+        about = {"state": flatten(state, tensors), "chunks": chunks, "frames": frames, "settings": self.settings,
+                 "digests": {name: self._digests[name].hexdigest() for name in self._files}}
+        for name in self._files:
+            with open(self.folder / name, "rb") as file:
+                os.fsync(file.fileno())
+        save_file_sealed(self._file, tensors or {"none": torch.zeros(1)}, about)
         self.frames_done, self.chunks, self.state = frames, chunks, state
 
     def frames(self) -> np.ndarray:
         """uint8 [frames, B, H, W, C], mapped from disk."""
-        file = self.folder / "frames.u8"
+        file = self.folder / FRAMES
         count = file.stat().st_size // int(np.prod(self.shape))
         shape = (count, *self.shape)
         return np.memmap(file, np.uint8, "r", shape=shape) if count else np.zeros(shape, np.uint8)
@@ -137,4 +144,4 @@ class Record:
         """float32 [frames, B, A], None for a model without actions."""
         if not self.actions:
             return None
-        return np.fromfile(self.folder / "actions.f32", np.float32).reshape(-1, self.shape[0], self.actions)
+        return np.fromfile(self.folder / ACTIONS, np.float32).reshape(-1, self.shape[0], self.actions)

@@ -1,102 +1,129 @@
-"""SIGKILL at random moments of a training run: is what is resumed what an undisturbed run ends with, bit for bit?
+"""SIGKILL at random moments of every verb that trains: begun again, does it end as the undisturbed run, bit for bit?
 
-python scripts/faults/kills.py [--kills 20] [--seed 0] [--out docs/results/kills.json]
-Every trial runs the verb `dforce train` in a process of its own, kills it at a moment drawn uniformly from the time
-that the undisturbed run takes, resumes it by `dforce train resume=...`, and compares weights, averages, moments,
-carried states and metrics.jsonl. Half of the kills hit runs that carry states from window to window.
+A run is killed at a moment drawn uniformly from the time that it takes undisturbed, its start, its first checkpoint and
+its end included; one in three is killed a second time while it goes on. Then it is resumed, or, where its verb has no
+`resume=` or nothing of it was written yet, begun by the same command. Weights, averages, moments, carried states and
+metrics.jsonl must be those of the undisturbed run, and nothing half written may be left.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
 import random
 import signal
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import record
+import tally
 import torch
 
+from dforce.align import Pairs, load_reward, write_pairs
 from dforce.cli.main import main
 from dforce.data import make_maze_dataset
+from dforce.data.generate.video import bouncing_balls
 from dforce.train.checkpoint import load_state
 
-SETTINGS = ["horizon=40", "stack=5", "batch=16", "held_out=0.2", "net.width=32", "fit.steps=120", "fit.warmup=10",
-            "fit.validate_every=15", "save_every=6", "fit.precision=fp32"]
+FIT = ["fit.warmup=2", "fit.precision=fp32", "save_every=4", "fit.validate_every=10"]
+TRAIN = ["train", "horizon=20", "stack=5", "batch=8", "held_out=0.2", "net.width=8", "fit.steps=60", *FIT]
+VERBS: dict[str, list[str]] = {
+    "train": TRAIN,
+    "train, states carried": [*TRAIN, "carry=true"],
+    "train image": ["train", "image", "batch=8", "net.width=8", "net.depth=1", "net.hidden=8", "fit.steps=60",
+                    "classifier=5", "samples=0", *FIT],
+    "train video": ["train", "video", "batch=4", "frames=4", "net.width=8", "net.latent=8", "net.multipliers=[1]",
+                    "samples=0", "fit.steps=20", "held_out=0", *FIT],
+    "train reward": ["train", "reward", "steps=60", "batch=20", "width=8", "depth=1"],
+    "align image": ["align", "image", "reward=bright", "algorithm.epochs=6", "algorithm.samples=8",
+                    "algorithm.updates=2", "steps=3", "watch=0", "evaluate=0", "save_every=1", "classifier=null"],
+}
 
 
-def launch(arguments: list[str]) -> int:
-    """`dforce train` in a fork, silent; its process id. (A fork: the libraries are loaded once.)"""
+def launch(words: list[str]) -> int:
+    """`dforce` in a fork, silent; its process id. (A fork: the libraries are loaded once.)"""
     process = os.fork()
     if process:
         return process
     code = 70
     try:
-        with open(os.devnull, "w") as nowhere:
+        with open(os.environ.get("FAULTS_LOG", os.devnull), "a") as nowhere:
             os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
         torch.set_num_threads(1)
-        code = main(["train", *arguments])
+        code = main(words)
     finally:
         os._exit(code)
 
 
-def finish(arguments: list[str]) -> float:
-    """Seconds that the whole run takes. RuntimeError if it fails."""
-    begin = time.monotonic()
-    if code := os.waitstatus_to_exitcode(os.waitpid(launch(arguments), 0)[1]):
-        raise RuntimeError(f"dforce train {' '.join(arguments)} ended with {code}")
-    return time.monotonic() - begin
+def ended(process: int) -> int:
+    """The exit code of a process, minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def killed(arguments: list[str], folder: Path, moment: float) -> bool:
-    """Kills the run `moment` seconds after its folder holds a configuration; False if it was over before."""
-    process = launch(arguments)
-    while not (folder / "config.yaml").exists():
-        time.sleep(0.001)
+def killed(words: list[str], moment: float) -> bool:
+    """Kills a run `moment` seconds after its start; False if it was over before."""
+    process = launch(words)
     time.sleep(moment)
     os.kill(process, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    return ended(process) == -signal.SIGKILL
 
 
-def same(one: Path, other: Path) -> bool:
-    """Do two run folders agree in all that training leaves, bit for bit, but for the time it took?"""
-    a, b = load_state(one), load_state(other)
-    for part in ("model", "ema", "optim", "carried"):
-        left, right = getattr(a, part), getattr(b, part)
-        if left.keys() != right.keys() or not all(torch.equal(left[name], right[name]) for name in left):
-            return False
-    logs = [[{key: value for key, value in json.loads(line).items() if key != "seconds"}
-             for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()] for folder in (one, other)]
-    done = (one / "STATUS").read_text("utf-8") == (other / "STATUS").read_text("utf-8") == "done\n"
-    return (a.step, a.record) == (b.step, b.record) and logs[0] == logs[1] and done
+def left(folder: Path) -> list[Any]:
+    """All that training leaves, but for the time it took."""
+    if (folder / "reward").is_dir():
+        return [load_reward(folder).net.state_dict()]
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    log = [{key: value for key, value in json.loads(line).items() if "seconds" not in key} for line in lines]
+    state = load_state(folder)
+    return [*state._replace(optim=dict(sorted(state.optim.items()))), log, (folder / "STATUS").read_text("utf-8")]
 
 
-def trials(work: Path, kills: int, seed: int, *more: str) -> list[bool]:
-    """Kill and resume `kills` runs; whether each ends as the undisturbed one. Data lie in the local Minari store."""
-    data = make_maze_dataset("umaze", steps=20_000, name="dforce/maze2d-kills-v1")
-    settings, draw = [f"data={data}", *SETTINGS, *more], random.Random(seed)
-    seconds = finish([*settings, f"out={work / 'undisturbed'}"])
-    outcomes: list[bool] = []
-    for number in range(10 * kills):
-        folder = work / f"killed-{number}"
-        if len(outcomes) < kills and killed([*settings, f"out={folder}"], folder, draw.uniform(0, seconds)):
-            finish([f"resume={folder}"])
-            outcomes.append(same(folder, work / "undisturbed"))
-    return outcomes
+def again(words: list[str], folder: Path) -> list[str]:
+    """The command that goes on with what is in the folder."""
+    if words[1] == "reward" or not (folder / "config.yaml").is_file():
+        return words
+    return [*words[: 1 + ("=" not in words[1])], f"resume={folder}"]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="docs/results/kills.json")
-    args, begin, rows = parser.parse_args(), time.monotonic(), []
-    with tempfile.TemporaryDirectory() as work:
-        os.environ["MINARI_DATASETS_PATH"] = f"{work}/minari"
-        for carry, count in (("false", args.kills - args.kills // 2), ("true", args.kills // 2)):
-            equal = trials(Path(work) / carry, count, args.seed, f"carry={carry}")
-            rows.append(record.share("train umaze", "resume", "bit-exact after SIGKILL", equal, carry=carry == "true"))
-    record.write(args.out, rows, begin)
+def data(work: Path) -> dict[str, str]:
+    """Small data for every verb, made once; the maze's lie in the local Minari store."""
+    name = "dforce/maze2d-faults-v1"
+    make_maze_dataset("umaze", steps=10_000, name=name, overwrite=True)
+    list(bouncing_balls(work / "balls", clips=8, test_clips=1, frames=8, size=16))
+    x = torch.rand(80, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    write_pairs(work / "pairs.npz", Pairs(x[::2] + 1, x[1::2], {}, torch.ones(40)))
+    return {"train": name, "train, states carried": name, "train image": "digits", "train video": str(work / "balls"),
+            "train reward": str(work / "pairs.npz")}
+
+
+def faults(work: Path, count: int, seed: int) -> Iterator[tally.Fault]:
+    """`count` kills, dealt to the verbs in turn."""
+    given, draw, whole = data(work), random.Random(seed), {}
+    for number in range(count):
+        verb = [*VERBS][number % len(VERBS)]
+        words = [*VERBS[verb], *([f"data={given[verb]}"] if verb in given else [])]
+        if verb not in whole:
+            begin, folder = time.monotonic(), work / f"whole-{len(whole)}"
+            if code := ended(launch([*words, f"out={folder}"])):
+                raise RuntimeError(f"dforce {' '.join(words)} ended with {code}")
+            whole[verb] = time.monotonic() - begin, left(folder)
+        yield trial(verb, words, work / f"killed-{time.time_ns()}", *whole[verb], draw)
+
+
+def trial(verb: str, words: list[str], folder: Path, seconds: float, wanted: list[Any],
+          draw: random.Random) -> tally.Fault:
+    """One run that is killed, gone on with, and compared."""
+    words = [*words, f"out={folder}"]
+    moment = draw.uniform(0, seconds)
+    what = f"{verb}, killed after {moment:.2f} of {seconds:.2f} s"
+    killed(words, moment)
+    if draw.random() < 1 / 3:
+        second = draw.uniform(0, seconds - moment)
+        killed(again(words, folder), second)
+        what += f", and {second:.2f} s into going on"
+    code = ended(launch(again(words, folder)))
+    over = folder / "STATUS"
+    if code and not (words[1] == "reward" and over.is_file() and over.read_text() == "done\n"):
+        return tally.Fault("kills", f"{what}: going on ended with {code}", tally.LOST)
+    halves = [str(file) for file in folder.rglob("*") if ".tmp" in file.name or file.suffix == ".part"]
+    same = tally.equal(left(folder), wanted) and not halves
+    return tally.Fault("kills", f"{what} {halves or ''}", tally.HARMLESS if same else tally.SILENT)

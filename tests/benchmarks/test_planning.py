@@ -440,7 +440,7 @@ def test_the_verb_goes_on_after_a_kill_within_training(monkeypatch: pytest.Monke
         assert "guided, tracking" in (whole / name).read_text()
     with monkeypatch.context() as patch:
         stopping(6, patch)
-        cut = ran("cut", code=130)
+        cut = ran("cut", code=143)
     assert sorted(path.name for path in (cut / "models/forcing-0/checkpoints").iterdir())[-1] == "step_00000007"
     ran("cut")
     rows = [[row for row in read_results(out / "results.json").rows if row["metric"] not in SPENT]

@@ -104,7 +104,7 @@ def test_stopped_and_gone_on_with_is_the_undisturbed_run(run: Path, data: Path,
 
     with monkeypatch.context() as patch:
         patch.setattr(follow.Keeper, "write", signalling)
-        part = train(data, "part", code=130)
+        part = train(data, "part", code=143)
     assert load_state(part).step == 7 and not (part / "results.json").exists()
     before = (part / "classifier" / "model.safetensors").stat().st_mtime_ns
     assert main(["train", "image", f"resume={part}"]) == 0

@@ -135,12 +135,38 @@ def test_the_traceback_is_there_for_those_who_ask(capsys: pytest.CaptureFixture[
 
 
 def test_a_mistake_of_ours_shows_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise AssertionError("impossible")
-
-    monkeypatch.setattr(launch, "launch", broken)
+    monkeypatch.setattr(launch, "_split", None)
     assert main(["doctor"]) == 1
-    assert "in broken" in capsys.readouterr().err
+    assert "in launch" in (error := capsys.readouterr().err) and "please report it" in error
+
+
+@pytest.mark.parametrize("raised", [FloatingPointError("training diverged"), RuntimeError("2 rows of 3"),
+                                    TypeError("a state is made of tensors")])
+def test_whose_fault_it_is_does_not_hang_on_the_class(raised: Exception, capsys: pytest.CaptureFixture[str],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dforce says in a `raise` of its own is one line; what breaks in a user's function names its place."""
+    def ours(*_: object) -> None:
+        raised.with_traceback(None)
+        exec(compile("raise error", "fit.py", "exec"), {"error": raised, "__name__": "dforce.train.fit"})
+
+    def mine(*_: object) -> None:
+        raise raised.with_traceback(None)
+
+    place = f"test_main.py:{mine.__code__.co_firstlineno + 1},"
+    for function, message in ((ours, f"dforce: {raised}\n"), (mine, place)):
+        monkeypatch.setattr(launch, "launch", function)
+        assert main(["doctor"]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error and "report" not in error
+
+
+def test_too_little_memory_says_what_to_ask_less_of(capsys: pytest.CaptureFixture[str],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(launch, "launch", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    assert main(["doctor"]) == 2
+    assert "not enough memory: ask for less" in (error := capsys.readouterr().err) and "Traceback" not in error
 
 
 def test_the_process_is_left_as_it_was() -> None:
@@ -187,14 +213,34 @@ def _refuse(*_: object) -> None:
     raise ValueError("no room for it")
 
 
-def test_sigterm_is_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dforce.cli.commands.benchmark_speed.SpeedBenchmark.measure",
-                        lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
-    assert main(["benchmark", "speed", "out=here"]) == 130
-    assert (tmp_path / "here" / "STATUS").read_text() == "failed: stopped by SIGTERM\n"
-    assert "stopped by SIGTERM" in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_is_on_record(number: signal.Signals, wrapped: bool, tmp_path: Path,
+                                   capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a library has made another error of it."""
+    def measure(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as error:
+            if wrapped:
+                raise ValueError("cannot read the checkpoint") from error
+            raise
+
+    monkeypatch.setattr("dforce.cli.commands.benchmark_speed.SpeedBenchmark.measure", measure)
+    before = signal.getsignal(number)
+    assert main(["benchmark", "speed", "out=here"]) == 128 + number and signal.getsignal(number) is before
+    said = "stopped; nothing of it can be gone on with"
+    assert (tmp_path / "here" / "STATUS").read_text() == f"{said}\n"
+    assert capsys.readouterr().err == f"dforce: {said}\n" and (tmp_path / "here" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("words", [["train", "resume=runs/a"], ["plan"]])
+def test_an_interrupt_outside_of_a_run_says_so(words: list[str], capsys: pytest.CaptureFixture[str],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "run_job", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert main(words) == 130
+    said = "go on with resume=runs/a" if len(words) > 1 else "before anything was written"
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_a_command_gets_plain_values_and_what_the_command_line_names(monkeypatch: pytest.MonkeyPatch) -> None:

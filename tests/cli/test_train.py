@@ -84,6 +84,35 @@ def stopped_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Keeper, "write", signalling)
 
 
+@pytest.mark.parametrize("key", ["fit.lr=1e12 fit.clip=1e12 fit.ema=null", "fit.lr=1e12 fit.steps=6"])
+def test_a_diverged_run_says_what_to_change_and_is_not_done(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained("run", *key.split(), "fit.warmup=0", code=2)
+    error = capsys.readouterr().err
+    assert "training diverged" in error and "lower lr" in error and "Traceback" not in error
+    assert (folder / "STATUS").read_text().startswith("failed: training diverged")
+    for place in (folder / "checkpoints").glob("*"):
+        assert all(value.isfinite().all() for value in load_state(place).model.values())
+
+
+@pytest.mark.parametrize("again", [["resume=run"], ["data=dforce/small-v1", *SMALL, "out=run"]])
+@pytest.mark.parametrize("left", ["no configuration", "half a checkpoint"])
+def test_killed_before_anything_was_saved_it_begins_at_step_0(again: list[str], left: str,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    whole = load_state(trained("whole", "save_every=40"))
+    run = Path("run")
+    (run / "checkpoints" / "step_00000015.tmp-4711").mkdir(parents=True)
+    (run / "STATUS").write_text("running\n")
+    if left == "no configuration":
+        shutil.rmtree(run / "checkpoints")
+        again = [*again, "data=dforce/small-v1", *SMALL] if again == ["resume=run"] else again
+    else:
+        shutil.copy("whole/config.yaml", run)
+        (run / "metrics.jsonl").write_text('{"step": 10, "loss": 9.0}\n{"st')
+    assert main(["train", *again]) == 0
+    assert_same(load_state(run), whole)
+    assert metrics(run) == metrics(Path("whole")) and not list(run.rglob("*.tmp*"))
+
+
 def test_best_and_last(finished: Path) -> None:
     folder = finished
     assert checkpoints(folder) == ["best", "step_00000030", "step_00000040"]
@@ -108,8 +137,8 @@ def test_sigterm_and_resume_are_the_undisturbed_run(monkeypatch: pytest.MonkeyPa
     whole = trained("whole", "fit.accumulate=2")
     with monkeypatch.context() as patch:
         stopped_at(22, signal.SIGTERM, patch)
-        part = trained("part", "fit.accumulate=2", code=130)
-    assert (part / "STATUS").read_text().startswith("failed: stopped at step 22; go on with resume=part")
+        part = trained("part", "fit.accumulate=2", code=143)
+    assert (part / "STATUS").read_text() == "stopped at step 22; go on with resume=part\n"
     assert load_state(part).step == 22 and load_state(part).record["parts"] == 2
     with (part / "metrics.jsonl").open("a") as file:  # a line after the checkpoint, and half a one
         file.write('{"step": 23, "loss": 9.0}\n{"step": 24, "lo')
@@ -212,7 +241,7 @@ def test_carried_states_go_through_a_stop(finished: Path, monkeypatch: pytest.Mo
     whole = trained("whole", "carry=true")
     with monkeypatch.context() as patch:
         stopped_at(22, signal.SIGTERM, patch)
-        part = trained("part", "carry=true", code=130)
+        part = trained("part", "carry=true", code=143)
     resumed(part)
     assert load_state(whole).carried["0"].shape == (16, 1, 16)
     for name, value in load_state(whole).carried.items():

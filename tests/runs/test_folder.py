@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 import torch
 
 from dforce.report.rows import read_results
-from dforce.runs.folder import RunFolder, Ticker, environment, peak_memory_mb, progress, write_atomic
+from dforce.runs.claims import LOCK
+from dforce.runs.folder import RunFolder, Ticker, environment, nothing_saved, peak_memory_mb, progress, write_atomic
 from dforce.runs.progress import bar
+from dforce.runs.training_run import has_checkpoint
 from tests.forked import exit_code, forked
 
 ROW = {
@@ -45,7 +49,7 @@ def test_contract() -> None:
         folder.results([ROW])
     assert folder.path.parent == Path("runs/train")
     names = {"STATUS", "config.yaml", "env.json", "metrics.jsonl", "episodes.jsonl", "results.json"}
-    assert {p.name for p in folder.path.iterdir()} == names | {"media", "checkpoints"}
+    assert {p.name for p in folder.path.iterdir()} == names | {"media", "checkpoints", LOCK}
     assert (folder.path / "STATUS").read_text() == "done\n"
     first, second = lines(folder.path / "metrics.jsonl")
     assert (first["step"], first["loss"], first["rate"], first["bad"], second["loss"]) == (1, 0.5, 0.25, None, 0.25)
@@ -169,3 +173,56 @@ def test_the_command_on_record_names_a_script_as_the_repository_does(program: st
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [program, "--steps", "20"])
     assert environment()["command"] == told
+
+
+def hold(folder: str, how: str) -> None:
+    with RunFolder("x", {"a": 1}, out=folder, resume=how != "new", shared=how == "shared"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["new", "shared"])
+def test_a_folder_in_use_is_refused_by_the_name_of_its_process(how: str) -> None:
+    with RunFolder("x", {"a": 1}, out="here", shared=how == "shared") as folder:
+        folder.log(1, loss=1.0)
+        child = os.fork()
+        if not child:
+            code = 3
+            try:
+                RunFolder("x", {"a": 2}, out="here", resume=True)
+            except ValueError as error:
+                right = f"here is in use by process {os.getppid()} on {platform.node()} since" in str(error)
+                code = 0 if right else 4
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert "a: 1" in Path("here/config.yaml").read_text()
+        with RunFolder("x", {"a": 1}, out="here", resume=True, shared=True):  # of the same process
+            pass
+    RunFolder("x", out="here", resume=True)
+
+
+def test_processes_that_share_a_folder_are_together_in_it() -> None:
+    with RunFolder("x", out="here", shared=True):
+        code = exit_code(forked(lambda: RunFolder("x", out="here", resume=True, shared=True)))
+        assert code == 0
+
+
+def test_a_killed_process_holds_nothing_and_what_it_began_is_begun_anew() -> None:
+    assert exit_code(forked(lambda: hold("here", "new"))) == -signal.SIGKILL
+    (Path("here/checkpoints") / "step_00000005.tmp-1").mkdir()  # while the first checkpoint was written
+    Path("here/metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert nothing_saved(Path("here")) and not has_checkpoint(Path("here"))
+    with RunFolder("x", {"a": 2}, out="here"):
+        pass
+    assert Path("here/STATUS").read_text() == "done\n" and "a: 2" in Path("here/config.yaml").read_text()
+    with pytest.raises(FileExistsError, match="here has content"):  # it is over: not a beginning
+        RunFolder("x", out="here")
+
+
+@pytest.mark.parametrize("content", ["results.json", "media/a.png", "checkpoints/step_00000005/MANIFEST.json", "mine"])
+def test_what_a_killed_run_has_saved_is_kept(content: str) -> None:
+    assert exit_code(forked(lambda: hold("here", "new"))) == -signal.SIGKILL
+    Path("here", content).parent.mkdir(exist_ok=True)
+    Path("here", content).write_text("")
+    with pytest.raises(FileExistsError, match="here has content"):
+        RunFolder("x", out="here")

@@ -163,7 +163,8 @@ def test_unknown_format_and_migration(saved, monkeypatch):
     edit(saved, format=2)
     with pytest.raises(CheckpointError, match="format 2, this is dforce .* with format 1: install a newer dforce"):
         load(saved)
-    edit(saved, format=1, files={**json.loads((saved / "MANIFEST.json").read_text())["files"], "../best": {}})
+    files = json.loads((saved / "MANIFEST.json").read_text())["files"]
+    edit(saved, format=1, files={**files, "../best": {"bytes": 1, "sha256": ""}})
     with pytest.raises(CheckpointError, match="is missing"):
         load(saved)
     path = save(saved.parent / "old", load_state_of(), config={**CONFIG, "predict": "velocity"}, layout=LAYOUT)
@@ -206,7 +207,7 @@ def test_yaml_runs_no_code(saved, tmp_path):
     text = "net: !!python/object/apply:os.mkdir ['" + str(tmp_path / "pwned") + "']\n"
     (saved / "config.yaml").write_text(text)
     reseal(saved)
-    with pytest.raises(CheckpointError, match="cannot read"):
+    with pytest.raises(CheckpointError, match="cannot use the checkpoint .*python/object"):
         load(saved)
     assert not (tmp_path / "pwned").exists()
 

@@ -143,7 +143,7 @@ def test_a_bad_step_is_skipped_and_counted():
 
 def test_divergence_is_an_error_that_keeps_the_weights():
     objective = Regression()
-    with pytest.raises(FloatingPointError, match=r"5 steps in a row were not finite \(step 7: loss nan"):
+    with pytest.raises(FloatingPointError, match=r"5 steps in a row were not finite \(step 8: loss nan"):
         train(objective, lambda step: {**batch_at(step), "y": torch.full((8, 1), float("nan") if step > 2 else 0.0)})
     assert all(p.isfinite().all() for p in objective.parameters())
 
@@ -183,7 +183,7 @@ def test_precision():
 
 
 def test_bad_arguments():
-    for options, message in [({"lr": 0}, "lr must be positive"), ({"ema": 1.0}, "ema must lie"),
+    for options, message in [({"lr": 0}, "lr must be above 0"), ({"ema": 1.0}, "ema must be at least 0 and below 1"),
                              ({"steps": 0}, "steps"), ({"decay": "linear"}, "'cosine' or 'constant'"),
                              ({"accumulate": 0}, "accumulate")]:
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,10 +18,10 @@ from dforce.nets.temporal import TemporalUNet
 from dforce.nets.transformer import TransformerNet
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective
+from tests.train.test_distributed import environment
 from tests.train.test_fit import PLAIN, assert_same
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts" / "faults"))
 
 WINDOW, ROWS, EPISODE = 2, 64, 10  # tokens, rows, windows an episode
 HIDDEN = 0.8                      # variance of what an episode keeps; the rest, of unit variance in all, is noise
@@ -153,20 +155,10 @@ def test_who_can_carry():
             objective(True, net, **size)
 
 
-def test_kills_and_flips_in_short(tmp_path, monkeypatch):
-    """scripts/faults has the long form: 20 SIGKILLs, 200 flipped bits."""
-    import flips
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    for folder, read in flips.targets(tmp_path).values():
-        reported, harmless = flips.flips(folder, read, 10, seed=1)
-        assert all(reported) and all(harmless)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("carry", ["false", "true"])
-def test_every_killed_run_resumes_bit_for_bit(tmp_path, monkeypatch, carry):
-    import kills
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    assert kills.trials(tmp_path, 3, 1, f"carry={carry}") == [True] * 3
+def test_faults_in_short(tmp_path):
+    """python scripts/faults has the long form: 50 kills, 1,000 mutations, all hostile nodes, files and numbers."""
+    words = [sys.executable, str(ROOT / "scripts" / "faults"), "--short", "--work", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^all +\d{4,} .* 0 +0 +0$", done.stdout, re.M), done.stdout

@@ -2,19 +2,21 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dforce.align.rewards.learnt import BradleyTerry
 from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.ratings import MeanRating, RatingHead
+from dforce.config import check_numbers
 from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
-from dforce.train.state import load_weights
+from dforce.train.contents import used
+from dforce.train.state import built_for
 
 FOLDER = "reward"  # in a run folder
 FORMAT = 1
@@ -44,21 +46,31 @@ def load_reward(where: str | Path, *, encoder: Any = None) -> BradleyTerry | Mea
     is no such folder, it is damaged, or the encoder is missing or another.
     """
     folder = find_reward(where)
-    if verified(folder).get("format") != FORMAT:
-        raise CheckpointError(f"{folder} was written by another version of dforce")
-    try:
-        config = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+    config = _described(folder)
+    with used(folder, "reward"):
         tensors = load_file(folder / "model.safetensors")
         if config["kind"] == "bradley_terry":
-            return BradleyTerry(_net(config["net"], tensors, folder), offset=config["offset"])
-        head = RatingHead(config["head"]["features"], hidden=config["head"]["hidden"])
-        load_weights(head, _under("head.", tensors), origin=f"the head in {folder}")
+            offset = float(config["offset"])
+            if not math.isfinite(offset):
+                raise ValueError(f"its offset is {offset}")
+            return BradleyTerry(_net(config["net"], tensors, folder), offset=offset)
+        about = config["head"]
+        head = built_for(lambda: RatingHead(about["features"], hidden=about["hidden"]), _under("head.", tensors),
+                         origin=f"the head in {folder}")
         head.eval().requires_grad_(False)
         return MeanRating(_encoder(config["encoder"], _under("encoder.", tensors), encoder, folder), head)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"cannot use the reward {folder}: {error}") from error
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What reward.json says, after every file is compared with its digest. Raises CheckpointError."""
+    if verified(folder, "reward.json", "model.safetensors").get("format") != FORMAT:
+        raise CheckpointError(f"{folder} was written by another version of dforce")
+    with used(folder, "reward"):
+        config = json.loads((folder / "reward.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or config.get("kind") not in ("bradley_terry", "rating"):
+            raise ValueError("reward.json describes no reward")
+        check_numbers({key: config.get(key) for key in ("net", "head", "encoder")})
+        return config
 
 
 def find_reward(where: str | Path) -> Path:
@@ -73,8 +85,7 @@ def find_reward(where: str | Path) -> Path:
 def needed_encoder(where: str | Path) -> str | None:
     """The name of the encoder that `load_reward` has to be given, None if it needs none. Raises CheckpointError."""
     folder = find_reward(where)
-    verified(folder)
-    about = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
+    about = _described(folder).get("encoder") or {}
     return about.get("name") if about.get("kind") == "other" else None
 
 
@@ -114,8 +125,7 @@ def _encoder(about: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Any
 
 
 def _net(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> RewardNet:
-    net = RewardNet(**config)
-    load_weights(net, tensors, origin=f"the weights in {folder}")
+    net = built_for(lambda: RewardNet(**config), tensors, origin=f"the weights in {folder}")
     return net.eval().requires_grad_(False)
 
 

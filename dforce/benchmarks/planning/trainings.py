@@ -11,12 +11,12 @@ import yaml
 from dforce.benchmarks.planning.suite import ModelNode
 from dforce.config import bounded_yaml, present
 from dforce.report.html import write_index
-from dforce.runs.folder import Invocation, RunFolder
+from dforce.runs.folder import Invocation, RunFolder, nothing_saved
 from dforce.runs.jobs import Job, Stopped, slug
 from dforce.runs.shards import differing
 from dforce.runs.training_run import follow
 from dforce.runs.trajectory_training import TrajectoryTraining
-from dforce.train.checkpoint import CheckpointError, find
+from dforce.train.checkpoint import CheckpointError, find, step_folders
 
 UNLEARNT = ("out", "resume", "save_every", "keep", "trust")  # settings that change nothing about what is learnt
 GROUPS = ("net", "schedule")
@@ -57,12 +57,12 @@ class ModelTraining:
     def state(self) -> tuple[str, str]:
         """("none" | "begun" | "done", ""), or ("other", why the run folder that is there does not count)."""
         if not (self.out / "config.yaml").is_file():
-            taken = self.out.is_dir() and any(self.out.iterdir())
+            taken = self.out.exists() and not nothing_saved(self.out)
             return ("other", "holds something else") if taken else ("none", "")
         changed = differing(_with_newer_keys(self._recorded(), self.wanted, self.usual), self.wanted)
         if changed:
             return "other", f"was trained with other settings ({'; '.join(changed[:3])})"
-        if not any((self.out / "checkpoints").glob("step_*")):
+        if not step_folders(self.out / "checkpoints"):
             return "begun", ""
         try:
             find(self.out)

@@ -4,9 +4,9 @@ Both are an MLP that `dforce.fit` trains on the demonstrations when they are bui
 `cache`, a folder, what was trained on the same data in the same way is read from there.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dforce.data.draws import philox_uniform
@@ -22,6 +21,8 @@ from dforce.data.normalize import Affine
 from dforce.planning.baselines.drivers import Driver, checked_demonstrations
 from dforce.planning.control import Plan, tracking
 from dforce.train.fit import fit
+from dforce.train.sealed_file import load_file_sealed, save_file_sealed
+from dforce.train.state import load_weights
 
 BUILDABLE = ("behaviour_cloning", "inverse_dynamics")  # by name, in a configuration
 
@@ -167,8 +168,9 @@ def learnt(draw: Callable[[int, int], Pairs], settings: dict[str, Any], *, seed:
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     file = Path(cache or "") / f"{settings['kind'].replace(' ', '_')}-{name}.safetensors"
     if cache and file.is_file():
-        regressor.load_state_dict(load_file(file))
-        return regressor.requires_grad_(False)
+        with contextlib.suppress(ValueError):  # damaged: it is made anew
+            load_weights(regressor, load_file_sealed(file, "regressor")[0], origin=str(file))
+            return regressor.requires_grad_(False)
 
     def batch_at(step: int) -> tuple[Tensor, ...]:
         return tuple(torch.tensor(part, dtype=torch.float32) for part in draw(step, batch))
@@ -178,9 +180,7 @@ def learnt(draw: Callable[[int, int], Pairs], settings: dict[str, Any], *, seed:
         pass
     if cache:
         file.parent.mkdir(parents=True, exist_ok=True)
-        half = file.with_suffix(f".{os.getpid()}")  # several processes may come here at once
-        save_file(regressor.state_dict(), half, metadata={"settings": json.dumps(settings)})
-        half.replace(file)
+        save_file_sealed(file, regressor.state_dict(), settings)  # several processes may come here at once
     return regressor.requires_grad_(False)
 
 
