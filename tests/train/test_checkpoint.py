@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_model(trained, tmp_path):
     with pytest.raises(CheckpointError, match="lacks net.core.weight_ih_l1"):
         load(deep)
     unset = save(tmp_path / "unset", state, config={"net": CONFIG["net"]}, layout=LAYOUT)
-    with pytest.raises(CheckpointError, match="no 'schedule' in its configuration"):
+    with pytest.raises(CheckpointError, match="config.yaml has no predict, schedule"):
         load(unset)
     no_start = save(tmp_path / "no_start", state, config=CONFIG, layout={"event_shape": [6]})
     with pytest.raises(CheckpointError, match="has, unknown here, net.start"):
