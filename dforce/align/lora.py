@@ -214,7 +214,8 @@ def load_adapters(folder: str | Path, model: nn.Module) -> list[str]:
     return list(_adapters(model))
 
 
-def _compare(model: nn.Module, tensors: Mapping[str, Tensor], ranks: Mapping[str, tuple[int, float]], origin: str) -> None:
+def _compare(model: nn.Module, tensors: Mapping[str, Tensor], ranks: Mapping[str, tuple[int, float]],
+             origin: str) -> None:
     """ValueError unless there is a fitting module for every adapter, and no adapter of another name."""
     modules: dict[str, Any] = {name: module for name, module in model.named_modules() if _fits(module)}
     lost = sorted(set(ranks) - set(modules))

@@ -37,7 +37,7 @@ def injected(args: argparse.Namespace, work: Path) -> list[tally.Fault]:
         os.environ.update(MINARI_DATASETS_PATH=f"{place}/minari", DFORCE_CACHE=f"{place}/cache")
         if part == "hostile":
             log.unlink(missing_ok=True)
-            new = hostile.faults(place, OLD)
+            new = hostile.faults(place, OLD, every=9 if args.short else 1)
         else:
             module = kills if part == "kills" else mutations
             new = module.faults(place, max(0, count[part] - done), args.seed + done) if done < count[part] else iter(())
