@@ -20,7 +20,8 @@ def save_file_sealed(file: Path, tensors: Mapping[str, Tensor], about: Any) -> N
     partial = file.with_name(f"{file.name}.tmp-{os.getpid()}")
     text = json.dumps(about)
     try:
-        write_tensors(partial, tensors, {"about": text, "digest": _digest(tensors, text)})
+        # one entry: safetensors writes several in any order, and equal files should have equal bytes
+        write_tensors(partial, tensors, {"sealed": f"{_digest(tensors, text)} {text}"})
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
@@ -33,9 +34,10 @@ def load_file_sealed(file: Path, what: str) -> tuple[dict[str, Tensor], Any]:
             metadata = content.metadata() or {}
             # cloned, for where a tensor begins in memory decides which kernels see it: the last bit may differ
             tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
-        if metadata["digest"] != _digest(tensors, metadata["about"]):
+        digest, _, text = metadata["sealed"].partition(" ")
+        if digest != _digest(tensors, text):
             raise ValueError("its content does not match its own digest")
-        return tensors, json.loads(metadata["about"])
+        return tensors, json.loads(text)
     except Exception as error:  # of a damaged file, safetensors raises what it likes
         stop_if_received()
         reason = "it has no digest" if isinstance(error, KeyError) else error
