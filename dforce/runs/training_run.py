@@ -123,6 +123,15 @@ def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config:
     return keeper.newest or find(training.resume or folder.path)
 
 
+def other_statistics(now: Affine) -> Callable[[Bundle], str | None]:
+    """`differing` of `DenoiserTraining.begin` for data that are known by their normaliser."""
+    def differing(bundle: Bundle) -> str | None:
+        before = bundle.normalizer
+        same = before is not None and torch.equal(before.mean, now.mean) and torch.equal(before.std, now.std)
+        return None if same else " (their means or deviations differ)"
+    return differing
+
+
 def has_checkpoint(where: Path) -> bool:
     """Is `where` a checkpoint, or a run folder that holds one to go on from?"""
     return (where / "MANIFEST.json").is_file() or any((where / "checkpoints").glob("step_*"))
