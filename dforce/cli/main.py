@@ -79,7 +79,7 @@ def report_error(error: BaseException) -> int:
     if not users:
         return _complain("this is not a mistake of yours; please report it with the lines above", FAILURE)
     if isinstance(error, ImportError) and "pip install" not in str(error):
-        from dforce.runs.diagnosis import how_to_install
+        from dforce.runs.environment import how_to_install
 
         package = str(error.name).partition(".")[0]
         return _complain(f"this needs the package {package}, which is not installed: {how_to_install(package)}")

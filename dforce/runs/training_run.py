@@ -53,9 +53,8 @@ class DenoiserTraining:
               **options: Any) -> Prepared:
         """Model and training loop for data of this layout, from the beginning or from where the run stopped.
 
-        batch_at, options: as `fit` takes them. data: for `finish`.
-        differing: says how the data, called `what`, differ from those of a checkpoint; None where they do not.
-        Raises ValueError where they do.
+        batch_at, options: as `fit` takes them. data: for `finish`. differing: says how the data, called `what`, differ
+        from those of a checkpoint (a ValueError); None where they do not.
         """
         torch.manual_seed(self.seed)
         denoiser = checkpoint.build_denoiser(self.model, layout, trust=self.trust)
@@ -93,10 +92,9 @@ class TrainingRun(Protocol):
 
 def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.steps",
                  begin: Callable[[Prepared, RunFolder], None] = lambda prepared, folder: None) -> Path | None:
-    """Trains; checkpoints, metrics and the page go into the run folder, the old one of a resumed run.
+    """Trains into the run folder, a resumed run's old one, which it returns; None where nothing was left or is written.
 
     longer: the key to raise for a longer run. begin: on every process, before the first step, once there is a folder.
-    Returns the run folder; None where nothing was left to do, and on processes that write nothing.
     """
     prepared = training.prepare()
     status = Path(call.out or "") / "STATUS"

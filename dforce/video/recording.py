@@ -54,10 +54,8 @@ def unflatten(about: Any, tensors: dict[str, Tensor]) -> State:
 class Record:
     """Frames and actions of the rollouts of one run, [T, B, H, W, C] and [T, B, A].
 
-    shape: (B, H, W, C). actions: A, 0 for a model without. settings: plain values that decide the frames.
-    resume: continue what the folder holds; one without a state begins anew. `chunks` and `state`, which is on the CPU
-        where it was read, are where to continue.
-    Raises ValueError, which names what differs, for a folder of other settings, and for one that cannot be read.
+    shape: (B, H, W, C). actions: A, 0 for a model without. settings: plain values that decide the frames; ValueError
+    where they differ from the folder's. resume: continue what the folder holds, at `chunks` and `state`.
     """
 
     def __init__(self, folder: Path, *, shape: tuple[int, int, int, int], actions: int, settings: dict[str, Any],
@@ -98,15 +96,13 @@ class Record:
         with open(file, "ab") as content:
             length = content.tell()
             if length < wanted:
-                raise ValueError(f"{file} holds {length // size} frames of {self.frames_done}; start anew in another "
-                                 "out=")
+                raise ValueError(f"{file} holds {length // size} frames of {self.frames_done}; take another out=")
             content.truncate(wanted)
 
     def append(self, frames: np.ndarray, actions: Tensor | None) -> None:
         """frames: uint8 [B, n, H, W, C]; actions: [B, n, A] where the model takes some."""
         if frames.dtype != np.uint8 or (frames.shape[0], *frames.shape[2:]) != self.shape:
-            raise ValueError(f"frames must be uint8 [B, n, H, W, C] with B, H, W, C = {self.shape}, got {frames.dtype} "
-                             f"{frames.shape}")
+            raise ValueError(f"frames must be uint8 [B, n, H, W, C] of {self.shape}, got {frames.dtype} {frames.shape}")
         with open(self.folder / "frames.u8", "ab") as file:
             file.write(np.ascontiguousarray(frames.swapaxes(0, 1)).tobytes())
         if self.actions and actions is not None:

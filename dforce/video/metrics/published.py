@@ -1,4 +1,4 @@
-"""FVD and LPIPS, whose published weights the user brings: nothing is ever downloaded."""
+"""Published metrics: PSNR, SSIM, and FVD and LPIPS, whose weights the user brings, for nothing is ever downloaded."""
 
 import pickle
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ SHORTEST = 10  # frames: I3D halves time four times and pools over what is left
 ALEXNET = ((0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1), (10, 256, 3, 1, 1))
 POOLED = (3, 6)  # a maximum over 3 x 3, every second one, comes before these
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of lpips.ScalingLayer: pixels in -1..1 to ImageNet's
+RANGE = 2.0       # of pixel values in -1..1. With a range of 2 but values in 0..1 a PSNR is 6.02 dB too high
+SIGMA, RADIUS = 1.5, 5  # pixels: the Gaussian window of Wang et al. (2004), cut at 3.5 sigma
 
 
 def _rgb(frames: Tensor) -> Tensor:
@@ -22,11 +24,9 @@ def _rgb(frames: Tensor) -> Tensor:
 
 
 class I3D:
-    """Features of clips by the TorchScript of StyleGAN-V's and many others' FVD: features(frames [B, T, C, H, W] in
-    -1..1) -> [B, 400]. Between them `dforce.video.metrics.psnr_ssim.frechet` is FVD (Unterthiner et al. 2018).
+    """Features of clips by FVD's TorchScript: frames [B, T, C, H, W] in -1..1 -> [B, 400] (Unterthiner et al. 2018).
 
-    file: i3d_torchscript.pt. Raises FileNotFoundError, or ValueError for another file. A TorchScript is a program: use
-    a file that you trust.
+    file: i3d_torchscript.pt. A TorchScript is a program: use a file that you trust.
     """
 
     def __init__(self, file: str | Path):
@@ -50,8 +50,7 @@ class I3D:
 class Lpips(nn.Module):
     """LPIPS 0.1 on AlexNet (Zhang et al. 2018): forward(x, y [..., C, H, W] in -1..1) -> [...], 0 where equal.
 
-    backbone: torchvision's AlexNet, alexnet-owt-*.pth; heads: alex.pth as the package lpips ships it. Raises
-    FileNotFoundError, or ValueError for files that hold something else.
+    backbone: torchvision's AlexNet, alexnet-owt-*.pth; heads: alex.pth as the package lpips ships it.
     """
 
     def __init__(self, backbone: str | Path, heads: str | Path):
@@ -113,3 +112,35 @@ def load_lpips(paths: Sequence[str]) -> Lpips:
     if isinstance(paths, str) or len(paths) != 2:
         raise ValueError(f"lpips is two paths, [backbone, heads], got {paths}")
     return Lpips(*paths)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of frames x, y [..., C, H, W] in -1..1 -> [...]; infinite where equal."""
+    _check_pair(x, y)
+    return 10 * torch.log10(RANGE**2 / (x.double() - y.double()).square().flatten(-3).mean(-1))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), window 11 x 11, of frames [..., C, H, W] in -1..1 -> [...]."""
+    _check_pair(x, y)
+    if min(x.shape[-2:]) < 2 * RADIUS + 1:
+        raise ValueError(f"SSIM: {x.shape[-2]} x {x.shape[-1]} pixels are too small for it, use psnr")
+    a, b = (each.double().reshape(-1, 1, *x.shape[-2:]) for each in (x, y))
+    mean_a, mean_b, aa, bb, ab = (_blur(each) for each in (a, b, a * a, b * b, a * b))
+    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    covariance, variances = ab - mean_a * mean_b, aa - mean_a**2 + bb - mean_b**2
+    index = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))
+    return index.flatten(1).mean(1).view(x.shape[:-2]).mean(-1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Gaussian mean over windows that lie inside: x [N, 1, H, W] -> [N, 1, H - 10, W - 10]."""
+    offset = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype, device=x.device)
+    weight = torch.exp(-0.5 * (offset / SIGMA) ** 2)
+    weight = weight / weight.sum()
+    return F.conv2d(F.conv2d(x, weight.view(1, 1, 1, -1)), weight.view(1, 1, -1, 1))
+
+
+def _check_pair(x: Tensor, y: Tensor) -> None:
+    if x.shape != y.shape or x.ndim < 3:
+        raise ValueError(f"frames to compare must have one shape [..., C, H, W], got {[*x.shape]} and {[*y.shape]}")
