@@ -50,7 +50,7 @@ class WholeEpisodes:
         self.normalizer = normalizer or self._fitted(episodes, floor)
         self._pack(episodes, chosen, hold)
         observation, action = episodes.names()
-        about = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
+        about: dict[str, Any] = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
         self.event_shape = (self.tokens.width,)
         self.layout: dict[str, Any] = {
             "kind": "policy", "tokens": asdict(self.tokens), "names": [*observation, *action], "hold": hold, "cut": cut,

@@ -56,8 +56,11 @@ class Faults:
         if self._last is None:
             self._last = observation
         replaced = _each(self._last, np.zeros_like) if how.shown == "zeros" else self._last
-        arrived = _each(observation, lambda value, other: np.where(
-            lost.reshape(-1, *[1] * (value.ndim - 1)), other, value), replaced)
+
+        def arriving(value: np.ndarray, other: np.ndarray) -> np.ndarray:
+            return np.asarray(np.where(lost.reshape(-1, *[1] * (value.ndim - 1)), other, value))
+
+        arrived = _each(observation, arriving, replaced)
         self._last = arrived if how.shown == "last" else observation
         return arrived, lost if how.shown == "told" and how.missing else None
 

@@ -32,7 +32,7 @@ class ImitationTraining(DenoiserTraining):
                                       seed=self.seed, held_out=self.held_out, **self.imitation.sequences)
         train, about = sequences(), sequences.args[0].about
         held_out = sequences(split="val", normalizer=train.normalizer) if self.held_out else None
-        levels = self.imitation.levels
+        levels: Any = self.imitation.levels
         if "cycle" in inspect.signature(levels).parameters:  # levels that tell observations from actions
             levels = functools.partial(levels, cycle=train.tokens.cycle)
         training = replace(self, objective=functools.partial(self.objective, levels=levels))

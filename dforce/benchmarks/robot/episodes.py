@@ -59,7 +59,7 @@ def _play_together(policy: Any, envs: Sequence[Any], seeds: Sequence[int], corru
         planned, state = policy.act(arrived, state, **({} if missing is None else {"missing": missing}))
         seconds.append(time.perf_counter() - start)
         actions = faults.executed(np.asarray(planned))
-        for row in np.flatnonzero(~over):
+        for row in np.flatnonzero(~over).tolist():
             for action in actions[row]:
                 observations[row], _, terminated, truncated, infos[row] = envs[row].step(action)
                 episodes[row].actions.append(action)

@@ -20,7 +20,6 @@ from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder, Ticker
 from dforce.runs.imitation import load_policy
 
-FEW = 4            # episodes under fast_dev_run
 BLOCK = 1_000_000  # seeds of episodes between one `seed` and the next; demonstrations have those of seed -1
 LATENCY = 200      # calls of `act` that are timed
 EXPERT, NEAREST = "expert", "nearest demonstration"
@@ -44,7 +43,6 @@ class RobotEvaluation:
     execute: int | None = None
     raw: bool = False
     device: Any = "cpu"
-    fast_dev_run: bool = False
     trust: Any = None
 
     def prepare(self) -> Callable[[RunFolder], None]:
@@ -55,11 +53,10 @@ class RobotEvaluation:
         layouts = [self._policy(place)[1] for place in places]
         name = self.env or layouts[0].get("env") or _no_env(places[0])
         make = functools.partial(gymnasium.make, name, **layouts[0]["env_settings"])
-        count = FEW if self.fast_dev_run else self.episodes
-        envs = [make() for _ in range(min(self.copies, count))]
+        envs = [make() for _ in range(min(self.copies, self.episodes))]
         for layout in layouts:
             check_task(envs[0], layout)
-        seeds = [BLOCK * (self.seed + 1) + number for number in range(count)]
+        seeds = [BLOCK * (self.seed + 1) + number for number in range(self.episodes)]
 
         def play(folder: RunFolder) -> None:
             rows = self._reference_rows(name, envs, seeds, layouts[0])
@@ -111,7 +108,7 @@ class RobotEvaluation:
         """Milliseconds of one call of `act` for one robot."""
         policy = self._policy(place)[0]
         seconds: list[float] = []
-        while len(seconds) < (FEW if self.fast_dev_run else LATENCY):
+        while len(seconds) < LATENCY:
             seconds += play_episodes(policy, [env], [0], Corruption())[1]
         return [make_row(name, method, f"latency_p{share}", 1000 * float(np.percentile(seconds, share)),
                          n=len(seconds), unit="ms", higher=False) for share in (50, 99)]
