@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # for type checkers and editors: the same names as in the tab
     from dforce.core.schedule import Schedule, cosine, flow, from_betas, linear, sigmoid
     from dforce.core.step import advance
     from dforce.core.transition import Gaussian, transition
-    from dforce.guidance.classifier_free import classifier_free
+    from dforce.guidance.wrapper import classifier_free
     from dforce.guidance.energy import guided
-    from dforce.guidance.exact_tilt import exact_tilt
+    from dforce.guidance.monte_carlo import exact_tilt
     from dforce.guidance.inpaint import inpaint
     from dforce.guidance.monte_carlo import monte_carlo
     from dforce.train.checkpoint import load, save

@@ -2,7 +2,7 @@
 
 from dforce.align.advantage import GroupAdvantage, PerPromptStats, clip_advantage, standardised
 from dforce.align.backprop import direct_reward, starts, through
-from dforce.align.forward import denoising_error, draw_levels
+from dforce.align.objectives import denoising_error, draw_levels
 from dforce.align.lora import (adapter_state, add_lowrank, disabled, fold, load_adapters, merge, save_adapters, unmerge,
                                without_adapters)
 from dforce.align.losses import (clip_fraction, d3po, ddpo_is, ddpo_sf, diffusion_dpo, diffusion_nft, dpok,
@@ -27,19 +27,3 @@ from dforce.align.search.edict import Edict, Optimised, doodl
 from dforce.align.search.smc import Particles, steer, steering
 from dforce.align.trace import Replay, Trace, kl, record, replay, subsample
 from dforce.guidance.universal import backward_guided, classifier_guided, time_travel
-
-__all__ = ["AlignObjective", "Best", "BradleyTerry", "BradleyTerryLoss", "ClassLogProb", "Edict", "FittedPairs",
-           "FittedRatings", "GroupAdvantage", "Jpeg", "MeanRating", "Mismatch", "OffPolicyError", "OnPolicy",
-           "Optimised", "Pairs", "Particles", "PerPromptStats", "Preferences", "Query", "RatingHead", "Ratings",
-           "Replay", "RewardError", "RewardNet", "Sampler", "Samples", "Scale", "Spread", "Trace", "Vote", "Weighted",
-           "adapter_state", "add_lowrank", "ask_reward", "backward_guided", "best_against_worst", "best_of_n",
-           "check_on_policy", "class_index", "classifier_guided", "clip_advantage", "clip_fraction", "d3po", "dance",
-           "ddpo_is", "ddpo_sf", "demon", "denoising_error", "descend", "diffusion_dpo", "diffusion_nft",
-           "direct_reward", "disabled", "doodl", "dpok", "draw_levels", "exponential_weight", "filtered_weight",
-           "find_reward", "fit_bradley_terry", "fit_rating", "flow_sde", "fold", "jpeg_compressibility",
-           "jpeg_incompressibility", "kl", "kl_penalty", "load_adapters", "load_reward", "merge", "mismatch",
-           "needed_encoder", "nft", "optimality", "per_frame", "policy_gradient", "preference", "read_pairs",
-           "read_ratings", "record", "refresh", "regression", "replay", "save_adapters", "save_reward", "scales_of",
-           "spearman", "split_pairs", "standardised", "starts", "steer", "steering", "stepwise_preference", "subsample",
-           "through", "time_travel", "unmerge", "weighted_regression", "window", "without_adapters", "write_pairs",
-           "write_ratings"]

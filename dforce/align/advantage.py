@@ -1,7 +1,6 @@
 """From rewards to advantages: how much better than expected a sample was.
 
-A credit is what `dforce.align.OnPolicy` calls: (reward [B] float64, prompts, group [B]) -> [B]. Rewards that do not
-differ give exactly 0, not rounding blown up by a small std, so that a constant reward changes nothing.
+A credit is (reward [B] float64, prompts, group [B]) -> [B], for `OnPolicy`; a constant reward gives exactly 0.
 """
 
 from collections import deque
@@ -20,10 +19,7 @@ def standardised(reward: Tensor, prompts: Sequence[Any] = (), group: Tensor | No
 
 
 class GroupAdvantage:
-    """GRPO (Shao et al. 2024), Flow-GRPO, DanceGRPO: (R - mean of the group) / (std + eps), groups of one prompt.
-
-    global_std: the std of the whole batch in place of the group's, so that groups that agree are not blown up.
-    """
+    """GRPO: (R - mean of its group) / (std + eps); global_std: that of the whole batch, so that none is blown up."""
 
     def __init__(self, *, global_std: bool = False, eps: float = 1e-4):
         self.global_std, self.eps = global_std, eps
@@ -32,8 +28,7 @@ class GroupAdvantage:
         advantage = torch.empty_like(reward)
         for member in (group == each for each in group.unique()):
             if int(member.sum()) < 2:
-                raise ValueError("a group of one has no advantage over itself: sample several times for each prompt "
-                                 "(group >= 2), or take another credit")
+                raise ValueError("a group of one has no advantage over itself: take group >= 2, or another credit")
             members = reward[member]
             spread = reward if self.global_std else members
             advantage[member] = _over(members, members, self.eps, spread=float(spread.std(correction=0)))

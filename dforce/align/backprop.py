@@ -1,6 +1,5 @@
-"""Direct reward backpropagation: the gradient of a differentiable reward through the sampler itself.
-
-DRaFT-K (Clark et al. 2024) goes through the last K steps, AlignProp (Prabhudesai et al. 2023) through a random number.
+"""Direct reward backpropagation: the gradient of a differentiable reward through the sampler's last steps, K of them
+(DRaFT-K, Clark et al. 2024) or a random number (AlignProp, Prabhudesai et al. 2023).
 """
 
 from collections.abc import Callable
@@ -40,11 +39,7 @@ def starts(ask: Ask, batch: int, shape: tuple[int, ...], *, seed: int = 0) -> Ca
 def through(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *, last: int, state: State = None,
             cond: Cond | None = None, eta: float = 0.0, order: int = 1, noise: NoiseSource | None = None,
             checkpoint: bool = True) -> Tensor:
-    """The tokens at the end of `dforce.sample`, [B, T, *E], with the graph of the `last` steps down `matrix` [M, T].
-
-    The steps before have none. checkpoint: activations of a step are computed again in the backward pass, so that
-    memory is that of one step. Raises ValueError unless 1 <= last <= M - 1.
-    """
+    """The end of `dforce.sample`, [B, T, *E], with the graph of the `last` steps alone; checkpoint: recomputed."""
     steps = len(matrix) - 1
     if not 1 <= last <= steps:
         raise ValueError(f"the gradient goes through 1..{steps} steps of this matrix, got last={last}")

@@ -14,11 +14,8 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def fingerprint(denoiser: Denoiser, schedule: Schedule) -> int:
-    """A hash of 63 bits of the structure of a policy.
-
-    It covers the tables of the schedule, the wrappers of guidance with their numbers (scale, null conditioning), and
-    the names and shapes of the weights, but not their values: a trace is replayed under weights that have changed.
-    `check_on_policy` compares those.
+    """A hash of 63 bits of the structure of a policy: tables of the schedule, wrappers of guidance with their numbers,
+    names and shapes of the weights. Not of their values, which change: `check_on_policy` compares those.
     """
     hasher = hashlib.sha256()
     for line in [*_tables(schedule), *_describe(denoiser)]:

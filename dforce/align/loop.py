@@ -24,7 +24,6 @@ class KLControl:
 
     once an epoch, KL [nats of a whole run] being the mean of what the epoch's updates measured. target None: fixed.
     Where the KL falls as 1 / w^2, as under a Gaussian reward, a gain of 1/2 takes out an error at once.
-    Raises ValueError for a weight below 0, and for a target without a positive weight to begin with.
     """
 
     def __init__(self, weight: float, target: float | None = None, *, gain: float = 0.5):
@@ -101,10 +100,7 @@ def tuning_epochs(aligning: Aligning, *, seed: int = 0, resume: TrainingState | 
                   device: Any = None, advance: Callable[[float], object] = lambda share: None) -> Iterator[Epoch]:
     """Runs the epochs that remain and yields after each.
 
-    advance: told the shares of an epoch as they are done, 1 an epoch.
-
-    resume: the state at the end of an epoch (its memory goes to `aligning.remember`).
-    What a reward or an algorithm refuses is raised as it is; the weights are then those before it.
+    resume: the state at the end of an epoch. advance: told the shares of an epoch as they are done, 1 an epoch.
     """
     updates: list[dict[str, float]] = []
     sampling = SAMPLING if isinstance(aligning.source, OnPolicy) else 0.0

@@ -1,9 +1,8 @@
 """Low-rank adapters (LoRA, Hu et al. 2021): W x + (alpha / rank) B A x, W frozen, A and B learnt.
 
-An adapter hangs on the nn.Linear or nn.Conv2d it belongs to, so no module is replaced and no weight renamed: the
-checkpoint of the base fits as before, and the adapter's own weights are those named `...lowrank.a` and `...lowrank.b`.
-B = 0 at the start, which leaves every output as it was, bit for bit (but for nn.GRU, which rounds differently in the
-last digit once it is frozen).
+An adapter hangs on the nn.Linear or nn.Conv2d it belongs to, so no weight is renamed: the checkpoint of the base fits
+as before, and the adapter's own are named `...lowrank.a` and `...lowrank.b`. B = 0 at the start, which leaves every
+output as it was (but for nn.GRU, which rounds differently in the last digit once it is frozen).
 """
 
 import math
@@ -30,10 +29,7 @@ Targets = Callable[[str, nn.Module], bool]
 
 
 class Adapter(nn.Module):
-    """The two factors. a: [rank, in, ...], b: [out, rank, ...]; float32 whatever the base is, as they learn.
-
-    on: False while the base alone is wanted. kept: the base's own weight while this is merged into it.
-    """
+    """Factors a: [rank, in, ...], b: [out, rank, ...], float32; on: in use; kept: the base's weight while merged."""
 
     def __init__(self, module: nn.Linear | nn.Conv2d, rank: int, alpha: float, generator: torch.Generator | None):
         super().__init__()
@@ -71,8 +67,7 @@ def add_lowrank(model: nn.Module, *, rank: int = 4, alpha: float | None = None, 
     """Hangs an adapter on the nn.Linear and nn.Conv2d of `model` and freezes everything else. Returns their names.
 
     targets(name, module) chooses among them; None: all (recurrent cores have none and stay frozen). alpha: None for
-    `rank`, scale 1. A is normal with variance 1 / inputs. The outputs stay as they were until B moves. Raises
-    ValueError where nothing is chosen, for a rank out of range, and for adapters that are there already.
+    `rank`, scale 1. A is normal with variance 1 / inputs; the outputs stay as they were until B moves.
     """
     if rank < 1:
         raise ValueError(f"rank must be >= 1, got {rank}")
@@ -188,11 +183,7 @@ def save_adapters(folder: str | Path, model: nn.Module) -> Path:
 
 
 def load_adapters(folder: str | Path, model: nn.Module) -> list[str]:
-    """Hangs saved adapters on `model` (or refills those there) and returns the names of the modules that have one.
-
-    Raises CheckpointError for a folder that is damaged or holds something else, ValueError where the adapters belong
-    to another model; the model is then as it was.
-    """
+    """Hangs saved adapters on `model`, or refills those there; returns the names of their modules. Or raises."""
     about = verified(Path(folder), FILE)
     if about.get("kind") != "adapters" or about.get("format") != FORMAT:
         raise CheckpointError(f"{folder} holds no adapters of format {FORMAT}, but kind {about.get('kind')!r}, format "

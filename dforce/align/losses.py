@@ -18,15 +18,12 @@ from torch import Tensor
 Reduce = Literal["token", "sequence"]
 
 
-# --------------------------------------------------------------------------------------------- policy gradients
-
 def ddpo_sf(log_prob: Tensor, advantage: Tensor, dims: Tensor, *, reduce: Reduce = "token") -> Tensor:
     """The score function estimator, DDPO-SF (Black et al. 2023, section 4.3; REINFORCE)::
 
         L = -E[ A sum_t log p_theta(x_{t-1} | x_t, c) ]
 
-    (a mean in place of the sum, and nats per dimension). Right for one update only after every recording. At ratio 1
-    its gradient is that of `ddpo_is`.
+    (a mean in place of the sum, nats per dimension), for one update after every recording: `ddpo_is` at ratio 1.
     """
     _check(log_prob=log_prob, dims=dims)
     nats, size = _cells(log_prob, dims, reduce)
@@ -39,9 +36,8 @@ def ddpo_is(log_prob: Tensor, old: Tensor, advantage: Tensor, dims: Tensor, *, c
 
         L = -E[ min(r A, clip(r, e^-c, e^c) A) ]     r = exp((log p_theta - log p_old) / dims)     c = clip_nats / dims
 
-    also the loss of Flow-GRPO and DanceGRPO, with group advantages (see `dforce.align.sde` for their step). The
-    published log-probs are means over dimensions and the clip 1e-4: at 4 x 64 x 64 latents that is clip_nats = 1.64
-    (e^c and 1 + c differ by 5e-9 there). 0.6 to 1.6 is a good range.
+    also the loss of Flow-GRPO and DanceGRPO, with group advantages. The published log-probs are means over dimensions
+    and the clip 1e-4: at 4 x 64 x 64 latents that is clip_nats = 1.64. 0.6 to 1.6 is a good range.
     """
     _check(log_prob=log_prob, old=old, dims=dims)
     _positive(clip_nats=clip_nats)
@@ -73,16 +69,13 @@ def dpok(log_prob: Tensor, advantage: Tensor, kl: Tensor, dims: Tensor, *, kl_we
 
         L = E sum_t [ -A log p_theta(x_{t-1} | x_t, c) ] + w E sum_t KL(p_theta(. | x_t, c) || p_ref(. | x_t, c))
 
-    kl: from `dforce.align.kl`, with gradient. Given `old`, the first term is `ddpo_is`. Both terms are nats per
-    dimension, so w is the weight of the paper.
+    kl: from `dforce.align.kl`, with gradient. Given `old`, the first term is `ddpo_is`. Both are nats per dimension.
     """
     _positive(kl_weight=kl_weight, least=0.0)
     reward = ddpo_sf(log_prob, advantage, dims, reduce=reduce) if old is None else ddpo_is(
         log_prob, old, advantage, dims, clip_nats=clip_nats, reduce=reduce)
     return reward + kl_weight * kl_penalty(kl, dims, reduce=reduce)
 
-
-# --------------------------------------------------------------------------------------------------- preferences
 
 def diffusion_dpo(win: Tensor, lose: Tensor, win_reference: Tensor, lose_reference: Tensor, *, beta: float = 5000.0,
                   weight: Tensor | None = None) -> Tensor:
@@ -124,24 +117,17 @@ def d3po(win: Tensor, lose: Tensor, win_reference: Tensor, lose_reference: Tenso
     return _mean(loss if weight is None else _align(weight, loss, reduce) * loss, size > 0)
 
 
-# -------------------------------------------------------------------------------------- regression on own samples
-
 def weighted_regression(error: Tensor, weight: Tensor) -> Tensor:
     """Reward-weighted regression, L = E[ w(R) e ] (Peters & Schaal 2007; Black et al. 2023, section 4.2).
 
-    error: denoising errors [B]; weight: [B] from `exponential_weight`, `filtered_weight`, or 1 for each of a set of
-    chosen samples (supervised fine-tuning). No gradient passes through the weight.
+    error: denoising errors [B]; weight: [B] of `exponential_weight`, `filtered_weight`, or 1 (supervised); no gradient.
     """
     _check(1, error=error, weight=weight)
     return (weight.detach() * error).mean()
 
 
 def exponential_weight(reward: Tensor, beta: float) -> Tensor:
-    """w_RWR = exp(beta R) / Z with Z the mean over the batch, so that the weights' mean is 1. reward: [B].
-
-    A constant reward gives 1 everywhere: training on one's own samples, which leaves the law as it is but not each
-    weight. No advantage, no change holds for the policy gradients, preferences and DiffusionNFT.
-    """
+    """w_RWR = exp(beta R) / its mean over the batch. reward: [B]; a constant one gives 1 everywhere."""
     _check(1, reward=reward)
     _positive(beta=beta, least=0.0)
     return len(reward) * torch.softmax(beta * reward, 0)
@@ -164,9 +150,8 @@ def diffusion_nft(prediction: Tensor, old: Tensor, target: Tensor, reward: Tenso
         v+ = (1 - b) v_old + b v     v- = (1 + b) v_old - b v     L = E[ r |v+ - v*|^2 + (1 - r) |v- - v*|^2 ]
 
     prediction, old, target: [B, T, *E], of the model, of the one that sampled, and true; here x0_hat, x0_hat_old and
-    x0, which at one noisy token differ from velocities by a factor that `weight` [B, T] puts back. reward: [B] in
-    [0, 1], the probability of being good (`optimality`). mask: [B, T, *E]. Its minimum is at
-    v - v_old = E[(2 r - 1)(v* - v_old)] / b, so r = 1/2 everywhere changes nothing.
+    x0, which differ from velocities by a factor that `weight` [B, T] puts back. reward: [B] in [0, 1], the probability
+    of being good (`optimality`). mask: [B, T, *E]. At its minimum v - v_old = E[(2 r - 1)(v* - v_old)] / b.
     """
     _check(1, reward=reward)
     _positive(beta=beta)
@@ -189,8 +174,6 @@ def optimality(advantage: Tensor, limit: float = 1.0) -> Tensor:
     _positive(limit=limit)
     return 0.5 + 0.5 * (advantage / limit).clamp(-1, 1)
 
-
-# ---------------------------------------------------------------------------------------------------------- parts
 
 def _cells(nats: Tensor, dims: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
     """Nats and dimensions of every action: [B, S, T], or summed over tokens [B, S]."""

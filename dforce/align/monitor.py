@@ -18,12 +18,10 @@ Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what
 class Monitor:
     """look() -> the mean of every measure over `samples` runs of the policy of now, and "kl" [nats of a whole run].
 
-    A measure that answers for each sample also has an "<measure>_error": half the 95% interval of its mean.
-
-    sampler: its denoiser is the policy, seen with the weights that it has then. reference: what the KL is to. ask: what
-    for, the same every time. decode: from tokens to what the measures take. The KL is there where the sampler is one
-    that has log-probabilities: first order, with noise in it. It bounds how far the samples' law has moved
-    (`dforce.align.kl`); a reward that rises while diversity and the other measures fall is being exploited.
+    A measure that answers for each sample also has an "<measure>_error": half the 95% interval of its mean. sampler:
+    its denoiser is the policy, with the weights that it has then. reference: what the KL is to, where the sampler has
+    log-probabilities. ask: the same every time. decode: from tokens to what the measures take. A reward that rises
+    while diversity and the other measures fall is being exploited.
     """
 
     def __init__(self, sampler: Sampler, reference: Denoiser, ask: Ask, measures: Mapping[str, Measure], *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dforce.align import losses
-from dforce.align.forward import denoising_error, draw_levels
 from dforce.align.lora import without_adapters
 from dforce.align.on_policy import Samples
 from dforce.align.preferences import Pairs
 from dforce.align.trace import Replay, Trace, kl, replay, subsample
-from dforce.core.denoiser import Denoiser
-from dforce.core.loss import Weight, corrupt, min_snr
+from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.loss import Weight, corrupt, min_snr, snr
 from dforce.core.schedule import Schedule
+from dforce.core.tree import State
 from dforce.guidance.wrapper import innermost, module_inside
 
 Result = tuple[Tensor, dict[str, Tensor]]  # the loss, and what to log
@@ -27,9 +28,8 @@ class AlignObjective(nn.Module):
     """objective(batch, generator) -> (loss, logs), the policy being what sampled, guidance included.
 
     `denoiser` is the module inside the policy: what has weights, is saved under that name, and what losses on noised
-    samples train, unguided. reference: a denoiser that does not learn (a copy of the policy, or
-    `without_adapters(policy)`), guided as the policy is; it is no part of the parameters nor of a checkpoint. Dropout
-    and batch statistics of both stay in evaluation mode, or the policy that learns would not be the one that sampled.
+    samples train, unguided. reference: a denoiser that does not learn (a copy of the policy, or `without_adapters`),
+    guided as the policy is, no part of the parameters. Dropout and batch statistics of both stay in evaluation mode.
     """
 
     denoiser: Any
@@ -98,23 +98,22 @@ def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fr
         how: dict[str, Any] = {"rows": rows, "autocast": autocast}
         if kl_weight > 0:
             objective.need_reference("kl_weight > 0")
-        steps = subsample(trace, fraction, generator)
+        steps, advantage = subsample(trace, fraction, generator), batch.advantage
+        if advantage.ndim == 3:  # of all steps, [B, S, T]; of runs it is [B] or [B, T]
+            advantage = advantage.gather(1, steps[..., None].expand(-1, -1, advantage.shape[2]))
         now = replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint, **how)
         nats = torch.zeros_like(now.log_prob)
         if objective.reference is not None:
             with torch.set_grad_enabled(kl_weight > 0 and torch.is_grad_enabled()):
                 nats = kl(trace, now, objective.reference, objective.schedule, steps=steps, **how)
-        value = losses.dpok(now.log_prob, _of_steps(batch.advantage, steps), nats, now.dims, kl_weight=kl_weight,
-                            reduce=reduce, old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
+        value = losses.dpok(now.log_prob, advantage, nats, now.dims, kl_weight=kl_weight, reduce=reduce,
+                            old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
         return value, _watch(trace, now, nats, clip_nats, reduce, objective.reference is not None)
     return loss
 
 
 def regression(*, weight: Weight | None = None) -> Loss:
-    """RWR, filtered and supervised fine-tuning of `Samples`, their `advantage` being the weight of each.
-
-    weight: of the levels, default min-SNR 5 as in pretraining.
-    """
+    """RWR, filtered and supervised fine-tuning of `Samples`, their `advantage` being the weight of each."""
     def loss(objective: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
         level, noise = draw_levels(objective.schedule, batch.x, generator, shared=not objective.policy.causal)
         error = denoising_error(objective.denoiser, objective.schedule, batch.x, level, noise, cond=batch.cond,
@@ -179,13 +178,6 @@ def nft(*, beta: float = 1.0, limit: float = 1.0, weight: Weight | None = None) 
     return loss
 
 
-def _of_steps(advantage: Tensor, steps: Tensor) -> Tensor:
-    """Advantages [B, S, T] of all steps for those chosen, [B, N, T]; advantages of runs, [B] or [B, T], as they are."""
-    if advantage.ndim < 3:
-        return advantage
-    return advantage.gather(1, steps[..., None].expand(-1, -1, advantage.shape[2]))
-
-
 def _trace(trace: Trace | None) -> Trace:
     if trace is None:
         raise ValueError("this loss takes log-probabilities: sample with OnPolicy(..., traces=True)")
@@ -204,3 +196,32 @@ def _watch(trace: Trace, now: Replay, nats: Tensor, clip_nats: float | None, red
         per_cell = nats.detach().sum() / moving.sum().clamp(min=1)
         logs["kl"] = per_cell * (trace.dims > 0).sum() / len(trace.x)
     return logs
+
+
+def draw_levels(schedule: Schedule, x0: Tensor, generator: torch.Generator | None = None, *,
+                shared: bool = True) -> tuple[Tensor, Tensor]:
+    """Levels [B, T], uniform in 1..K (`shared`: one for all tokens of a run), and noise [B, T, *E]."""
+    device = generator.device if generator is not None else x0.device
+    shape = (len(x0), 1) if shared else tuple(x0.shape[:2])
+    level = torch.randint(1, schedule.levels + 1, shape, generator=generator, device=device)
+    noise = torch.randn(x0.shape, generator=generator, device=device, dtype=x0.dtype)
+    return level.expand(x0.shape[:2]).to(x0.device), noise.to(x0.device)
+
+
+def denoising_error(denoiser: Denoiser, schedule: Schedule, x0: Tensor, level: Tensor, noise: Tensor, *,
+                    cond: Cond | None = None, state: State = None, mask: Tensor | None = None,
+                    weight: Weight | None = None) -> Tensor:
+    """Weighted mean-square error of x0_hat for clean x0 [B, T, *E] at `level` [B, T] under `noise`; [B].
+
+    The mean is over tokens and dimensions (of `mask` [B, T, *E]). weight None: the SNR, which makes it the papers'
+    error of the noise, |eps - eps_hat|^2 = (alpha / sigma)^2 |x0 - x0_hat|^2; pass `snr(cap)` for other networks, or
+    nearly clean tokens drown everything else.
+    """
+    noisy = corrupt(schedule, x0, level, noise)
+    state = denoiser.init_state(len(x0), cond) if state is None else state
+    x0_hat, _ = denoiser(noisy, level, state, cond)
+    error = (x0_hat - x0).square()
+    valid = torch.ones_like(error) if mask is None else mask.expand_as(error).to(error.dtype)
+    factor = (weight or snr(math.inf))(schedule.log_snr(level)).to(error.dtype)
+    token = (error * valid).flatten(2).sum(2) * factor
+    return token.sum(1) / valid.flatten(1).sum(1).clamp(min=1)

@@ -9,10 +9,9 @@ from torch import Tensor
 from dforce.align.advantage import Credit, clip_advantage
 from dforce.align.policy_check import TOLERANCE, check_on_policy
 from dforce.align.rewards.protocol import Reward, ask_reward
-from dforce.align.shuffle import permutation
 from dforce.align.trace import Trace, record, running_in
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.noise import Noise, NoiseSource, members_of, seed_of
+from dforce.core.noise import Noise, NoiseSource, members_of, permutation, seed_of
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std
@@ -68,7 +67,8 @@ class Sampler(NamedTuple):
         """B runs kept as a trace. member: [B], runs that begin in the same noise have the same number."""
         denoiser = reporting(self.denoiser, self.matrix, batch, self.advance)
         parts = [record(denoiser, self.schedule, self.matrix, x, cond=given, noise=drawn, order=self.order,
-                        **self._how()) for x, given, drawn in self._parts(batch, cond, noise, member)]
+                        eta=self.eta, std=self.std, min_std=self.min_std, autocast=self.autocast)
+                 for x, given, drawn in self._parts(batch, cond, noise, member)]
         return map_state(lambda *part: torch.cat(part), *parts)
 
     @torch.no_grad()
@@ -87,9 +87,6 @@ class Sampler(NamedTuple):
             done.append(x)
         return torch.cat(done)
 
-    def _how(self) -> dict[str, Any]:
-        return {"eta": self.eta, "std": self.std, "min_std": self.min_std, "autocast": self.autocast}
-
     def _parts(self, batch: int, cond: Cond | None, noise: NoiseSource, member: Tensor | None) -> Any:
         """Start [n, T, *E], conditioning and noise of every part: the same numbers however the batch is cut."""
         device = self.schedule.alpha.device
@@ -104,17 +101,15 @@ class OnPolicy:
     """batch_at(step) for `dforce.fit`: every `updates * passes` steps, `samples` new runs of the policy as it is then.
 
     reward: (decode(x), prompts, metadata) -> [B]. ask: what for; every answer is sampled `group` times in a row
-    (GRPO; same_start: from the same noise, as DanceGRPO does). credit: rewards -> advantages or weights, clipped to
-    +-limit if given. traces: keep log-probabilities, for policy gradients. prepare: makes of the `Samples` of an epoch
-    the rows that are dealt out (preference pairs). An epoch's rows go, in random order, into `updates` batches,
-    `passes` times. before(epoch) is called before an epoch samples (to move a reference).
+    (same_start: from the same noise, as DanceGRPO does). credit: rewards -> advantages or weights, clipped to +-limit
+    if given. traces: keep log-probabilities, for policy gradients. prepare: makes of the `Samples` of an epoch the rows
+    that are dealt out (preference pairs), in random order, into `updates` batches, `passes` times. before(epoch) is
+    called before an epoch samples (to move a reference).
 
     Before an epoch's first update `check_on_policy` replays `checked` of its runs and raises OffPolicyError beyond
-    `tolerance`. A reward that raises, or gives NaN or a wrong shape, raises RewardError; the weights are as before.
-    All randomness is counted, (seed, epoch). An epoch's samples live in memory only, so a run resumes at the beginning
-    of an epoch; in mid-epoch ValueError says which step that is. `epochs` holds what was measured of each.
-
-    Give `fit` weight_decay=0, which else pulls at the weights whatever the reward says, and decay="constant".
+    `tolerance`; a reward that fails raises RewardError. All randomness is counted, (seed, epoch); an epoch's samples
+    live in memory only, so a run resumes at the beginning of an epoch. `epochs` holds what was measured of each. Give
+    `fit` weight_decay=0, which else pulls at the weights whatever the reward says, and decay="constant".
     """
 
     def __init__(self, sampler: Sampler, reward: Reward, ask: Ask, *, samples: int, credit: Credit, group: int = 1,
@@ -185,8 +180,7 @@ class OnPolicy:
         rows = self.prepare(samples) if self.prepare else samples
         count = len(leaves(rows)[0])
         if count % self.updates:
-            raise ValueError(f"an epoch of {count} rows cannot be dealt into {self.updates} equal batches: change "
-                             "samples or updates")
+            raise ValueError(f"{count} rows cannot be dealt into {self.updates} batches: change samples or updates")
         self.epochs.append(metrics)
         self._rows, self._epoch, self._order, self._turn = rows, epoch, torch.arange(count), -1
 

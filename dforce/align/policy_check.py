@@ -1,7 +1,6 @@
 """A check that the policy in training is the one that sampled, made before the first update on every trace.
 
-It finds what else goes wrong silently: another guidance scale in training than in sampling (every ratio is clipped from
-the first step on), states kept in bfloat16, log-probabilities under autocast on one side only, dropout.
+It finds another guidance scale than in sampling, states kept in bfloat16, autocast on one side only, dropout.
 """
 
 import math
@@ -33,21 +32,14 @@ class Mismatch(NamedTuple):
 @torch.no_grad()
 def mismatch(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tensor | None = None,
              rows: int | None = None, autocast: torch.dtype | None = None, clip_nats: float = 1.0) -> Mismatch:
-    """The error of the ratio on-policy: right after recording all of it is rounding, and not being the same function.
-
-    autocast=torch.bfloat16 shows what training in bfloat16 would see of a trace sampled in float32, and the other way
-    round; a trace recorded and replayed in bfloat16 shows what its dependence on batch shapes costs.
-    """
+    """The error of the ratio on-policy: right after recording it is rounding, and not being the same function."""
     return _measure(replay(trace, denoiser, schedule, steps=steps, rows=rows, autocast=autocast), clip_nats)
 
 
 def check_on_policy(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, tolerance: float = TOLERANCE,
                     steps: Tensor | None = None, rows: int | None = None, autocast: torch.dtype | None = None,
                     clip_nats: float = 1.0) -> Mismatch:
-    """The mismatch, if no |ratio - 1| is over `tolerance`; call it before the first update on a trace.
-
-    Raises OffPolicyError with the figures, and says what to do.
-    """
+    """The mismatch; OffPolicyError, which says what to do, where a |ratio - 1| is over `tolerance`."""
     error = mismatch(trace, denoiser, schedule, steps=steps, rows=rows, autocast=autocast, clip_nats=clip_nats)
     if not error.largest <= tolerance:
         raise OffPolicyError(

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from dforce.align.on_policy import ORDER, Samples
-from dforce.align.shuffle import dealt
 from dforce.align.trace import Trace
 from dforce.core.denoiser import Cond
+from dforce.core.noise import dealt
 from dforce.core.tree import select
-from dforce.data.npz import read_npz, write_npz
+from dforce.data.arrays import read_npz, write_npz
 
 
 class Pairs(NamedTuple):
@@ -27,11 +27,7 @@ class Pairs(NamedTuple):
 
 
 def best_against_worst(k: int = 1) -> Callable[[Samples], Pairs]:
-    """The k best of each group against its k worst, best against worst first, as `prepare` of `OnPolicy`.
-
-    Two that are equally good make a pair of weight 0, so that a constant reward teaches nothing. Raises ValueError
-    where a group has fewer than 2 k members.
-    """
+    """The k best of each group against its k worst, as `prepare` of `OnPolicy`; equals make weight 0."""
     if k < 1:
         raise ValueError(f"k must be >= 1 pair a group, got {k}")
 
@@ -54,10 +50,7 @@ def best_against_worst(k: int = 1) -> Callable[[Samples], Pairs]:
 
 
 class Preferences:
-    """A fixed set of pairs as batch_at(step) for `dforce.fit`, drawn with counted randomness, epoch after epoch.
-
-    Raises ValueError for a set without pairs, and for one smaller than a batch.
-    """
+    """A fixed set of pairs as batch_at(step) for `dforce.fit`, drawn with counted randomness, epoch after epoch."""
 
     def __init__(self, pairs: Pairs, *, batch: int, seed: int = 0):
         if not len(pairs.win):
@@ -74,9 +67,7 @@ def read_pairs(path: str | Path, *, static: Collection[str] | None = None) -> Pa
     """Pairs in an .npz file: arrays `win` and `lose` [P, T, *E], numbers; others [P, ...] become cond["static"].
 
     An array `weight` [P], where there is one, says how much each pair counts, 0 for a tie. static: names that
-    conditioning may have; None takes any.
-    Raises FileNotFoundError, and ValueError that names the file where it is no such file, holds no pair or ties only,
-    where a sample is to be preferred to itself, or where names, shapes or values do not fit.
+    conditioning may have; None takes any. ValueError names the file and what does not fit.
     """
     arrays = read_npz(path, "preference pairs")
     missing = [name for name in ("win", "lose") if name not in arrays]

@@ -28,41 +28,28 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def flow_sde(schedule: Schedule, scale: float = 0.7) -> Rule:
-    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), with s = sigma / (alpha + sigma), s' that after the step.
-
-    It is capped at sigma(s'), the noise that the step may leave; at pure noise the formula itself is infinite.
-    """
-    _check(scale)
-
-    def std(level: Tensor, to: Tensor) -> Tensor:
-        time = schedule.sigma / (schedule.alpha + schedule.sigma)
-        s, after = time[level], time[to]
-        wanted = scale * (s / (1 - s).clamp(min=1e-12) * (s - after)).sqrt()
-        return torch.minimum(wanted * (schedule.alpha + schedule.sigma)[to], schedule.sigma[to])
-    return std
+    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), s = sigma / (alpha + sigma), s' after; <= sigma(s')."""
+    return _rule(schedule, scale, lambda s, after: (s / (1 - s).clamp(min=1e-12) * (s - after)).sqrt())
 
 
 def dance(schedule: Schedule, eta: float = 0.3) -> Rule:
     """DanceGRPO's std, eta sqrt(s - s'), s and s' as in `flow_sde`; capped at sigma(s')."""
-    _check(eta)
-
-    def std(level: Tensor, to: Tensor) -> Tensor:
-        time = schedule.sigma / (schedule.alpha + schedule.sigma)
-        wanted = eta * (time[level] - time[to]).sqrt() * (schedule.alpha + schedule.sigma)[to]
-        return torch.minimum(wanted, schedule.sigma[to])
-    return std
+    return _rule(schedule, eta, lambda s, after: (s - after).sqrt())
 
 
 def window(rule: Rule, schedule: Schedule, first: int, last: int) -> Rule:
-    """`rule` for tokens that leave a level in first..last, 0 elsewhere.
-
-    MixGRPO (Li et al. 2025): stochastic, and trained, in a window of levels; deterministic outside.
-    """
+    """`rule` for tokens that leave a level in first..last, 0 elsewhere (MixGRPO, Li et al. 2025)."""
     if not 0 <= first <= last <= schedule.levels:
         raise ValueError(f"a window of levels lies in 0..{schedule.levels}, got {first}..{last}")
     return lambda level, to: torch.where((level >= first) & (level <= last), rule(level, to), 0.0)
 
 
-def _check(scale: float) -> None:
+def _rule(schedule: Schedule, scale: float, spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:
     if scale <= 0:
         raise ValueError(f"the scale of the noise must be positive, got {scale}; for an ODE there is no policy")
+
+    def std(level: Tensor, to: Tensor) -> Tensor:
+        size = schedule.alpha + schedule.sigma
+        time = schedule.sigma / size
+        return torch.minimum(scale * spread(time[level], time[to]) * size[to], schedule.sigma[to])
+    return std

@@ -106,7 +106,9 @@ def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tenso
     if bound:
         _check_model(trace, denoiser, schedule)
     replayed = _replay(trace, denoiser, schedule, steps, rows, checkpoint, autocast)
-    if torch.is_grad_enabled() and not replayed.log_prob.requires_grad and _learns(denoiser):
+    module = innermost(denoiser)
+    learns = isinstance(module, nn.Module) and any(parameter.requires_grad for parameter in module.parameters())
+    if torch.is_grad_enabled() and learns and not replayed.log_prob.requires_grad:
         raise ValueError(f"no gradient of the log-probabilities reaches the weights: {type(denoiser).__name__} cuts it "
                          "off. guided(...) needs differentiable=True; for a reference, replay under torch.no_grad()")
     return replayed
@@ -165,11 +167,7 @@ def kl(trace: Trace, policy: Denoiser | Replay, reference: Denoiser | Replay, sc
 
 
 def subsample(trace: Trace, fraction: float, generator: torch.Generator | None = None) -> Tensor:
-    """Steps [B, N] to train on, in order, without repetition: a random `fraction` in (0, 1] of those with a density.
-
-    Drawn for every run on its own, so that a batch covers all levels. Steps without a density come only where a run
-    has fewer with one than others of its batch.
-    """
+    """Steps [B, N] to train on, in order, without repetition: a random `fraction` in (0, 1] of those with a density."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction of the steps to train on must lie in (0, 1], got {fraction}")
     moving = (trace.dims > 0).any(2)                                                   # [B, S]
@@ -199,11 +197,6 @@ def _log_prob(kernel: Gaussian, x: Tensor, mask: Tensor | None) -> Tensor:
 def running_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
     """The context for a network in `dtype`, or (None) as it is, whatever the caller's context says."""
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def _learns(denoiser: Denoiser) -> bool:
-    module = innermost(denoiser)
-    return isinstance(module, nn.Module) and any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _check_model(trace: Trace, denoiser: Denoiser, schedule: Schedule) -> None:

@@ -41,10 +41,7 @@ class PreparedTuning(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRun:
-    """The settings that runs of every kind of model share; a kind is a dataclass that adds its own and two methods.
-
-    The keys are explained in configs/verbs/align/image.yaml.
-    """
+    """What runs of every kind of model share: see configs/verbs/align/image.yaml. A kind adds its own settings."""
 
     checkpoint: str | None
     algorithm: Algorithm
@@ -86,10 +83,7 @@ class TuningRun:
 
 
 def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
-    """Tunes; checkpoints, metrics, curves and the report go into the run folder, the old one of a resumed run.
-
-    Returns the run folder; None where nothing was left to do, and on processes that write nothing.
-    """
+    """Tunes into the run folder, the old one of a resumed run; None where nothing is left, and without writing."""
     with resuming(call, run.resume):
         prepared = run.prepare()
         if run.kl_max is not None and not (prepared.monitor and has_density(prepared.monitor.sampler)):
@@ -107,10 +101,7 @@ def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
 
 
 def resumed_state(aligning: Aligning, resume: str | None) -> TrainingState | None:
-    """Where the run `resume` stopped, the memory of `aligning` taken up; None for a new run.
-
-    ValueError where the run was stopped in the middle of an epoch as it is cut now.
-    """
+    """Where the run `resume` stopped, the memory of `aligning` taken up; None for a new run."""
     if not resume or not has_checkpoint(Path(resume)):
         return None
     place = find(resume)
@@ -130,10 +121,8 @@ def resumed_state(aligning: Aligning, resume: str | None) -> TrainingState | Non
 
 @dataclass
 class Saver:
-    """Checkpoints of a tuning run: those of the model begun with, and a record of what was done to it.
-
-    config: what checkpoints say of themselves. Low-rank adapters are in the weights of step_*, which any reader of
-    checkpoints then understands, and on their own beside it, to go on from.
+    """Checkpoints of a tuning run, of which config says what they are. Low-rank adapters are in the weights of step_*,
+    which any reader of checkpoints then understands, and on their own beside it, to go on from.
     """
 
     folder: RunFolder
@@ -166,11 +155,7 @@ class Saver:
 
 
 def follow_epochs(run: TuningRun, prepared: PreparedTuning, folder: RunFolder, saver: Saver) -> None:
-    """Tunes to the end, until the monitor sees kl_max, or Ctrl-C.
-
-    Writes metrics.jsonl and media/watch.png. A reward that fails ends the run in ValueError, after the weights that
-    were good have been saved.
-    """
+    """Tunes to the end, kl_max, or Ctrl-C; a reward that fails ends it after the weights before it are saved."""
     aligning, state = prepared.aligning, prepared.state
     begin = (state.step if state else 0) // aligning.per_epoch
     rewind(folder, state.step if state else -1)

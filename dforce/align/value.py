@@ -1,9 +1,8 @@
 """Credit of single steps: what each added to the reward that the run was going to have.
 
-A policy gradient multiplies the score of every step by the advantage of the whole run, most of which other steps made:
-where little is decided at high noise, the gradient of half of the steps is noise alone. With V_s = E[A | x_s] a step is
-credited with what it changed (generalised advantage estimation, Schulman et al. 2016; the value function that DPOK
-takes against the variance, Fan et al. 2023, section 4.3).
+A policy gradient multiplies the score of every step by the advantage of the whole run, most of which other steps
+made. With V_s = E[A | x_s] a step is credited with what it changed (generalised advantage estimation, Schulman et
+al. 2016; the value function that DPOK takes against the variance, Fan et al. 2023, section 4.3).
 """
 
 import torch
@@ -25,14 +24,11 @@ class StepCredit:
 
         A_s = sum_k lambda^(k - s) (V_(k+1) - V_k)        V_S = A, the run's own
 
-    lambda 1 takes V off as a baseline, which leaves the expected gradient as it is; below 1 a step is credited with
-    what is seen of it soon after: less noise, and some bias where V is wrong. V_s is a ridge regression of A on random
-    features (Rahimi & Recht 2008) of x0_hat(x_s) and of the static conditioning, one for each step, from all epochs so
-    far, the older the less. An epoch is judged by what was learnt before it, so that no run explains its own reward;
-    the first one keeps its advantages. Costs one network call a step and no reward.
-
-    explained: the share of the advantages' variance that V foresaw in the last epoch, [S]. Learnt anew by a run that
-    goes on. Raises ValueError for lambda outside [0, 1], and for samples without a trace.
+    lambda 1 takes V off as a baseline, which leaves the expected gradient as it is; below 1: less noise, and some bias
+    where V is wrong. V_s is a ridge regression of A on random features (Rahimi & Recht 2008) of x0_hat(x_s) and of the
+    static conditioning, one for each step, from all epochs so far, the older the less. An epoch is judged by what was
+    learnt before it; the first one keeps its advantages. Costs one network call a step and no reward.
+    explained: the share of the advantages' variance that V foresaw in the last epoch, [S].
     """
 
     def __init__(self, sampler: Sampler, decay: float = 0.8, *, seed: int = 0):

@@ -29,10 +29,7 @@ RIVALS = ("guided", "full sequence", "retrieval", "controller")  # planners that
 
 @dataclass(frozen=True)
 class Demo:
-    """The settings of `dforce demo`; configs/verbs/demo/demo.yaml says what each does.
-
-    training: on data that the demo makes. record: its configuration, for its checkpoints.
-    """
+    """The settings of `dforce demo`: see configs/verbs/demo/demo.yaml. record: configuration, for checkpoints."""
 
     maze: str
     data_steps: int
@@ -60,7 +57,7 @@ class Demo:
 
         planner = self.planning.around(load(checkpoint, device=device_of(None), trust=self.trust))
         starts = fresh_starts(maze, self.episodes, self.seed)
-        chains = demonstration_chains(data)
+        chains = load_episodes(data).chains()
         methods = [*reference_methods(maze, seed=self.seed), *self._methods(maze, planner, chains)]
         compared = score_methods(folder, as_world(maze), methods, starts, np.asarray(maze.goal, float),
                                  task=f"maze2d-{maze.name}", more=lambda compared: _differences(compared, methods))
@@ -101,11 +98,3 @@ def _differences(compared: Comparison, methods: list[Method]) -> list[Row]:
 def _number(methods: list[Method], name: str) -> int:
     """Number of the first method of that name."""
     return next(i for i, method in enumerate(methods) if method.name == name)
-
-
-def demonstration_chains(data: str) -> tuple[np.ndarray, np.ndarray]:
-    """Demonstrations of equal length as arrays: observations [C, S + 1, O], actions [C, S, A]. data: Minari name."""
-    episodes = load_episodes(data)
-    count = len(episodes)
-    return (episodes.observations.reshape(count, -1, episodes.observations.shape[-1]),
-            episodes.actions.reshape(count, -1, episodes.actions.shape[-1]))

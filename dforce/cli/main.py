@@ -105,7 +105,7 @@ def report_error(error: BaseException) -> int:
     if place:
         return _complain(f"{place}, which is not part of dforce, raised {type(error).__name__}: {error}")
     if isinstance(error, ImportError) and "pip install" not in str(error):
-        from dforce.runs.diagnosis import how_to_install
+        from dforce.runs.environment import how_to_install
 
         package = str(error.name).partition(".")[0]
         return _complain(f"this needs the package {package}, which is not installed: {how_to_install(package)}")

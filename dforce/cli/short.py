@@ -20,6 +20,8 @@ SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where th
     "data/video": {"mazes": 2, "test_mazes": 1, "clips": 2, "test_clips": 2, "frames": 24},
     "demo": {"data_steps": 40_000, "episodes": 8, "plan.pictures": 1, "train.batch": 16,
              **{f"train.{key}": FIT[key] for key in FIT}},
+    "evaluate/robot": {"episodes": 4},
+    "imitate": {**FIT, "batch": 4},
     "plan": {"episodes": 8, "pictures": 1},
     "rollout": {**DRIFT, "frames": 12, "samples": 2},
     "sample/image": {"per_class": 2, "steps": 4},

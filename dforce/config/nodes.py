@@ -1,8 +1,7 @@
 """Configuration nodes: `_target_` mirrors a constructor; every key is checked against it before anything is built.
 
 A node is a mapping such as `{_target_: dforce.core.loss.min_snr, gamma: 5.0}`. With `_partial_: true` it builds a
-function still waiting for its other arguments. YAML holds what a person chooses; what the data dictate is given to
-`build`.
+function still waiting for its other arguments. What the data dictate is given to `build`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import yaml
+
 from dforce.config.domains import check_numbers
 from dforce.config.moved import present_name
-from dforce.config.values import described, fits, fitted, hints_of, line_of, nearest, to_plain
+from dforce.config.values import described, fits, fitted, hints_of, line_of, nearest, require_name, to_plain
 
 T = TypeVar("T")
 RESERVED = ("_target_", "_partial_")
@@ -44,11 +46,10 @@ class Scope(NamedTuple):
 
 
 def check(config: Any, *, trust: Iterable[str] | str | None = None, files: Sequence[Path] = ()) -> None:
-    """Checks every node of `config` that has a `_target_`: the target, its keys, the types of its values.
+    """ValueError for a wrong node of `config`: its target, its keys, the types of its values; it names the nearest key.
 
-    config: (nested) mapping, a plain one or OmegaConf's. trust: further packages whose names may be targets.
-    files: YAML files that config was composed from, searched for the line to name in a message.
-    Raises ValueError that names the key, the nearest right one, all right ones, and the file and line.
+    config: a (nested) mapping, a plain one or OmegaConf's. trust: further packages whose names may be targets. files:
+    YAML files that config was composed from, searched for the line to name.
     """
     plain = to_plain(config)
     check_numbers(plain, files=files)
@@ -57,10 +58,9 @@ def check(config: Any, *, trust: Iterable[str] | str | None = None, files: Seque
 
 def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequence[str] = ROOMS,
           **from_data: Any) -> Any:
-    """Instantiates a node, inner nodes first; `from_data` goes to the outermost target only.
+    """Instantiates a node, inner nodes first; `from_data` goes to the outermost target. ValueError as of `check`.
 
     build({"_target_": "dforce.core.loss.min_snr", "gamma": 5.0}) == dforce.core.loss.min_snr(gamma=5.0).
-    Raises ValueError for whatever `check` refuses, a missing argument, or one given by both the node and the data.
     """
     node = to_plain(node)
     if not (isinstance(node, dict) and "_target_" in node):
@@ -76,11 +76,10 @@ def build(node: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequenc
 
 
 def read(config: Any, kind: type[T], *, trust: Iterable[str] | str | None = None, **more: Any) -> T:
-    """A typed value from the keys of a configuration that are called as its fields are.
+    """A dataclass or NamedTuple `kind` from the keys of a configuration that are called as its fields are.
 
-    config: a plain mapping or OmegaConf's; keys that are no fields are passed over. trust: as in `check`.
-    kind: a dataclass or a NamedTuple. Fields annotated `Node` keep a node as it is, in others nodes are built.
-    more: fields that no key has. Raises ValueError for a value that does not fit its field.
+    Fields annotated `Node` keep a node as it is, in others nodes are built; trust: as in `check`. more: fields that no
+    key has. ValueError for a value that does not fit its field.
     """
     values, hints = to_plain(config), typing.get_type_hints(kind)
     chosen = {name: values[name] for name in hints if name in values and name not in more}
@@ -94,13 +93,10 @@ def read(config: Any, kind: type[T], *, trust: Iterable[str] | str | None = None
 
 
 def resolve(path: Any, *, trust: Iterable[str] | str | None = None, rooms: Sequence[str] = ROOMS) -> Callable[..., Any]:
-    """The constructor that a dotted path names.
+    """The constructor that a dotted path names; ValueError says which name came, and which ones there are.
 
-    path: of dforce, a name that the module which defines it lists in its `BUILDABLE`, or one of `dforce.__all__` that
-        is so listed; of a trusted package, any public class or function that the package itself defines.
-    trust: packages beside dforce. Only the command line may set it.
-    rooms: parts of dforce whose constructors may be named.
-    Raises ValueError: which name came, and which ones there are.
+    path: of dforce, a name in the `BUILDABLE` of the module that defines it, or of `dforce.__all__`, within `rooms`; of
+    a trusted package, any public class or function that it defines. trust: only the command line may set it.
     """
     return _resolve(path, Scope.of(trust, rooms))
 
@@ -113,8 +109,7 @@ def _resolve(path: Any, scope: Scope) -> Callable[..., Any]:
     if parts[0] in trusted and parts[0] != "dforce":
         return _in_trusted(path, parts, trusted)
     if parts[0] != "dforce":
-        raise ValueError(f"_target_ {path!r} is outside {', '.join(('dforce', *trusted))}; a package of yours: "
-                         f"trust={parts[0]}")
+        raise ValueError(f"_target_ {path!r} is outside {', '.join(('dforce', *trusted))}; allow it: trust={parts[0]}")
     place, _, name = present_name(path).rpartition(".")
     if place == "dforce":
         place = f"dforce.{importlib.import_module('dforce')._HOME.get(name, name)}"
@@ -217,3 +212,15 @@ def _build_node(node: Any, scope: Scope, from_data: Mapping[str, Any]) -> Any:
     except TypeError as error:
         raise ValueError(f"{node['_target_']}: {error}") from None
     return target(**arguments)
+
+
+def options(group: str) -> list[str]:
+    """The names of the options of a group."""
+    folder = files("dforce.configs") / group
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def option(group: str, name: str) -> Node:
+    """The node of one option. ValueError, with the nearest name, where there is none."""
+    require_name(name, options(group), f"no {group}")
+    return dict(yaml.safe_load((files("dforce.configs") / group / f"{name}.yaml").read_text("utf-8")))

@@ -12,6 +12,9 @@ from typing import Any
 
 import yaml
 
+VALUES = 100_000  # of a file, with every alias written out; configurations have a few hundred
+BYTES = 2**24
+
 
 def check_like(config: Mapping[str, Any], text: str) -> None:
     """ValueError where a key has not the type of its default in `text`; null where its comment speaks of null."""
@@ -33,6 +36,12 @@ def nearest(key: str, names: Iterable[str], elsewhere: Mapping[str, str] | None 
     if not near and elsewhere:
         near = [elsewhere[name] for name in difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.5)]
     return (f"; did you mean {near[0]!r}?" if near else ";") + f" valid: {', '.join(names) or 'none'}"
+
+
+def require_name(name: str, names: Iterable[str], what: str) -> None:
+    """ValueError, `<what> 'name'` and the nearest one, for a name that is not among `names`."""
+    if name not in names:
+        raise ValueError(f"{what} {name!r}{nearest(name, names)}")
 
 
 def line_of(files: Sequence[Path], key: str, value: Any = None) -> str:
@@ -124,3 +133,31 @@ def to_yaml(config: Any) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(config), resolve=True)
+
+
+def bounded_yaml(file: Path) -> str:
+    """The text of a YAML file. ValueError, which names it, if it is no YAML, or larger than VALUES written out."""
+    if file.stat().st_size > BYTES:
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, a configuration has at most {BYTES:,}")
+    try:
+        text = file.read_text(encoding="utf-8")
+        count = _written_out(yaml.compose(text, Loader=yaml.SafeLoader), {})
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        problem = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{file} is no YAML file that can be read ({problem})") from error
+    if count > VALUES:
+        raise ValueError(f"{file} has {count:,.0f} values, its aliases written out; at most {VALUES:,} are read")
+    return text
+
+
+def _written_out(node: yaml.Node | None, counts: dict[int, float]) -> float:
+    """Number of values of a node, those of an alias counted wherever it stands; infinite for one that holds itself."""
+    if node is None or id(node) in counts:
+        return counts.get(id(node), 0)
+    counts[id(node)] = float("inf")  # until it is known
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    else:
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+    counts[id(node)] = 1 + sum(_written_out(part, counts) for part in inner)
+    return counts[id(node)]

@@ -15,9 +15,8 @@ Cond = dict[str, dict[str, Tensor]]  # {"token": {name: [B, T, ...]}, "static": 
 class Denoiser(Protocol):
     """A map from noisy tokens to clean ones that carries a state past the last token, as `nn.GRU` does.
 
-    It always answers with x0_hat; whether the network inside predicts noise, velocity or data is its own affair.
-    The properties are all that samplers ask before they choose a path. A class of your own may derive from this one:
-    every trait is then False unless the class says otherwise.
+    It always answers with x0_hat. The properties are all that samplers ask before they choose a path; in a class that
+    derives from this one every trait is False unless the class says otherwise.
 
     causal: x0_hat of token t depends on tokens <= t only, so prefixes may be absorbed and rollouts made.
     recurrent: the state has a constant size and a token costs one step of it, so a wavefront is possible.
@@ -76,12 +75,10 @@ class Precond(nn.Module):
     """Wraps a raw network so that it answers with x0_hat (Karras et al. 2022, section 5).
 
     net: (x, label, state, cond) -> (out, state), with label [B, T] from the schedule's table, and `init_state`. Its
-        attributes `causal` (it then has `absorb` too) and `recurrent` are False where it does not set them.
+    attributes `causal` (it then has `absorb` too) and `recurrent` are False where it does not set them.
     predict: what `out` is: "x0" the clean token, "eps" the noise, "v" = alpha eps - sigma x0 (Salimans & Ho 2022),
-        "flow" = eps - x0 (the velocity of the straight path).
-    data_std: in data units; the input is scaled to unit variance, x / sqrt(alpha^2 data_std^2 + sigma^2). None passes x
-        as it is, which suits variance-preserving schedules.
-    Raises ValueError for an unknown `predict`, and for "eps" on a schedule whose last level has alpha = 0.
+    "flow" = eps - x0 (the velocity of the straight path).
+    data_std: scales the input to unit variance, x / sqrt(alpha^2 data_std^2 + sigma^2); None passes x as it is.
     """
 
     global_x0 = False

@@ -56,16 +56,12 @@ def elbo(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, cond: Cond | Non
     """Lower bound of log p(x_t | x_<t) of every token of x0 [B, T, *E] (Ho et al. 2020, eq. 5; Sohl-Dickstein 2015).
 
     The model is ancestral sampling, all K levels at eta = 1. By the chain rule a token is scored after its *clean*
-    past: the state before it comes from absorbing the tokens before it, and each pair of token and level is then a call
-    of one token, side by side with the others. The sum over T bounds log p(x0). A denoiser that is not causal has no
-    such conditionals: all tokens have the same level, and only the sum over T is a bound, of full-sequence diffusion.
+    past, which is absorbed; each pair of token and level is a call of one token. The sum over T bounds log p(x0). A
+    denoiser that is not causal has no such conditionals: all tokens have one level, and only the sum over T is a bound.
 
-    levels: None computes every transition; n in 1..K-1 draws one level from each of n strata, evenly spaced in log-SNR,
-        which is unbiased.
-    samples: draws of noise (and level) of each term, averaged.
-    noise: counters, which draw the levels too; the result does not depend on how the work is cut into calls.
+    levels: None computes every transition; n in 1..K-1 draws one level from each of n strata of log-SNR, unbiased.
+    samples: draws of noise (and level) of each term, averaged. noise: counters, so that no cutting into calls matters.
     mask: [B, T] or [B, T, *E], true where there is data; elsewhere a token counts 0.
-    Raises ValueError for `levels` or `samples` out of range.
     """
     terms = _terms(schedule, levels, samples, x0.device)
     state = denoiser.init_state(len(x0), cond) if state is None else state
@@ -106,8 +102,7 @@ def _terms(schedule: Schedule, levels: int | None, samples: int, device: torch.d
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if levels is not None and not 1 <= levels < schedule.levels:
-        raise ValueError(f"levels must lie in 1..{schedule.levels - 1} (transitions of the schedule), or be None for "
-                         f"all of them; got {levels}")
+        raise ValueError(f"levels must lie in 1..{schedule.levels - 1} or be None for all of them, got {levels}")
     edge = schedule.grid(schedule.levels if levels is None else levels + 1)[:-1].flip(0)  # 1 = e_0 < e_1 < ... = K
     low = torch.cat([edge.new_ones(1), edge[:-1] + 1]).to(device)
     size = torch.cat([edge.new_ones(1), edge.diff()]).to(device)

@@ -7,10 +7,8 @@ from torch import Tensor
 def frechet(a: Tensor, b: Tensor) -> float:
     """Squared Frechet distance of the Gaussians fitted to two sets of features, a [N, F] and b [M, F] (Dowson 1982).
 
-    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), with A, B the sample covariances; in the features of an Inception
-    network that is FID (Heusel et al. 2017), in those of a video network FVD. Its expectation between two samples of
-    one law is above 0 and falls with N and M: hold it against a distance of as many real ones.
-    Raises ValueError for sets of fewer than 2, of different width, or with entries that are not finite.
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), A, B the sample covariances: FID (Heusel et al. 2017), FVD. Between
+    two samples of one law it is above 0 and falls with N and M: hold it against a distance of as many real ones.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"frechet compares features [N, F] and [M, F] with N, M >= 2, got {[*a.shape]}, {[*b.shape]}")

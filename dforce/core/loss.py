@@ -28,11 +28,7 @@ def _draw(kind: Callable[..., Tensor], *args: Any, generator: torch.Generator | 
 
 def independent(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None, *,
                 power: float = 1.0) -> Tensor:
-    """Every token at its own level 0..K: Diffusion Forcing, Algorithm 1 (Chen et al. 2024), uniform for power 1.
-
-    power: > 1 draws u ** power of a uniform u: low levels more often, so that training sees more of nearly clean pasts,
-        as in a rollout. ValueError unless power > 0.
-    """
+    """Every token at its own level 0..K (Chen et al. 2024, Algorithm 1); power > 1: low levels more often."""
     if power == 1:
         return _draw(torch.randint, 0, schedule.levels + 1, shape, generator=generator)
     if not power > 0:
@@ -58,9 +54,8 @@ def pyramids(schedule: Schedule, shape: tuple[int, int], generator: torch.Genera
     """Rows of planners' schedules: in a `share` of the sequences a random row of a random pyramid, else `independent`.
 
     A pyramid has `steps` steps evenly spaced in log-SNR and a delay between full sequence and autoregressive (steps
-    times u ** 2, u uniform): finished tokens, a few in between, then a long future of pure noise. Independent levels
-    show hardly any future of pure noise longer than a few tokens, and guidance depends on the predictions there.
-    ValueError unless share lies in 0..1.
+    times u ** 2, u uniform): finished tokens, a few in between, then a long future of pure noise, which independent
+    levels hardly show.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share is the part of the sequences that show a planner's row, in 0..1, got {share}")
@@ -108,9 +103,8 @@ def fused_snr(clip: float = 5.0, decay: float = 0.96) -> Weight:
     """Fused SNR (Chen et al. 2024, appendix B.1): a token's SNR together with that of its past.
 
     With S_t = min(SNR_t, clip) / clip and the running mean C_t = decay C_{t-1} + (1 - decay) S_t (C_0 = S_0), the
-    weight of the x0 error is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0. This is the
-    authors' code; their text has C_{t-1} without `decay`. For a single token it is `min_snr(clip)`.
-    `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
+    weight is clip (1 - (1 - S_t)(1 - decay C_{t-1})), with C before the first token 0, as in the authors' code. For a
+    single token it is `min_snr(clip)`. `decay` is per token: for a per-step decay g and stacked tokens pass g ** stack.
     """
     def weight(log_snr: Tensor) -> Tensor:
         ratio = log_snr.exp().clamp(max=clip) / clip
@@ -135,10 +129,8 @@ def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Te
                  weight: Weight | None = None, generator: torch.Generator | None = None) -> tuple[Tensor, State]:
     """Weighted x0 error at random levels, one pass (Chen et al. 2024, Algorithm 1). Returns (loss, state after).
 
-    mask: [B, T] or [B, T, *E], true where there is data.
-    state: before the first token; None starts new sequences from `denoiser.init_state`.
-    weight: default `fused_snr(5, .9)`, which for a single token is `min_snr`. Under `min_snr` a token of pure noise
-        weighs near 0, and what follows from the past alone is hardly learnt.
+    mask: [B, T] or [B, T, *E], true where there is data. state: before the first token; None: `denoiser.init_state`.
+    weight: default `fused_snr(5, .9)`; under `min_snr` what follows from the past alone is hardly learnt.
     """
     level = levels(schedule, (x0.shape[0], x0.shape[1]), generator).to(x0.device)
     noisy = corrupt(schedule, x0, level, generator)

@@ -1,18 +1,18 @@
 """Counter-based normal noise: a value is a function of (seed, row, token, salt, sample, dimension), not of the path.
 
-A double loop, a wavefront and a sampler that skips needless work draw their numbers in different orders; with counters
-all of them see the same noise, on every device, and a row of the batch does not depend on the other rows.
-The generator is SplitMix64's finaliser (Steele et al. 2014) applied to mixed counters, then Box-Muller.
-
-Noise composes: `shifted` and `members_of` wrap any `NoiseSource`, pass changed counters on and return its values.
+So samplers that draw in different orders see the same noise, on every device, and a row of the batch does not depend
+on the others. SplitMix64's finaliser (Steele et al. 2014) of mixed counters, then Box-Muller. `shifted` and
+`members_of` wrap any `NoiseSource`, pass changed counters on and return its values.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from dforce.core.tree import leaves, select
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX_1 = -4658895280553007687   # 0xBF58476D1CE4E5B9
@@ -62,18 +62,12 @@ def seed_of(*counters: int) -> int:
     return int(_shift(mix(*counters), 1))
 
 
-def _counter(value: Tensor | int, device: torch.device) -> Tensor:
-    """`value` on the device; a number is filled in there, since copying it would wait for a GPU."""
-    return value.to(device) if isinstance(value, Tensor) else torch.full((), value, dtype=torch.long, device=device)
-
-
 class NoiseSource(Protocol):
     """A function of counters that returns noise for tokens `like` [B, T, *E], in their shape and dtype.
 
-    row, token: [T] or [B, T], the cell of the schedule matrix that each of the T tokens is.
-    salt: a number or [B, 1], separates streams (Monte Carlo draws, lookahead passes, branches of a search).
-    sample: [B], the number of each row in the whole batch (default 0..B-1), so that a part of a batch, or an unrolled
-        wavefront, sees the noise of the whole.
+    row, token: [T] or [B, T], the cell of the schedule matrix that each of the T tokens is. salt: a number or [B, 1],
+    separates streams (Monte Carlo draws, lookahead passes, branches of a search). sample: [B], the number of each row
+    in the whole batch (default 0..B-1), of which a part sees the noise of the whole.
     """
 
     def __call__(self, row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
@@ -94,7 +88,9 @@ class Noise:
                  sample: Tensor | None = None) -> Tensor:
         device = like.device
         batch, tokens, event = like.shape[0], like.shape[1], like.shape[2:]
-        row, token = (_counter(each, device).expand(batch, tokens) for each in (row, token))
+        row, token = ((each.to(device) if isinstance(each, Tensor) else  # a copied number would wait for a GPU
+                       torch.full((), each, dtype=torch.long, device=device)).expand(batch, tokens)
+                      for each in (row, token))
         sample = torch.arange(batch, device=device) if sample is None else sample
         base = self.bits(row, token, sample[:, None].expand(batch, tokens), salt=salt)
         dims = max(1, math.prod(event))
@@ -119,10 +115,7 @@ def shifted(noise: NoiseSource, *, rows: int = 0, tokens: int = 0, samples: int 
 
 
 def members_of(noise: NoiseSource, member: Tensor, count: int) -> NoiseSource:
-    """The noise of rows of a larger batch, as they have it there; member: [B], their numbers in that batch of `count`.
-
-    Row n B + i is draw n of row i (see `fork`), in the larger batch row n count + member i.
-    """
+    """The noise of rows `member` [B] of a larger batch of `count`; row n B + i is draw n of row i (see `fork`)."""
     def choose(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tensor | int = 0,
                sample: Tensor | None = None) -> Tensor:
         sample = torch.arange(len(like), device=like.device) if sample is None else sample
@@ -141,3 +134,16 @@ def no_noise(row: Tensor | int, token: Tensor | int, like: Tensor, *, salt: Tens
              sample: Tensor | None = None) -> Tensor:
     """Zeros for every token: a `NoiseSource` without noise."""
     return torch.zeros_like(like)
+
+
+def permutation(count: int, *counters: int) -> Tensor:
+    """[count] numbers 0..count-1 in an order that is a function of the counters."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(*counters)))
+
+
+def dealt(rows: Any, step: int, batch: int, seed: int, *stream: int) -> Any:
+    """`batch` of the rows of every leaf, for step after step: each epoch in an order of its own, whole batches only."""
+    first = leaves(rows)[0]
+    epoch, part = divmod(step, len(first) // batch)
+    order = permutation(len(first), seed, epoch, *stream)
+    return select(rows, order[part * batch:(part + 1) * batch].to(first.device))

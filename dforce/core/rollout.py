@@ -36,17 +36,13 @@ def rollout(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, state: State
             refresh: tuple[int, int] | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
     """Diffusion Forcing, Algorithm 2: sample a chunk by `matrix` [M, T], absorb it, and so on without end.
 
-    Yields (chunk [B, T, *E], state after it).
-    cond: "static" entries serve all chunks; "token" entries are the T of one chunk, used for every chunk. A function of
-        the chunk's number gives each chunk its own; it is called when that chunk is sampled (live actions).
+    Yields (chunk [B, T, *E], state after it), from which a rollout goes on, bit for bit, with `first` chunks done.
+    cond: "static" entries serve all chunks; "token" entries are the T of every chunk; a function of the chunk's number
+    gives each its own, when it is sampled (live actions).
     stabilise_std: >= 0, in data units; a finished chunk is absorbed as if its tokens carried noise of that std.
     mode: "label" only tells the network of that noise, "noise" also adds it.
     refresh: (every, window): after each `every` tokens the state is built anew from the initial one and the last
-        `window` tokens. Older memory is lost, but the latent stays where training has seen it. States are then
-        `Recent`; a state that is not begins with no tokens to look back to.
-    first: number of chunks done already: a rollout goes on from any state that it yielded, bit for bit.
-    Raises ValueError for conditioning of another shape or with numbers that are not finite, a denoiser that is not
-    causal, and for a refresh that is not a pair of counts >= 1.
+    `window` tokens: older memory is lost, but the latent stays where training has seen it. States are then `Recent`.
     """
     _check(denoiser, mode, refresh)
     matrix, noise = checked_matrix(matrix, schedule.levels), noise or Noise()
@@ -86,7 +82,7 @@ def _checked_cond(cond: Cond | None, batch: int, time: int) -> Cond | None:
         for name, value in ((cond or {}).get(kind) or {}).items():
             if [*value.shape[:len(shape)]] != shape:
                 raise ValueError(f"cond[{kind!r}][{name!r}] must begin with {shape}, got {[*value.shape]}")
-            if value.is_floating_point() and not value.is_meta and not value.isfinite().all():
+            if value.is_floating_point() and not value.isfinite().all():
                 raise ValueError(f"cond[{kind!r}][{name!r}] holds numbers that are not finite")
     return cond
 

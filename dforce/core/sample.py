@@ -31,8 +31,7 @@ def sample(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
            noise: NoiseSource | None = None, std: Std | None = None, min_std: float = 0.0) -> Iterator[Step]:
     """Yields the step of every row of `matrix` [M, T] or [M, B, T], from x [B, T, *E] on; each step has all tokens.
 
-    `*_, last = sample(...)` gives the end only; `generate` gives the same tokens faster. `noise` is drawn only where a
-    step is stochastic (eta > 0, std, min_std or another draw than `gaussian_draw`).
+    `generate` gives the same end faster. `noise` is drawn only where a step is stochastic.
     """
     rows = _rows(matrix, x, schedule, order)
     state = denoiser.init_state(len(x), cond) if state is None else state
@@ -58,14 +57,10 @@ def generate(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, 
              path: Literal["auto", "wavefront", "constant", "rows", "double_loop"] = "auto") -> Tensor:
     """The tokens at the end of `sample`, [B, T, *E], equal up to rounding, without needless computation.
 
-    path:
-    - "wavefront" (recurrent denoisers without guidance): the cells with row + token = s are one batched step;
-    - "constant": the same with equal shapes in all stages, for CUDA graphs and compiled stages;
-    - "rows": finished tokens are absorbed once into the state, and tokens that have not started are left alone (unless
-      guidance needs their estimates);
-    - "double_loop": every token at every row;
-    - "auto": the first of these that the denoiser allows ("constant" excepted).
-    Raises ValueError for a path that the denoiser or the matrix does not allow.
+    path: "wavefront" (recurrent denoisers without guidance): the cells with row + token = s are one batched step;
+    "constant": the same with equal shapes in all stages, for CUDA graphs; "rows": finished tokens are absorbed once,
+    and tokens that have not started are left alone (without guidance); "double_loop": every token at every row; "auto":
+    the first that is possible.
     """
     rows = _rows(matrix, x, schedule, order)
     state = denoiser.init_state(len(x), cond) if state is None else state

@@ -1,7 +1,6 @@
 """Noise schedules: two float64 tables (alpha, sigma) over integer levels 0..K, where level 0 is exactly clean.
 
-Every formula of the library is written in (alpha, sigma), none in betas. A network is told a level only through the
-third column, `label` (log-SNR, or the timestep of a pretrained network).
+A network is told a level through the third column, `label` (log-SNR, or the timestep of a pretrained network).
 """
 
 from __future__ import annotations
@@ -22,10 +21,8 @@ class Schedule(nn.Module):
     """A Gaussian path x_k = alpha_k x_0 + sigma_k eps, tabulated at levels k = 0..K.
 
     alpha, sigma: [K+1], alpha[0] = 1 and sigma[0] = 0; the signal-to-noise ratio falls strictly with k.
-    label: [K+1], what a network is told about a level; by default the log-SNR, where a clean token has that of level 1,
-        so that networks never see an infinity.
-    The tables are float64 and stay float64 under `.to(dtype)`, `.half()` and `.bfloat16()` (1 - alpha_bar cancels in
-    float32: DDPM's last steps lose 4 digits). Raises ValueError if the tables are not such a path.
+    label: [K+1], what a network is told about a level; by default the log-SNR, of a clean token that of level 1.
+    The tables stay float64 under `.to(dtype)`, `.half()` and `.bfloat16()` (1 - alpha_bar cancels in float32).
     """
 
     alpha: Tensor
@@ -131,9 +128,8 @@ def from_betas(betas: Tensor) -> Schedule:
 def linear(levels: int = 1000, *, start: float = 1e-4, end: float = 0.02) -> Schedule:
     """Linear betas (Ho et al. 2020), `start` and `end` being their values at K = 1000.
 
-    For other K they are scaled by 1000 / K, and at most .999. The sum of the betas is then that of K = 1000, but the
-    last level is noisier the fewer there are: alpha_K is 6.4e-3 at K = 1000, 6.1e-3 at 500, 4.5e-3 at 100, 2.8e-3 at
-    50 and 7.7e-6 at 20, where the last beta reaches the bound.
+    For other K they are scaled by 1000 / K, and at most .999: the last level is noisier the fewer there are: alpha_K is
+    6.4e-3 at K = 1000, 4.5e-3 at 100, 2.8e-3 at 50 and 7.7e-6 at 20.
     """
     scale = 1000 / levels
     return from_betas(torch.linspace(start * scale, min(end * scale, 0.999), levels, dtype=torch.float64))
@@ -146,21 +142,14 @@ def _from_alpha_bar(alpha_bar: Tensor) -> Schedule:
 
 
 def _shifted(alpha_bar: Tensor, shift: float) -> Tensor:
-    """alpha_bar [K+1] with sigma / alpha multiplied by `shift`: log-SNR moves by -2 log(shift).
-
-    Frames of more pixels need noise at a larger share of the levels: Hoogeboom et al. (2023), eq. 4, shift by the side
-    over 64. `flow` has the same shift. ValueError unless positive.
-    """
+    """alpha_bar with sigma / alpha times `shift`: for frames of a side, side / 64 (Hoogeboom et al. 2023, eq. 4)."""
     if shift <= 0:
         raise ValueError(f"shift multiplies sigma / alpha and is positive (1 for none), got {shift}")
     return alpha_bar if shift == 1 else alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
 
 
 def cosine(levels: int = 1000, *, offset: float = 0.008, shift: float = 1.0) -> Schedule:
-    """Nichol & Dhariwal (2021), eq. 17: alpha_bar = cos^2((u + offset) / (1 + offset) pi / 2), u = k / K.
-
-    `shift` multiplies sigma / alpha: side / 64 for frames that are larger or smaller (Hoogeboom et al. 2023).
-    """
+    """Nichol & Dhariwal (2021), eq. 17: alpha_bar = cos^2((k / K + offset) / (1 + offset) pi / 2); see `_shifted`."""
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     curve = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return _from_alpha_bar(curve if shift == 1 else _shifted(curve / curve[0], shift))
@@ -168,10 +157,7 @@ def cosine(levels: int = 1000, *, offset: float = 0.008, shift: float = 1.0) -> 
 
 def sigmoid(levels: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0,
             shift: float = 1.0) -> Schedule:
-    """Jabri et al. (2022), appendix B: alpha_bar falls from 1 to 0 as a sigmoid from `start` to `end`, over `tau`.
-
-    `shift` multiplies sigma / alpha: side / 64 for frames that are larger or smaller (Hoogeboom et al. 2023).
-    """
+    """Jabri et al. (2022), appendix B: alpha_bar is a sigmoid from `start` to `end`, over `tau`; see `_shifted`."""
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     low, high = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=torch.float64))
     return _from_alpha_bar(_shifted((high - torch.sigmoid((u * (end - start) + start) / tau)) / (high - low), shift))

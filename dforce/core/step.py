@@ -13,11 +13,7 @@ from dforce.core.tree import State
 
 
 class Memory(NamedTuple):
-    """The last estimates, which second-order sampling extrapolates from.
-
-    x0: [B, T, *E], the estimate of each token at its last move.
-    level: [B, T], the level of that estimate; not above the token's present level where the token has no memory.
-    """
+    """Estimates x0 [B, T, *E] of the tokens' last moves and their levels [B, T]; not above the present one: none."""
 
     x0: Tensor
     level: Tensor
@@ -56,10 +52,9 @@ def forget(memory: Memory, where: Tensor) -> Memory:
 
 
 def extrapolate(schedule: Schedule, x0: Tensor, level: Tensor, to: Tensor, memory: Memory) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2) per token: x0 + (x0 - x0_prev) h / (2 h_prev).
+    """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2) per token: x0 + (x0 - x0_prev) h / (2 h_prev), h in half log-SNR.
 
-    h is the step in half log-SNR. The step is first order where a token has no memory, is held, or moves to level 0.
-    With eta = 1 the same extrapolation gives SDE-DPM-Solver++(2M).
+    First order where a token has no memory, is held, or moves to level 0. With eta = 1 it is SDE-DPM-Solver++(2M).
     """
     factor = extrapolation(schedule, level, to, memory.level)
     return x0 + factor.view(level.shape + (1,) * (x0.ndim - 2)).to(x0.dtype) * (x0 - memory.x0)
@@ -77,12 +72,10 @@ def advance(denoiser: Denoiser, schedule: Schedule, x: Tensor, level: Tensor, to
             cond: Cond | None = None, *, memory: Memory, eta: float = 0.0, order: int = 2, draw: Draw = gaussian_draw,
             noise: Tensor | Callable[[], Tensor] | None = None, std: Std | None = None, min_std: float = 0.0,
             ) -> tuple[Step, Memory, State]:
-    """One pure step of any set of tokens x [B, T, *E] from `level` to `to` [B, T].
+    """One pure step of tokens x [B, T, *E] from `level` to `to` [B, T]: the step, the memory and the state after it.
 
-    Returns the step, the memory after it, and the denoiser's state past the last token.
-    eta, std, min_std: as in `transition`. order: 1 is DDIM/DDPM, 2 is 2M.
-    noise: standard normal [B, T, *E], or a function that draws it, called once the network's activations are freed;
-        None where eta = 0 needs none.
+    eta, std, min_std: as in `transition`. order: 1 is DDIM/DDPM, 2 is 2M. noise: standard normal [B, T, *E], or a
+    function that draws it, called once the network's activations are freed; None where eta = 0 needs none.
     """
     x0, state = denoiser(x, level, state, cond)
     mean = x0 if order == 1 else extrapolate(schedule, x0, level, to, memory)

@@ -23,20 +23,14 @@ class Gaussian(NamedTuple):
         return self.mean + self.std * noise
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-density of x in nats, [B, T], summed over *E (over `mask` [B, T, *E] only, if given).
-
-        Dimensions with std = 0 are deterministic and contribute 0.
-        """
+        """Log-density of x in nats, [B, T], summed over *E (of `mask` [B, T, *E]), where std > 0."""
         moving = self.std > 0
         std = self.std.where(moving, 1.0)
         nats = -0.5 * ((x - self.mean) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi)
         return _sum_event(nats, moving if mask is None else moving & mask)
 
     def kl(self, other: "Gaussian", mask: Tensor | None = None) -> Tensor:
-        """KL(self || other) in nats per token, [B, T], over the dimensions where self moves.
-
-        Where self and other are both deterministic the step has no density and counts 0, as in `log_prob`.
-        """
+        """KL(self || other) in nats per token, [B, T], over the dimensions where self moves."""
         moving = self.std > 0
         std, std_other = self.std.where(moving, 1.0), other.std.where(moving, 1.0)
         gap = (self.mean - other.mean) / std_other
@@ -58,15 +52,14 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
                std: Tensor | float | None = None, min_std: float = 0.0) -> Gaussian:
     """p(x_to | x_level, x0_hat): DDPM at eta = 1, DDIM at eta = 0 (Song et al. 2021, eq. 12 and 16).
 
-    x, x0: [B, T, *E]; level, to: [B, T] integers with to <= level. With r = sigma_to / sigma_level,
-    a = alpha_level / alpha_to and d = 1 - (a r)^2, the fraction of the variance that the step removes::
+    x, x0: [B, T, *E]; level, to: [B, T] integers with to <= level. With r = sigma_to / sigma_level, a = alpha_level /
+    alpha_to and d = 1 - (a r)^2, the fraction of the variance that the step removes::
 
         mean = alpha_to x0 + r sqrt(1 - eta^2 d) (x - alpha_level x0)        std = eta sigma_to sqrt(d)
 
-    std: [B, T] or a number, replaces eta's std (Flow-SDE); it is clamped to sigma_to, with a warning.
-    min_std: least std of a step to level 0, which otherwise has std 0 and so no log-probability.
-    Tokens with to == level come back bit for bit, with std 0. The coefficients are float64; the result has the dtype of
-    `x`, float32 at least.
+    std: [B, T] or a number, replaces eta's std (Flow-SDE); it is clamped to sigma_to, with a warning. min_std: least
+    std of a step to level 0, which otherwise has no log-probability. Tokens with to == level come back bit for bit. The
+    coefficients are float64; the result has the dtype of `x`, float32 at least.
     """
     of_x0, of_x, spread = coefficients(schedule, level, to, x, eta=eta, std=std, min_std=min_std)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -76,10 +69,7 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
 
 def coefficients(schedule: Schedule, level: Tensor, to: Tensor, like: Tensor, *, eta: float = 1.0,
                  std: Tensor | float | None = None, min_std: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """The factors of x0 and of x in `transition`, and its std: float64, broadcastable to `like` [B, T, *E].
-
-    For samplers that know all their steps beforehand. A held token has factors 0 and 1, and std 0.
-    """
+    """The factors of x0 and of x in `transition`, and its std: float64, broadcastable to `like`; held: 0, 1, and 0."""
     alpha, sigma = schedule(level, like)
     alpha_s, sigma_s = schedule(to, like)
     still = (level == to).view(sigma.shape)
@@ -87,17 +77,14 @@ def coefficients(schedule: Schedule, level: Tensor, to: Tensor, like: Tensor, *,
     if std is None and eta == 0:
         spread, carry = torch.zeros_like(sigma), sigma_s / sigma_k
     else:
-        spread = _eta_std(eta, alpha, alpha_s.where(~still, 1.0), sigma_k, sigma_s) if std is None else _explicit_std(
+        ratio = alpha / alpha_s.where(~still, 1.0) * sigma_s / sigma_k
+        spread = eta * sigma_s * (1 - ratio**2).clamp(min=0).sqrt() if std is None else _explicit_std(
             std, sigma_s, still)
         carry = (sigma_s**2 - spread**2).clamp(min=0).sqrt() / sigma_k
         spread = torch.where(still, 0.0, spread)
     if min_std > 0:
         spread = torch.where((to == 0).view(sigma.shape) & ~still, spread.clamp(min=min_std), spread)
     return torch.where(still, 0.0, alpha_s - carry * alpha), torch.where(still, 1.0, carry), spread
-
-
-def _eta_std(eta: float, alpha: Tensor, alpha_s: Tensor, sigma: Tensor, sigma_s: Tensor) -> Tensor:
-    return eta * sigma_s * (1 - (alpha / alpha_s * sigma_s / sigma) ** 2).clamp(min=0).sqrt()
 
 
 def _explicit_std(std: Tensor | float, sigma_s: Tensor, still: Tensor) -> Tensor:
@@ -114,10 +101,7 @@ def _explicit_std(std: Tensor | float, sigma_s: Tensor, still: Tensor) -> Tensor
 
 
 def renoise(schedule: Schedule, x: Tensor, level: Tensor, to: Tensor, noise: Tensor) -> Tensor:
-    """Time travel: a draw from q(x_to | x_level) for to >= level [B, T] (Lugmayr et al. 2022, Algorithm 1).
-
-    x, noise: [B, T, *E]. The token's second-order memory is void afterwards.
-    """
+    """Time travel: a draw from q(x_to | x_level), to >= level [B, T] (Lugmayr et al. 2022); it voids the memory."""
     alpha, sigma = schedule(level, x)
     alpha_s, sigma_s = schedule(to, x)
     still = (level == to).view(sigma.shape)

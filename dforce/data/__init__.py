@@ -10,7 +10,3 @@ from dforce.data.normalize import Affine, require_finite
 from dforce.data.store import list_datasets
 from dforce.data.video.dataset import VideoClips
 from dforce.data.windows import Windows
-
-__all__ = ["Affine", "Batch", "Cond", "Episodes", "VideoClips", "Windows", "checked_batch", "cond_rows",
-           "list_datasets", "load_episodes", "make_maze_dataset", "pack", "read_d4rl", "require_finite",
-           "save_episodes", "split_episodes", "stack", "unstack", "write_d4rl"]

@@ -57,11 +57,7 @@ def cond_rows(cond: Cond, index: Tensor | slice) -> Cond:
 
 
 def stack(x: Tensor, size: int) -> Tensor:
-    """Join `size` consecutive raw tokens into one. x: [..., T * size, D] -> [..., T, size * D].
-
-    Frame stacking (Diffusion Forcing, Appendix B): a longer horizon for the same number of network steps.
-    Raises ValueError where the number of raw tokens is no multiple of `size`.
-    """
+    """`size` consecutive raw tokens as one: [..., T * size, D] -> [..., T, size * D] (Chen et al. 2024, appendix B)."""
     *lead, raw, width = x.shape
     if size < 1 or raw % size:
         raise ValueError(f"{raw} raw tokens cannot be stacked by {size}: choose a stack that divides {raw}")

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dforce.core.files import replacing
+from dforce.data.arrays import Hdf5Error, checked_array, open_hdf5, part, read_part
 from dforce.data.columns import checked_column, checked_rows
 from dforce.data.episodes import Episodes, joined_ranges
-from dforce.data.hdf5 import Hdf5Error, checked_array, open_hdf5, part, read_part
 
 KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
 EPISODE = "infos/episode"  # an addition to D4RL: number of each row's episode
@@ -23,11 +24,9 @@ def read_d4rl(path: str | os.PathLike, *, cut_at: Sequence[str] | None = None,
 
     Without them it is in the next row, and an episode's last action is dropped, for nobody knows what it led to.
     cut_at: flags that end an episode, of "terminals" and "timeouts". None is both, but in maze2d files, where timeouts
-    mark a target reached within one continuous trajectory (D4RL issue 85): there they are kept as truncations, nothing
-    is cut, and a warning says so. A file that numbers its episodes (`infos/episode`) is cut by its numbers. Rows whose
-    next observation is not the next row's end an episode too. max_length: longer episodes are cut into pieces of at
-    most so many steps. Rewards are those of the present observation (D4RL computes them from obs[t], issue 194).
-    ValueError, which names file and key, if the file is damaged, lacks a key or holds other than numbers.
+    mark a target reached within one continuous trajectory (D4RL issue 85): nothing is cut there, and a warning says so.
+    A file that numbers its episodes (`infos/episode`) is cut by those. Rows whose next observation is not the next
+    row's end an episode too. max_length: longer episodes are cut into pieces of at most so many steps.
     """
     rows, infos = _read_rows(path)
     count, after = len(rows["observations"]), rows.get("next_observations")
@@ -81,12 +80,14 @@ def _infos(group: Any) -> dict[str, np.ndarray]:
 
 
 def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
-    """Writes episodes in D4RL's layout, completely or not at all; `read_d4rl` reads them back.
+    """Writes episodes in D4RL's layout, completely or not at all, with checksums; `read_d4rl` reads them back.
 
-    D4RL has no place for the observation after the last action: an episode gets one more row for it, with zero action
-    and reward. Where there are several episodes, that row has `timeouts` set; `infos/episode` numbers them.
-    Observations of width 4 are maze2d's (qpos, qvel) and are stored as such too. Blocks have checksums.
+    An episode gets one more row for the observation after its last action, with zero action and reward; of several
+    episodes that row has `timeouts` set, and `infos/episode` numbers them. Observations of width 4 are (qpos, qvel),
+    too.
     """
+    import h5py
+
     lengths, many = episodes.lengths, len(episodes) > 1
     steps = np.arange(episodes.steps) + np.repeat(np.arange(len(episodes)), lengths)  # rows with an action
     last = np.cumsum(lengths + 1) - 1
@@ -104,22 +105,9 @@ def write_d4rl(path: str | os.PathLike, episodes: Episodes) -> None:
     if episodes.observations.shape[1] == 4:
         data |= {"infos/qpos": episodes.observations[:, :2], "infos/qvel": episodes.observations[:, 2:]}
     data[EPISODE] = np.repeat(np.arange(len(episodes)), lengths + 1)
-    _write_atomically(Path(path), data)
-
-
-def _write_atomically(path: Path, data: dict[str, np.ndarray]) -> None:
-    import h5py
-
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            for key, value in data.items():
-                file.create_dataset(key, data=value, chunks=True, fletcher32=True)
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(path)) as partial, h5py.File(partial, "w") as file:
+        for key, value in data.items():
+            file.create_dataset(key, data=value, chunks=True, fletcher32=True)
 
 
 def _ends(rows: dict[str, np.ndarray], infos: dict[str, np.ndarray], cut_at: Sequence[str] | None,
@@ -132,7 +120,10 @@ def _ends(rows: dict[str, np.ndarray], infos: dict[str, np.ndarray], cut_at: Seq
         number = checked_column(infos["episode"], len(rows["rewards"]), f"{path}: {EPISODE}")
         return np.append(np.diff(number) != 0, True)
     flags = ("terminals", "timeouts") if cut_at is None else cut_at
-    if cut_at is None and rows["timeouts"].any() and _maze2d(rows, infos, path):
+    named = "goal" in infos or Path(path).name.startswith(("maze2d", "multi2d"))
+    shape = rows["observations"].shape[1], rows["actions"].shape[1]
+    maze2d = named and shape == (4, 2) and not rows["terminals"].any()  # (x, y, vx, vy), two forces
+    if cut_at is None and rows["timeouts"].any() and maze2d:
         warnings.warn(f"{path} is taken for D4RL's maze2d, whose timeouts mark targets reached: nothing is cut there "
                       "(if they end episodes, give cut_at=[terminals,timeouts])", stacklevel=3)
         flags = ("terminals",)
@@ -147,19 +138,9 @@ def _ends(rows: dict[str, np.ndarray], infos: dict[str, np.ndarray], cut_at: Seq
     return ends
 
 
-def _maze2d(rows: dict[str, np.ndarray], infos: dict[str, np.ndarray], path: str | os.PathLike) -> bool:
-    """Is it a maze2d file: by its name or by its targets, with (x, y, vx, vy), two forces and no terminal?"""
-    shape = rows["observations"].shape[1], rows["actions"].shape[1]
-    named = "goal" in infos or Path(path).name.startswith(("maze2d", "multi2d"))
-    return shape == (4, 2) and named and not rows["terminals"].any()
-
-
 def _pieces(first: np.ndarray, stop: np.ndarray, max_length: int | None,
             known: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Row ranges [first, stop) of pieces with at least one step; two pieces of an episode share a row.
-
-    known: each episode has one row more than given, the state after its last step.
-    """
+    """Row ranges [first, stop) of pieces with a step or more; known: each episode has one row more than given."""
     stop = stop + known
     if max_length is not None:
         if max_length < 1:

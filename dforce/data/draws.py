@@ -9,11 +9,7 @@ SPLIT, TRAIN, VAL = 0, 1, 2  # streams: of orders and splits, of training batche
 
 
 def philox_uniform(size: int, *, seed: int, stream: int, step: int) -> np.ndarray:
-    """[size] float64 in [0, 1), a pure function of its arguments.
-
-    Made from raw Philox words (Salmon et al. 2011), which numpy promises to keep from version to version, unlike the
-    output of its distributions.
-    """
+    """[size] float64 in [0, 1) from raw Philox words (Salmon et al. 2011), which numpy keeps between versions."""
     if seed < 0 or step < 0:
         raise ValueError(f"seed and step must not be negative, got {seed} and {step}")
     words = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, step]).random_raw(size)
@@ -27,6 +23,18 @@ def split_episodes(count: int, held_out: float, seed: int) -> tuple[np.ndarray, 
     kept = min(max(1, round(held_out * count)), count - 1) if held_out else 0
     order = np.argsort(philox_uniform(count, seed=seed, stream=SPLIT, step=0), kind="stable")
     return np.sort(order[kept:]), np.sort(order[:kept])
+
+
+def check_window(split: str, **sizes: int) -> None:
+    """ValueError unless split is known, all sizes are positive, and the first, a window's, is a multiple of `stack`."""
+    if split not in ("train", "val"):
+        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+    if min(sizes.values()) < 1:
+        raise ValueError(f"{', '.join(sizes)} must be positive, got {', '.join(map(str, sizes.values()))}")
+    (name, length), stack = next(iter(sizes.items())), sizes["stack"]
+    if length % stack:
+        near = max(stack, round(length / stack) * stack)
+        raise ValueError(f"{name}={length} is not divisible by stack={stack}: the nearest {name} is {near}")
 
 
 def shard_count(batch: int, most: int) -> int:

@@ -32,8 +32,7 @@ class Episodes:
             raise ValueError(f"episodes must have at least one step each, got lengths {list(self.lengths[:8])}")
         if self.observations.ndim != 2 or self.actions.ndim != 2:
             shapes = (self.observations.shape, self.actions.shape)
-            raise ValueError(f"observations and actions must be packed as [rows, width], got {shapes[0]} and "
-                             f"{shapes[1]}")
+            raise ValueError(f"observations and actions must be packed as [rows, width], got {shapes[0]}, {shapes[1]}")
         arrays = {k: getattr(self, k) for k in ("observations", "actions", "rewards", "terminations", "truncations")}
         for name, array in {**arrays, **self.infos}.items():
             wanted = steps + count if name == "observations" else steps
@@ -65,6 +64,12 @@ class Episodes:
         return (self.observations[row : row + length + 1], self.actions[step : step + length],
                 self.rewards[step : step + length])
 
+    def chains(self) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes of equal length as arrays: observations [E, S + 1, O] and actions [E, S, A]."""
+        count = len(self)
+        return (self.observations.reshape(count, -1, self.observations.shape[-1]),
+                self.actions.reshape(count, -1, self.actions.shape[-1]))
+
     def names(self) -> tuple[list[str], list[str]]:
         """Column names of observations and actions; numbered where the source named none."""
         width = self.observations.shape[1], self.actions.shape[1]
@@ -78,8 +83,7 @@ def pack(observations: Sequence, actions: Sequence, rewards: Sequence, *, termin
          about: dict | None = None) -> Episodes:
     """Episodes from one array per episode: observations [S+1, O], actions [S, A], rewards [S], infos [S, ...].
 
-    Each may be a list of arrays of different lengths, or one array with a leading episode dimension ([C, S+1, O], ...).
-    Without flags no step terminates, and every last step is truncated.
+    A list of arrays of different lengths, or one array [C, S+1, ...]. Without flags every last step is truncated.
     """
     lengths = np.array([len(a) for a in actions], dtype=np.int64)
     if len(observations) != len(actions) or len(rewards) != len(actions):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dforce.data.batch import Batch
 from dforce.data.draws import philox_uniform
-from dforce.data.pictures import PictureError, read_picture
-from dforce.data.pixels import from_uint8
+from dforce.data.pixels import PictureError, from_uint8, read_picture
 from dforce.data.seal import leads_out
 
 HELD_OUT = 0.2             # fraction of digits, and of each class of a folder, that is "test"
@@ -43,12 +42,9 @@ def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size
 
     name: "digits", the 1,797 real 8x8 digits of scikit-learn; "patches", 32x32 RGB crops of the natural images that
     scikit-image ships, the class being the image; or a folder of one folder of image files for each class.
-    split: "train" and "test" share no image, and no pixel of a natural image. seed: which images of digits and of a
-    folder are test, and where patches are cut; the shipped models were trained with 0. size: side in pixels that the
-    images of a folder are cut to a square and resized to, None where they have one size already.
-
-    Raises ValueError for an unknown set or split and for a folder without images of one size for each class,
-    ImportError where the package is missing. Files of a folder that cannot be read are skipped, with a warning.
+    split: "train" and "test" share no image, and no pixel of a natural image. seed: which images are test, and where
+    patches are cut; the shipped models were trained with 0. size: side in pixels that the images of a folder are cut to
+    a square and resized to, None where they have one size. Files that cannot be read are skipped, with a warning.
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
@@ -64,11 +60,7 @@ def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size
 
 
 class ImageBatches:
-    """Shuffled batches, epoch after epoch: batch s is a function of (seed, s) and of nothing else.
-
-    drop: fraction of the labels that are replaced by the null class, len(classes), for classifier-free guidance (Ho &
-    Salimans 2022). Raises ValueError where a batch is larger than the set, or drop is not in [0, 1].
-    """
+    """Shuffled batches: batch s is a function of (seed, s). drop: share of labels made the null class."""
 
     def __init__(self, images: Images, *, batch: int = 128, seed: int = 0, drop: float = 0.0):
         if not 1 <= batch <= len(images.x):
@@ -169,7 +161,9 @@ def _folder(root: Path, split: Split, seed: int, size: int | None) -> Images:
         one = next(i for i, picture in enumerate(pictures) if picture.shape[:2] != pictures[0].shape[:2])
         shown = " and ".join(f"{sources[i]} is {pictures[i].shape[1]}x{pictures[i].shape[0]}" for i in (0, one))
         raise ValueError(f"the images have several sizes ({shown}): give size=, to which all are cut and resized")
-    return Images(_tokens(_one_mode(pictures)), torch.tensor(label), tuple(folder.name for folder in folders))
+    channels = max(picture.shape[2] for picture in pictures)  # if any picture is RGB, grey ones become RGB
+    x = np.stack([np.broadcast_to(picture, (*picture.shape[:2], channels)) for picture in pictures])
+    return Images(_tokens(x), torch.tensor(label), tuple(folder.name for folder in folders))
 
 
 def _inside(paths: list[Path], root: Path) -> list[Path]:
@@ -196,12 +190,6 @@ def _pictures(folder: Path, root: Path, size: int | None) -> dict[Path, np.ndarr
             pixels = np.asarray(ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
         readable[file] = pixels
     return readable
-
-
-def _one_mode(pictures: list[np.ndarray]) -> np.ndarray:
-    """[N, H, W, C] with one number of channels: if any picture is RGB, grey ones become RGB."""
-    channels = max(picture.shape[2] for picture in pictures)
-    return np.stack([np.broadcast_to(picture, (*picture.shape[:2], channels)) for picture in pictures])
 
 
 def _tokens(pixels: np.ndarray) -> Tensor:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.columns import checked_column
+from dforce.data.arrays import open_hdf5, part, read_part
+from dforce.data.columns import checked_column, column_names, flatten_rows, opened_storage
 from dforce.data.d4rl import read_d4rl
 from dforce.data.episodes import Episodes, pack
-from dforce.data.hdf5 import open_hdf5, part, read_part
 from dforce.data.seal import leads_out
-from dforce.data.spaces import column_names, flatten_rows, opened_storage
 from dforce.data.store import datasets_root, list_datasets, recovered, refuse_lerobot, staged, verify_checksums
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
@@ -25,12 +24,10 @@ D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a par
 
 def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict | None = None, overwrite: bool = False,
                   root: str | os.PathLike | None = None, **minari_fields: Any) -> Path:
-    """Writes episodes as the Minari dataset `name` ("namespace/name-v1") and returns its folder.
+    """Writes episodes as the Minari dataset `name` ("namespace/name-v1"), complete or not at all; returns its folder.
 
-    env: Gymnasium id or spec, so that Minari can recover the environment. about: JSON-able facts, joined with
-    `episodes.about`. minari_fields: description, algorithm_name, author, ref_min_score, ... of
-    `minari.create_dataset_from_buffers`. The folder appears complete, with checksums, or not at all. ValueError where
-    it exists, unless `overwrite`.
+    env: Gymnasium id or spec. about: JSON-able facts, joined with `episodes.about`. minari_fields: description, author,
+    ... of `minari.create_dataset_from_buffers`. ValueError where the folder exists, unless `overwrite`.
     """
     import gymnasium
 
@@ -45,10 +42,7 @@ def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict
 
 def save_buffers(name: str, buffers: Iterable[Any], *, env: Any, about: dict, overwrite: bool = False,
                  root: str | os.PathLike | None = None, **minari_fields: Any) -> Path:
-    """As `save_episodes`, from Minari's own episode buffers, which are taken one at a time; pictures stay as they are.
-
-    env: None only with observation_space and action_space among minari_fields.
-    """
+    """As `save_episodes`, from Minari's own buffers, one at a time. env None: give both spaces."""
     import minari
 
     json.dumps(about)  # an error comes before the arrays are written
@@ -71,8 +65,7 @@ def kept(name: str, about: dict, *, overwrite: bool = False, root: str | os.Path
         verify_checksums(folder)
         return True
     if folder.exists() and not overwrite:
-        raise ValueError(f"dataset {name!r} exists at {folder} and was made otherwise: pass overwrite=True, or another "
-                         "name")
+        raise ValueError(f"dataset {name!r} exists at {folder}, made otherwise: pass overwrite=True, or another name")
     return False
 
 
@@ -81,8 +74,7 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
     """Reads a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
 
     Dict observations are joined to one vector, discrete actions become one-hot. infos: names of the numeric infos to
-    read as well. cut_at: flags that end an episode of a D4RL file, see `read_d4rl`. ValueError for a dataset that does
-    not exist (the message lists those that do), is damaged (it names the file), or does not hold vectors.
+    read as well. cut_at: see `read_d4rl`. ValueError names the file, or the datasets that exist.
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -117,10 +109,7 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
 
 
 def read_metadata(folder: Path) -> dict:
-    """Minari's metadata of a dataset folder.
-
-    ValueError, which names the file, if it is no JSON object, or is a link out of the folder.
-    """
+    """Minari's metadata of a dataset folder; ValueError names the file if it is no JSON object, or leads elsewhere."""
     for path in (folder / "data" / MAIN, folder / "data" / "metadata.json"):
         if leads_out(path, folder):
             raise ValueError(f"{path} is a link out of its folder, which is not followed; put the file itself there")
@@ -143,8 +132,7 @@ def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, ext
         raise ValueError(f"{where} does not fit the dataset's spaces: {error}") from error
     steps = len(actions)
     if len(observations) != steps + 1:
-        raise ValueError(f"{where} has {len(observations)} observations and {steps} actions; Minari stores one "
-                         "observation more than actions")
+        raise ValueError(f"{where} has {len(observations)} observations and {steps} actions; Minari wants one more")
     columns["observations"].append(observations)
     columns["actions"].append(actions)
     columns["rewards"].append(checked_column(raw["rewards"], steps, f"rewards of {where}"))
@@ -155,11 +143,7 @@ def _collect(number: int, raw: dict, spaces: tuple[Any, Any], columns: dict, ext
 
 
 def _info(infos: Any, key: str, steps: int, where: str) -> np.ndarray:
-    """An info at each of the steps, [steps, ...]: Minari's infos have a row for each observation, the last is dropped.
-
-    ValueError for any other number of rows: of as many rows as steps, the first is the info after the first step, and
-    nothing is known of the first observation.
-    """
+    """An info at each step, [steps, ...]: Minari has a row for each observation, of which the last is dropped."""
     try:
         value = np.asarray(infos[key] if isinstance(infos, dict) else read_part(infos, key))
     except (KeyError, TypeError) as error:
@@ -214,8 +198,7 @@ def _check_name(name: str) -> None:
     except (ValueError, TypeError):
         parsed = False
     if not parsed:
-        raise ValueError(f"{name!r} is no Minari dataset name: want 'namespace/name-v1', with a namespace "
-                         "of 2 letters or more")
+        raise ValueError(f"{name!r} is no Minari dataset name: want 'namespace/name-v1', 2 letters or more before /")
 
 
 def _unknown(name: str, root: str | os.PathLike | None) -> str:

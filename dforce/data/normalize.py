@@ -30,8 +30,7 @@ class Affine(nn.Module):
         if mean.dim() != 1 or mean.shape != std.shape:
             raise ValueError(f"mean and std must both be [D], got {tuple(mean.shape)} and {tuple(std.shape)}")
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()):
-            raise ValueError(f"mean must be finite, std finite and positive, got mean {mean.tolist()}, std "
-                             f"{std.tolist()}")
+            raise ValueError(f"mean must be finite, std finite and positive, got {mean.tolist()}, {std.tolist()}")
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
@@ -39,8 +38,7 @@ class Affine(nn.Module):
     def fit(cls, data: Any, *, lengths: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Affine:
         """Statistics of data [N, D], accumulated in float64; a constant column gets std 1 (it becomes 0, not NaN).
 
-        Warns of constant columns, and of columns whose std comes from a few extreme values. lengths (rows per episode)
-        and names (of columns) serve the warnings, and the ValueError for data that are not finite.
+        Warns of constant and of extreme columns. lengths (rows per episode) and names (of columns) serve the messages.
         """
         data = np.asarray(data)
         if data.ndim != 2 or not len(data):
@@ -92,10 +90,7 @@ class Affine(nn.Module):
 
 
 def float32_offset(data: np.ndarray) -> np.ndarray:
-    """[D] float64, what to subtract from data [N, D] before they are rounded to float32; 0 where that loses nothing.
-
-    A float64 column 5e6 + .1 t has steps of .5 in float32. Offsets are float32 numbers themselves.
-    """
+    """[D] float64 to subtract from [N, D] before they become float32 (5e6 + .1 t has steps of .5); 0 where needless."""
     if _resolution(data) == CONSTANT:
         return np.zeros(data.shape[1])
     mean, std = data.mean(0, dtype=np.float64), data.std(0, dtype=np.float64)
@@ -117,10 +112,7 @@ def _extreme(data: np.ndarray) -> np.ndarray:
 
 def require_finite(data: np.ndarray, *, lengths: Any = None, names: Sequence[str] | None = None,
                    kind: str = "data") -> None:
-    """ValueError at the first NaN or infinity in data [N, D]: which episode, step and column, and how many in all.
-
-    lengths: rows of each episode, summing to N; without it the row is named.
-    """
+    """ValueError at the first NaN or infinity in data [N, D], by episode (of `lengths` rows), step and column."""
     # a finite sum has finite terms: one pass without a temporary in the usual case
     with np.errstate(all="ignore"):
         if np.isfinite(np.sum(data, dtype=np.float64)):

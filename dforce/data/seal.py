@@ -1,16 +1,16 @@
 """Seals: digests of what is written, and a memory of which large files have been compared with theirs.
 
-A file is hashed once and again whenever its size, its inode or a time of it has changed (the time of change of a file
-cannot be set back), so that large data sets are not read whole at every start.
+A file is hashed again whenever its size, its inode or a time of it has changed, so not at every start.
 """
 
 import hashlib
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from dforce.core.files import replacing
 
 CACHE_ROOT = "DFORCE_CACHE"
 SETTLED = 0.1  # seconds: a file that changed so shortly ago may change again within one tick of the clock of files
@@ -22,10 +22,7 @@ def cache_root() -> Path:
 
 
 def stamp(path: str | os.PathLike) -> list[Any]:
-    """Numbers of a file, one of which changes with its content: size, times of change, inode.
-
-    Of a folder also a digest of the stamps of all files in it.
-    """
+    """Numbers that change with a file's content: size, times, inode; of a folder also a digest of its files' ones."""
     status = os.stat(path)
     numbers: list[Any] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     if Path(path).is_dir():
@@ -47,10 +44,8 @@ def at_rest(path: str | os.PathLike) -> bool:
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON with a digest of itself, completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".seal-", delete=False) as partial:
-        json.dump({**content, "digest": _digest(content)}, partial)
-    os.replace(partial.name, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps({**content, "digest": _digest(content)}))
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
@@ -70,14 +65,19 @@ def file_digest(path: str | os.PathLike) -> str:
     known = read_sealed(memory) or {}
     if known.get("path") == place and known.get("stamp") == before:
         return str(known["sha256"])
-    with open(place, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(place)
     if at_rest(place) and stamp(place) == before:
         try:
             write_sealed(memory, {"path": place, "stamp": before, "sha256": digest})
         except OSError:
             pass  # it is hashed again the next time
     return digest
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: dict[str, Any]) -> str:

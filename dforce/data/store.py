@@ -1,7 +1,6 @@
 """Where Minari datasets are kept, how one is replaced in a single step, and checksums against changed bytes."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dforce.data.seal import file_digest
+from dforce.data.seal import file_digest, sha256
 
 CHECKSUMS = "checksums.json"  # beside Minari's own "data" folder, which Minari alone reads
 MINARI_ROOT = "MINARI_DATASETS_PATH"
@@ -44,16 +43,13 @@ def refuse_lerobot(path: Path) -> None:
 def staged(name: str, *, root: str | os.PathLike | None, overwrite: bool) -> Iterator[Path]:
     """A folder to write dataset `name` in; the dataset takes its place when the block ends without an error.
 
-    Inside the block Minari's root is this folder. The old dataset stays untouched until the new one is complete and on
-    the disk; it is then renamed to a hidden name, from which `recovered` brings it back if the process dies between
-    the two renames.
-    ValueError where the dataset exists and `overwrite` is not given.
+    Inside the block Minari's root is this folder. The old dataset stays until the new one is on the disk; it is then
+    renamed to a hidden name, from which `recovered` brings it back if the process dies between the two renames.
     """
     top = datasets_root(root)
     final = recovered(top / name)
     if final.exists() and not overwrite:
-        raise ValueError(f"dataset {name!r} exists at {final}: pass overwrite=True to replace it, or choose another "
-                         "name")
+        raise ValueError(f"dataset {name!r} exists at {final}: pass overwrite=True to replace it, or another name")
     top.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=top))
     before = os.environ.get(MINARI_ROOT)
@@ -94,7 +90,7 @@ def write_checksums(folder: Path) -> None:
     """Writes down size and sha256 of every file under `folder`, and waits until all of them are on the disk."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
              if path.is_file() and path.name != CHECKSUMS}
-    noted = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
+    noted = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
     (folder / CHECKSUMS).write_text(json.dumps({"format": 1, "files": noted}, indent=1))
     for path in [*files.values(), folder / CHECKSUMS]:
         with open(path, "rb") as file:
@@ -102,10 +98,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify_checksums(folder: Path, *, remember: bool = False) -> None:
-    """ValueError for the first file that is not as it was saved. Datasets without checksums (of others) pass.
-
-    remember: files that have not changed since they were compared are not read again (`file_digest`).
-    """
+    """ValueError for the first file that is not as it was saved; remember: by `file_digest`."""
     if not (folder / CHECKSUMS).exists():
         return
     try:
@@ -114,18 +107,12 @@ def verify_checksums(folder: Path, *, remember: bool = False) -> None:
             raise ValueError(f"its format is {noted['format']!r}, this dforce writes 1")
         items = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in noted["files"].items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / CHECKSUMS} is damaged ({error}); restore the dataset or generate it again"
-                         ) from error
+        raise ValueError(f"{folder / CHECKSUMS} is damaged ({error}); restore the data or generate it again") from error
     cure = f"restore it or generate the dataset again; if you changed it on purpose, delete {folder / CHECKSUMS}"
     for path, size, digest in items:
         if not path.is_file():
             raise ValueError(f"{path} is missing; {cure}")
         if path.stat().st_size != size:
             raise ValueError(f"{path} has {path.stat().st_size} bytes, but {size} were saved; {cure}")
-        if (file_digest(path) if remember else _sha256(path)) != digest:
+        if (file_digest(path) if remember else sha256(path)) != digest:
             raise ValueError(f"{path} is damaged: its sha256 is not the one noted when it was saved; {cure}")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dforce.data.batch import Batch
-from dforce.data.draws import SPLIT, TRAIN, VAL, philox_uniform, shard_count, shard_rows, split_episodes
+from dforce.data.draws import SPLIT, TRAIN, VAL, check_window, philox_uniform, shard_count, shard_rows, split_episodes
 from dforce.data.episodes import Episodes, joined_ranges
 from dforce.data.normalize import Affine, float32_offset, require_finite
 
@@ -23,24 +23,22 @@ class Windows:
     event_shape: (stack * (A + O),). layout: what the numbers of a token mean, JSON-able. normalizer: Affine over A + O.
     len(windows): number of windows. virtual_shards: number of equal parts of a batch, of which `batch_at` can return
     some; the largest divisor of `batch` up to the argument, so that it does not depend on the number of processes.
-
-    Episodes shorter than the horizon are padded with their last raw token; mask is False on every token that holds
-    padding. Episodes shorter than `stack` have no token without padding and are left out.
-
-    sequential: row b of batch s + 1 continues row b of batch s, through all episodes in an order drawn from the seed,
-    again and again; `first` is True where an episode begins (and everywhere in batch 0). An episode's last window is
-    then padded, and its steps after the last whole token are left out.
+    Episodes shorter than the horizon are padded with their last raw token, mask False; those shorter than `stack` are
+    left out. sequential: row b of batch s + 1 continues row b of batch s, through all episodes in an order drawn from
+    the seed; `first` is True where an episode begins (and in batch 0); steps after its last whole token are left out.
     """
 
     def __init__(self, episodes: Episodes, *, horizon: int, stack: int = 1, batch: int = 128, seed: int = 0,
                  normalizer: Affine | None = None, held_out: float = 0.02, split: Literal["train", "val"] = "train",
                  virtual_shards: int = 8, sequential: bool = False, device: torch.device | str = "cpu"):
-        """horizon: environment steps, a multiple of stack. batch: windows in a batch.
+        """horizon: a multiple of stack. normalizer: None fits one to the training episodes, for both splits.
 
-        normalizer: None fits one to the training episodes, for both splits. held_out: fraction of the episodes, at
-        least one if there are two, that are in `split="val"` and not in `split="train"`.
+        held_out: share of the episodes, at least one if there are two, that are in `split="val"` and not in "train".
         """
-        _check_arguments(episodes, horizon, stack, batch, virtual_shards, split)
+        check_window(split, horizon=horizon, stack=stack, batch=batch, virtual_shards=virtual_shards)
+        longest = int(episodes.lengths.max())
+        if horizon > longest:
+            raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps")
         self.horizon, self.stack, self.batch, self.seed, self.sequential = horizon, stack, batch, seed, sequential
         self.virtual_shards = shard_count(batch, virtual_shards)
         self.split = split
@@ -105,8 +103,7 @@ class Windows:
         """Puts normalised tokens of the chosen episodes into one array, padded to whole windows, and numbers those."""
         chosen = chosen[episodes.lengths[chosen] >= self.stack]
         if not len(chosen):
-            raise ValueError(f"no {self.split} episode is as long as one token of {self.stack} steps: use a smaller "
-                             "stack")
+            raise ValueError(f"no {self.split} episode has one token of {self.stack} steps: use a smaller stack")
         if self.sequential:
             draws = philox_uniform(len(chosen), seed=self.seed, stream=SPLIT, step=1)
             chosen = chosen[np.argsort(draws, kind="stable")]
@@ -131,25 +128,8 @@ class Windows:
         self._first = torch.from_numpy(number == 0).to(device)
 
 
-def _check_arguments(episodes: Episodes, horizon: int, stack: int, batch: int, shards: int, split: str) -> None:
-    if split not in ("train", "val"):
-        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    if min(horizon, stack, batch, shards) < 1:
-        got = f"{horizon}, {stack}, {batch}, {shards}"
-        raise ValueError(f"horizon, stack, batch and virtual_shards must be positive, got {got}")
-    if horizon % stack:
-        near = max(stack, round(horizon / stack) * stack)
-        raise ValueError(f"horizon {horizon} is not divisible by stack {stack}: the nearest horizon is {near}")
-    longest = int(episodes.lengths.max())
-    if horizon > longest:
-        raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps: shorten it")
-
-
 def _tokens(episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Raw tokens (a_t, o_{t+1}) [N, A + O] and the observations before them, o_t [N, O], as float32; and an offset.
-
-    The offset, [A + O], was subtracted before rounding (`float32_offset`). ValueError for numbers that are not finite.
-    """
+    """Raw tokens (a_t, o_{t+1}) [N, A + O] and o_t [N, O], float32, and the `float32_offset` [A + O] taken off."""
     observation, action = episodes.names()
     require_finite(episodes.actions, lengths=episodes.lengths, names=action, kind="actions")
     require_finite(episodes.observations, lengths=episodes.lengths + 1, names=observation, kind="observations")

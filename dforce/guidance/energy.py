@@ -1,8 +1,6 @@
-"""Guidance: functions from denoisers to denoisers. Samplers never hear of it.
+"""Guidance: functions from denoisers to denoisers, small classes in lower case. Samplers never hear of it.
 
 An energy is a log-potential, larger is better: sampling is tilted towards p(x0) exp(scale * energy(x0)).
-Wrappers are small classes with names in lower case, since they are used as functions:
-`guided(denoiser, schedule, energy)`. Monte Carlo Tree Guidance is in `dforce.guidance.monte_carlo`.
 """
 
 from collections.abc import Callable
@@ -19,11 +17,7 @@ Energy = Callable[[Tensor], Tensor]  # x0 [B, T, *E] -> log-potential [B]
 
 
 def tilt(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, gradient: Tensor) -> Tensor:
-    """x0_hat after adding `gradient` (of a log-potential, with respect to x_level) to the score: Tweedie's formula.
-
-    The shift is sigma^2 / alpha times the gradient. At alpha = 0, the pure noise of a flow path, x0_hat does not
-    follow from a score in x, and it stays as it is.
-    """
+    """x0_hat after adding `gradient` (of a log-potential in x) to the score (Tweedie's formula), but at alpha = 0."""
     alpha, sigma = schedule(level, x)
     factor = torch.where(alpha > 0, sigma**2 / alpha.where(alpha > 0, 1.0), 0.0)
     return x0 + factor.to(x0.dtype) * gradient.to(x0.dtype)
@@ -40,16 +34,12 @@ def energies(energy: Energy, x0: Tensor) -> Tensor:
     """energy(a copy of x0) [B]. Raises ValueError for another shape."""
     values = energy(x0.clone())
     if values.shape != x0.shape[:1]:
-        raise ValueError(f"an energy maps sequences {[*x0.shape]} to one number each, [{len(x0)}], "
-                         f"got {[*values.shape]}")
+        raise ValueError(f"energies map sequences {[*x0.shape]} to one number each, [{len(x0)}], got {[*values.shape]}")
     return values
 
 
 class WithEnergy(Wrapper):
-    """Keeps the finished tokens beside the inner state, since energies judge whole sequences.
-
-    State: {"inner": state of the denoiser inside, "past": finished tokens [B, P, *E] or None}.
-    """
+    """Keeps finished tokens "past" [B, P, *E] beside the "inner" state, since energies judge whole sequences."""
 
     recurrent = False
     global_x0 = True
@@ -77,12 +67,9 @@ class WithEnergy(Wrapper):
 class guided(WithEnergy):
     """Plain guidance (Dhariwal & Nichol 2021; Chung et al. 2023): the gradient of energy(x0_hat(x)) in the noisy x.
 
-    It ignores that x0_hat is uncertain: it is the exact tilt for linear energies only, and otherwise pulls too hard on
-    early tokens at every scale; `monte_carlo` accounts for the uncertainty.
-
-    energy: [B, T, *E] -> [B], of whole sequences, finished tokens included.
+    It ignores that x0_hat is uncertain: the exact tilt for linear energies only, it otherwise pulls too hard on early
+    tokens; `monte_carlo` accounts for that. energy: [B, T, *E] -> [B], of whole sequences, finished tokens included.
     differentiable: keeps the graph, for learning through guidance and for guidance around guidance.
-    Raises ValueError when called around a denoiser whose estimates have no gradient.
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, energy: Energy, scale: float = 1.0, *,

@@ -1,8 +1,7 @@
 """History guidance (Song et al. 2025, 'History-Guided Video Diffusion'): a past that is shown at several noise levels.
 
-A causal denoiser knows the past through its state, and every absorbed token has its own noise level. So the past can be
-shown as it is, noised in part, or as pure noise (no past), and the estimates combined, as classifier-free guidance
-combines those with and without a prompt. A model trained at independent levels needs no further training for it.
+Every absorbed token has its own noise level, so the past can be shown as it is, noised in part, or as pure noise (no
+past), and the estimates combined, without further training of a model of independent levels.
 """
 
 import math
@@ -24,29 +23,19 @@ SUM = 1e-6  # tolerance of the sum of the weights
 
 
 class Past(NamedTuple):
-    """A way to show the past.
-
-    weight: of the estimate after it.
-    std: of its noise, in data units; 0 shows the past as it is given, math.inf shows pure noise.
-    """
+    """A way to show the past: weight of its estimate, std of its noise in data units (0: as it is, inf: not at all)."""
 
     weight: float
     std: float
 
 
 def vanilla(weight: float) -> tuple[Past, ...]:
-    """x0(past) + (weight - 1) (x0(past) - x0(no past)): 1 is no guidance, larger weights follow the past more closely.
-
-    Large weights buy consistency with motion: they freeze the video (section 4 of the paper; 1.5 to 3 was good there).
-    """
+    """x0(past) + (weight - 1) (x0(past) - x0(no past)); large weights freeze the video (1.5 to 3 was good there)."""
     return Past(weight, 0.0), Past(1 - weight, math.inf)
 
 
 def fractional(weight: float, std: float) -> tuple[Past, ...]:
-    """x0(past) + (weight - 1) (x0(noised past) - x0(no past)): only the coarse past guides, which keeps motion.
-
-    std: of the noise on the guiding past, which hides its high frequencies.
-    """
+    """x0(past) + (weight - 1) (x0(past noised by std) - x0(no past)): the coarse past guides, which keeps motion."""
     return Past(1.0, 0.0), Past(weight - 1, std), Past(1 - weight, math.inf)
 
 
@@ -54,13 +43,9 @@ class history_guided(Wrapper):
     """A denoiser that answers sum_i weight_i x0_hat(past shown with std_i), for weights that sum to one.
 
     A token is absorbed at its own level or that of std_i, whichever is noisier, and is noised to it with counter-based
-    `noise`, the same for all pasts, so that they differ in level only. The tokens of one call (a chunk) are not noised,
-    so `generate` absorbs none of them before the chunk is finished. Each past costs a state and a row of the batch.
-    Pasts of weight 0 are left out, so weight 1 of `vanilla` and `fractional` is the denoiser itself, bit for bit.
-
+    `noise`, the same for all pasts. The tokens of one call (a chunk) are not noised, so `generate` absorbs none of them
+    before the chunk is finished. Each past costs a state and a row of the batch; those of weight 0 are left out.
     State: {"past": a tuple of states, "token": [B] int64, tokens so far}.
-    Raises ValueError for a denoiser that is not causal or is guided already, weights that do not sum to one, and a
-    negative std.
     """
 
     keeps_chunk = True

@@ -14,14 +14,9 @@ from dforce.guidance.wrapper import NonCausalWrapper
 class inpaint(NonCausalWrapper):
     """Known entries that are no whole token (Diffuser's start and goal): x0_hat is `known` where `mask`.
 
-    The transition then keeps those entries on the noised path of the known value, as a network that was trained on
-    noised tokens expects. Entries are found by position, so finished tokens stay in the sequence.
-
-    known: [B, T, *E] or [T, *E], in the network's units.
-    mask: bool, the same shape.
-    show: "clean" puts the known values themselves into the network's input, as Diffuser trains its network
-        (Janner et al. 2022, section 3.2); "noised" shows them as the sampler has them.
-    Raises ValueError for other shapes, and when called with a sequence of another length.
+    The transition then keeps them on the noised path of the known value. They go by position, so finished tokens stay.
+    known: [B, T, *E] or [T, *E], in the network's units. mask: bool, the same shape. show: "clean" puts the known
+    values into the network's input, as Diffuser trains its network (Janner et al. 2022, section 3.2), or "noised".
     """
 
     def __init__(self, denoiser: Denoiser, known: Tensor, mask: Tensor, *, show: Literal["noised", "clean"] = "noised"):
@@ -46,14 +41,7 @@ class inpaint(NonCausalWrapper):
 
 
 class padded(NonCausalWrapper):
-    """Tokens of pure noise behind the sequence, never denoised: shows a shorter sequence at the length of training.
-
-    The result is that of P more columns in the matrix that stay at level K, but their estimates are not computed, and
-    guidance around this wrapper does not see them.
-
-    tail: [B, P, *E] standard normal.
-    Raises ValueError for a causal denoiser, which later tokens do not change: it makes a shorter sequence as it is.
-    """
+    """Tokens of pure noise, tail [B, P, *E], behind the sequence, never denoised: a shorter one at full length."""
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, tail: Tensor):
         super().__init__(denoiser)

@@ -1,8 +1,7 @@
 """Draws of a tree beside the row that they branch off: the tokens that draws keep are computed once, for all of them.
 
-Up to its split a draw equals its row, so a causal denoiser has the same states and estimates there. A draw therefore
-enters where it branches off, with the state of the row at that token, and row and draws go on side by side. With
-stratified splits half of the draws' tokens remain, and one walk through the tokens is saved.
+A draw enters where it branches off, with the state of the row at that token, and row and draws go on side by side:
+with stratified splits half of the draws' tokens remain, and one walk through the tokens is saved.
 """
 
 from functools import partial
@@ -20,12 +19,10 @@ GRAIN = 8  # tokens; draws enter at multiples of it, since shorter stretches cos
 class SharedDraws:
     """A denoiser of the tokens that draws do not keep, given the row that they branch off.
 
-    split: [n, B], the last token that each draw keeps, not falling from draw to draw.
-    x [B, T, *E], level [B, T], state, cond: of the row.
-
-    The N tokens are packed. `token` [N]: the place of each in its sequence; `draw` [N]: its draw, of n B, the plan as
-    the fast dimension; `plan` [N]: its plan. A call returns their estimates [N, 1, *E]; the first call also evaluates
-    the row: `x0` [B, T, *E] are its estimates, `after` is its state behind the last token.
+    split: [n, B], the last token that each draw keeps, not falling. x [B, T, *E], level [B, T], state, cond: of the
+    row. The N tokens are packed. `token` [N]: the place of each in its sequence; `draw` [N]: its draw, of n B, the plan
+    as the fast dimension; `plan` [N]. A call returns their estimates [N, 1, *E]; the first call also evaluates the row:
+    `x0` [B, T, *E] are its estimates, `after` is its state behind the last token.
     """
 
     def __init__(self, denoiser: Denoiser, split: Tensor, x: Tensor, level: Tensor, state: State,
@@ -92,8 +89,7 @@ class SharedDraws:
 class _Segments:
     """Evaluates B rows and their n B draws in segments, from each token where a draw enters to the next.
 
-    x, level: [(1 + n) B, T, ...], the rows first; state, cond: of the rows, B each. Every call must have the same rows,
-    and draws may differ only behind their splits: after the first call the rows are not evaluated again.
+    x, level: [(1 + n) B, T, ...], the rows first, which are evaluated once: draws may differ only behind their splits.
     """
 
     def __init__(self, denoiser: Denoiser, split: Tensor, state: State, cond: Cond | None):

@@ -1,9 +1,6 @@
 """Guidance by classifiers of noisy tokens, the backward half of universal guidance, and time travel.
 
-The gradient of an energy at x0_hat is `dforce.guided`: DPS, FreeDoM and the forward half of universal guidance. It
-ignores that x0_hat is uncertain and pulls too hard, at every number of steps: for x0 ~ N(0, 1) and y = x0 + N(0, 1/2)
-observed at 1.3 it gives a mean of 1.13 (eta 1) or 1.39 (eta 0) where the posterior has 0.87
-(tests/align/test_search.py).
+The gradient of an energy at x0_hat is `dforce.guided`: DPS, FreeDoM and the forward half of universal guidance.
 """
 
 from collections.abc import Callable
@@ -28,9 +25,8 @@ TRAVEL_SALT = 5  # stream of the noise of time travel, beside the sampler's own
 class classifier_guided(NonCausalWrapper):
     """Classifier guidance (Dhariwal & Nichol 2021, section 4): by a classifier that was trained on noisy tokens.
 
-    x0_hat moves by scale sigma^2 / alpha times the gradient of log_likelihood(x, level) [B] in the noisy x; no gradient
-    goes through the denoiser. With the exact log p(y | x_level) and scale 1, samples are from the posterior.
-    Raises ValueError when called, for a log-likelihood of another shape.
+    x0_hat moves by scale sigma^2 / alpha times the gradient of log_likelihood(x, level) [B] in the noisy x, not through
+    the denoiser. With the exact log p(y | x_level) and scale 1, samples are from the posterior.
     """
 
     global_x0 = True
@@ -54,10 +50,7 @@ class classifier_guided(NonCausalWrapper):
 class backward_guided(NonCausalWrapper):
     """The backward half of universal guidance (Bansal et al. 2023, section 3.2): gradient ascent in x0_hat itself.
 
-    energy: [B, T, *E] -> [B].
-    updates: steps of gradient ascent, >= 1, none of them through the denoiser.
-    rate: length of a step, times the gradient, > 0.
-    Finished tokens, at level 0, stay. Raises ValueError for numbers out of range.
+    energy: [B, T, *E] -> [B]. updates: of length rate times the gradient. Finished tokens, at level 0, stay.
     """
 
     global_x0 = True
@@ -83,13 +76,10 @@ class backward_guided(NonCausalWrapper):
 class time_travel:
     """Self-recurrence (Lugmayr et al. 2022; universal guidance; FreeDoM, Yu et al. 2023), a `draw` for `dforce.sample`.
 
-    A step is taken, noised back to its level and denoised anew, `repeats` times, before it counts: a guided denoiser is
-    called that many more times at a level. With an exact denoiser the law of the samples stays the same.
-
-    denoiser, eta, std, min_std, state, cond: as given to `sample`, which must run at order 1, since travelling voids a
-        token's memory.
-    first, last: only tokens that leave a level in first..last travel (FreeDoM: the middle, where content is decided).
-    Raises ValueError for numbers out of range.
+    A step is taken, noised back to its level and denoised anew, `repeats` times, before it counts. With an exact
+    denoiser the law of the samples stays the same. denoiser, eta, std, min_std, state, cond: as given to `sample`, at
+    order 1. first, last: only tokens that leave a level in first..last travel (FreeDoM: the middle, where content is
+    decided).
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, repeats: int, *, eta: float = 1.0,

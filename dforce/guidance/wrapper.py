@@ -1,4 +1,4 @@
-"""The base of every guidance wrapper: a denoiser around another one, which keeps all traits of the one inside."""
+"""Guidance wrappers, denoisers around another one with the traits of the one inside: the base, and two simple ones."""
 
 from typing import Any
 
@@ -11,8 +11,7 @@ from dforce.core.tree import State
 class Wrapper:
     """Forwards every trait, `init_state` and `absorb` to `denoiser`; a subclass defines only what it changes.
 
-    Sequences that branch off one another are not forwarded, since a subclass changes estimates in `__call__`; samplers
-    then evaluate such sequences by `__call__`, with equal results.
+    Sequences that branch off one another are not forwarded: samplers evaluate them by `__call__`, with equal results.
     """
 
     def __init__(self, denoiser: Denoiser):
@@ -79,3 +78,54 @@ def module_inside(denoiser: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ValueError(f"{type(denoiser).__name__} holds no nn.Module, so there is nothing to train")
     return module
+
+
+class clipped(Wrapper):
+    """x0_hat clamped to [low, high] (data units), as pixel models do; gradients pass where nothing is clamped."""
+
+    def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0):
+        if not low < high:
+            raise ValueError(f"low must be below high, got {low} and {high}")
+        super().__init__(denoiser)
+        self.low, self.high = low, high
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        x0, state = self.denoiser(x, level, state, cond)
+        return x0.clamp(self.low, self.high), state
+
+
+class classifier_free(Wrapper):
+    """Classifier-free guidance (Ho & Salimans 2022): x0 = x0(null) + scale (x0(cond) - x0(null)).
+
+    null: the conditioning that training put in place of a dropped one, None where the network takes none; "static"
+    entries [B, ...] (a negative prompt for each row) or [1, ...], "token" entries [1, 1, ...], for all tokens.
+    State: {"cond": ..., "null": ...}, the states with and without conditioning.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float, null: Cond | None = None):
+        super().__init__(denoiser)
+        for name, value in ((null or {}).get("token") or {}).items():
+            if value.shape[:2] != (1, 1):
+                raise ValueError(f"null['token'][{name!r}] must be one entry for all tokens, [1, 1, ...], "
+                                 f"got {[*value.shape]}")
+        self.scale, self.null = scale, null
+
+    def init_state(self, batch: int, cond: Cond | None = None) -> State:
+        null = {**(self.null or {})}
+        null["static"] = {name: value.expand(batch, *value.shape[1:]) if len(value) == 1 else value
+                          for name, value in (null.get("static") or {}).items()}
+        return {"cond": self.denoiser.init_state(batch, cond), "null": self.denoiser.init_state(batch, null)}
+
+    def _without(self, cond: Cond | None) -> Cond:
+        """`null` in the shapes of `cond`: samplers show any part of a sequence, in any number of copies."""
+        null, present = (self.null or {}).get("token") or {}, (cond or {}).get("token") or {}
+        return {"token": {name: null[name].expand_as(value) for name, value in present.items() if name in null}}
+
+    def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
+        return {"cond": self.denoiser.absorb(x, level, state["cond"], cond),
+                "null": self.denoiser.absorb(x, level, state["null"], self._without(cond))}
+
+    def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
+        with_cond, after = self.denoiser(x, level, state["cond"], cond)
+        without, null = self.denoiser(x, level, state["null"], self._without(cond))
+        return without + self.scale * (with_cond - without), {"cond": after, "null": null}

@@ -47,8 +47,7 @@ class Classifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """[B, 1, C, H, W] -> [B, F], what the logits are a linear function of."""
         if tuple(x.shape[1:]) != (1, *self.shape):
-            raise ValueError(f"this classifier takes images [B, 1, {', '.join(map(str, self.shape))}], "
-                             f"got {[*x.shape]}")
+            raise ValueError(f"the classifier takes images [B, 1, {', '.join(map(str, self.shape))}], got {[*x.shape]}")
         return self.body(x[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,18 +72,12 @@ class CrossEntropy(nn.Module):
 
 def train_classifier(images: Images, *, seed: int = 0, steps: int = 600, batch: int = 128) -> Classifier:
     """A classifier of `images` after so many steps of AdamW, averaged weights, in evaluation mode and frozen."""
-    classifier = None
-    for classifier in classifier_steps(images, seed=seed, steps=steps, batch=batch):  # noqa: B007
-        pass
-    assert classifier is not None
+    *_, classifier = classifier_steps(images, seed=seed, steps=steps, batch=batch)
     return classifier
 
 
 def classifier_steps(images: Images, *, seed: int, steps: int, batch: int = 128) -> Iterator[Classifier]:
-    """As `train_classifier`, yielding after each step, so that it can be watched and stopped; the last one is ready.
-
-    Under torchrun all processes have to go through it together.
-    """
+    """As `train_classifier`, yielding after each step; the last is ready. Under torchrun by all processes alike."""
     classifier = seeded(lambda: Classifier(images.shape, images.classes), seed + STREAM)
     batch = min(batch, len(images.x))
     batch -= batch % EVEN if batch > EVEN else 0
@@ -110,8 +103,7 @@ def save_classifier(folder: str | Path, classifier: Classifier, *, about: dict[s
 
 
 def load_classifier(where: str | Path) -> Classifier:
-    """In evaluation mode, frozen. where: its folder, a run folder that has one, a checkpoint in such a run folder, or
-    the name of a shipped one ("digits"). CheckpointError where there is none or it is damaged."""
+    """In evaluation mode, frozen; of its folder, a run folder or a checkpoint in one, or "digits". CheckpointError."""
     folder = find_classifier(where)
     verified(folder, "classifier.json", "model.safetensors")
     with used(folder, "classifier"):

@@ -1,4 +1,4 @@
-"""Rows of results.json about sets of images, and lines of episodes.jsonl about single ones."""
+"""Sets of images judged: measures, their rows of results.json, and lines of episodes.jsonl about single images."""
 
 import math
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.core.frechet import frechet
 from dforce.images.classifier import Classifier, load_classifier
-from dforce.images.metrics import accuracy, diversity_interval, features, frechet
 from dforce.images.model import ImageModel
 from dforce.report.rows import Row, make_row
-from dforce.report.statistics import Interval, bootstrap_interval, wilson_interval
+from dforce.report.statistics import Interval, bootstrap_interval, normal_interval, wilson_interval
 from dforce.train.checkpoint import CheckpointError
 
 METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is better)
@@ -23,6 +23,7 @@ METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is bett
     "jpeg_kb": ("kB (1000 bytes) of a JPEG", None),
     "moved": ("squared distance from the first model's image from the same noise", None),
 }
+CHUNK = 512  # images judged at once
 
 
 class Judged(NamedTuple):
@@ -69,10 +70,9 @@ def with_bounds(estimate: Interval) -> Interval | float:
 
 
 def find_judge(wanted: str | bool | None, models: Mapping[str, ImageModel]) -> Classifier | None:
-    """Who judges classes.
+    """Who judges classes; None where nobody is known. ValueError for a classifier of other images.
 
-    wanted: a classifier's folder; None or "auto" for the one of a checkpoint, or of its data; False for nobody.
-    None where nobody is known. ValueError for a classifier of other images.
+    wanted: its folder; None or "auto" for that of a checkpoint, or of its data; False for nobody.
     """
     first = next(iter(models.values()))
     if wanted is False:
@@ -106,3 +106,56 @@ def judge(method: str, x: Tensor, label: Tensor, *, classifier: Classifier | Non
     if classifier is not None:
         values = {"class_accuracy": accuracy(classifier, x, label).double().numpy(), **values}
     return Judged(method, x.clamp(-1, 1), label, values)
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, x: Tensor, labels: Tensor) -> Tensor:
+    """[B] bool: does the classifier see in x [B, 1, C, H, W], clamped to [-1, 1] as files are, its class `labels`?"""
+    if len(labels) != len(x):
+        raise ValueError(f"{len(x)} images need as many labels, got {len(labels)}")
+    return torch.cat([classifier(part).argmax(1) for part in x.clamp(-1, 1).split(CHUNK)]) == labels
+
+
+def diversity(x: Tensor, labels: Tensor | None = None) -> float:
+    """Mean squared distance of two different samples x [B, 1, C, H, W], summed over the pixels.
+
+    labels [B]: within classes, averaged over those of two samples or more. By the variance, |a - b|^2 = 2 sum_d var_d.
+    """
+    return float(torch.stack([_spread(group) for group in _groups(x, labels)]).mean())
+
+
+def diversity_interval(x: Tensor, labels: Tensor | None = None) -> Interval:
+    """`diversity` with the 95% interval of the jackknife (a bootstrap draws samples twice, at distance 0).
+
+    Leaving sample i out of n takes n / (n - 1) |x_i - mean|^2 from the sum of squares. In a group of two it is nan.
+    """
+    groups = _groups(x, labels)
+    variance = 0.0 if min(map(len, groups)) > 2 else math.nan
+    for group in groups:
+        n = len(group)
+        if n < 3:
+            continue
+        flat = group.double().flatten(1)
+        away = (flat - flat.mean(0)).square().sum(1)
+        without = 2 * (away.sum() - n / (n - 1) * away) / (n - 2)
+        variance += float((n - 1) / n * (without - without.mean()).square().sum()) / len(groups) ** 2
+    return normal_interval(diversity(x, labels), variance**0.5, sum(map(len, groups)), least=0.0)
+
+
+def _groups(x: Tensor, labels: Tensor | None) -> list[Tensor]:
+    groups = [x] if labels is None else [x[labels == label] for label in labels.unique()]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise ValueError("diversity is a distance between samples: at least two are needed, of one class if by class")
+    return groups
+
+
+def _spread(group: Tensor) -> Tensor:
+    """Mean squared distance of two different rows."""
+    return 2 * group.double().flatten(1).var(0, correction=1).sum()
+
+
+@torch.no_grad()
+def features(classifier: Classifier, x: Tensor) -> Tensor:
+    """[B, F] float64 of x clamped to [-1, 1]. Their `frechet` compares models of one data set, and is no FID."""
+    return torch.cat([classifier.features(part) for part in x.clamp(-1, 1).split(CHUNK)]).double()

@@ -13,7 +13,7 @@ from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.noise import Noise
 from dforce.core.schedule import Schedule
 from dforce.data.pixels import to_uint8
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from dforce.images.pipeline import Pipeline, class_cond
 from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.train.checkpoint import CheckpointError, find, load
@@ -32,10 +32,7 @@ class ImageModel(NamedTuple):
 
 def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None,
                device: torch.device | str = "cpu") -> ImageModel:
-    """The image model of a checkpoint, of a run folder, or of the name of one that ships ("digits").
-
-    raw: the weights as they are, instead of their average. Raises CheckpointError, also where it is no image model.
-    """
+    """The image model of a checkpoint, a run folder, or one that ships ("digits"). raw: weights without average."""
     folder = find(checkpoint)
     bundle = load(folder, raw=raw, trust=trust, device=device)
     shape, classes = bundle.layout.get("event_shape", ()), bundle.layout.get("classes")
@@ -47,10 +44,7 @@ def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str
 
 
 def load_models(checkpoint: Any, *, raw: bool = False, trust: Any = None) -> dict[str, ImageModel]:
-    """Name -> model of a checkpoint, a list of them, or a mapping of names.
-
-    ValueError unless they draw the same classes in the same size.
-    """
+    """Name -> model of a checkpoint, a list, or a mapping of names; ValueError unless all draw the same classes."""
     named = checkpoint
     if checkpoint and not isinstance(checkpoint, dict):
         places = [str(place) for place in (checkpoint if isinstance(checkpoint, list) else [checkpoint])]
@@ -123,9 +117,8 @@ def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, e
          scale: float = 1.0, advance: Callable[[float], object] | None = None) -> Tensor:
     """Images [B, 1, C, H, W] of classes `labels` [B]; image i is a function of (seed, i, its class) and the model.
 
-    steps: levels of the path, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free
-    guidance; advance: as in `Sampler`. Another model gets the same noise from the same seed.
-    Raises ValueError for classes that it does not have.
+    steps: levels, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free guidance;
+    advance: as in `Sampler`.
     """
     pipeline = pipeline_of(model)
     return pipeline.sampler(steps, guidance=scale, eta=eta, order=order, advance=advance).tokens(

@@ -14,8 +14,7 @@ CELL, GAP = 0.42, 0.06  # inches of an image, and of the gap between two as a sh
 
 def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str], *, per_class: int = 8,
                  title: str = "") -> Figure:
-    """One panel a set, one row a class, in it the first `per_class` images of it. sets: name -> [N, 1, C, H, W], all of
-    classes `labels` [N]; image i of every set stands at the same place. ValueError where sets and labels differ."""
+    """One panel a set, one row a class, its first `per_class` images. sets: name -> [N, 1, C, H, W]; labels: [N]."""
     if not sets or any(len(x) != len(labels) for x in sets.values()):
         sizes = {name: len(x) for name, x in sets.items()}
         raise ValueError(f"every set needs one image for each of the {len(labels)} labels, got {sizes}")
@@ -35,8 +34,7 @@ def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[s
     axes[0].set_yticks([row * (height + _gap(height)) + height / 2 for row in range(len(rows))],
                        [classes[label] for label in shown], fontsize=style.TICK, color=style.INK)
     axes[0].tick_params(axis="y", length=0)
-    if title:
-        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    style.heading(figure, title)
     return figure
 
 

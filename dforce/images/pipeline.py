@@ -10,10 +10,9 @@ from torch import Tensor
 
 from dforce.align.on_policy import Sampler
 from dforce.core.denoiser import Cond, Denoiser, Precond
-from dforce.core.diffusers_config import UNET, refusals
-from dforce.core.diffusers_schedule import from_diffusers, sampling_levels
+from dforce.core.diffusers_schedule import UNET, from_diffusers, refusals, sampling_levels
 from dforce.core.schedule import Schedule
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from dforce.nets.diffusers import load_scheduler, load_unet
 
 # prediction_type of a scheduler -> what a denoiser predicts
@@ -32,10 +31,7 @@ class Pipeline(NamedTuple):
     levels: Callable[[int], Tensor]     # number of steps -> levels [steps + 1] from K down to 0
 
     def sampler(self, steps: int, *, guidance: float = 1.0, **how: Any) -> Sampler:
-        """Draws tokens or records their runs; guidance: scale of classifier-free guidance; how: more of `Sampler`.
-
-        ValueError for guidance of a model without a null conditioning.
-        """
+        """Draws tokens or records their runs; guidance: scale of classifier-free guidance; how: more of `Sampler`."""
         denoiser = self.denoiser
         if guidance != 1:
             if self.null is None:
@@ -50,10 +46,9 @@ def class_cond(labels: Tensor) -> Cond:
 
 
 def from_unet(folder: str | Path) -> Pipeline:
-    """The pipeline of a diffusers folder with a `UNet2DModel` in unet/ and its scheduler in scheduler/.
+    """The pipeline of a diffusers folder with a `UNet2DModel` in unet/ and a scheduler in scheduler/, without any hub.
 
-    Nothing is asked of any hub. Prompts are numbers of classes where the network has classes; else only their count
-    matters. Raises OSError where there is no such folder; ValueError, by name, for what is not reproduced: text,
+    Prompts are numbers of classes where the network has some. ValueError, by name, for what is not reproduced: text,
     clipping or thresholding of samples, a learned variance.
     """
     net, scheduler = load_unet(str(folder)), load_scheduler(str(folder))

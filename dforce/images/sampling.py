@@ -1,10 +1,7 @@
 """Images of chosen classes from several models in the same noise, side by side and judged."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,13 +9,14 @@ import torch
 from torch import Tensor
 
 from dforce.align.rewards.builtin import Jpeg
+from dforce.core.files import replacing
 from dforce.images.classifier import Classifier
 from dforce.images.judge import find_judge, judge
 from dforce.images.model import ImageModel, chosen_classes, draw, load_models
 from dforce.images.pictures import side_by_side
 from dforce.report.rows import Row
 from dforce.report.terminal import terminal_table
-from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.runs.folder import RunFolder, Ticker
 
 ACROSS = 16  # images of a class in the picture
 
@@ -40,7 +38,7 @@ class ImageSampling:
     trust: Any = None
 
     def run(self, folder: RunFolder) -> None:
-        """Draws from every checkpoint; samples.npz, a picture, results.json, episodes.jsonl and the table."""
+        """Draws from every checkpoint: samples.npz (x [models, N, C, H, W]), a picture, results, episodes, a table."""
         models = load_models(self.checkpoint, raw=self.raw, trust=self.trust)
         first, classifier = next(iter(models.values())), find_judge(self.classifier, models)
         per_class, steps = self.per_class, self.steps
@@ -53,13 +51,15 @@ class ImageSampling:
                 ticker.advance(0, note=name)
                 drawn[name] = draw(model, labels, seed=self.seed, steps=steps, eta=self.eta, order=self.order,
                                    scale=self.guidance, advance=ticker.part())
-        write_samples(folder.path / "samples.npz", drawn, labels, first.classes)
+        with replacing(folder.path / "samples.npz") as partial:
+            np.savez_compressed(partial, x=torch.stack(list(drawn.values()))[:, :, 0].numpy(), label=labels.numpy(),
+                                models=np.array(list(drawn)), classes=np.array(first.classes))
         variant = {"steps": steps, "eta": self.eta, "order": self.order, "guidance": self.guidance}
         _report(folder, first, drawn, labels, classifier, variant)
         side_by_side(drawn, labels, first.classes, per_class=min(per_class, ACROSS)).savefig(
             folder.media / "samples.png")
         same = "the same noise at the same place" if len(drawn) > 1 else "a class a row"
-        write_atomic(folder.media / "captions.json", json.dumps({"samples.png": f"Samples, {same}."}) + "\n")
+        folder.captions({"samples.png": f"Samples, {same}."})
 
 
 def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], labels: Tensor,
@@ -90,14 +90,3 @@ def _more(x: Tensor, first: Tensor) -> dict[str, Tensor]:
     if x is not first:
         values["moved"] = (x.clamp(-1, 1) - first.clamp(-1, 1)).square().flatten(1).sum(1)
     return values
-
-
-def write_samples(file: Path, drawn: Mapping[str, Tensor], labels: Tensor, classes: tuple[str, ...]) -> None:
-    """samples.npz: x [models, N, C, H, W] as the models drew them, models, label [N], classes. Whole or not at all."""
-    partial = file.with_name(f".{file.name}.part.npz")
-    try:
-        np.savez_compressed(partial, x=torch.stack(list(drawn.values()))[:, :, 0].numpy(), models=np.array(list(drawn)),
-                            label=labels.numpy(), classes=np.array(classes))
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

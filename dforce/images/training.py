@@ -1,7 +1,6 @@
 """Training on images of named classes: a model of them, and a classifier that judges its samples."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ import torch
 from dforce.config import resolve
 from dforce.data.images import ImageBatches, Images, load_images
 from dforce.images.classifier import FOLDER, Classifier, classifier_steps, load_classifier, save_classifier
-from dforce.images.judge import judge
-from dforce.images.metrics import accuracy
+from dforce.images.judge import accuracy, judge
 from dforce.images.model import draw, layout_of, load_model
 from dforce.images.pictures import side_by_side
 from dforce.nets.image import ImageMLP
 from dforce.report.rows import Row
 from dforce.report.terminal import terminal_table
-from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.runs.folder import RunFolder, Ticker
 from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.fit import stop_requested
 
@@ -79,8 +77,7 @@ class ImageTraining(DenoiserTraining):
         self._report(folder, real, x, load_classifier(folder.path / FOLDER) if self.classifier else None)
         side_by_side({"held-out images": real.x, "samples": x}, real.label, model.classes, per_class=SHOWN).savefig(
             folder.media / "samples.png")
-        write_atomic(folder.media / "captions.json", json.dumps(
-            {"samples.png": "Held-out images, and samples of the same classes."}) + "\n")
+        folder.captions({"samples.png": "Held-out images, and samples of the same classes."})
 
     def _report(self, folder: RunFolder, real: Images, x: torch.Tensor, classifier: Classifier | None) -> None:
         task, rows = str(self.data), list[Row]()

@@ -1,4 +1,4 @@
-"""An image model tuned towards a reward."""
+"""An image model tuned towards a reward: one by its name, the class, or the weighted sum of several."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -12,14 +12,16 @@ from dforce.align import Query, Sampler, dance, flow_sde
 from dforce.align.algorithms.common import Setup
 from dforce.align.monitor import Measure, Monitor
 from dforce.align.on_policy import Ask
-from dforce.align.rewards.protocol import Reward, Subject, ask_reward
+from dforce.align.rewards.builtin import ClassLogProb
+from dforce.align.rewards.combined import Weighted, scales_of
+from dforce.align.rewards.protocol import Reward, Subject, Watched, ask_reward
+from dforce.align.rewards.store import Rewards, named_reward
 from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
-from dforce.config import nearest
-from dforce.core.denoiser import Cond
-from dforce.images.judge import find_judge
-from dforce.images.metrics import accuracy, diversity
-from dforce.images.model import ImageModel, chosen_classes, class_cond, guided_by_class, load_model
-from dforce.images.rewards import image_rewards
+from dforce.config import require_name
+from dforce.data.images import load_images
+from dforce.images.classifier import load_classifier, train_classifier
+from dforce.images.judge import accuracy, diversity, find_judge
+from dforce.images.model import ImageModel, chosen_classes, class_cond, draw, guided_by_class, load_model
 from dforce.images.tuning_report import TunedModel, write_report
 from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.runs.folder import RunFolder
@@ -28,6 +30,10 @@ from dforce.train.checkpoint import find, load, model_of
 from dforce.train.precision import device_of
 
 RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance}
+BUILDABLE = ("class_log_prob",)  # by name, in a configuration
+OTHER_SEED = 7919   # of the classifier that is a reward, apart from the one that judges
+FEW_STEPS = 60      # of its training, where little is to be done
+SCALED_ON = 200     # images of the base that several rewards are brought to one scale on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +63,12 @@ class ImageTuning(TuningRun):
         self.adapted(model.denoiser)
         classes, judge = chosen_classes(self.classes, model.classes), find_judge(self.classifier, {"base": base})
         judge = judge.to(device) if judge is not None else None
-        subject = Subject(base.shape, base.classes, base.data, judge, self.seed, device, self.fast_dev_run)
+        subject = Subject(base.shape, base.classes, base.data, judge, self.seed, device, self.fast_dev_run,
+                          load_classifier)
         rewards = image_rewards(self.reward, self.rewards, base, subject, seed=self.eval_seed + 2, trust=self.trust)
         aligning = self.algorithm.prepare(Setup(
-            self._sampler(model, self.tune_steps or self.steps), rewards.tuned, query_of(classes), prompts=_prompts,
-            seed=self.seed, rows=self.rows))
+            self._sampler(model, self.tune_steps or self.steps), rewards.tuned, query_of(classes),
+            prompts=lambda cond, count: (cond or {})["static"]["class"].tolist(), seed=self.seed, rows=self.rows))
         state, bundle = resumed_state(aligning, self.resume), load(find(checkpoint), trust=self.trust)
         tuned = TunedModel(self._sampler(model, self.steps), guided_by_class(base, self.guidance), rewards, judge, base,
                            classes)
@@ -78,8 +85,8 @@ class ImageTuning(TuningRun):
 
     def _sampler(self, model: ImageModel, steps: int) -> Sampler:
         """First order, as policy gradients want it, guidance inside."""
-        if self.sde is not None and self.sde not in RULES:
-            raise ValueError(f"no sde {self.sde!r}{nearest(self.sde, RULES)}")
+        if self.sde is not None:
+            require_name(self.sde, RULES, "no sde")
         rule = None if self.sde is None else RULES[self.sde](model.schedule)
         matrix = model.schedule.grid(steps, self.spacing)[:, None]
         return Sampler(guided_by_class(model, self.guidance), model.schedule, matrix, (1, *model.shape),
@@ -115,9 +122,33 @@ def query_of(classes: list[int]) -> Ask:
     return ask
 
 
-def _prompts(cond: Cond | None, count: int) -> list[int]:
-    return (cond or {})["static"]["class"].tolist()
-
-
 def _labels(query: Query) -> Tensor:
     return torch.tensor(list(query.prompts))
+
+
+def class_log_prob(subject: Subject, *, steps: int) -> Watched:
+    """log p(class) by a classifier that is trained here for so many steps, watched by the one that judges."""
+    if not subject.classes:
+        raise ValueError("the reward class judges images of named classes, and these have none")
+    classifier = train_classifier(load_images(subject.data), seed=subject.seed + OTHER_SEED,
+                                  steps=FEW_STEPS if subject.few else steps)
+    if classifier.classes != subject.classes or classifier.shape != subject.shape:
+        raise ValueError(f"the images of {subject.data} are no longer those that this model was trained on")
+    judge = subject.judge
+    return Watched(ClassLogProb(classifier.to(subject.device)), ClassLogProb(judge) if judge is not None else None)
+
+
+def image_rewards(reward: str, several: Mapping[str, float] | None, model: ImageModel, subject: Subject, *, seed: int,
+                  trust: Any = None) -> Rewards:
+    """The reward of a name, or the weighted sum of `several` at one scale, on images drawn by `seed`."""
+    if several is None:
+        tuned, held_out = named_reward(reward, subject, trust=trust)
+        return Rewards(reward, tuned, held_out, {})
+    weights = {str(name): float(weight) for name, weight in several.items()}
+    if not weights:
+        raise ValueError("rewards is empty: give {jpeg: 1, class: 0.5}, or reward alone")
+    parts = {name: named_reward(name, subject, trust=trust).tuned for name in weights}
+    labels = torch.arange(SCALED_ON) % len(model.classes)
+    x = draw(model, labels.to(subject.device), seed=seed).detach()
+    total = Weighted(parts, weights, statistics=scales_of(parts, x, labels.tolist()))
+    return Rewards(" + ".join(f"{weight:g} {name}" for name, weight in weights.items()), total, None, parts)

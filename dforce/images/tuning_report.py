@@ -1,6 +1,5 @@
 """What an image model has gained and lost by tuning: it, the model begun with and best of n, in the same noise."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,20 +10,19 @@ from torch import Tensor
 from dforce.align import Sampler, best_of_n
 from dforce.align.monitor import divergence, has_density
 from dforce.align.on_policy import START_SALT
-from dforce.align.rewards.named import Rewards
 from dforce.align.rewards.protocol import ask_reward
+from dforce.align.rewards.store import Rewards
 from dforce.core.denoiser import Denoiser
 from dforce.core.noise import Noise
 from dforce.guidance.reporting import reporting, share_of
 from dforce.images.classifier import Classifier
-from dforce.images.judge import Judged, judge, with_bounds
-from dforce.images.metrics import diversity_interval
+from dforce.images.judge import Judged, diversity_interval, judge, with_bounds
 from dforce.images.model import ImageModel, class_cond
 from dforce.images.pictures import side_by_side
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import bootstrap_interval, ratio_interval
 from dforce.report.terminal import terminal_table
-from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.folder import RunFolder
 from dforce.runs.progress import Advance
 
 Tell = Callable[[float], object] | None  # as `Sampler.advance`
@@ -52,9 +50,9 @@ class TunedModel(NamedTuple):
 
 def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count: int, best_of: int, seed: int,
                  advance: Advance) -> None:
-    """results.json, episodes.jsonl, media/before_after.png and the table, of `count` images of each model.
+    """Rows, episodes, pictures and the table, of `count` images of each model and best of `best_of` (0: none).
 
-    best_of: samples of the control, 0 for none. seed: of the noise. advance: told the shares of the drawing.
+    advance: told the shares of the drawing.
     """
     task, others = tuned.model.data, [i for i in range(len(tuned.model.classes)) if i not in tuned.classes]
     rows: list[Row] = []
@@ -74,7 +72,7 @@ def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count:
             folder.episodes(each.lines(task=task, classes=tuned.model.classes))
         _picture(sets, labels, tuned, folder, "before_after" if name == "tuned on" else "other_classes")
     folder.results(rows)
-    write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS) + "\n")
+    folder.captions(CAPTIONS)
     parts = [*tuned.rewards.parts, *(f"{name}_difference" for name in tuned.rewards.parts)]
     print(terminal_table([row for row in rows if row["metric"] in (*SHOWN, *parts)]))
 
@@ -94,8 +92,7 @@ def _sets(tuned: TunedModel, labels: Tensor, seed: int, best_of: int, one: Tell)
 
 
 def _best(tuned: TunedModel, before: Sampler, labels: Tensor, count: int, seed: int) -> Tensor:
-    """Best of n begins where the others begin; its first candidate is the base's own image. Of several rewards it has
-    the first alone to look at: no other choice of n is better by that one."""
+    """Best of n from the noise of the others, by the first of several rewards; candidate 0 is the base's own image."""
     reward = next(iter(tuned.rewards.parts.values()), tuned.rewards.tuned)
 
     def score(x: Tensor) -> Any:

@@ -1,8 +1,7 @@
 """A GRU over sequences that branch off one another at different tokens, evaluated side by side.
 
-The draws of tree guidance keep their row up to a split, so each begins in the middle of it. Their tokens are packed
-without gaps: layers without memory run once over all of them, and one step of the recurrence takes all sequences that
-have begun. As in `dforce.nets.gru`, there is a gradient in the inputs alone.
+The draws of tree guidance keep their row up to a split. Their tokens are packed without gaps: layers without memory
+run once over all of them, and a step of the recurrence takes all sequences that have begun.
 """
 
 from bisect import bisect_right
@@ -28,10 +27,7 @@ class Lanes(NamedTuple):
 
 
 def lanes(begins: list[int], time: int, parents: list[int]) -> Lanes:
-    """The lanes of S sequences that begin at tokens `begins`, in rising order and below `time`, and all end at `time`.
-
-    parents: the last len(parents) sequences continue the sequences of these numbers, which begin earlier.
-    """
+    """The lanes of S sequences from tokens `begins`, in rising order, to `time`; the last continue `parents`."""
     sizes = [bisect_right(begins, t) for t in range(begins[0], time)]
     given = len(begins) - len(parents)
     entering = {t: torch.tensor(parents[a - given:b - given]) for t, (a, b) in enumerate(pairwise(sizes), 1)

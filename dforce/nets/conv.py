@@ -22,22 +22,16 @@ class ConvGRUNet(nn.Module):
         e_t = encoder(x_t, k_t, a_t)     z_t = ConvGRU(z_{t-1}, e_t)     out_t = decoder(z_{t-1}, e_t, x_t, k_t, a_t)
 
     Encoder, decoder and the GRU's convolutions of e_t run batched over all B * T frames; only the convolution of
-    z_{t-1} walks through time, on the coarsest map. out [B, T, C, H, W] at frame t sees x_t itself and the latent
-    before it, and the decoder sees e_t in all resolutions (a U-Net). With `reach` > 0, x_t and k_t above are the
-    frame and the one before it, as noisy as it was shown, with both levels: details need not pass through the small
-    latent, and pixels may be taken from up to reach // 2 pixels away in the frame before (`Last`).
+    z_{t-1} walks through time, on the coarsest map. The decoder sees e_t in all resolutions (a U-Net). With `reach` >
+    0, x_t and k_t above are the frame and the one before it, as noisy as it was shown, with both levels: details need
+    not pass through the small latent, and pixels may be taken from up to reach // 2 pixels away in it (`Last`).
 
-    event_shape: (C, H, W) of a token; stacked frames are more channels.
-    token: names and sizes of cond["token"] vectors, such as {"action": 3}.
-    width, multipliers: their products are the channels of each resolution, finest first.
-    patch: side in pixels of the squares that the finest resolution sees as one.
-    latent: channels of the map that is carried.
-    depth: residual blocks in each resolution, on the way down and on the way up.
-    reach: odd, or 0; twice the distance in pixels that content moves from frame to frame, plus one.
-    checkpointing: blocks recompute their activations for the gradient: less memory for a third more arithmetic.
-    State: {"z": [B, latent, h, w]}, h and w those of the coarsest resolution, and with `reach` the last frame and its
-    label, {"frame": [B, C, H, W], "label": [B, 1]}.
-    Raises ValueError for sizes that do not fit.
+    event_shape: (C, H, W) of a token. token: names and sizes of cond["token"] vectors, such as {"action": 3}. width,
+    multipliers: their products are the channels of each resolution, finest first. patch: side in pixels of the squares
+    that the finest resolution sees as one. latent: channels of the map that is carried. depth: residual blocks in each
+    resolution, on each way. reach: odd, or 0; twice the distance in pixels that content moves from frame to frame, plus
+    one. checkpointing: blocks recompute their activations for the gradient: less memory for a third more arithmetic.
+    State: {"z": [B, latent, h, w]}, and with `reach` the last {"frame": [B, C, H, W], "label": [B, 1]}.
     """
 
     causal = True
@@ -95,8 +89,8 @@ class ConvGRUNet(nn.Module):
         return torch.stack(before, 1), {"z": z.to(state["z"].dtype)}
 
     def _cell(self, drive: Tensor, z: Tensor) -> Tensor:
-        """One step of a GRU (Cho et al. 2014) whose products are convolutions (Ballas et al. 2016), its reset gate
-        behind the convolution, as in torch.nn.GRU: then one convolution serves all gates. drive: [B, 3 latent, h, w].
+        """One step of a convolutional GRU (Ballas et al. 2016), its reset gate behind the convolution, as in
+        torch.nn.GRU: one convolution serves all gates. drive: [B, 3 latent, h, w].
         """
         a_gates, a_new = drive.split((2 * self.latent, self.latent), 1)
         g_gates, g_new = self.across(z).split((2 * self.latent, self.latent), 1)

@@ -20,8 +20,7 @@ Features = list[Tensor]  # of frames in several resolutions, finest first, each 
 class Layout:
     """Sizes of a network over frames (C, H, W); ValueError where these do not divide, or a size is not positive.
 
-    channels: of each resolution, finest first; each further one halves the sides. coarse: (h, w) of the coarsest.
-    patch: side in pixels of the squares that the finest resolution sees as one.
+    channels: of each resolution, finest first, each half the one before. coarse: (h, w) of the last. patch: in pixels.
     """
 
     def __init__(self, event_shape: Sequence[int], *, width: int, multipliers: Sequence[int], patch: int):
@@ -111,13 +110,10 @@ class Encoder(nn.Module):
 class Last(nn.Module):
     """The output pixels: the sum of new ones, the noisy frame, and the frame before, moved.
 
-    The embedding weighs the noisy frame and the frame before, colour by colour: at low noise the output is the noisy
-    frame, at high noise the frame before (the motion of Finn, Goodfellow & Levine 2016, dynamic neural advection: every
-    pixel is a weighted mean of the reach x reach pixels around its place). It also scales and shifts the features,
-    since one gain does not suit all levels.
-
-    h: [N, into, H, W], features.
-    seen: [N, frames * C, H, W], the noisy frame and, with reach > 0, the frame before it.
+    The embedding weighs the latter two, colour by colour: at low noise the output is the noisy frame, at high noise the
+    frame before, every pixel a weighted mean of the reach x reach around its place (dynamic neural advection, Finn et
+    al. 2016). It also scales and shifts the features, since one gain does not suit all levels.
+    h: [N, into, H, W], features. seen: [N, frames * C, H, W], the noisy frame and, with reach > 0, the one before it.
     """
 
     def __init__(self, into: int, inner: int, colours: int, embedding: int, *, reach: int = 0):
@@ -161,8 +157,8 @@ class Last(nn.Module):
 class Decoder(nn.Module):
     """Frames [N, C, H, W] from features of all resolutions, `more` channels of the past, and the frames seen.
 
-    Features grow by repetition and a convolution, never by a shuffle of channels into pixels: that leaves a checker
-    pattern (Odena et al. 2016), which a rollout feeds back to itself. seen, reach: see `Last`.
+    Features grow by repetition and a convolution: a shuffle of channels into pixels leaves a checker pattern (Odena et
+    al. 2016), which a rollout feeds back to itself. seen, reach: see `Last`.
     """
 
     def __init__(self, layout: Layout, *, more: int, depth: int, embedding: int, reach: int = 0):

@@ -17,14 +17,11 @@ ADDED = {"pooled": "text_embeds", "size": "time_ids"}
 class PretrainedUNet(nn.Module):
     """A diffusers `UNet2DConditionModel` or `UNet2DModel` over one token, an image or latent [B, 1, C, H, W].
 
-    Its label is its own timestep, so the schedule must be `from_diffusers(scheduler)`; `predict` of `Precond` is the
-    scheduler's prediction_type ("epsilon": "eps", "v_prediction": "v", "sample": "x0").
-    Conditioning is in cond["static"] and carried by the state, [B, ...] each: "text" [B, L, D] becomes
+    Its label is its own timestep, so the schedule must be `from_diffusers(scheduler)`, `predict` the scheduler's
+    prediction_type. cond["static"], carried by the state, [B, ...] each: "text" [B, L, D] becomes
     encoder_hidden_states, "text_mask" encoder_attention_mask, "class" class_labels, "pooled" and "size" the text_embeds
-    and time_ids of Stable Diffusion XL.
-
-    Not causal: an image has no past to absorb and no future to roll out. Inputs are cast to the precision of the
-    weights; the algebra outside keeps that of the tokens.
+    and time_ids of Stable Diffusion XL. Inputs are cast to the precision of the weights. Not causal: an image has no
+    past.
     """
 
     causal = False
@@ -43,8 +40,7 @@ class PretrainedUNet(nn.Module):
         if unknown := sorted(set(static) - known):
             raise ValueError(f"a {type(self.unet).__name__} takes cond['static'] of {sorted(known)}, got {unknown}")
         if "encoder_hidden_states" in self.accepted and "text" not in static:
-            raise ValueError(f"a {type(self.unet).__name__} needs cond['static']['text'] [B, L, D], "
-                             f"got {sorted(static) or 'none'}")
+            raise ValueError(f"a {type(self.unet).__name__} needs cond['static']['text'], got {sorted(static)}")
         for name, value in static.items():
             if len(value) != batch:
                 raise ValueError(f"cond['static'][{name!r}] holds {len(value)} rows for a batch of {batch}")
@@ -67,11 +63,7 @@ class PretrainedUNet(nn.Module):
 
 
 def load_unet(path: str, *, subfolder: str | None = "unet", dtype: torch.dtype | None = None) -> PretrainedUNet:
-    """The UNet in a diffusers pipeline folder (`subfolder` None: in the UNet's own folder), text-conditioned or not.
-
-    Nothing is asked of any hub. Raises ImportError where diffusers is not installed, OSError where the path holds no
-    such network.
-    """
+    """The UNet in a diffusers pipeline folder (`subfolder` None: in its own), with text or without; no hub is asked."""
     diffusers = _diffusers(path)
     name = diffusers.UNet2DModel.load_config(path, subfolder=subfolder, local_files_only=True).get("_class_name")
     if name not in ("UNet2DConditionModel", "UNet2DModel"):

@@ -19,16 +19,13 @@ class FrameTransformerNet(nn.Module):
 
     The P = h w places of the coarsest map of frame t are P tokens. They see each other and those of the `context`
     frames before t, each as it was shown, at its own noise level; so the past may be shown at any level (history
-    guidance, `dforce.guidance.history`). A frame sees no further in any layer, whether the past is in the sequence or
-    in the state, so both agree. Rotary angles encode the number of frames in between (Su et al. 2021), a learnt vector
-    the place. Features that fade encode the time since the sequence began, so that a long rollout shows nothing unseen.
+    guidance). A frame sees no further in any layer, whether the past is in the sequence or in the state. Rotary angles
+    encode the number of frames in between (Su et al. 2021), a learnt vector the place, fading features the time since
+    the sequence began, so that a long rollout shows nothing unseen.
 
-    event_shape, token, width, multipliers, patch, depth, checkpointing: as in `ConvGRUNet`.
+    event_shape, token, width, multipliers, patch, depth, checkpointing: as in `ConvGRUNet`. context: frames.
     layers, heads: of the transformer, whose width is the coarsest map's channels, a multiple of 2 * heads.
-    context: frames.
-    State, with a position for every row of the batch: {"position": [B] int64, frames seen, "k", "v": [B, layers,
-    heads, context * P, dim], the newest frame last}.
-    Raises ValueError for sizes that do not fit.
+    State: {"position": [B] int64, frames seen, "k", "v": [B, layers, heads, context * P, dim], the newest frame last}.
     """
 
     causal = True

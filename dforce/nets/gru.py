@@ -1,9 +1,7 @@
 """A GRU over few sequences on a CPU, for guidance: the numbers of `nn.GRU`, with a gradient in the inputs alone.
 
-Guidance differentiates every row of a plan in the plan, not in the weights. PyTorch's own GRU takes a dozen small
-operations a token, each a node of the graph, and multiplies inputs token by token where one product suffices. Here a
-token takes five operations forward and four backward, in buffers that are allocated once; the rest is done for all
-tokens together. On a GPU cuDNN does it (`cudnn`).
+PyTorch's own takes a dozen small operations a token, each a node of the graph. Here a token takes five forward and
+four backward, in buffers that are allocated once; the rest is done for all tokens together. On a GPU cuDNN does it.
 """
 
 from typing import Any

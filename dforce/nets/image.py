@@ -18,11 +18,9 @@ State = dict[str, Tensor]
 class ImageNet(nn.Module):
     """The base of networks of one token, an image [B, 1, C, H, W]: the embedding of its level and class.
 
-    event_shape: (C, H, W).
-    static: {"class": n} for a network with classes 0..n-1 and the null class n of classifier-free guidance; None for a
-        network without conditioning. A class is cond["static"]["class"], [B] integers; None is the null class.
-    State: {"class": [B]}, or an empty one; it depends on no weight.
-    Not causal: an image has no past to absorb and no future to roll out.
+    event_shape: (C, H, W). static: {"class": n} for a network with classes 0..n-1 and the null class n of
+    classifier-free guidance, None without conditioning; cond["static"]["class"]: [B] integers, None is the null class.
+    State: {"class": [B]}, or an empty one. Not causal: an image has no past to absorb and no future to roll out.
     """
 
     causal = False
@@ -44,16 +42,14 @@ class ImageNet(nn.Module):
         """The classes of `batch` images. Raises ValueError for wrong ones and for other conditioning than a class."""
         static = dict((cond or {}).get("static") or {})
         if unknown := sorted(set(static) - ({"class"} if self.classes else set())):
-            raise ValueError(f"this network was built for cond['static'] of {['class'] if self.classes else 'none'}, "
-                             f"got also {unknown}")
+            raise ValueError(f"built for cond['static'] of {['class'] if self.classes else 'none'}, got also {unknown}")
         if self.name is None:
             return {"none": next(self.embed.parameters()).new_zeros(batch, 0)}
         label = static.get("class")
         if label is None:
             return {"class": torch.full((batch,), self.classes, device=self.name.weight.device)}
         if label.shape != (batch,) or label.is_floating_point() or label.dtype == torch.bool:
-            raise ValueError(f"cond['static']['class'] must be integers [{batch}], one a row of the batch, "
-                             f"got {label.dtype} {[*label.shape]}")
+            raise ValueError(f"cond['static']['class'] must be integers [{batch}], got {label.dtype} {[*label.shape]}")
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= self.classes:
             raise ValueError(f"classes must lie in 0..{self.classes - 1}, or be {self.classes}, the null class; got "
                              f"{int(label.min())}..{int(label.max())}")
@@ -71,8 +67,8 @@ class ImageNet(nn.Module):
 class ImageMLP(ImageNet):
     """A residual MLP over all pixels at once: for images of a few hundred numbers, on which it is quick on any CPU.
 
-    Every block is h + W2 (silu(W1 norm(h)) scaled and shifted by the features of level and class), as in FiLM
-    (Perez et al. 2018); W2 begins at 0. `width` of h and of the features, `depth` blocks of `hidden` units.
+    A block is h + W2 (silu(W1 norm(h)) scaled and shifted by the features of level and class), as in FiLM (Perez et al.
+    2018). `width` of h and of the features, `depth` blocks of `hidden` units.
     """
 
     def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None, width: int = 256,
@@ -98,8 +94,7 @@ class ImageUNet(ImageNet):
     """A U-Net of 2-D convolutions (the network of Ho et al. 2020 made small, without attention).
 
     Each resolution has two residual blocks, whose second halves are scaled and shifted by the features of level and
-    class (Dhariwal & Nichol 2021). `width` (a multiple of 8): channels times `multipliers`, one a resolution, each
-    half the one before; so H and W must be divisible by 2^(resolutions - 1), or ValueError.
+    class (Dhariwal & Nichol 2021). `width` (a multiple of 8): channels times `multipliers`, each half the one before.
     """
 
     def __init__(self, event_shape: tuple[int, ...], *, static: Mapping[str, int] | None = None, width: int = 32,

@@ -19,14 +19,11 @@ class RecurrentNet(nn.Module):
 
         e_t = encoder(x_t, k_t, cond_t)     z_t = GRU(z_{t-1}, e_t)     out_t = head(z_{t-1}, e_t)
 
-    Encoder and head run batched over all B * T tokens; out [B, T, *E] at token t sees x_t itself and the latent
-    before it.
+    Encoder and head run batched over all B * T tokens; out [B, T, *E] at token t sees x_t and the latent before it.
 
-    event_shape: *E of one token.
-    static: names and sizes of the cond["static"] vectors that the initial latent reads, such as {"start": 4}.
-    token: names and sizes of the cond["token"] vectors that the encoder reads.
-    width, depth: size of the latent, number of GRU layers.
-    State: {"z": [B, depth, width]}.
+    event_shape: *E of one token. width, depth: size of the latent, number of GRU layers. State: {"z": [B, depth,
+    width]}. static: names and sizes of the cond["static"] vectors that the initial latent reads, such as {"start": 4}.
+    token: those of the cond["token"] vectors that the encoder reads.
     """
 
     causal = True

@@ -18,19 +18,15 @@ State = dict[str, Tensor]
 class TemporalUNet(nn.Module):
     """The temporal U-Net of Janner et al. (2022), appendix C, with a noise level for every token.
 
-    Where Diffuser adds one embedding of the level to all positions, each position here gets its own, averaged over the
-    tokens that a coarser position stands for; with equal levels this is Diffuser's network. Every token sees all
-    others within the receptive field, so it is not causal: it absorbs nothing, and a plan stays in the sequence.
-    A sequence whose length 2^(resolutions - 1) does not divide is padded with zeros at its end, at the last token's
-    level, and cut again.
+    Each position gets its level's embedding, averaged over the tokens that a coarser position stands for; with equal
+    levels this is Diffuser's network. Every token sees all others within the receptive field, so it is not causal. A
+    sequence whose length 2^(resolutions - 1) does not divide is padded at its end, and cut again.
 
-    event_shape: *E of one token.
-    static: names and sizes of vectors that are added to every position's embedding; token: of those beside the tokens.
-    width, multipliers: their products are the channels of each resolution; width is a multiple of 8.
-    goal: how many numbers at the end of the last token (Diffuser's goal, shown clean) are embedded and added to every
-        position, as static vectors are. 0 is Diffuser's network, whose convolutions must learn to carry them through
-        the sequence, which takes far longer.
-    State: {"start": [B, width]}, the embedded static conditioning.
+    event_shape: *E of one token. static: names and sizes of vectors that are added to every position's embedding;
+    token: of those beside the tokens. width, multipliers: their products are the channels of each resolution; width is
+    a multiple of 8. goal: how many numbers at the end of the last token (Diffuser's goal, shown clean) are embedded and
+    added to every position, as static vectors are; 0 is Diffuser's network, whose convolutions must carry them, which
+    takes far longer. State: {"start": [B, width]}, the embedded static conditioning.
     """
 
     causal = False

@@ -22,19 +22,15 @@ class TransformerNet(nn.Module):
 
     out [B, T, *E] at token t sees x_t at its own level, and the `context` tokens before it at the levels at which they
     were shown. A token sees no further in any layer, whether the past is in the sequence or in the state, so both
-    agree, and a run may be endless: the oldest token slides out, and rotary angles depend on distances only.
-    The conditioning `static` (such as {"start": 4}) is added to every token, so it never slides out. Features that
-    fade encode the time since the sequence began, so that a long rollout shows nothing unseen in training.
+    agree, and a run may be endless: the oldest token slides out. The conditioning `static` (such as {"start": 4}) is
+    added to every token. Fading features encode the time since the sequence began, so that a long rollout shows nothing
+    unseen.
 
-    event_shape: *E of one token.
-    static, token: names and sizes of conditioning vectors.
-    width, depth, heads: size of the stream, a multiple of 2 heads; layers; attention heads.
-    context: tokens.
-    causal: False drops the mask: tokens within `context` on both sides see each other, and there is no past to keep, so
-        such a network absorbs nothing.
-    State, with a position for every row of the batch: {"start": [B, width], "position": [B] int64, tokens seen, "k",
-    "v": [B, depth, heads, context, width / heads], preallocated, the newest token last}; only "start" where causal is
-    False.
+    event_shape: *E of one token. static, token: names and sizes of conditioning vectors. context: tokens. width, depth,
+    heads: size of the stream, a multiple of 2 heads; layers; attention heads. causal: False drops the mask: tokens
+    within `context` on both sides see each other, and no past is kept. State: {"start": [B, width]}, and where causal
+    "position": [B] int64, tokens seen, "k", "v": [B, depth, heads, context, width / heads], preallocated, the newest
+    token last.
     """
 
     recurrent = False
@@ -154,7 +150,7 @@ def attend(blocks: nn.ModuleList, h: Tensor, turn: tuple[Tensor, Tensor], visibl
            filled: int, *, finish: bool) -> tuple[Tensor, State]:
     """Features of embedded tokens h [B, T, width] behind all blocks (void unless `finish`), and the cache after them.
 
-    state: its "k" and "v", where there are any, hold the past, of which the newest `filled` are read; the oldest go.
+    state: "k" and "v", if any, hold the past, of which the newest `filled` are read; the oldest go.
     """
     cache: dict[str, list[Tensor]] = {"k": [], "v": []}
     for i, block in enumerate(blocks):

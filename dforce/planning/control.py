@@ -1,9 +1,8 @@
 """Executing plans: from a plan and an observation to an action, and from many plans to played episodes.
 
-How a plan is executed decides a score as much as the plan itself does, so an executor is an explicit argument, never a
-default hidden in a planner, and its `variant` goes into every row of results. Everything is batched over N episodes and
-in the units of the world. An observation [O] is (position, velocity), or the position alone; a goal [G] is a position,
-and an action [A] lies in [-1, 1]. In maze2d they are (x, y, vx, vy), (x, y) and (ax, ay), and a length is one cell.
+An executor decides a score as much as a plan does, so it is an argument, and its `variant` goes into every row.
+Everything is batched over N episodes, in the units of the world. An observation [O] is (position, velocity), or the
+position alone; a goal [G] is a position, and an action [A] lies in [-1, 1]. In maze2d a length is one cell.
 """
 
 from __future__ import annotations
@@ -66,10 +65,7 @@ class Executed(NamedTuple):
 
     @property
     def latched(self) -> np.ndarray:
-        """Return "if it had stayed": reward 1 on every step from the first success on (Diffusion Veteran's). [N]
-
-        Never comparable with `returns`: it forgives a plan that passes through the goal and leaves.
-        """
+        """Return with reward 1 on every step from the first success on (Diffusion Veteran's), not comparable. [N]"""
         horizon = self.rewards.shape[1]
         return np.where(self.success, horizon + 1.0 - self.first_reach, 0.0)
 
@@ -79,8 +75,7 @@ class tracking:  # lower case, for it is used as the function that it is: tracki
     """PD tracking of the planned states: clip(gain_p (p' - x) + gain_d (v' - v)), (p', v') the plan's next state.
 
     The gains are D4RL's controller's, 10 and 1, for the ball of maze2d and PointMaze. In OGBench an action is a
-    displacement of .2 m: 5 and 0, so that one action makes up for as much of the error as it can. Where the plan ends,
-    its last state stays the target.
+    displacement of .2 m: 5 and 0. Where the plan ends, its last state stays the target.
     """
 
     gain_p: float | None = None  # actions a cell of position error; None: the world's own (`Env.gains`)
@@ -139,7 +134,6 @@ class diffused_action:
 
     @property
     def variant(self) -> dict[str, object]:
-        """Settings that name this executor in a row of results."""
         return {"executor": "diffused_action"}
 
     def __call__(self, plan: Plan, t: int, obs: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -156,10 +150,10 @@ def executor_in(executor: Any, place: Maze | Env) -> Any:
 
 def play(place: Maze | Env, act: Act, starts: np.ndarray, goals: np.ndarray, *, steps: int | None = None,
          advance: Callable[[float], object] | None = None) -> Executed:
-    """Lets `act` drive N episodes at once, each to the end: nothing ends one before.
+    """Lets `act` drive N episodes at once, each to the end. place: a world, or a maze for D4RL's ball in it.
 
-    place: a world, or a maze for D4RL's ball in it. starts: [N, O]; goals: [N, G] or one goal [G] for all;
-    steps: the world's max_steps unless given. advance: told the share of each step, 1 in all.
+    starts: [N, O]; goals: [N, G] or one goal [G] for all; steps: the world's max_steps unless given. advance: told the
+    share of each step, 1 in all.
     """
     world = as_env(place)
     starts, goals = episode_arrays(world, starts, goals)
@@ -223,10 +217,6 @@ def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
             episode, step, column = np.argwhere(~np.isfinite(array))[0]
             raise ValueError(f"planned {name} are not finite, first at episode {episode}, step {step}, column "
                              f"{column}; a smaller guidance scale usually cures it")
-    return Plan(*(_readonly(array) for array in plan))
-
-
-def _readonly(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    checked = Plan(actions.view(), states.view())
+    checked.actions.flags.writeable = checked.states.flags.writeable = False
+    return checked

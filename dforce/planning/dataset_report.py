@@ -1,7 +1,5 @@
 """What a run folder says of demonstrations of a maze: how many there are, and where they went."""
 
-import json
-
 import numpy as np
 
 from dforce.data import load_episodes
@@ -9,7 +7,7 @@ from dforce.envs import Maze
 from dforce.planning.pictures import on_paper
 from dforce.report.plots.maze import coverage
 from dforce.report.rows import make_row
-from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.folder import RunFolder
 
 
 def report_dataset(folder: RunFolder, name: str, maze: Maze) -> None:
@@ -25,4 +23,4 @@ def report_dataset(folder: RunFolder, name: str, maze: Maze) -> None:
                    f"maze {maze.name}, as the data set {name}; to learn from it: dforce train data={name}")
     coverage(maze.walls, on_paper(maze, positions), "where the demonstrations are").savefig(
         folder.media / "coverage.png")
-    write_atomic(folder.media / "captions.json", json.dumps({"coverage.png": "How often the demonstrations came by."}))
+    folder.captions({"coverage.png": "How often the demonstrations came by."})

@@ -1,7 +1,6 @@
 """Diffuser (Janner et al. 2022) as a composition: full-sequence diffusion of windows that end at the goal.
 
-Its network (`dforce.nets.temporal`) is trained by `dforce.train.objectives.InpaintingObjective`: one level a
-window, and the state that a window ends in shown clean. A plan is sampled with the goal in that place.
+Its network (`nets.temporal`) is trained by `InpaintingObjective`, the state that a window ends in shown clean.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from dforce.guidance.reporting import share_of
 from dforce.planning.control import Plan
 from dforce.planning.energy import SumOfDistances
 from dforce.planning.planner import DiffusionPlanner, noise_of
-from dforce.planning.request import checked_request
+from dforce.planning.worlds import checked_request
 
 BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
 
@@ -34,12 +33,10 @@ BUILDABLE = ("DiffuserPlanner",)  # by name, in a configuration
 class DiffuserPlanner:
     """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan of at least `remaining` steps, for `run_episodes`.
 
-    horizon: environment steps from the start to the goal, rounded up to whole tokens; None for those of training.
-    Behind them the plan rests in its last position, as Diffuser's executor holds its last waypoint.
+    horizon: environment steps from the start to the goal; None for those of training. Behind them the plan rests.
     rest: the plan ends at the goal at rest, as Diffuser's do; else only the position is known, for a network that was
-    trained so (`final` with end=-2). episode: None plans `horizon` steps every time, and a plan that is made anew
-    again and again never gets there; the steps of an episode, with `shrink` of `run_episodes`: a plan made at step t
-    ends where the first one would, or after `least` steps.
+    trained so (`final` with end=-2). episode: None plans `horizon` steps every time; the steps of an episode, with
+    `shrink` of `run_episodes`: a plan made at step t ends where the first one would, or after `least` steps.
     energy, scale: guidance beside the goal. All others as in `DiffusionPlanner`; Diffuser's own are order 1, eta 1 and
     index spacing.
     """
@@ -64,8 +61,7 @@ class DiffuserPlanner:
 
     def __post_init__(self) -> None:
         if (self.horizon is not None and self.horizon < 1) or self.least < 1:
-            raise ValueError(f"horizon={self.horizon}, least={self.least}: both are environment steps >= 1 (a horizon "
-                             "of None is that of training)")
+            raise ValueError(f"horizon={self.horizon}, least={self.least}: both are environment steps >= 1 (or None)")
         if self.denoiser.causal:
             raise ValueError("this network is causal, so what it plans first knows nothing of a goal at the end: plan "
                              "with DiffusionPlanner, or train with net=temporal")
@@ -85,7 +81,6 @@ class DiffuserPlanner:
 
     @property
     def variant(self) -> dict[str, Any]:
-        """Settings that name this planner in a row of results."""
         named = {"horizon": self.horizon or self.layout["horizon"], "steps": self.steps, "order": self.order,
                  "eta": self.eta}
         named |= {} if self.rest else {"rest": False}

@@ -1,9 +1,8 @@
 """Goal and reward energies: log-potentials of plans in physical units, [B, H, D] -> [B], larger is better.
 
-Planners hand energies whole plans, unstacked and denormalised, with the dimensions of a raw token (action first, then
-observation) last. The position stands behind an action of its own width, unless `columns` says otherwise. `reduce`
-names how Monte Carlo guidance combines draws of the energy by default: measured on umaze, a sum of distances (hundreds
-of units over a plan) wants the mean; energies in nats want log-mean-exp, goal energies their moments.
+Plans are whole, unstacked and denormalised, raw tokens (action first, then observation) last. The position stands
+behind an action of its own width, unless `columns` says otherwise. `reduce`: how Monte Carlo guidance combines draws;
+a sum of distances wants the mean; energies in nats want log-mean-exp, goal energies their moments.
 """
 
 from collections.abc import Callable
@@ -33,10 +32,7 @@ def position_columns(goal: Tensor, columns: slice | None = None) -> slice:
 
 
 class SumOfDistances:
-    """-sum_t |p_t - goal|, the guidance of the Diffusion Forcing paper (appendix D.4). goal: [G] or [B, G].
-
-    `columns` are those of the position in a raw token. It asks to be near the goal at all times, so to hurry.
-    """
+    """-sum_t |p_t - goal|, the guidance of the Diffusion Forcing paper (appendix D.4). goal: [G] or [B, G]."""
 
     reduce = "mean"
 
@@ -50,10 +46,7 @@ class SumOfDistances:
 
 
 class Reach:
-    """log sum_t exp(-|p_t - goal|^2 / (2 std^2) - hurry t): to come by the goal at some time, in nats.
-
-    std in metres; hurry in nats a step.
-    """
+    """log sum_t exp(-|p_t - goal|^2 / (2 std^2) - hurry t): to come by the goal; std in metres, hurry in nats."""
 
     reduce = "logmeanexp"
 

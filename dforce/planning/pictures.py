@@ -10,8 +10,9 @@ from dforce.guidance.reporting import share_of
 from dforce.planning.control import Executed, Planner
 from dforce.planning.evaluation import watched
 from dforce.planning.planner import DiffusionPlanner
+from dforce.report.movie import animation
 from dforce.report.plots.curves import schedule_heatmap
-from dforce.report.plots.maze import animation, denoising_strip, plan_figure, plan_grid
+from dforce.report.plots.maze import denoising_strip, plan_figure, plan_grid
 from dforce.runs.progress import Advance, no_advance
 
 FAN = 8  # plans of one start

@@ -1,4 +1,4 @@
-"""The diffusion planner: from where the robot is and a goal to a plan, by sampling under guidance."""
+"""The diffusion planner: a plan from where the robot is to a goal, by guided sampling; and the best of several."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Step
 from dforce.data.normalize import Affine
-from dforce.guidance.energy import Energy, guided
+from dforce.guidance.energy import Energy, energies, guided
 from dforce.guidance.inpaint import padded
 from dforce.guidance.monte_carlo import monte_carlo
 from dforce.guidance.reporting import reporting, share_of
 from dforce.planning.control import Plan
 from dforce.planning.energy import Physical, SumOfDistances
-from dforce.planning.request import checked_request
+from dforce.planning.worlds import checked_request
 from dforce.train.checkpoint import Bundle
 
-BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
+BUILDABLE = ("DiffusionPlanner", "BestOfN")  # by name, in a configuration
 
 
 def noise_of(rng: np.random.Generator) -> Noise:
@@ -38,13 +38,11 @@ def noise_of(rng: np.random.Generator) -> Noise:
 
 @dataclass(frozen=True)
 class DiffusionPlanner:
-    """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan, for `run_episodes`.
+    """planner(obs [N, O], goal [N, G], remaining, rng) -> Plan, for `run_episodes`. See configs/planner/diffusion.yaml.
 
-    Settings that are not named here are explained in configs/planner/diffusion.yaml.
-    denoiser, schedule, normalizer, layout: as a checkpoint holds them (`dforce.load`). delay: steps / 4 is right for a
-    causal denoiser. energy: goal [N, G] -> Energy of physical plans. options: further ones of `monte_carlo`.
-    horizon: environment steps of a plan, of any number; None for as many as it is asked for. pad_to: environment steps
-    that a network which is not causal is shown at least, pure noise behind a plan shorter than its training windows.
+    denoiser, schedule, normalizer, layout: as a checkpoint holds them. energy: goal [N, G] -> Energy of physical plans.
+    options: further ones of `monte_carlo`. horizon: environment steps of a plan; None for as many as it is asked for.
+    pad_to: environment steps that a network which is not causal is shown at least, pure noise behind a shorter plan.
     episodes: bounds memory, changes no plan. bf16: autocast of the network.
     progress: told the shares of a call's work as they are done, 1 in all.
     """
@@ -179,11 +177,7 @@ class DiffusionPlanner:
 
 
 def planner_around(bundle: Bundle, make: Callable[..., Any] = DiffusionPlanner, **settings: Any) -> Any:
-    """make(...) with those of denoiser, schedule, normalizer, layout and settings that it has arguments for.
-
-    The weights are frozen: guidance differentiates in the plan only.
-    Raises ValueError for a checkpoint that was not trained on trajectories.
-    """
+    """make(...) with those of denoiser, schedule, normalizer, layout and settings that it has arguments for; frozen."""
     if bundle.normalizer is None or "observation" not in bundle.layout:
         raise ValueError(f"a planner needs a checkpoint that was trained on trajectories, this one holds "
                          f"{sorted(bundle.layout)}; `dforce train data=dforce/maze2d-umaze-v1` makes one")
@@ -192,3 +186,39 @@ def planner_around(bundle: Bundle, make: Callable[..., Any] = DiffusionPlanner, 
                "layout": bundle.layout, **settings}
     taken = inspect.signature(make).parameters
     return make(**{name: value for name, value in offered.items() if name in taken})
+
+
+@dataclass(frozen=True)
+class BestOfN(DiffusionPlanner):
+    """`DiffusionPlanner` n times from every start, in one batch, keeping the plan of the highest `selector` energy.
+
+    n: plans a start; n = 1 is `DiffusionPlanner`, exactly. selector: goal [N, G] -> energy of physical plans
+    [B, H, D] -> [B]; None takes the guiding `energy`. It needs no gradient. The network's batch is n times `episodes`.
+    """
+
+    method = "best of n"  # in rows of `dforce plan`
+    n: int = 8
+    selector: Callable[[Tensor], Energy] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n < 1:
+            raise ValueError(f"n={self.n}: give the number of plans to choose from, >= 1")
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        chosen = {} if self.selector is None else {"selector": name_of(self.selector)}
+        return {**super().variant, "n": self.n, **chosen}
+
+    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
+        # The plan is the slow dimension: the first len(obs) rows see the noise that they see when n = 1.
+        plans = DiffusionPlanner._part(self, np.tile(obs, (self.n, 1)), np.tile(goal, (self.n, 1)), remaining, noise)
+        judge = (self.selector or self.energy)(torch.tensor(goal, dtype=plans.dtype, device=plans.device))
+        best = energies(judge, plans).view(self.n, -1).argmax(0)
+        return plans.unflatten(0, (self.n, -1))[best, torch.arange(len(obs))]
+
+
+def name_of(made: Callable[..., Any]) -> str:
+    """The name of an energy in rows of results: its class, and the arguments that a configuration gave it."""
+    inner, given = getattr(made, "func", made), getattr(made, "keywords", {})
+    return inner.__name__ + "".join(f" {key}={value}" for key, value in given.items())

@@ -1,7 +1,6 @@
 """The return of plans that are driven: the reward that a planner is tuned on, and the starts that it plans from.
 
-A reward here is a function as alignment wants it, (plans [B, T, stack * D] as the network has them, prompts, metadata)
--> [B]; metadata: start and goal of each plan, `PlanQuery`.
+A reward is (plans [B, T, stack * D] as the network has them, prompts, metadata: `PlanQuery` of each) -> [B].
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +31,7 @@ class PlanQuery(NamedTuple):
 class PlanReturn:
     """reward(plans, prompts, metadata) -> [B] float64: steps spent at the goal when each plan is driven, 0..`steps`.
 
-    planner: whose layout and normaliser the plans have; task: where they are driven; executor: how (`tracking(...)`).
-    Every plan is driven once from its `PlanQuery` start, in the simulator, all of them side by side; nothing is random.
+    planner: whose layout and normaliser the plans have; executor: drives them in the task's world, all side by side.
     """
 
     def __init__(self, planner: DiffusionPlanner, task: Task, executor: Executor):
@@ -47,8 +45,7 @@ class PlanReturn:
         """The episodes of the plans [B, T, stack * D], each from its own start."""
         queries = [each for each in metadata if each is not None]
         if len(queries) != len(plans):
-            raise ValueError(f"{len(plans)} plans are driven from as many starts, metadata gives {len(queries)} of "
-                             "them")
+            raise ValueError(f"{len(plans)} plans are driven from as many starts, metadata gives {len(queries)}")
         if not bool(plans.isfinite().all()):
             raise ValueError("a plan is not finite: the policy has diverged; lower lr, or add a KL")
         states = self.planner.decoded(plans)
@@ -61,10 +58,7 @@ class PlanReturn:
 
 
 class StartSampler:
-    """starts(n, seed) -> observations [n, O] and goals [n, G] of a task, fresh ones by its own law.
-
-    blocked: only starts from which straight driving never arrives, in the order in which they come.
-    """
+    """starts(n, seed) -> observations [n, O] and goals [n, G] of a task; blocked: that straight driving fails from."""
 
     def __init__(self, task: Task, *, blocked: bool = False):
         self.task, self.blocked = task, blocked
@@ -104,7 +98,6 @@ class LowTemperature(DiffusionPlanner):
 
     @property
     def variant(self) -> dict[str, Any]:
-        """Settings that name this planner in a row of results."""
         return {**super().variant, "temperature": self.temperature}
 
     def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
@@ -112,10 +105,7 @@ class LowTemperature(DiffusionPlanner):
 
 
 def best_driven(planner: DiffusionPlanner, returns: PlanReturn, n: int) -> Callable[..., Executed]:
-    """play(starts, goals, seed, advance) -> the best of n episodes from every start, each of n plans driven in turn.
-
-    It asks the simulator n times a start when it is used; what tuning asks for once.
-    """
+    """play(starts, goals, seed, advance) -> the best of n episodes from every start: the simulator is asked n times."""
     if n < 1:
         raise ValueError(f"n={n}: give the number of plans to drive, >= 1")
 

@@ -25,10 +25,7 @@ from dforce.train.precision import choose
 
 @dataclass(frozen=True)
 class PlanRun:
-    """The settings of `dforce plan`; configs/verbs/plan/plan.yaml says what each does.
-
-    planner: builds it from those of denoiser, schedule, normalizer, layout and bf16 that it has arguments for.
-    """
+    """The settings of `dforce plan`; configs/verbs/plan/plan.yaml says what each does."""
 
     planner: Callable[..., Any]
     executor: Executor
@@ -55,8 +52,8 @@ class PlanRun:
                 print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
         starts, goals = task.starts(self.episodes, self.seed)
         methods = [*reference_methods(task.world, seed=self.seed),
-                   planned(method_name(planner), task.world, planner, self.executor, seed=self.seed,
-                           replan_every=self.replan_every, shrink=self.shrink)]
+                   planned(str(getattr(planner, "method", type(planner).__name__)), task.world, planner, self.executor,
+                           seed=self.seed, replan_every=self.replan_every, shrink=self.shrink)]
 
         def play(folder: RunFolder) -> Comparison:
             compared = score_methods(folder, task.world, methods, starts, goals, task=task.name)
@@ -69,17 +66,9 @@ class PlanRun:
         return play
 
 
-def method_name(planner: Any) -> str:
-    """The name of a planner in rows of results: its `method`, else that of its class."""
-    return str(getattr(planner, "method", type(planner).__name__))
-
-
 def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], starts: np.ndarray, goals: np.ndarray, *,
                   task: str, more: Callable[[Comparison], list[Row]] = lambda compared: []) -> Comparison:
-    """Plays all methods, writes results.json, episodes.jsonl and media/score.png, prints the table.
-
-    more: further rows of the comparison, such as paired differences.
-    """
+    """Plays all methods, writes results.json (and `more` rows), episodes.jsonl, media/score.png, prints the table."""
     compared = compare_methods(world, methods, starts, goals, task=task, bar=bar)
     rows = compared.rows + more(compared)
     folder.results(rows, summary=_summary(compared, task))

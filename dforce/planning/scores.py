@@ -1,9 +1,4 @@
-"""Scores of played episodes: what they are, over which starts, and how sure one can be.
-
-A mean over all starts proves little in these mazes, because driving straight at the goal solves most of them. So each
-metric is reported twice: over all starts, and over the blocked ones, which straight driving never solves;
-`variant["starts"]` of a row says which.
-"""
+"""Scores of episodes, over all starts and over the blocked ones: driving straight solves most starts of a maze."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -40,6 +35,11 @@ class ScoreReport(NamedTuple):
     seed: np.ndarray               # [E], training seed (or repetition) of an episode, equal ones side by side
     blocked: np.ndarray            # [E], whether straight driving fails from its start
 
+    def subsets(self) -> list[tuple[str, np.ndarray]]:
+        """All starts, and the blocked ones where there are some: name, mask [E]."""
+        masks = [("all", np.ones_like(self.blocked)), ("blocked", self.blocked)]
+        return [(name, mask) for name, mask in masks if mask.any()]
+
     def rows(self, *, task: str, method: str, variant: dict[str, Any] | None = None, seed: int = 0) -> list[Row]:
         """Flat rows, every metric for all starts and for the blocked ones; `seed` is the bootstrap's.
 
@@ -47,7 +47,7 @@ class ScoreReport(NamedTuple):
         such episode, and `blocked` where no start is, has no row.
         """
         rows = []
-        for starts, subset in (("all", np.ones_like(self.blocked)), ("blocked", self.blocked)):
+        for starts, subset in self.subsets():
             for metric, (unit, higher) in METRICS.items():
                 chosen = subset & (self.values["success"] > 0) if metric == "first_reach" else subset
                 if metric not in self.values or not chosen.any():
@@ -105,10 +105,7 @@ def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:
 
 
 def blocked_mask(place: Maze | Env, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """Where straight driving never reaches the goal within an episode. [N, O], goals [N, G] or [G] -> [N] bool.
-
-    Nowhere in a world that cannot be driven straight at a goal.
-    """
+    """[N] bool: where straight driving, in a world that allows it, never reaches the goal in an episode."""
     if as_env(place).gains is None:
         return np.zeros(len(starts), dtype=bool)
     return ~run_driver(place, straight_in(place), starts, goals).success

@@ -1,10 +1,5 @@
-"""The tasks of the planning benchmark: a maze, its starts and goals, and the demonstrations that one learns it from.
+"""The tasks of the planning benchmark: a maze, its starts and goals, and the demonstrations that one learns it from."""
 
-A task is a frozen value, found by name (`get_task`). Starts and goals follow the law of the environment's own reset,
-drawn fresh from a seed, so that all methods can be played from the same ones.
-"""
-
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dforce.config import nearest
-from dforce.data.generate.maze import RELEASED_STEPS, make_maze_dataset, make_ogbench_dataset, make_pointmaze_dataset
+from dforce.data.generate import maze as mazes
+from dforce.data.generate.maze import RELEASED_STEPS, custom_name
 from dforce.envs import MAZES, Env, Maze, as_world, get_maze, sample_goals
 from dforce.envs.maze.ogbench import RECIPE, ogbench, ogbench_starts
 from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_starts
@@ -50,19 +46,15 @@ class Task(NamedTuple):
         return self.draw(n, seed)
 
     def make_data(self, *, steps: int | None = None, advance: Advance = no_advance) -> str:
-        """The name of the task's demonstrations in the local Minari store; they are generated where they are missing.
+        """The name of the task's demonstrations in the Minari store, made where missing; steps None: D4RL's.
 
-        steps: environment steps; None: as many as the published data set has, under its own name. A smaller set has
-        a name that says its size. advance: told the shares of the simulation as they are done, 1 in all.
+        advance: told the shares of the simulation as they are done, 1 in all.
         """
         return self.demonstrate(steps, advance)
 
 
 def get_task(name: str) -> Task:
-    """A task by its name, or maze2d in a maze of one's own: a text grid, or a file that holds one; its 'G' is the goal.
-
-    A maze's name alone (umaze) means maze2d, too. ValueError for what is none of these; it names the nearest.
-    """
+    """A task by its name, or maze2d in a maze of one's own: its name, a text grid, or a file; its 'G' is the goal."""
     if name in TASKS:
         return TASKS[name]()
     if name in MAZES:
@@ -77,67 +69,43 @@ def get_task(name: str) -> Task:
 
 def maze2d(maze: Maze | str) -> Task:
     """D4RL's maze2d: starts by its reset (`fresh_starts`), always to the maze's one goal."""
-    maze = get_maze(maze)
-    name = f"maze2d-{maze.name}" if maze.name in MAZES else f"maze2d-custom-{_digest(maze)}"
-    return Task(name, as_world(maze), maze.max_steps, partial(_maze2d_starts, maze), partial(_maze2d_data, maze))
+    grid = get_maze(maze)
+    text, known, released = "/".join(grid.rows), grid.name in MAZES, RELEASED_STEPS.get(grid.name, 1_000_000)
+    name = f"maze2d-{grid.name if known else custom_name(text)}"
+
+    def draw(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return fresh_starts(grid, n, seed), np.tile(np.asarray(grid.goal, dtype=np.float64), (n, 1))
+
+    return Task(name, as_world(grid), grid.max_steps, draw, lambda steps, advance: mazes.make_maze_dataset(
+        grid.name if known else text, steps=steps or released, name=dataset_name(name, steps, released),
+        advance=advance))
 
 
 def multi2d(maze: Maze | str) -> Task:
-    """Diffuser's Multi2D: the start of maze2d, then D4RL's `set_target()`, a uniform free cell +-.1 a coordinate.
-
-    The data are those of maze2d.
-    """
-    maze = get_maze(maze)
-    return maze2d(maze)._replace(name=f"multi2d-{maze.name}", draw=partial(_multi2d_starts, maze))
-
-
-def _maze2d_starts(maze: Maze, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return fresh_starts(maze, n, seed), np.tile(np.asarray(maze.goal, dtype=np.float64), (n, 1))
-
-
-def _multi2d_starts(maze: Maze, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    # Goals have a stream of their own, so that the starts are those of maze2d for the same seed.
-    return fresh_starts(maze, n, seed), sample_goals(maze, n, np.random.default_rng([seed, 1]))
-
-
-def _maze2d_data(maze: Maze, steps: int | None, advance: Advance) -> str:
-    released = RELEASED_STEPS.get(maze.name, 1_000_000)
-    short = maze.name if maze.name in MAZES else f"custom-{_digest(maze)}"
-    text = maze.name if maze.name in MAZES else "/".join(maze.rows)
-    name = dataset_name(f"maze2d-{short}", steps, released)
-    return make_maze_dataset(text, steps=steps or released, name=name, advance=advance)
+    """Diffuser's Multi2D: the start and data of maze2d, then D4RL's `set_target()`, a uniform free cell +-.1."""
+    grid = get_maze(maze)
+    return maze2d(grid)._replace(name=f"multi2d-{grid.name}", draw=lambda n, seed: (  # goals: a stream of their own
+        fresh_starts(grid, n, seed), sample_goals(grid, n, np.random.default_rng([seed, 1]))))
 
 
 def pointmaze_task(size: str) -> Task:
-    """Gymnasium-Robotics' PointMaze-v3: start and goal by its own reset, a random goal each time.
-
-    D4RL-normalised scores do not exist there; returns and success rates do.
-    """
-    world = pointmaze(size)
-    return Task(f"pointmaze-{size}", world, world.max_steps, partial(pointmaze_starts, size),
-                partial(_pointmaze_data, size))
-
-
-def _pointmaze_data(size: str, steps: int | None, advance: Advance) -> str:
-    released = RELEASED_STEPS.get(size, 1_000_000)
-    return make_pointmaze_dataset(size, steps=steps or released, advance=advance,
-                                  name=dataset_name(f"pointmaze-{size}", steps, released))
+    """Gymnasium-Robotics' PointMaze-v3: start and a random goal by its own reset; it has no normalised scores."""
+    world, released, name = pointmaze(size), RELEASED_STEPS.get(size, 1_000_000), f"pointmaze-{size}"
+    return Task(name, world, world.max_steps, partial(pointmaze_starts, size), lambda steps, advance:
+                mazes.make_pointmaze_dataset(size, steps=steps or released, advance=advance,
+                                             name=dataset_name(name, steps, released)))
 
 
 def ogbench_task(size: str) -> Task:
-    """OGBench's pointmaze-<size>: its five tasks in turn, data as for pointmaze-<size>-navigate.
+    """OGBench's pointmaze-<size>-navigate, its five tasks in turn; here an episode goes on at the goal."""
+    world, (episodes, length) = ogbench(size), RECIPE[size]
 
-    OGBench reports the success rate, and ends an episode at the goal; here it goes on, which success does not see.
-    """
-    world = ogbench(size)
-    return Task(f"ogbench-{size}", world, world.max_steps, partial(ogbench_starts, size), partial(_ogbench_data, size))
+    def demonstrate(steps: int | None, advance: Advance) -> str:
+        count = episodes if steps is None else max(2, steps // length)
+        name = dataset_name(f"ogbench-{size}-navigate", count * length, episodes * length)
+        return mazes.make_ogbench_dataset(size, episodes=count, length=length, name=name, advance=advance)
 
-
-def _ogbench_data(size: str, steps: int | None, advance: Advance) -> str:
-    episodes, length = RECIPE[size]
-    count = episodes if steps is None else max(2, steps // length)
-    return make_ogbench_dataset(size, episodes=count, length=length, advance=advance,
-                                name=dataset_name(f"ogbench-{size}-navigate", count * length, episodes * length))
+    return Task(f"ogbench-{size}", world, world.max_steps, partial(ogbench_starts, size), demonstrate)
 
 
 def trained_task(layout: Mapping[str, Any]) -> Task:
@@ -199,10 +167,6 @@ def _subject(layout: Mapping[str, Any]) -> str:
 def dataset_name(task: str, steps: int | None, released: int) -> str:
     """dforce/<task>-v1, or dforce/<task>-<steps>-v1 for another size than the released one."""
     return f"dforce/{task}-v1" if steps in (None, released) else f"dforce/{task}-{steps}-v1"
-
-
-def _digest(maze: Maze) -> str:
-    return hashlib.sha256("/".join(maze.rows).encode()).hexdigest()[:8]
 
 
 TASKS: dict[str, Callable[[], Task]] = {

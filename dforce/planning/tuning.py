@@ -60,10 +60,7 @@ class Monitoring(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannerTuning:
-    """The settings of `dforce align planner`; configs/verbs/align/planner.yaml says what each does.
-
-    algorithms: name -> algorithm, of all to tune with; checkpoint and pictures of the run are those of the first.
-    """
+    """The settings of `dforce align planner`; checkpoint and pictures of the run are those of the first algorithm."""
 
     checkpoint: str
     raw: bool
@@ -84,15 +81,13 @@ class PlannerTuning:
 
     def __post_init__(self) -> None:
         if not self.seeds or self.starts not in ("all", "blocked"):
-            raise ValueError(f"want seeds=[0,...] and starts=all or blocked, got seeds={self.seeds}, "
-                             f"starts={self.starts}")
+            raise ValueError(f"want seeds=[0,...] and starts=all or blocked, got {self.seeds}, {self.starts}")
         if min(self.episodes, *self.watch, self.save_every) < 1:
             raise ValueError("episodes, watch.every, watch.plans and save_every must be >= 1")
         if not self.policy.eta > 0:
             raise ValueError(f"policy.eta={self.policy.eta}: a policy has noise in its steps, eta > 0 (1 is DDPM)")
         if "draft" in self.algorithms:
-            raise ValueError("draft goes back through the reward, but what a simulator pays has no gradient in the "
-                             "plan: choose another algorithm")
+            raise ValueError("draft goes through the reward, and what a simulator pays has no gradient")
 
     def load(self, checkpoint: str | None = None) -> PlanPolicy:
         """A checkpoint, that of the settings if None, as a policy; CheckpointError if it is no planner's."""
@@ -129,8 +124,7 @@ def plan_queries(policy: PlanPolicy, starts: np.ndarray, goals: np.ndarray, *, n
 
 
 class PolicyMonitor:
-    """Return, success and KL to a base of a policy, always from the same starts [n, O] to goals [n, G] in the same
-    noise."""
+    """Return, success and KL to a base of a policy, always from the same starts and goals in the same noise."""
 
     def __init__(self, policy: PlanPolicy, base: Denoiser, starts: np.ndarray, goals: np.ndarray, *, seed: int = 0):
         self.policy, self.base, self.query = policy, base, plan_queries(policy, starts, goals)
@@ -152,11 +146,7 @@ class PolicyMonitor:
 
 def tune_policy(tuning: PlannerTuning, algorithm: str, seed: int, folder: Path, *,
                 tell: Callable[[int, dict[str, float]], None]) -> PlanPolicy:
-    """The policy after all epochs; checkpoints go to folder/checkpoints, and a run that was stopped continues there.
-
-    tell(queries, metrics): called after every epoch, and before the first.
-    What a reward refuses is raised as it is; the last checkpoint is then whole, and has the weights before it.
-    """
+    """The policy after all epochs; goes on from folder/checkpoints. tell(queries, metrics): after each epoch."""
     policy = tuning.load()
     starts = StartSampler(policy.task, blocked=tuning.starts == "blocked")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dforce.planning.evaluation import difference
+from dforce.planning.evaluation import common, difference
 from dforce.planning.pictures import fans, on_paper, reach
 from dforce.planning.scores import ScoreReport, blocked_mask
 from dforce.planning.tuning import PlannerTuning
@@ -18,8 +18,8 @@ from dforce.report.plots.monitor import tuning_curves
 from dforce.report.rows import Row, make_row, write_episodes
 from dforce.report.statistics import bootstrap_interval
 from dforce.report.terminal import terminal_table
-from dforce.runs.claims import locked
-from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.folder import RunFolder
+from dforce.runs.jobs import locked
 
 BASE, SAMPLED, GUIDED = "base", "policy", "guided"
 SHOWN = ("return", "success")
@@ -39,7 +39,8 @@ def tuned_folder(root: Path, algorithm: str, seed: int) -> Path:
 
 def report_tuning(tuning: PlannerTuning, folder: RunFolder) -> None:
     """results.json, episodes.jsonl, the table and the pictures of all results there are; nothing where are none."""
-    played = read_played(folder.path / "played")
+    files = sorted((folder.path / "played").glob("*.json"), key=lambda file: (BASE != _named(file)[0], file.stem))
+    played = {_named(file): json.loads(file.read_text("utf-8")) for file in files}
     if not played:
         return
     with locked(folder.path / "locks" / "report.lock", wait=True):
@@ -58,11 +59,10 @@ def report_tuning(tuning: PlannerTuning, folder: RunFolder) -> None:
     print(terminal_table([row for row in rows if row["metric"] == "return_difference"]))
 
 
-def read_played(place_: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """(name, seed) -> what played/<name>-<seed>.json holds, base first."""
-    files = sorted(place_.glob("*.json"), key=lambda file: (not file.stem.startswith(f"{BASE}-"), file.stem))
-    return {(file.stem.rpartition("-")[0], int(file.stem.rpartition("-")[2])): json.loads(file.read_text("utf-8"))
-            for file in files}
+def _named(file: Path) -> tuple[str, int]:
+    """(name, seed) of played/<name>-<seed>.json."""
+    name, _, seed = file.stem.rpartition("-")
+    return name, int(seed)
 
 
 def joined(played: dict[tuple[str, int], dict[str, Any]]) -> dict[tuple[str, str], tuple[ScoreReport, dict[str, Any]]]:
@@ -91,20 +91,16 @@ def differences(task: str, reports: dict[tuple[str, str], tuple[ScoreReport, dic
         for other, how in [key for key in reports if key[0] not in tuned and key[1]]:
             if sampling == GUIDED and (other, how) != (BASE, GUIDED):
                 continue  # guidance is compared with guidance
-            pair = _shared(reports[name, sampling][0], reports[other, how][0])
-            label = " - ".join(one + (f" {GUIDED}" if way == GUIDED else "") for one, way in
+            one, base = reports[name, sampling][0], reports[other, how][0]
+            if not np.isin(one.seed, base.seed).all():  # that seed of the other has not been played yet
+                continue
+            label = " - ".join(who + (f" {GUIDED}" if way == GUIDED else "") for who, way in
                                ((name, sampling), (other, how)))
+            pair = common(one, base)
             for metric, unit in DIFFERENCES.items():
-                if pair is not None and metric in pair[0].values:
+                if metric in pair[0].values:
                     rows += difference(task, label, *pair, metric=metric, unit=unit)
     return rows
-
-
-def _shared(one: ScoreReport, base: ScoreReport) -> tuple[ScoreReport, ScoreReport] | None:
-    """Both, the base for the seeds alone that the other has; None where that does not make them alike."""
-    kept = np.isin(base.seed, one.seed)
-    base = ScoreReport({key: value[kept] for key, value in base.values.items()}, base.seed[kept], base.blocked[kept])
-    return (one, base) if np.array_equal(base.seed, one.seed) else None
 
 
 def tuned_names(played: Mapping[tuple[str, int], Any]) -> list[str]:
@@ -133,8 +129,7 @@ def read_curves(tuned: Path, algorithms: list[str]) -> dict[str, list[dict[str, 
 
 
 def _draw(tuning: PlannerTuning, folder: RunFolder, curves: dict[str, list[dict[str, Any]]]) -> None:
-    """curves.png and, once the first algorithm's first tuning is done, before_after.png; its checkpoint becomes the
-    run's."""
+    """curves.png; after the first algorithm's first tuning before_after.png, and its checkpoint as the run's."""
     tuned = tuned_folder(folder.path, next(iter(tuning.algorithms)), tuning.seeds[0])
     if curves:
         tuning_curves(curves).savefig(folder.media / "curves.png")
@@ -144,15 +139,11 @@ def _draw(tuning: PlannerTuning, folder: RunFolder, curves: dict[str, list[dict[
                 shutil.copytree(step, folder.checkpoints / f".{step.name}")
                 (folder.checkpoints / f".{step.name}").rename(folder.checkpoints / step.name)
         before_after(tuning, tuned).savefig(folder.media / "before_after.png")
-    write_atomic(folder.media / "captions.json", json.dumps(CAPTIONS, indent=1) + "\n")
+    folder.captions(CAPTIONS)
 
 
 def before_after(tuning: PlannerTuning, tuned: Path) -> Figure:
-    """A figure of plans of the base, and below of the tuned network, from the same held-out starts in the same noise.
-
-    The starts are the first blocked ones of the first seed, other ones where there are too few. Each maze's title says
-    how many of its plans come by the goal.
-    """
+    """Plans of the base, and below of the tuned network, from the same held-out, first blocked, starts and noise."""
     plans, titles = [], []
     for name, checkpoint in ((BASE, None), ("tuned", str(tuned))):
         policy = tuning.load(checkpoint)

@@ -1,8 +1,12 @@
-"""Worlds as planning takes them: a maze stands for D4RL's ball in it, and starts and goals are checked."""
+"""Worlds as planning takes them (a maze stands for D4RL's ball in it); starts, goals and requests, checked."""
+
+from typing import Any
 
 import numpy as np
 
 from dforce.envs import Env, Maze, World, as_world
+
+Request = tuple[np.ndarray, np.ndarray]
 
 
 def as_env(place: Maze | Env) -> Env:
@@ -23,8 +27,31 @@ def episode_arrays(place: Maze | Env, starts: np.ndarray, goals: np.ndarray) -> 
     if starts.ndim != 2 or starts.shape[1] != width or len(starts) == 0:
         raise ValueError(f"starts must be [N, {width}] with N >= 1, observations of {world.name}, got {starts.shape}")
     if goals.shape not in ((goal_width,), (len(starts), goal_width)):
-        raise ValueError(f"goals must be [{len(starts)}, {goal_width}], or [{goal_width}] for one goal shared by all, "
-                         f"got {goals.shape}")
+        raise ValueError(f"goals must be [{len(starts)}, {goal_width}], or [{goal_width}] for all, got {goals.shape}")
     goals = np.broadcast_to(goals, (len(starts), goal_width))
     world.check(starts, goals)
     return starts, goals
+
+
+def checked_request(obs: Any, goal: Any, remaining: int, layout: dict[str, Any]) -> Request:
+    """(obs [N, O], goal [N, G]) as arrays, of the width that the `layout` of the checkpoint says; else ValueError."""
+    first, last = layout["observation"]
+    obs, goal = _numbers("obs", obs), _numbers("goal", goal)
+    if obs.ndim != 2 or obs.shape[1] != last - first or not len(obs):
+        raise ValueError(f"obs must be [N, {last - first}], a row an episode, got {[*obs.shape]}; one is obs[None]")
+    if goal.ndim != 2 or len(goal) != len(obs) or not goal.shape[1]:
+        raise ValueError(f"goal must be [N, G] with the {len(obs)} rows of obs, got {[*goal.shape]}")
+    if remaining < 1:
+        raise ValueError(f"remaining must be >= 1 environment steps, got {remaining}")
+    return obs, goal
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        raise ValueError(f"{name} must be finite, got {values[place]} at {[*place]}")
+    return values

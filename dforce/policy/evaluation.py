@@ -62,10 +62,16 @@ class _Running(NamedTuple):
     failed: bool = False
     done: bool = False
 
-    def after(self, action: np.ndarray) -> _Running:
-        observation, reward, terminated, truncated, _ = self.env.step(np.array(action))
-        return self._replace(observation=observation, total=self.total + float(reward), steps=self.steps + 1,
-                             failed=bool(terminated), done=bool(terminated or truncated))
+    def after(self, actions: np.ndarray) -> _Running:
+        """After an action [A], or several [C, A] as far as the episode goes on."""
+        now = self
+        for action in actions if actions.ndim == 2 else actions[None]:
+            observation, reward, terminated, truncated, _ = now.env.step(np.array(action))
+            now = now._replace(observation=observation, total=now.total + float(reward), steps=now.steps + 1,
+                               failed=bool(terminated), done=bool(terminated or truncated))
+            if now.done:
+                break
+        return now
 
     def result(self) -> PolicyEpisode:
         return PolicyEpisode(self.seed, self.total, self.steps, self.failed)

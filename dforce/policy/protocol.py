@@ -1,4 +1,4 @@
-"""What a policy is asked: an action for every observation, with a state that the caller keeps between calls."""
+"""What a policy is asked: actions for every observation, with a state that the caller keeps between calls."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -21,4 +21,19 @@ class Policy(Protocol):
         """The state of n episodes that begin."""
 
     def act(self, observation: Observation, state: State) -> tuple[np.ndarray, State]:
-        """The actions [N, A] at this observation, and the state after it."""
+        """The actions at this observation, [N, A], or several to be done in turn [N, C, A], and the state after it."""
+
+
+def observation_vectors(observation: Observation, parts: Mapping[str, int], rows: int) -> np.ndarray:
+    """The observation of `rows` episodes as vectors [N, O] float32, its parts (name -> width) one after another.
+
+    An observation of a single part may be an array. ValueError for one that is not made of these parts.
+    """
+    given = observation if isinstance(observation, Mapping) else dict.fromkeys(parts if len(parts) == 1 else (),
+                                                                              observation)
+    shapes = {name: np.shape(value) for name, value in given.items()}
+    if {name: (*shape[:1], int(np.prod(shape[1:]))) for name, shape in shapes.items()} != {
+            name: (rows, width) for name, width in parts.items()}:
+        got = shapes or f"an array of shape {np.shape(observation)}"  # type: ignore[arg-type]
+        raise ValueError(f"wanted are observations of {rows} episodes, made of {dict(parts)} numbers each, got {got}")
+    return np.concatenate([np.asarray(given[name], dtype=np.float32).reshape(rows, -1) for name in parts], 1)

@@ -11,17 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
 
-from dforce.report.plots import style
-from dforce.report.plots.maze_axes import (
-    REACH,
-    check_walls,
-    checked_episode,
-    draw_fan,
-    draw_markers,
-    draw_maze,
-    draw_path,
-    view,
-)
+from dforce.report.plots import maze_axes, style
+from dforce.report.plots.maze_axes import REACH, check_walls, draw_fan, draw_markers, draw_maze, draw_path, view
 
 BALL = 0.1  # radius of the ball in metres
 DPI = 100
@@ -36,16 +27,15 @@ def animation(walls: np.ndarray, plans: np.ndarray | Fans, path: np.ndarray, sta
     """Film the execution of a plan, one frame every `stride` environment steps and one at the end; returns the file.
 
     walls: bool [R, C]; plans: [P, H, 2], the first being the chosen one, or, when replanning, a list of (step, plans)
-    in rising order of step; path: [H + 1, 2] positions in metres; start, goal: [2]; width: inches at 100 dots an inch;
-    reach: radius of the ring around the goal. advance: told the share of each frame, 1 in all.
-    The suffix decides the format, .mp4 or .gif. Without an H.264 encoder (the `av` package) an .mp4 becomes a .gif
-    beside it, and that name is returned.
+    in rising order of step; path: [H + 1, 2] positions in metres; start, goal: [2]; width: inches; reach: of the ring
+    around the goal. Without an H.264 encoder (the `av` package) an .mp4 becomes a .gif beside it. advance: told the
+    share of each frame, 1 in all.
     """
     if fps < 1 or stride < 1:
         raise ValueError(f"fps and stride must be at least 1, got fps={fps}, stride={stride}")
     fans = _fans(plans)
     for _, fan in fans:
-        checked_episode(fan, path, start, goal, 0)
+        maze_axes.checked_episode(fan, path, start, goal, 0)
     frames = _frames(check_walls(walls), fans, np.asarray(path, float), start, goal, stride, width, reach)
     count = -(-(len(path) - 1) // stride) + 1
 

@@ -1,15 +1,13 @@
 """The two files that tables and plots are made from: results.json and episodes.jsonl.
 
-results.json is `{"header": {...}, "rows": [...]}`, a row being one number with its interval. `variant` is a flat object
-that names what differs inside a method (matrix, order, executor, starts, ...). A number that is not defined is null.
+results.json is `{"header": {...}, "rows": [...]}`, a row being one number with its interval; not defined is null.
 """
 
 import difflib
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
@@ -19,6 +17,14 @@ from dforce.report.statistics import Interval, paired_difference
 
 ROW_KEYS = ("task", "method", "variant", "metric", "value", "low", "high", "n", "seeds", "unit", "higher_is_better")
 HEADER_KEYS = ("command", "commit", "versions", "machine", "seconds", "peak_memory_mb")
+CHECKS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (  # keys of a row, what they are
+    (("task", "method", "metric"), "a non-empty string", lambda value: isinstance(value, str) and bool(value)),
+    (("unit",), "a string ('' for none)", lambda value: isinstance(value, str)),
+    (("variant",), "a flat object of plain values", lambda value: isinstance(value, dict) and not any(
+        isinstance(inner, (dict, list)) for inner in value.values())),
+    (("value", "low", "high"), "a number or None", lambda value: value is None or type(value) in (int, float)),
+    (("n", "seeds"), "a count (0, 1, ...)", lambda value: type(value) is int and value >= 0),
+    (("higher_is_better",), "True, False or None", lambda value: value in (True, False, None)))
 
 
 class Row(TypedDict):
@@ -40,10 +46,7 @@ class Row(TypedDict):
 def make_row(task: str, method: str, metric: str, estimate: Interval | float | None, *, n: int | None = None,
              variant: Mapping[str, Any] | None = None, seeds: int = 1, unit: str = "",
              higher: bool | None = None) -> Row:
-    """A row of results.json.
-
-    estimate: an interval, or a number (None: not defined) without one; n: how many it is of, needed beside a number.
-    """
+    """A row of results.json of an interval, or of a number (None: not defined) without one and of how many it is, n."""
     value, low, high, count = estimate if isinstance(estimate, Interval) else (estimate, None, None, n)
     if count is None:
         raise ValueError(f"{method}, {metric}: give n beside a number that has no interval")
@@ -53,10 +56,7 @@ def make_row(task: str, method: str, metric: str, estimate: Interval | float | N
 
 def difference_row(task: str, method: str, metric: str, a: np.ndarray, b: np.ndarray, seed: np.ndarray | None = None, *,
                    variant: Mapping[str, Any] | None = None, unit: str = "", higher: bool | None = True) -> Row:
-    """The mean of a - b over the same episodes [E], with its interval: `<metric>_difference` of "a - b".
-
-    seed: training seed of each episode [E]; None for one seed.
-    """
+    """The mean of a - b over the same episodes [E], with its interval; seed: of each [E], None for one."""
     seeds = 1 if seed is None else len(np.unique(seed))
     return make_row(task, method, f"{metric}_difference", paired_difference(a, b, seed), variant=variant, seeds=seeds,
                     unit=unit, higher=higher)
@@ -75,21 +75,10 @@ def check_row(row: Mapping[str, Any], *, where: str = "row") -> Row:
         raise ValueError(f"{where} must be an object with the keys {', '.join(ROW_KEYS)}, got {type(row).__name__}")
     _check_keys(row, ROW_KEYS, where)
     plain = {key: _plain(row[key], f"{where}, key {key!r}") for key in ROW_KEYS}
-    for key in ("task", "method", "metric"):
-        if not isinstance(plain[key], str) or not plain[key]:
-            raise ValueError(f"{where}: {key} must be a non-empty string, got {plain[key]!r}")
-    if not isinstance(plain["unit"], str):
-        raise ValueError(f"{where}: unit must be a string ('' for none), got {plain['unit']!r}")
-    if not isinstance(plain["variant"], dict) or any(isinstance(v, (dict, list)) for v in plain["variant"].values()):
-        raise ValueError(f"{where}: variant must be a flat object of plain values, got {plain['variant']!r}")
-    for key in ("value", "low", "high"):
-        if plain[key] is not None and not _is_number(plain[key]):
-            raise ValueError(f"{where}: {key} must be a number or None, got {plain[key]!r}")
-    for key in ("n", "seeds"):
-        if type(plain[key]) is not int or plain[key] < 0:
-            raise ValueError(f"{where}: {key} must be a count (0, 1, ...), got {plain[key]!r}")
-    if plain["higher_is_better"] not in (True, False, None):
-        raise ValueError(f"{where}: higher_is_better must be True, False or None, got {plain['higher_is_better']!r}")
+    for keys, wanted, fits in CHECKS:
+        for key in keys:
+            if not fits(plain[key]):
+                raise ValueError(f"{where}: {key} must be {wanted}, got {plain[key]!r}")
     low, high = plain["low"], plain["high"]
     if (low is None) != (high is None) or (low is not None and low > high):
         raise ValueError(f"{where}: low and high must both be None or low <= high, got low={low!r}, high={high!r}")
@@ -106,8 +95,7 @@ def write_results(file: str | Path, header: Mapping[str, Any], rows: Iterable[Ma
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".part")
     partial.write_text(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)
-    return file
+    return partial.replace(file)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -141,8 +129,7 @@ def append_episodes(file: str | Path, episodes: Iterable[Mapping[str, Any]]) -> 
         plain = _plain(dict(episode), f"episode {number}")
         nested = [key for key, value in plain.items() if isinstance(value, (dict, list))]
         if nested:
-            raise ValueError(f"episode {number} must be flat, but {nested} hold lists or objects; "
-                             "store one key a number")
+            raise ValueError(f"episode {number} must be flat, but {nested} hold lists or objects")
         lines.append(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as stream:
@@ -199,12 +186,7 @@ def _check_keys(mapping: Mapping[str, Any], keys: Sequence[str], where: str, *, 
         raise ValueError(f"{where} has an unknown key {key!r}: {hint}")
     missing = [key for key in keys if key not in mapping]
     if missing:
-        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}; "
-                         f"it has {', '.join(map(str, mapping)) or 'no keys'}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(map(str, mapping))}")
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -23,9 +23,8 @@ def bootstrap_interval(values: np.ndarray, seed: np.ndarray | None = None, *, rn
                        draws: int = 2000) -> Interval:
     """Mean and 95% percentile bootstrap: seeds are drawn first, then episodes within each drawn seed.
 
-    values: [E]; seed: [E] or None for one seed, where only episodes are drawn. With S seeds the spread between them
-    comes out too small by about sqrt((S - 1) / S), as in any bootstrap of S things: three seeds are few.
-    Memory: draws * E numbers.
+    values: [E]; seed: [E] or None for one seed. With S seeds the spread between them comes out too small by about
+    sqrt((S - 1) / S), as in any bootstrap of S things: three seeds are few. Memory: draws * E numbers.
     """
     groups = [values] if seed is None else [values[seed == s] for s in np.unique(seed)]
     total, count = np.zeros(draws), np.zeros(draws)
@@ -92,10 +91,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(a: np.ndarray, b: np.ndarray, seed: np.ndarray) -> Interval:
-    """How often an episode of a is better than that of b from the same start, ties half, and its interval. a, b: [E]
-
-    Paired, unlike that of Agarwal et al. 2021: episodes from different starts say little of their methods.
-    """
+    """How often an episode [E] of a is better than that of b from the same start, ties half, and its interval."""
     return resampled(lambda samples: samples.mean(axis=-1), (a > b) + 0.5 * (a == b), seed)
 
 
@@ -106,10 +102,7 @@ def median_interval(values: np.ndarray) -> Interval:
 
 def resampled(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, seed: np.ndarray, *,
               draws: int = 2000, rng_seed: int = 0) -> Interval:
-    """Any statistic of episodes [E] with its 95% percentile bootstrap: seeds are drawn, then episodes within.
-
-    statistic: [D, E] samples -> [D]. Memory: draws * E numbers.
-    """
+    """statistic([D, E] samples) -> [D] of episodes [E], by a 95% bootstrap: seeds are drawn, then episodes."""
     rng = np.random.default_rng(rng_seed)
     groups = [np.flatnonzero(seed == s) for s in np.unique(seed)]
     sizes = np.array([len(group) for group in groups])
@@ -130,10 +123,7 @@ def resampled(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray,
 
 def bootstrap_of(statistic: Callable[[np.ndarray], float], n: int, *, rng: np.random.Generator,
                  draws: int = 500) -> Interval:
-    """A statistic of n samples with its 95% percentile bootstrap, NaN ends for fewer than 2 samples.
-
-    statistic: numbers of the samples [n] -> value; draws for which it is NaN are left out.
-    """
+    """A statistic of n samples (their numbers [n] -> value) with its 95% bootstrap, without draws of NaN."""
     value = statistic(np.arange(n))
     if n < 2:
         return Interval(value, nan, nan, n)
@@ -142,10 +132,9 @@ def bootstrap_of(statistic: Callable[[np.ndarray], float], n: int, *, rng: np.ra
 
 
 def jackknife_interval(value: float, without: np.ndarray) -> Interval:
-    """The value of a statistic >= 0 and its 95% interval, from its values without[i] of all samples but the i-th [E].
+    """A statistic >= 0 with its 95% interval, from its values without[i] of all samples but the i-th [E]; n >= 3.
 
-    NaN ends for fewer than 3 samples. For statistics that a bootstrap distorts, since a sample that is drawn twice
-    narrows a covariance (Quenouille 1949).
+    For statistics that a bootstrap distorts: a sample drawn twice narrows a covariance (Quenouille 1949).
     """
     n = len(without)
     if n < 3:

@@ -21,16 +21,17 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from dforce.config import to_yaml
+from dforce.core.files import replacing
 from dforce.report.html import write_index
 from dforce.report.rows import append_episodes, write_results
-from dforce.runs.claims import LOCK, occupied
 from dforce.runs.environment import environment, peak_memory_mb
+from dforce.runs.lock import LOCK, occupied
 from dforce.runs.progress import Ticker, progress
 from dforce.train.interrupts import is_stop
 
 RECORD = {LOCK, "config.yaml", "env.json", "STATUS", "index.html"}
 BEGINNING = {*RECORD, "metrics.jsonl", "media", "checkpoints"}
-TEMPORARY = re.compile(r"\.tmp(-\d+)?$")  # of writers that were killed
+TEMPORARY = re.compile(r"\.tmp(-\d+)?$|\.\d+\.partial(\.\w+)?$")  # of writers that were killed
 
 __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
 
@@ -76,13 +77,11 @@ class Invocation(NamedTuple):
 class RunFolder:
     """Folder of one run, used as a context manager: STATUS says `running`, then `done`, `stopped` or `failed: message`.
 
-    verb: first part of the default place, runs/<verb>/<time>. config: written to config.yaml, resolved.
-    out: another place. resume: go on in a folder that has content; without it such a folder is refused, unless it
-        holds nothing but the beginning of a run that was killed before it saved anything.
-    command: what to put on record as the command, sys.argv if None. shared: with processes that share it, too.
-    ending: what STATUS says of a run that raised nothing. further: how to go on with one that was stopped.
-    Raises FileExistsError; ValueError where another process is at work in it, and under torchrun without `out` (ranks
-    would disagree on the time).
+    verb: first part of the default place, runs/<verb>/<time>; out: another one. config: written to config.yaml,
+    resolved. resume: go on in a folder that has content, else FileExistsError, unless it holds nothing but the
+    beginning of a run that was killed before it saved anything. command: for the record, sys.argv if None. shared: with
+    processes that share it, too. ending: what STATUS says of a run that raised nothing. further: how to go on with one
+    that was stopped. ValueError where another process is at work in it, and under torchrun without `out`.
     """
 
     def __init__(self, verb: str, config: Any = None, *, out: str | Path | None = None, resume: bool = False,
@@ -163,6 +162,10 @@ class RunFolder:
         if self.writes:
             write_results(self.path / "results.json", header, rows)
 
+    def captions(self, of_pictures: Mapping[str, str]) -> None:
+        """Writes media/captions.json: file name -> what the page says below it."""
+        write_atomic(self.media / "captions.json", json.dumps(dict(of_pictures), indent=1) + "\n")
+
     def seconds(self) -> float:
         """Seconds since the run began."""
         return round(time.monotonic() - self._begin, 3)
@@ -186,15 +189,8 @@ def nothing_saved(folder: Path) -> bool:
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, finds the old text or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _timed(parent: Path) -> Path:

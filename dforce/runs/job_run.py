@@ -12,9 +12,8 @@ import yaml
 from dforce.config import bounded_yaml, present
 from dforce.report.rows import Row, write_episodes
 from dforce.report.table import csv_table
-from dforce.runs.claims import claims_in, locked
 from dforce.runs.folder import Invocation, RunFolder, nothing_saved, write_atomic
-from dforce.runs.jobs import Job, Outcome, Stopped, run_jobs
+from dforce.runs.jobs import Job, Outcome, Stopped, claims_in, locked, run_jobs
 from dforce.runs.shards import differing
 
 
@@ -47,24 +46,20 @@ def check_settings(call: Invocation, free: Collection[str]) -> None:
     out, file = Path(call.out), Path(call.out) / "config.yaml"
     if not file.is_file():
         if out.is_dir() and not nothing_saved(out):
-            raise ValueError(f"{out} has content that is no run of dforce {call.verb.replace('/', ' ')}; choose "
-                             "another out=")
+            raise ValueError(f"{out} has content that is no run of {call.verb.replace('/', ' ')}; choose another out=")
         return
     before, now = present(yaml.safe_load(bounded_yaml(file))), present(call.config)
     kept = [key for key in now if key not in free]
     changed = differing({key: before.get(key) for key in kept}, {key: now[key] for key in kept})
     other = [line.partition(":")[0] for line in changed]
     if other:
-        raise ValueError(f"{out} holds a run with other {', '.join(other)}: give the same settings to go on with it, "
-                         "or another out=")
+        raise ValueError(f"{out} holds a run with other {', '.join(other)}: give the same settings, or another out=")
 
 
 def run_graph(call: Invocation, work: Callable[[RunFolder], Outcome], *, names: int = 4) -> Path | None:
-    """Does `work` in the run folder of `call`, new or old, and says in its STATUS how many jobs are left.
+    """Does `work` in the run folder of `call`, new or old; its STATUS says how many jobs are left. None if some are.
 
-    work: most of it by `do_jobs`. names: number of the jobs left that are named on the terminal.
-    Returns the folder, or None where jobs are left.
-    Raises the first failure of a job; one that `Stopped` is merely left.
+    work: most of it by `do_jobs`. names: of jobs left that are printed. Raises the first failure; `Stopped` is none.
     """
     with call.folder(resume=True, shared=True) as folder:
         outcome = work(folder)
@@ -105,15 +100,12 @@ def publish(folder: RunFolder, rows: list[Row], lines: list[dict[str, Any]], tex
     with locked(folder.path / "locks" / "report.lock") as mine:
         if not mine:
             return False
-        folder.results(rows, work_seconds=_work_seconds(folder.path / "metrics.jsonl"))
+        log = folder.path / "metrics.jsonl"
+        done = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+        seconds = sum(line.get("job_seconds", line.get("unit_seconds", 0.0)) for line in done)  # units: of dforce 0.1
+        folder.results(rows, work_seconds=round(seconds, 1))
         write_episodes(folder.path / "episodes.jsonl", lines)
         write_atomic(folder.path / "tables.md", text())
         write_atomic(folder.path / "tables.csv", csv_table(rows))
-        write_atomic(folder.media / "captions.json", json.dumps(draw(folder.media), indent=1) + "\n")
+        folder.captions(draw(folder.media))
         return True
-
-
-def _work_seconds(log: Path) -> float:
-    """Seconds of all jobs that were ever done in the folder; runs of 0.1 called a job a unit."""
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
-    return round(sum(line.get("job_seconds", line.get("unit_seconds", 0.0)) for line in lines), 1)

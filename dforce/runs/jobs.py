@@ -1,16 +1,18 @@
 """A graph of jobs. A job is a function of files: it reads those that its needs made, and ends in files of its own.
 
-The graph is a sequence of `Job`; nothing in it says where or by whom it is run. `run_jobs` runs it in this process, and
-shares it with others by the `claim` that it is given: `dforce.runs.claims` has one for the processes of one machine. An
-engine for clusters would submit each job after those it needs: a job can be pickled if its `done` and `work` can.
+Nothing in a graph says where or by whom it is run: `run_jobs` does it in this process, and shares it with others by its
+`claim`. An engine for clusters would submit each job after those it needs; a job pickles if `done` and `work` do.
 """
 
+import fcntl
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
+from dforce.runs.lock import sign
 from dforce.train.interrupts import stop_if_received
 
 WAIT = 2.0  # seconds between looks at jobs that other processes have claimed
@@ -40,21 +42,13 @@ Claim = Callable[[str], AbstractContextManager[bool]]
 """with claim(name) as mine: True while this process alone may do the job of that name, False if another one does it."""
 
 
-def unshared(name: str) -> AbstractContextManager[bool]:
-    """The claim of a graph that only this process runs: always granted."""
-    return nullcontext(True)
+def run_jobs(jobs: Sequence[Job], claim: Claim = lambda name: nullcontext(True), *,
+             late: Callable[[], bool] = lambda: False, tell: Callable[[str, int], None] = lambda name, left: None,
+             ) -> Outcome:
+    """Does every job that is not done, in order as far as needs allow. One that fails is left; the others go on.
 
-
-def run_jobs(jobs: Sequence[Job], claim: Claim = unshared, *, late: Callable[[], bool] = lambda: False,
-             tell: Callable[[str, int], None] = lambda name, left: None) -> Outcome:
-    """Does every job that is not done, in the given order as far as their needs allow.
-
-    claim: shares the jobs with other processes. Where they hold all that can be done, this one waits, and takes over
-        what they drop.
-    late: asked before each job; once true, no other begins.
-    tell(name, number of jobs left): called before each job that is done here.
-    A job that fails is left, with those that need it; the others go on.
-    Raises ValueError for a graph that `check_jobs` refuses.
+    claim: shares the jobs; where others hold all that can be done, this process waits, and takes over what they drop.
+    late: asked before each job; once true, no other begins. tell(name, jobs left): called before each done here.
     """
     check_jobs(jobs)
     finished: set[str] = set()
@@ -94,8 +88,7 @@ def check_jobs(jobs: Sequence[Job]) -> None:
     for name in names:
         same = [other for other in names if slug(other) == slug(name)]
         if len(same) > 1:
-            raise ValueError(f"jobs {same} would share the file name {slug(name)!r}; give them names that differ in "
-                             "letters or digits")
+            raise ValueError(f"jobs {same} would share the file name {slug(name)!r}: rename by letters or digits")
     before: set[str] = set()
     while len(before) < len(jobs):
         ready = {job.name for job in jobs if set(job.needs) <= before}
@@ -109,3 +102,22 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 def slug(name: str) -> str:
     """A name as a file name: "MCTG n=4" -> "mctg-n-4"."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+
+
+@contextmanager
+def locked(lock: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds a lock file inside `with`; False at once (unless `wait`) where another does. It ends with its process."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        sign(file)
+        yield True
+
+
+def claims_in(folder: Path) -> Claim:
+    """The claim of jobs by lock files in `folder`, for `run_jobs`."""
+    return lambda name: locked(folder / f"{slug(name)}.lock")

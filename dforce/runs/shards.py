@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,14 @@ def read_shard(file: Path, identity: Mapping[str, Any]) -> Shard | str:
     if changed:
         return f"{file} was made with other settings ({'; '.join(changed[:3])}{', ...' if len(changed) > 3 else ''})"
     return Shard(header, [json.loads(line) for line in body.splitlines()])
+
+
+def counts(read: Callable[[], Shard | str], tell: Callable[[str], None] = print) -> bool:
+    """Is the result of a job there? Says why a file that is there does not count."""
+    shard = read()
+    if isinstance(shard, str) and shard:
+        tell(f"{shard}: it is made again")
+    return isinstance(shard, Shard)
 
 
 def differing(before: Any, now: Any, where: str = "") -> list[str]:

@@ -15,8 +15,8 @@ import torch
 from dforce.config import Node
 from dforce.data.normalize import Affine
 from dforce.report.plots.curves import denoising_curves, loss_curve
-from dforce.runs.claims import occupied
 from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
+from dforce.runs.lock import occupied
 from dforce.train import checkpoint
 from dforce.train.checkpoint import Bundle, find, load, load_state, save
 from dforce.train.fit import Log, stop_requested
@@ -56,9 +56,8 @@ class DenoiserTraining:
               **options: Any) -> Prepared:
         """Model and training loop for data of this layout, from the beginning or from where the run stopped.
 
-        batch_at, options: as `fit` takes them. data: for `finish`.
-        differing: says how the data, called `what`, differ from those of a checkpoint; None where they do not.
-        Raises ValueError where they do.
+        batch_at, options: as `fit` takes them. data: for `finish`. differing: says how the data, called `what`, differ
+        from those of a checkpoint (a ValueError); None where they do not.
         """
         torch.manual_seed(self.seed)
         denoiser = checkpoint.build_denoiser(self.model, layout, trust=self.trust)
@@ -96,10 +95,9 @@ class TrainingRun(Protocol):
 
 def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.steps",
                  begin: Callable[[Prepared, RunFolder], None] = lambda prepared, folder: None) -> Path | None:
-    """Trains; checkpoints, metrics and the page go into the run folder, the old one of a resumed run.
+    """Trains into the run folder, a resumed run's old one, which it returns; None where nothing was left or is written.
 
     longer: the key to raise for a longer run. begin: on every process, before the first step, once there is a folder.
-    Returns the run folder; None where nothing was left to do, and on processes that write nothing.
     """
     with resuming(call, training.resume):
         prepared = training.prepare()
@@ -135,6 +133,15 @@ def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config:
     if folder.writes:
         _curve(folder)
     return keeper.newest or find(training.resume or folder.path)
+
+
+def other_statistics(now: Affine) -> Callable[[Bundle], str | None]:
+    """`differing` of `DenoiserTraining.begin` for data that are known by their normaliser."""
+    def differing(bundle: Bundle) -> str | None:
+        before = bundle.normalizer
+        same = before is not None and torch.equal(before.mean, now.mean) and torch.equal(before.std, now.std)
+        return None if same else " (their means or deviations differ)"
+    return differing
 
 
 def has_checkpoint(where: Path) -> bool:

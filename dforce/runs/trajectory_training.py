@@ -4,12 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dforce.data import Episodes, Windows, load_episodes
 from dforce.runs.folder import RunFolder
-from dforce.runs.training_run import DenoiserTraining, Prepared
-from dforce.train.checkpoint import Bundle
+from dforce.runs.training_run import DenoiserTraining, Prepared, other_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +25,9 @@ class TrajectoryTraining(DenoiserTraining):
         lo, hi = windows.layout["observation"]
         layout = {**windows.layout, "event_shape": [*windows.event_shape], "static": {"start": hi - lo}}
 
-        def differing(bundle: Bundle) -> str | None:
-            before, now = bundle.normalizer, windows.normalizer
-            same = before is not None and torch.equal(before.mean, now.mean) and torch.equal(before.std, now.std)
-            return None if same else " (their means or deviations differ)"
-
-        return self.begin(layout, windows.batch_at, what="the data", differing=differing, normalizer=windows.normalizer,
-                          shards=windows.virtual_shards, validate=held_out and held_out.batch_at)
+        return self.begin(layout, windows.batch_at, what="the data", differing=other_statistics(windows.normalizer),
+                          normalizer=windows.normalizer, shards=windows.virtual_shards,
+                          validate=held_out and held_out.batch_at)
 
     def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
         """Nothing beside the checkpoints."""

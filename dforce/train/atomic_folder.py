@@ -1,8 +1,7 @@
 """Sealed folders: written whole or not at all, and no changed byte goes unnoticed.
 
-A folder is written under a temporary name beside its place, flushed to the disk, and renamed. Its MANIFEST.json holds
-size and sha256 of every file, and a digest of itself. (Of 400 safetensors files with flipped bytes, 144 load without
-complaint as other weights.)
+A folder is written under a temporary name beside its place, flushed and renamed. Its MANIFEST.json holds size and
+sha256 of every file, and a digest of itself (of 400 safetensors files with flipped bytes, 144 load as other weights).
 """
 
 import errno
@@ -29,10 +28,9 @@ class CheckpointError(ValueError):
 
 @contextmanager
 def sealed(folder: Path, *, about: Mapping[str, Any], needed: int = 0) -> Iterator[Path]:
-    """Yields an empty folder to write files into; on leaving, seals it and puts it at `folder`, replacing the old.
+    """An empty folder to write files into, sealed and put at `folder` on leaving; CheckpointError if the disk refuses.
 
-    about: JSON-able entries of the manifest. needed: bytes that will be written, to refuse a disk that is too full
-    before touching it. Raises CheckpointError if the disk refuses; what was at `folder` is then as it was.
+    about: JSON-able entries of the manifest. needed: bytes to be written, so that a disk too full is refused before.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)

@@ -114,12 +114,10 @@ def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any],
 
 def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = False,
          trust: Iterable[str] | str | None = None) -> Bundle:
-    """Loads a denoiser, and with it all that says what its numbers mean.
+    """Loads a denoiser, and with it all that says what its numbers mean. Raises CheckpointError.
 
-    where: a run folder (its newest whole checkpoint), a checkpoint (such as <run folder>/checkpoints/best, that of the
-    lowest validation loss), or the name of a model that ships with dforce.
-    The weights are the averaged ones where there are such, unless `raw`. trust: packages beside dforce whose names
-    its configuration may use. Raises CheckpointError.
+    where: a run folder (its newest whole checkpoint), a checkpoint, or the name of a model that ships with dforce. The
+    weights are the averaged ones where there are such, unless `raw`. trust: packages beside dforce that it may name.
     """
     folder = find(where)
     parts = _read(folder)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+import torch
 from torch import Tensor
 
 from dforce.config import Node, check_numbers
@@ -140,11 +141,15 @@ def _check_tensors(parts: Contents) -> None:
     for key, value in parts.optim.items():
         name, _, moment = key.rpartition(".")
         moments.setdefault(name, set()).add(moment)
-        if moment == "step" and value.shape == () and value >= 0:
+        if moment == "step" and value.shape == () and value.dtype == torch.float32 and value >= 0:
             continue
         _alike(key, value, name, parts.tensors)
         if moment == "exp_avg_sq" and (value < 0).any():
             raise ValueError(f"{key} in optim.safetensors is a mean square below 0")
+    averages = {name.removeprefix("ema.") for name in parts.tensors if name.startswith("ema.")}
+    if averages and moments and averages != moments.keys():
+        lost = sorted(averages ^ moments.keys())
+        raise ValueError(f"averages and moments must be of the same weights; only one of them has {', '.join(lost[:3])}")
     for name, those in moments.items():
         if those != MOMENTS:
             raise ValueError(f"optim.safetensors has {', '.join(sorted(those))} of {name}, not "

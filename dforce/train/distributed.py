@@ -65,10 +65,9 @@ def join(device: torch.device | str | None = None) -> Ranks:
 
 @contextmanager
 def stop_requested(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM, SIGINT and SIGUSR1 only raise a flag, so that training stops between steps; a second one kills.
+    """Inside, SIGTERM, SIGINT and SIGUSR1 only raise a flag (a second one kills): training stops between steps.
 
-    Yields `stop() -> bool`. Over several processes it is true on all of them as soon as one was signalled, so each
-    must ask after every step. Outside the main thread, where Python allows no handlers, it is never true by itself.
+    Yields `stop() -> bool`, to be asked after every step: it is true on all processes once one of them was signalled.
     """
     signals = signals or (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     flag, owner = threading.Event(), os.getpid()

@@ -1,16 +1,13 @@
 """The training loop, a generator: it yields after every step, and the caller logs, saves and stops.
 
-What is drawn at step s is a function of (seed, s, stream, part of the batch) and never of what was drawn before.
-So a run goes on bit for bit from its weights, moments and step number alone, and the number of processes may change.
+What is drawn at step s is a function of (seed, s, stream, part of the batch) alone, so a run goes on bit for bit from
+its weights, moments and step number, and the number of processes may change.
 
-Parts: a batch is cut into `accumulate` parts of equal size, the objective is called on one after the other, and the
-gradients are averaged: memory of a part, effect of the whole where the loss is a plain mean over rows. Under torchrun
-the parts are dealt to the processes (there are at least as many parts as processes), so the numbers are those of one
-process with the same number of parts.
+Parts: a batch is cut into `accumulate` parts of equal size, and the gradients are averaged: memory of a part, effect of
+the whole where the loss is a plain mean over rows. Under torchrun the parts are dealt to the processes.
 
 Carried states: where objective.carry is true, it is called as objective(batch, generator, carried) -> (loss, logs,
-carried), with what it gave back for the same rows a step before (None at first); see
-`dforce.train.objectives.ForcingObjective`.
+carried), with what it gave back for the same rows a step before (None at first): see `ForcingObjective`.
 """
 
 import time
@@ -66,12 +63,10 @@ def fit(objective: nn.Module, batch_at: Callable[..., Any], *, lr: float, steps:
     objective: (batch, generator) -> loss [], logs {name: []}; draws from the generator, seeded anew for every step.
     batch_at: step -> batch of step 0, 1, ...: any nest of tensors, batch dimension first.
     lr, steps, warmup, decay, floor: of `learning_rate`. clip: largest norm of the gradient, None for any.
-    ema: decay of the averaged weights, None for none.
-    precision: of the networks; "auto" asks the hardware, and `log.training.precision` says what was chosen, and why.
-    accumulate: parts that a batch is cut into. shards: in how many parts batch_at(step, shards=(lo, hi)) can be asked
-        for (`Windows.virtual_shards`), so that a process gathers its own rows only.
+    ema: decay of the averaged weights, None for none. precision: of the networks; "auto" asks the hardware.
+    accumulate: parts that a batch is cut into. shards: parts that batch_at(step, shards=(lo, hi)) can be asked for.
     validate: i -> held-out batch i of `validate_batches`, looked at with the averaged weights every `validate_every`
-        steps and at the end, always under the same noise.
+    steps and at the end, always under the same noise.
     resume: `log.training.state()` of the run to go on with. device: None takes the accelerator if there is one.
 
     A step whose loss or gradient is not finite leaves weights and moments as they were; FloatingPointError after 5 of
@@ -172,8 +167,7 @@ def _local_parts(plan: _Plan, ranks: Ranks, step: int) -> Iterator[Any]:
         batch, (lo, hi), count = plan.batch_at(step), ranks.deal(plan.parts, "accumulate"), plan.parts
     rows = len(leaves(batch)[0])
     if rows % count:
-        raise ValueError(f"a batch of {rows} rows cannot be cut into {count} equal parts; "
-                         "change the batch size or accumulate")
+        raise ValueError(f"{rows} rows cannot be cut into {count} equal parts; change the batch size or accumulate")
     size = rows // count
     for part in range(lo, hi):
         rows_of_part = slice(part * size, (part + 1) * size)

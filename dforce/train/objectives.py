@@ -26,13 +26,12 @@ class ForcingObjective(nn.Module):
     """The loss as a module that owns the denoiser, so that DDP and FSDP can wrap it.
 
     objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond. In evaluation mode the logs also
-    have `error_<noise>`, `dforce.train.validation.held_out_error` of a quarter of the rows, and `bound`, in nats
-    per token: `dforce.core.elbo.held_out_bound` of a sixteenth. Their levels and noise follow the generator's seed
-    alone. A denoiser that is not causal has no bound of single tokens, and logs none.
+    have `error_<noise>` (`held_out_error`, of a quarter of the rows) and, of a causal denoiser, `bound` in nats per
+    token (`held_out_bound`, of a sixteenth). Their levels and noise follow the generator's seed alone.
 
     carry: a window begins in the state in which the window before it in the same row ended, without gradient, except
-    where `batch.first`; so the state learns to hold more than a window shows. Then
-    objective(batch, generator, carried) -> (loss, logs, carried), a list of tensors with B rows each, None at first.
+    where `batch.first`. Then objective(batch, generator, carried) -> (loss, logs, carried), tensors of B rows, None at
+    first.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Levels = independent,
@@ -78,11 +77,10 @@ class ForcingObjective(nn.Module):
 
 
 def final(x0: Tensor, *, begin: int = -4, end: int | None = None) -> Tensor:
-    """Entries begin..end-1 of the last token's numbers: bool, of x0's shape [B, T, E].
+    """Entries begin..end-1 of the last token's numbers: bool, of x0's shape [B, T, E]; ValueError where there are none.
 
-    A raw token is (action, observation), so the last 4 numbers of a maze's token, stacked or not, are the state
-    (x, y, vx, vy) in which the window ends: Diffuser's goal. begin=-4, end=-2 is its position alone.
-    ValueError where these are no entries at all.
+    The last 4 numbers of a maze's token, stacked or not, are the state (x, y, vx, vy) in which the window ends:
+    Diffuser's goal. begin=-4, end=-2 is its position alone.
     """
     shown = torch.zeros_like(x0, dtype=torch.bool)
     shown[:, -1, begin:end] = True
@@ -94,13 +92,10 @@ def final(x0: Tensor, *, begin: int = -4, end: int | None = None) -> Tensor:
 class InpaintingObjective(nn.Module):
     """`forcing_loss` of a denoiser to which the entries `shown(x0)` are shown clean (Janner et al. 2022, section 3.2).
 
-    objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond. The denoiser is wrapped in
-    `inpaint` with the data themselves, in training as in sampling, so those entries enter the network without noise,
-    and have neither an error nor a gradient.
-
-    shortest: None trains on whole windows. A number of tokens: each batch is cut, behind, to a length that is drawn
-    uniformly from those between it and the whole, so that the network knows windows of all these lengths to plan with.
-    ValueError for a causal denoiser, whose tokens never hear of what is shown in later ones, and for shortest < 1.
+    objective(batch, generator) -> (loss, logs); `batch` has x [B, T, *E], mask, cond. Those entries enter the network
+    without noise, and have neither an error nor a gradient. shortest: tokens; each batch is cut, behind, to a length
+    drawn uniformly from there to the whole, so that the network knows all these lengths; None: whole windows.
+    ValueError for a causal denoiser.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, shown: Shown = final, levels: Levels = shared,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dforce.core.files import replacing
 from dforce.train.atomic_folder import write_tensors
 from dforce.train.interrupts import stop_if_received
 
 
 def save_file_sealed(file: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
     """Writes it completely or not at all. about: JSON-able."""
-    partial = file.with_name(f"{file.name}.tmp-{os.getpid()}")
     text = json.dumps(about)
-    try:
+    with replacing(file) as partial:
         # one entry: safetensors writes several in any order, and equal files should have equal bytes
         write_tensors(partial, tensors, {"sealed": f"{_digest(tensors, text)} {text}"})
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_file_sealed(file: Path, what: str) -> tuple[dict[str, Tensor], Any]:

@@ -76,12 +76,10 @@ class Training:
 
 
 class Log:
-    """What one step measured.
+    """What one step measured. step: how many are done, of `steps`. training: the live state.
 
-    step: how many steps are done, of `steps` in all.
-    training: the live state; `training.state()` is what a checkpoint takes.
-    metrics: name -> float, fetched from the device when first asked for: loss, grad_norm (before clipping), whatever
-    else the objective logs, skipped (non-finite steps so far), lr, seconds (of this step), and val_* of a validation.
+    metrics: name -> float, fetched from the device when first asked for: loss, grad_norm (before clipping), what else
+    the objective logs, skipped (non-finite steps so far), lr, seconds (of this step), and val_* of a validation.
     """
 
     def __init__(self, step: int, steps: int, training: Training, measured: dict[str, Tensor], known: dict[str, float]):

@@ -20,11 +20,10 @@ def held_out_error(denoiser: Denoiser, schedule: Schedule, batch: Any, *, stds: 
                    rows: int = 16, state: State = None, noise: NoiseSource | None = None) -> dict[str, Tensor]:
     """Root mean square error of x0_hat over the first `rows` sequences of a `Batch`, [] each, in the data's units.
 
-    Keys are the noise std in data units (sigma / alpha, the nearest level's) as text, "pure" for level K, and "kept":
-    of guessing that a token is the one before it, which what is made from pure noise has to beat. The last token of
-    every sequence is denoised after its clean past; a denoiser that is not causal gets all tokens alike noisy. An exact
-    denoiser errs less the less noise there is; one that does not has not learnt the level. Padding (`batch.mask`) does
-    not count. state: before the first token of every sequence of the batch. The same `noise` gives the same numbers.
+    Keys: the noise std in data units (sigma / alpha, the nearest level's) as text, "pure" for level K, "kept" for the
+    guess that a token is the one before it. The last token is denoised after its clean past; a denoiser that is not
+    causal gets all tokens alike noisy. An exact denoiser errs less the less noise there is. Padding does not count.
+    state: before the first token. The same `noise` gives the same numbers.
     """
     x, mask, cond, state = map_state(lambda leaf: leaf[:rows], (batch.x, batch.mask, batch.cond or {}, state))
     valid = torch.ones_like(x, dtype=torch.bool) if mask is None else mask.view(

@@ -1,8 +1,7 @@
 """Baselines of Diffusion Forcing on the same network and data, each in its best form.
 
-Two-call teacher forcing predicts a frame from the state after clean frames. Next-frame regression does the same, but
-predicts the mean at once. Full-sequence diffusion has all frames of a window at one level, and is rolled out by sliding
-the window. The first two are rolled out by `dforce.rollout`, the last by `sliding_window`.
+Two-call teacher forcing predicts a frame from the state after clean frames; next-frame regression predicts its mean
+at once. Full-sequence diffusion has all frames of a window at one level, and is rolled out by sliding the window.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,15 +23,12 @@ BUILDABLE = ("TwoCall", "next_frame_regression")  # by name, in a configuration
 
 
 class TwoCall(nn.Module):
-    """Every token predicted from the state after its clean past: two calls of the network a token.
+    """objective(batch, generator) -> (loss, logs): every token predicted from the state after its clean past.
 
     levels: "random" shows the noisy token at a uniform level 1..K and weighs its x0 error by `weight` (default
-        min-SNR), as in training a conditional diffusion model of the next frame. "last" shows x = 0 at level K, so that
-        the answer is the conditional mean, and does not weigh its error: next-frame regression.
-
-    objective(batch, generator) -> (loss, logs), as `dforce.train.objectives.ForcingObjective`. The first call takes the
-    clean tokens one by one, for the state before each; the second takes all tokens in one batch.
-    Raises ValueError for a denoiser that is not causal.
+    min-SNR). "last" shows x = 0 at level K, unweighted, so that the answer is the conditional mean: next-frame
+    regression. The first call takes the clean tokens one by one, for the state before each; the second all tokens in
+    one batch.
     """
 
     def __init__(self, denoiser: Precond, schedule: Schedule, *, levels: Literal["random", "last"] = "random",
@@ -95,13 +91,11 @@ class WindowPast(NamedTuple):
 def sliding_window(denoiser: Denoiser, schedule: Schedule, grid: Tensor, past: WindowPast, *, new: int, keep: int,
                    cond: Cond | Callable[[int], Cond | None] | None = None, eta: float = 0.0, order: int = 2,
                    noise: NoiseSource | None = None, first: int = 0) -> Iterator[tuple[Tensor, WindowPast]]:
-    """Endless full-sequence diffusion: `new` tokens at a time, given the last `keep` of them.
+    """Endless full-sequence diffusion: `new` tokens at a time, given the last `keep` of them, and the next past.
 
-    All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the
-    path of their clean values (replacement, Ho et al. 2022, "Video Diffusion Models", section 3.1), as in training.
-
-    past: known before the first window, cut to `keep` tokens. cond, first: as in `dforce.core.rollout.rollout`.
-    Yields (new tokens [B, new, *E], the past of the next window). Raises ValueError for counts below 1.
+    All tokens of a window fall from level to level of `grid` [S + 1] together. The known ones are noised along the path
+    of their clean values (replacement, Ho et al. 2022, "Video Diffusion Models", section 3.1), as in training.
+    cond, first: as in `dforce.core.rollout.rollout`. Yields (new tokens [B, new, *E], the past of the next window).
     """
     if new < 1 or keep < 1:
         raise ValueError(f"a window slides by at least one token and keeps one, got new={new}, keep={keep}")

@@ -1,6 +1,5 @@
 """A generated data set of clips as a run: made, measured and shown."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from dforce.data.video.dataset import VideoClips
 from dforce.report.movie import write_frames
 from dforce.report.plots import style
 from dforce.report.rows import Row
-from dforce.runs.folder import RunFolder, Ticker, write_atomic
+from dforce.runs.folder import RunFolder, Ticker
 from dforce.video.film import enlarge, grid
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.measure import RowMaker
 
 ROWS, COLUMNS, SIDE = 6, 12, 96  # of the contact sheet; least side of a picture on it, in pixels
 FPS = 15
@@ -40,7 +39,7 @@ def generate_clips(generation: ClipGeneration, folder: RunFolder) -> None:
     folder.results(_rows(generation.source, lines, speed), data=str(folder.path),
                    summary=f"{len(lines)} clips of {generation.source}, {frames:,} frames; to learn from them: dforce "
                            f"train video data={folder.path}")
-    _pictures(folder.media, splits["train"], generation.source)
+    _pictures(folder, splits["train"], generation.source)
     print(f"{len(lines)} clips, {frames} frames in {folder.path}"
           + (f", {made} of them made now at {speed:.0f} frames/s" if made else ", all of them were there"))
     print(f"to learn from them: dforce train video data={folder.path}")
@@ -74,8 +73,9 @@ def _rows(source: str, lines: list[dict[str, Any]], speed: float) -> list[Row]:
                    [])
 
 
-def _pictures(media: Path, clips: VideoClips, source: str) -> None:
+def _pictures(folder: RunFolder, clips: VideoClips, source: str) -> None:
     """A contact sheet, a clip as a film, and where the camera of one shard went."""
+    media = folder.media
     chosen = np.linspace(0, len(clips.clips) - 1, min(ROWS, len(clips.clips))).round().astype(int)
     films = [enlarge(clip.read(np.linspace(0, clip.frames - 1, COLUMNS).round().astype(int)), SIDE)
              for clip in (clips.clips[i] for i in chosen)]
@@ -89,7 +89,7 @@ def _pictures(media: Path, clips: VideoClips, source: str) -> None:
         shard = [clip for clip in clips.clips if Path(clip.name).parent == Path(first.name).parent]
         _walk(media / "walk.png", [pose for clip in shard if (pose := clip.poses()) is not None])
         captions["walk.png"] = f"Where the camera went in {Path(first.name).parent.name}, in cells; a colour a clip."
-    write_atomic(media / "captions.json", json.dumps(captions))
+    folder.captions(captions)
 
 
 def _walk(file: Path, poses: list[np.ndarray]) -> None:

@@ -12,10 +12,8 @@ from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder, write_atomic
 from dforce.runs.progress import Advance, no_advance, telling
 from dforce.video.metrics.drift import Reference, reference
-from dforce.video.metrics.features import PairEncoder, load_features, save_features, train_features
-from dforce.video.metrics.measure import DriftReport, measure_drift, picture, probe_rows
-from dforce.video.metrics.probe import train_probe
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.features import PairEncoder, load_features, save_features, train_features, train_probe
+from dforce.video.metrics.measure import DriftReport, RowMaker, measure_drift, picture, probe_rows
 from dforce.video.model import VideoModel
 from dforce.video.reference_clips import RealVideo, ReferenceClips
 from dforce.video.truth import ball_rows, fvd_rows, memory_rows, position_rows, truth_rows
@@ -85,9 +83,9 @@ def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, make
     """
     real, settings = yard.real, yard.settings
     measured = measure_drift(made, yard.of, maker, seed=settings.seed)
-    rows = list(measured.rows)
+    rows = list(measured.rows)  # a probe names actions, and cannot guess numbers:
     advance(0.1)
-    if fed is not None and is_one_hot(fed):
+    if fed is not None and fed.shape[-1] > 1 and np.isin(fed, (0, 1)).all() and (fed.sum(-1) <= 1).all():
         rows += action_rows(yard.learnt, real, made, fed, maker, steps=settings.feature_steps, seed=settings.seed,
                             advance=share_of(advance, 0.7))
     if start is not None:
@@ -131,8 +129,3 @@ def labelled_windows(real: RealVideo, step: int) -> tuple[Tensor, Tensor]:
     frames, actions = real.windows(step)
     assert actions is not None
     return frames, actions
-
-
-def is_one_hot(actions: np.ndarray) -> bool:
-    """Is every action one of several, or none at all? A probe names actions, and cannot guess numbers."""
-    return actions.shape[-1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(-1) <= 1).all())

@@ -53,10 +53,9 @@ def need_film_writer(instead: str) -> None:
 
 
 class Film:
-    """An mp4 that grows frame by frame; what was written plays even where the writing is interrupted.
+    """An mp4 that grows frame by frame; what was written plays even where the writing is interrupted. Needs av.
 
-    crf: x264's quality, lower is better. Colour is kept at half resolution (yuv420p, which every browser plays): the
-    pictures are enlarged by whole numbers before, so nothing of them is lost. Needs the package av.
+    crf: x264's quality, lower is better. Colour is at half resolution (yuv420p), of pictures enlarged by whole numbers.
     """
 
     def __init__(self, file: str | Path, *, fps: float, crf: int = 12):

@@ -7,19 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dforce.core.diffusers_config import AUTOENCODER, refusals
+from dforce.core.diffusers_schedule import AUTOENCODER, refusals
 
 AT_ONCE = 16  # frames that go through the autoencoder together: its finest maps are large
 
 
 class Latents:
-    """Encodes and decodes clips by a frozen autoencoder.
+    """Encodes and decodes clips by a frozen autoencoder, on its device. channels, shrink (pixels a side): of a latent.
 
-    A latent is (mean - shift) * scale, so that its standard deviation is about one (Rombach et al. 2022, appendix G),
-    as noise schedules assume. By the autoencoder's configuration, shift is `shift_factor` and scale `scaling_factor`,
-    or shift is `latents_mean` and scale `scaling_factor / latents_std`, of each channel.
-    channels: of a latent. shrink: pixels of a frame to one of the latent, along each side. Inputs are moved to the
-    autoencoder's device, where the results stay. Raises ValueError, by name, for settings that are not reproduced.
+    A latent is (mean - shift) * scale, of a standard deviation of about one (Rombach et al. 2022, appendix G):
+    shift_factor and scaling_factor, or of each channel latents_mean and scaling_factor / latents_std.
     """
 
     def __init__(self, vae: Any):
@@ -32,8 +29,7 @@ class Latents:
     def event_shape(self, frame: tuple[int, ...]) -> tuple[int, int, int]:
         """The shape of the latent of a frame (C, H, W). ValueError where the autoencoder does not take such frames."""
         if len(frame) != 3 or frame[0] != self.colours or frame[1] % self.shrink or frame[2] % self.shrink:
-            raise ValueError(f"the autoencoder takes frames of {self.colours} channels whose sides are multiples of "
-                             f"{self.shrink}, got {tuple(frame)}")
+            raise ValueError(f"{self.colours} channels whose sides are multiples of {self.shrink}, got {tuple(frame)}")
         return self.channels, frame[1] // self.shrink, frame[2] // self.shrink
 
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -72,16 +68,12 @@ def _scale_and_shift(vae: Any) -> tuple[Tensor, Tensor]:
     spreads = torch.tensor([1.0] if std is None else std, dtype=torch.float64)
     channels = 1 if mean is None else config.latent_channels
     if len(shifts) != channels or len(spreads) != channels or not (spreads > 0).all():
-        raise ValueError(f"latents_mean and latents_std are {channels} numbers each, the latter positive; got {mean}, "
-                         f"{std}")
+        raise ValueError(f"latents_mean and latents_std are {channels} numbers, the latter positive; got {mean}, {std}")
     return float(config.scaling_factor) / spreads[:, None, None], shifts[:, None, None]
 
 
 def load_latents(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """The autoencoder in `folder`, or its part `vae`, as diffusers' `save_pretrained` writes it; else ValueError.
-
-    Nothing is downloaded, and no code of the folder runs.
-    """
+    """The autoencoder in `folder`, or its part `vae`, as diffusers' `save_pretrained` writes it; no download."""
     place = Path(folder).expanduser()
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
     if not (place / "config.json").is_file():

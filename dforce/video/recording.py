@@ -56,10 +56,8 @@ def unflatten(about: Any, tensors: dict[str, Tensor]) -> State:
 class Record:
     """Frames and actions of the rollouts of one run, [T, B, H, W, C] and [T, B, A].
 
-    shape: (B, H, W, C). actions: A, 0 for a model without. settings: plain values that decide the frames.
-    resume: continue what the folder holds; one without a state begins anew. `chunks` and `state`, which is on the CPU
-        where it was read, are where to continue.
-    Raises ValueError, which names what differs, for a folder of other settings, and for one that cannot be read.
+    shape: (B, H, W, C). actions: A, 0 for a model without. settings: plain values that decide the frames; ValueError
+    where they differ from the folder's. resume: continue what the folder holds, at `chunks` and `state`.
     """
 
     def __init__(self, folder: Path, *, shape: tuple[int, int, int, int], actions: int, settings: dict[str, Any],

@@ -31,10 +31,8 @@ class ReferenceClips(NamedTuple):
 class RealVideo:
     """Clips of a data set as a model sees them.
 
-    data: as `dforce train video` takes it. split: "val" for files that training did not see.
-    window: frames of the windows that `windows(step)` draws, in whole tokens; None for as many as in training.
-    seed: of the order in which `clips` are taken.
-    Raises ValueError for data of another size or with other actions than the model's.
+    data: as `dforce train video` takes it. split: "val" for files that training did not see. seed: of the order of
+    `clips`. window: frames of the windows that `windows(step)` draws, in whole tokens; None for as many as in training.
     """
 
     def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int | None = None, seed: int = 0):
@@ -101,12 +99,10 @@ def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, bat
     """The actions of `batch` rollouts of `frames` frames after their context; None for a model without actions.
 
     kind: "data" takes those of the clips that the rollouts begin with, then those of further clips. "random" holds each
-        one-hot action for some frames. "walker" is a `Walker`, which must be shown the frames. Anything else is a file,
-        npy or npz with `actions`, of [frames] numbers or [frames, A], the same for every rollout.
-    file: where the policy of a walker is read from, and written to. One that is not there comes with the model, or is
-        trained for `steps` steps on clips that the model has learnt from.
+    one-hot action for some frames. "walker" is a `Walker`, which must be shown the frames. Anything else is a file, npy
+    or npz with `actions`, of [frames] numbers or [frames, A], the same for every rollout.
+    file: of the policy of a walker; one that is not there comes with the model, or is trained for `steps` steps.
     advance: told the shares of that training as they are done.
-    Raises ValueError for what is missing.
     """
     if kind == "walker":
         return _walker(model, real, context, batch=batch, seed=seed, file=file, steps=steps, advance=advance)
@@ -189,12 +185,10 @@ def _from_file(name: str, actions: int, frames: int) -> Tensor:
     values = torch.from_numpy(np.array(stored))
     if values.ndim == 1 and not values.is_floating_point():
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < actions:
-            raise ValueError(f"{file}: actions must lie in 0..{actions - 1}, got {int(values.min())}.."
-                             f"{int(values.max())}")
+            raise ValueError(f"{file}: actions lie in 0..{actions - 1}, got {int(values.min())}..{int(values.max())}")
         values = torch.nn.functional.one_hot(values.long(), actions)
     if values.ndim != 2 or values.shape[1] != actions or len(values) < frames:
-        raise ValueError(f"{file} must hold [{frames}] whole numbers or [{frames}, {actions}], one action a frame, got "
-                         f"{[*values.shape]}")
+        raise ValueError(f"{file} must hold whole numbers [{frames}], or [{frames}, {actions}], got {[*values.shape]}")
     return values[None, :frames].float()
 
 

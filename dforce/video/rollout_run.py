@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from dforce.core.tree import State, leaves
 from dforce.data.pixels import from_uint8, to_uint8
 from dforce.report.rows import Row
 from dforce.report.terminal import terminal_table
-from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.folder import RunFolder
 from dforce.runs.progress import Ticker, bar
 from dforce.video.evaluation import MetricSettings, evaluate_rollout, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, film_frame, strip
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.measure import RowMaker
 from dforce.video.model import VideoModel
 from dforce.video.recording import Record
 from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
@@ -115,8 +114,7 @@ class RolloutRun:
         speed = self.generate(record, folder, start, actions, beside)
         made = record.frames()[:self.frames]
         strip(np.asarray(made[:, :FILMED]), LOOKS, folder.media / "strip.png")
-        captions = {"rollout.mp4": self.caption(beside), **CAPTIONS}
-        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
+        folder.captions({"rollout.mp4": self.caption(beside), **CAPTIONS})
         variant = variant_of(self.recipe) | ({"actions": "walker"} if isinstance(actions, Walker) else {})
         maker = RowMaker(self.model.data or "video", self.recipe.method, variant)
         rows: list[Row] = [maker.row("frames per second", speed, n=1, unit="1/s", higher=True)] if speed else []
@@ -152,10 +150,7 @@ class RolloutRun:
 
     def generate(self, record: Record, folder: RunFolder, start: ReferenceClips | None, actions: Actions | None,
                  beside: np.ndarray | None) -> float | None:
-        """Generates until `record` holds all frames; returns frames a second of all rollouts, None if none was left.
-
-        beside: real frames to be shown above the generated ones, uint8 [T, B, H, W, C].
-        """
+        """Generates until `record` holds all frames; returns frames a second of all rollouts, None if none was left."""
         context = torch.zeros(self.samples, 0, *self.model.shape) if start is None else start.frames
         state = record.state if record.chunks else begin(self.model, self.recipe, context, actions)
         if isinstance(actions, Walker) and record.chunks:
@@ -184,8 +179,7 @@ class RolloutRun:
 
     def _chunks(self, record: Record, state: State, context: int,
                 actions: Actions | None) -> Iterator[tuple[Tensor, np.ndarray, State]]:
-        """Chunk after chunk until the record, to which they are appended, holds all frames: frames, their pixels, and
-        what is carried after them. context: frames that came before the record."""
+        """Frames, their pixels and the state after, chunk by chunk, until the record, which they go to, is full."""
         chunk = self.recipe.chunk or self.model.stack
         done = record.chunks * chunk
         chunks = stream(self.model, self.recipe, state, batch=self.samples, actions=actions, context=context,

@@ -1,9 +1,8 @@
 """A world model in a browser: a local page whose arrow keys are the actions, and which shows frames as they are made.
 
-The page and its websocket share one port of this machine. Needs the package websockets (`pip install 'dforce[video]'`).
-The browser sends which key is held, {"held": action or null}, {"again": true} to begin elsewhere, or {"film": true} for
-a film of what it saw; the server sends PNG pictures, and {"film": name} before the bytes of a film. A model with
-actions generates while a key is held, one without all the time.
+The page and its websocket share one port. The browser sends {"held": action or null}, {"again": true} to begin
+elsewhere, or {"film": true} for a film of what it saw; the server sends PNG pictures (with actions while a key is held,
+without all the time), and {"film": name} before the bytes of a film.
 """
 
 import base64
@@ -117,10 +116,8 @@ def png(frame: Tensor) -> bytes:
 
 def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: int, context: int = 0, seed: int = 0,
           fps: float = 15, ready: Callable[[Any], None] | None = None) -> None:
-    """Serves until interrupted; OSError where the port (0 for a free one) is taken.
-
-    context: frames of real video that a visit begins with. fps: of the pictures, at most.
-    ready: called with the server once it listens; `shutdown()` of it ends this.
+    """Serves until interrupted; OSError where the port (0 for a free one) is taken. context: real frames that a visit
+    begins with. fps: at most. ready: called with the server once it listens; `shutdown()` of it ends this.
     """
     from websockets.sync.server import serve as listen
 

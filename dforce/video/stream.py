@@ -14,8 +14,8 @@ from dforce.core.matrix import pyramid
 from dforce.core.noise import NoiseSource, no_noise
 from dforce.core.rollout import Recent, rollout
 from dforce.core.tree import State, map_state
-from dforce.guidance.clipped import clipped
 from dforce.guidance.history import fractional, history_guided, vanilla
+from dforce.guidance.wrapper import clipped
 from dforce.video.baselines import WindowPast, sliding_window
 from dforce.video.model import VideoModel
 
@@ -25,10 +25,7 @@ AT_ONCE = 64  # tokens of context absorbed in one call
 
 
 class Recipe(NamedTuple):
-    """How frames are sampled. The keys are explained in configs/verbs/rollout/rollout.yaml.
-
-    With stabilise_std = 0, method "forcing" is two-call teacher forcing. Counts of frames must be whole tokens.
-    """
+    """How frames are sampled; see configs/verbs/rollout/rollout.yaml. "forcing" without noise is teacher forcing."""
 
     method: Literal["forcing", "sliding", "regression"] = "forcing"
     steps: int = 10
@@ -103,8 +100,7 @@ def stream(model: VideoModel, recipe: Recipe, state: State, *, batch: int, actio
            context: int = 0, noise: NoiseSource | None = None, first: int = 0) -> Iterator[tuple[Tensor, State]]:
     """Chunks of frames [B, chunk, C, H, W], nominally in -1..1, and the state after each, without end.
 
-    state: from `begin`, or one that was yielded, on any device.
-    actions: called when the turn of a chunk has come; on any device.
+    state: from `begin`, or one that was yielded. actions: called when the turn of a chunk has come.
     context: frames before the stream, from which `actions` counts. first: number of chunks that were yielded before.
     """
     recipe, state = recipe.checked(model.stack), map_state(lambda leaf: leaf.to(model.device), state)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dforce.data.batch import Batch
 from dforce.data.pixels import to_uint8
 from dforce.data.video.dataset import VideoClips
-from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.folder import RunFolder
 from dforce.runs.progress import bar
 from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.checkpoint import Bundle
@@ -112,9 +112,9 @@ class VideoTraining(DenoiserTraining):
         at = sorted({round(i * (shown - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
         labels = [name for i in range(count) for name in (f"clip {i}", "model")]
         strip(to_uint8(rows.transpose(0, 1)), at, folder.media / "frames.png", labels=labels)
-        write_atomic(folder.media / "captions.json", json.dumps({"frames.png": (
+        folder.captions({"frames.png": (
             f"Held-out clips, and what the model makes of their first {context} frames under the same actions; the "
-            f"numbers count frames, training windows had {self.frames}.")}) + "\n")
+            f"numbers count frames, training windows had {self.frames}.")})
 
 
 def _digest(clips: VideoClips) -> str:

@@ -7,21 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dforce.data.generate.balls import simulate
+from dforce.data.generate.balls import RADIUS, SPEED, locate, render, simulate
 from dforce.data.pixels import from_uint8
 from dforce.report.rows import Row
 from dforce.video.metrics.drift import frechet_interval, spans_of
-from dforce.video.metrics.fvd_lpips import I3D, clips_of, load_lpips
+from dforce.video.metrics.measure import RowMaker
 from dforce.video.metrics.memory import memory
-from dforce.video.metrics.physics import physics
-from dforce.video.metrics.psnr_ssim import psnr, ssim
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.published import I3D, clips_of, load_lpips, psnr, ssim
 from dforce.video.reference_clips import RealVideo, ReferenceClips
 
 AGES = (1, 20), (20, 60), (60, 300)  # frames since a place was left
 FIRST = (10, 50, 100)  # frames over which a rollout is compared with what really came
 UNITS = {"mass": "times the balls'", "residual": "pixel value squared", "speed": "times the balls'",
          "energy": "times the balls'", "bad": "fraction of frames"}
+BAD_RESIDUAL, BAD_MASS = 0.03, 0.5  # mean squared pixel distance from any frame with balls; part of the light
 
 
 def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, maker: RowMaker, *,
@@ -108,3 +107,29 @@ def fvd_rows(i3d: str, made: np.ndarray, learnt: Tensor, held_out: Tensor, maker
               for begin, end in spans_of(len(made)) if end - begin >= 16]
     return [part.row("fvd[i3d]", frechet_interval(look(clips_of(frames))[:, None], to), higher=False)
             for part, frames in parts]
+
+
+def physics(frames: Tensor, positions: Tensor | None = None, *, balls: int = 1, radius: float = RADIUS,
+            speed: float = SPEED) -> dict[str, Tensor]:
+    """Physical quantities of the balls in clips [B, T, C, H, W] in -1..1; name -> [B, T], NaN where undefined.
+
+    mass: light in the picture over that of the same balls drawn whole, 1 if right.
+    residual: mean squared distance of the picture from that of balls drawn at the located centres.
+    speed: way of the centres since the frame before, over `speed`; below 1 at a bounce. energy: the mean of its square.
+    error: distance of the centres from the true `positions` [B, T, balls, 2] in pixels, if these are given.
+    bad: 1 where the residual exceeds .03 or the mass is off by more than half.
+    """
+    size = frames.shape[-1]
+    centres = locate(frames)[:, :, :balls]
+    seen = centres.nan_to_num(0.5)
+    wanted = render(seen, size, radius=radius)
+    light, due = ((x + 1).sum((2, 3, 4)) for x in (frames, wanted))
+    residual = (frames - wanted).square().flatten(2).mean(2)
+    moved = (centres[:, 1:] - centres[:, :-1]).norm(dim=-1) / speed
+    lost = moved.new_full((len(frames), 1), torch.nan)
+    values = {"mass": light / due, "residual": residual, "speed": torch.cat([lost, moved.mean(2)], 1),
+             "energy": torch.cat([lost, moved.square().mean(2)], 1)}
+    if positions is not None:
+        values["error"] = (centres - positions).norm(dim=-1).mean(2) * size
+    bad = (residual > BAD_RESIDUAL) | ((values["mass"] - 1).abs() > BAD_MASS) | centres.isnan().flatten(2).any(2)
+    return {name: value.double() for name, value in {**values, "bad": bad}.items()}

@@ -10,8 +10,8 @@ from dforce.align import Query, Sampler
 from dforce.align.algorithms.common import Setup
 from dforce.align.monitor import Measure, Monitor
 from dforce.align.on_policy import Ask
-from dforce.align.rewards.named import reward_of_frames
 from dforce.align.rewards.protocol import Reward, Subject, ask_reward
+from dforce.align.rewards.store import reward_of_frames
 from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
 from dforce.config import Node
 from dforce.core.matrix import pyramid
@@ -19,10 +19,9 @@ from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.runs.folder import RunFolder
 from dforce.train.checkpoint import load
 from dforce.train.precision import device_of
-from dforce.video.context import AfterContext, continuation_cond
 from dforce.video.evaluation import MetricSettings
 from dforce.video.film import need_film_writer
-from dforce.video.model import VideoModel, load_video
+from dforce.video.model import AfterContext, VideoModel, continuation_cond, load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.tuning_report import Contestants, TuningReport
 

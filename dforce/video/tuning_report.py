@@ -1,7 +1,5 @@
-"""What a world model has gained and lost by tuning: short videos and long rollouts of it and of the model begun with,
-from the same frames and in the same noise."""
+"""What a world model has gained and lost by tuning: videos and rollouts of it and of the model begun with, alike."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,8 +10,8 @@ from torch import Tensor
 
 from dforce.align import Sampler
 from dforce.align.monitor import divergence, has_density
-from dforce.align.rewards.named import Rewards
 from dforce.align.rewards.protocol import ask_reward
+from dforce.align.rewards.store import Rewards
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise
 from dforce.core.tree import map_state, select
@@ -21,15 +19,13 @@ from dforce.data.pixels import to_uint8
 from dforce.guidance.reporting import share_of
 from dforce.report.rows import Row, difference_row
 from dforce.report.terminal import terminal_table
-from dforce.runs.folder import RunFolder, write_atomic
+from dforce.runs.folder import RunFolder
 from dforce.runs.progress import Advance, bar
-from dforce.video.context import continuation_cond
 from dforce.video.evaluation import MetricSettings, rollout_rows, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, enlarge, grid, strip
 from dforce.video.metrics.drift import statistics
-from dforce.video.metrics.measure import picture
-from dforce.video.metrics.row_maker import RowMaker
-from dforce.video.model import VideoModel
+from dforce.video.metrics.measure import RowMaker, picture
+from dforce.video.model import VideoModel, continuation_cond
 from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
 from dforce.video.stream import Recipe, continued
 
@@ -85,8 +81,7 @@ class TuningReport:
             with bar("roll out") as advance:
                 rows += self._long(both, folder, advance)
         folder.results([row for row in rows if row["value"] is not None])
-        captions = {name: text for name, text in CAPTIONS.items() if (folder.media / name).is_file()}
-        write_atomic(folder.media / "captions.json", json.dumps(captions, indent=1) + "\n")
+        folder.captions({name: text for name, text in CAPTIONS.items() if (folder.media / name).is_file()})
         print(terminal_table([row for row in rows if row["metric"] in (*SHOWN, "reward_difference")
                               and row["variant"]["sampling"] == "policy"]))
         print(terminal_table([row for row in rows

@@ -1,8 +1,7 @@
 """A policy that chooses the actions of a rollout from its frames, learnt from the walkers in real clips.
 
-Actions that are taken from other clips do not depend on the generated frames: in another maze they lead into walls,
-where an action changes little that can be seen. The policy (the last two frames and the last actions -> the next
-action) sees what a model, or the engine itself, has made so far, as a player does.
+Actions of other clips lead into walls; the policy (the last two frames and the last actions -> the next action) sees
+what a model, or the engine itself, has made so far, as a player does.
 """
 
 from collections.abc import Callable
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 
 from dforce.core.noise import mix
 from dforce.data.pixels import from_uint8
-from dforce.train.auxiliary import seeded, train_auxiliary
-from dforce.video.auxiliary_nets import load_net, motion_layers, save_net
+from dforce.train.auxiliary import load_net, motion_layers, save_net, seeded, train_auxiliary
 from dforce.video.recording import Record
 
 MEMORY = 16         # actions that the policy remembers: walkers in mazes go straight for up to 15 frames
@@ -28,11 +26,9 @@ Clips = Callable[[int], tuple[Tensor, Tensor | None]]  # step -> frames [B, T, C
 
 
 class WalkerPolicy(nn.Module):
-    """forward(pairs, past) -> logits [N, A] of the action that leads to frame t.
+    """forward(pairs, past) -> logits [N, A] of the action that leads to frame t; shape: (C, H, W), in fours.
 
-    pairs: frames t - 2 and t - 1, [N, 2 C, H, W]. past: the last actions, oldest first, [N, memory, A], zeros where
-        there were none yet.
-    shape: (C, H, W) of a frame, H and W multiples of 4.
+    pairs: frames t - 2 and t - 1, [N, 2 C, H, W]. past: the last actions, oldest first, [N, memory, A], or zeros.
     """
 
     def __init__(self, shape: tuple[int, int, int], actions: int, *, memory: int = MEMORY, channels: int = 24):
@@ -51,8 +47,7 @@ class WalkerPolicy(nn.Module):
 
 
 class Decisions(NamedTuple):
-    """Training examples of the policy: its inputs pairs [N, 2 C, H, W] and past [N, memory, A], and the numbers of the
-    actions that were taken, label [N]."""
+    """Examples: pairs [N, 2 C, H, W] and past [N, memory, A] before actions, and these, label [N]."""
 
     pairs: Tensor
     past: Tensor
@@ -111,12 +106,10 @@ def expected(policy: WalkerPolicy, frames: Tensor, actions: Tensor) -> Tensor:
 class Walker:
     """Actions (frame, count) -> [B, count, A] of a policy that is shown the frames as they are made.
 
-    frames, actions: what came before, [B, N, C, H, W] and [B, N, A]; N may be 0.
-    rollouts: their numbers [B], None for 0, 1, ...
-
-    The action that leads to a frame is drawn from the policy's distribution once the frames before it have been shown
-    by `see`; it is a function of (seed, rollout, frame) and of these, and stays the same when it is read again. Within
-    a chunk of several frames, later actions are drawn from the last frame that was shown and the actions since.
+    frames, actions: what came before, [B, N, C, H, W] and [B, N, A]; N may be 0. rollouts: their numbers [B]. The
+    action that leads to a frame is drawn once the frames before it have been shown by `see`, as a function of (seed,
+    rollout, frame) and of these. Within a chunk, later actions are drawn from the last frame shown and the actions
+    since.
     """
 
     def __init__(self, policy: WalkerPolicy, frames: Tensor, actions: Tensor, *, seed: int = 0,
@@ -164,13 +157,9 @@ class Walker:
         past = F.pad(self.taken, (0, 0, max(self.policy.memory - self.taken.shape[1], 0), 0))[:, -self.policy.memory:]
         device = next(self.policy.parameters()).device
         part = self.policy(pairs.to(device), past.to(device)).cpu().double().softmax(-1)
-        drawn = (part.cumsum(-1) <= uniform_numbers(self.seed, self.rollouts, self.decided)[:, None]).sum(-1)
+        number = mix(self.seed, DRAW, self.rollouts, self.decided) & (1 << 52) - 1
+        drawn = (part.cumsum(-1) <= (number.double() / (1 << 52))[:, None]).sum(-1)
         return F.one_hot(drawn.clamp(max=self.policy.actions - 1), self.policy.actions).float()
-
-
-def uniform_numbers(seed: int, rollouts: Tensor, frame: int) -> Tensor:
-    """Numbers [B] in 0..1, a function of (seed, rollout, frame)."""
-    return (mix(seed, DRAW, rollouts, frame) & (1 << 52) - 1).double() / (1 << 52)
 
 
 def save_walker(policy: WalkerPolicy, file: Path) -> None:

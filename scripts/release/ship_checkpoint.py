@@ -55,6 +55,8 @@ def main() -> None:
         print(save_classifier(PRETRAINED / f"{args.name}-{FOLDER}", load_classifier(source), about=about))
     if "classes" in bundle.layout:
         use = "dforce sample image"
+    if bundle.layout.get("kind") == "policy":
+        use = "dforce evaluate robot"
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     print(f"{folder}: {size:.1f} MB, from {find(args.run)}; `{use} checkpoint={args.name}`")
 

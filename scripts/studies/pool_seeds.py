@@ -10,8 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dforce.planning.comparison import Key, pooled
-from dforce.planning.evaluation import difference
+from dforce.planning.evaluation import Key, difference, pooled
 from dforce.planning.scores import ScoreReport
 from dforce.report.rows import Row, read_episodes, read_results, write_results
 

@@ -32,16 +32,16 @@ from dforce.align import (
     write_pairs,
 )
 from dforce.align.algorithms.common import Setup
-from dforce.align.forward import draw_levels
 from dforce.align.loop import KLControl, tuning_epochs
 from dforce.align.monitor import Monitor, has_density
+from dforce.align.objectives import draw_levels
 from dforce.align.value import RIDGE, StepCredit
 from dforce.config import build, option, options
 from dforce.core.denoiser import Precond
 from dforce.core.loss import min_snr
 from dforce.core.noise import Noise
 from dforce.core.schedule import cosine, linear
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from tests.align_bed import Gaussian, Vectors
 
 OPTIMUM, BEGIN = 1.0, -0.5

@@ -11,7 +11,7 @@ from dforce.core.matrix import full_sequence, pyramid
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine, flow, linear
 from dforce.core.transition import transition
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from tests.align_bed import Gaussian, Vectors, networks
 
 F64 = torch.float64

@@ -34,7 +34,7 @@ from dforce.core.denoiser import Precond
 from dforce.core.matrix import full_sequence
 from dforce.core.noise import Noise
 from dforce.core.schedule import cosine
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from dforce.train.atomic_folder import CheckpointError
 from tests.align_bed import Gaussian, Vectors, networks
 

@@ -42,7 +42,7 @@ from dforce.core.matrix import pyramid
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine, flow
 from dforce.core.tree import leaves
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from tests.align_bed import Gaussian, Vectors
 
 F64 = torch.float64

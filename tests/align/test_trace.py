@@ -29,9 +29,9 @@ from dforce.core.sample import sample
 from dforce.core.schedule import cosine, flow, linear
 from dforce.core.transition import transition
 from dforce.core.tree import select
-from dforce.guidance.classifier_free import classifier_free
 from dforce.guidance.energy import guided
 from dforce.guidance.inpaint import inpaint
+from dforce.guidance.wrapper import classifier_free
 from tests.align_bed import Gaussian, Vectors, networks
 
 SEEDED = {"noise": Noise(1)}

@@ -21,23 +21,21 @@ from dforce.benchmarks.planning.benchmark import PlanningBenchmark, benchmark_jo
 from dforce.benchmarks.planning.suite import label, read_suite, split_label
 from dforce.benchmarks.planning.tables import planning_tables
 from dforce.benchmarks.planning.trainings import ModelTraining
-from dforce.cli.compose import composed
+from dforce.cli.compose import changed_suite, composed
 from dforce.cli.main import main
-from dforce.cli.suite_files import changed_suite
 from dforce.config import read
 from dforce.data import make_maze_dataset
 from dforce.envs import MAZES
 from dforce.planning.baselines.drivers import run_driver, straight_driver
-from dforce.planning.comparison import aggregate_rows, common, paired_rows, pooled
+from dforce.planning.evaluation import aggregate_rows, common, paired_rows, pooled
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task, get_task
 from dforce.report.rows import read_results
 from dforce.report.statistics import bootstrap_interval, interquartile_mean, paired_difference, resampled
 from dforce.report.statistics import probability_of_improvement as above
 from dforce.report.table import csv_table
-from dforce.runs.claims import claims_in
 from dforce.runs.folder import Invocation
-from dforce.runs.jobs import Job, run_jobs
+from dforce.runs.jobs import Job, claims_in, run_jobs
 from dforce.runs.training_run import Keeper
 from dforce.runs.trajectory_training import TrajectoryTraining
 from dforce.train.checkpoint import model_of

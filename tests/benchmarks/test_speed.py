@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dforce.benchmarks.speed import cost, data, guidance, harness, planning, sampling, train_step
+from dforce.benchmarks.speed import cost, data, harness, planning, sampling, train_step
 from dforce.benchmarks.speed.benchmark import SpeedBenchmark
 from dforce.benchmarks.speed.harness import Way, agree, race, relative_difference
-from dforce.benchmarks.speed.official import TokenByToken, double_loop
-from dforce.benchmarks.speed.official_layers import OfficialObjective
+from dforce.benchmarks.speed.official import OfficialObjective, TokenByToken, double_loop
 from dforce.benchmarks.speed.sizes import QUICK, Sizes, maze_denoiser, random_batch
 from dforce.cli.main import main
 from dforce.nets.recurrent import RecurrentNet
@@ -79,7 +78,7 @@ def test_second_order_takes_a_fifth_of_the_calls():
 
 def test_batched_draws_and_windows_agree():
     denoiser, schedule = maze_denoiser(QUICK, 16)
-    assert agree(guidance.guidance_ways(QUICK, denoiser, schedule, 2))["draws batched"] < 1e-5
+    assert agree(planning.guidance_ways(QUICK, denoiser, schedule, 2))["draws batched"] < 1e-5
     windows, dataset = data.sources(QUICK)
     assert len(windows) == len(dataset)
     index = torch.tensor([0, 5, len(dataset) - 1])
@@ -192,7 +191,7 @@ def test_the_command_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_step, "gemm_peak", lambda *_: 1e12)  # half a second for each side and dtype
     assert main(["benchmark", "speed", "quick=true", "rounds=2", "device=cpu", f"out={tmp_path / 'run'}"]) == 0
     rows = read_results(tmp_path / "run" / "results.json").rows
-    tasks = {train_step.TASK, sampling.TASK, sampling.CALLS, guidance.TASK, planning.TASK, data.TASK}
+    tasks = {train_step.TASK, sampling.TASK, sampling.CALLS, planning.ROW, planning.TASK, data.TASK}
     assert {row["task"] for row in rows} == tasks
     assert all(list(check_row(row)) == [*ROW_KEYS] for row in rows)
     runs = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]

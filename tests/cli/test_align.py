@@ -11,9 +11,10 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from dforce.align import load_adapters, merge
+from dforce.align import Ratings, fit_rating, load_adapters, merge, save_reward
 from dforce.cli.main import main
-from dforce.images import class_cond, draw, load_model
+from dforce.data.images import load_images
+from dforce.images import class_cond, draw, load_classifier, load_model
 from dforce.report.rows import filter_rows, read_results
 from dforce.train.checkpoint import find, load, verify
 
@@ -179,6 +180,16 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path, capsys: py
         assert not Path("a").exists(), words
     assert main(["align", "vidoe", "checkpoint=digits"]) == 2
     assert "image" in capsys.readouterr().err
+
+
+def test_a_head_on_a_classifier_is_a_reward_by_its_folder() -> None:
+    digits = load_images("digits")
+    ratings = Ratings(digits.x[:60], digits.label[:60].float())
+    save_reward("run/reward", fit_rating(load_classifier("digits"), ratings, steps=3, device="cpu").model,
+                encoder="digits")
+    assert align("reward=run", "algorithm.epochs=1", "algorithm.samples=12", "steps=3", "evaluate=0", "watch=0",
+                 "device=cpu", "out=a", small=False) == 0
+    assert np.isfinite(json.loads(Path("a", "metrics.jsonl").read_text().splitlines()[0])["reward"])
 
 
 def test_prompts_of_a_batch_are_its_classes() -> None:

@@ -268,10 +268,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 def test_doctor_gives_a_fix_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dforce.runs import diagnosis
+    from dforce.runs import environment
 
     monkeypatch.setitem(sys.modules, "av", None)
-    finding = diagnosis._module("av")
+    finding = environment._module("av")
     assert finding.state == "warn" and "dforce[video]" in finding.fix
     monkeypatch.setitem(sys.modules, "numpy", None)
-    assert diagnosis._module("numpy").state == "fail"
+    assert environment._module("numpy").state == "fail"

@@ -14,8 +14,7 @@ import yaml
 from dforce.align import BradleyTerry, Pairs, Ratings, ask_reward, load_reward, write_pairs, write_ratings
 from dforce.cli import manual
 from dforce.cli.main import main
-from dforce.images.rewards import open_reward
-from dforce.report.plots.rewards import margins_plot, ratings_plot
+from dforce.report.plots.monitor import margins_plot, ratings_plot
 from dforce.report.rows import read_results
 
 FEW = ["steps=30", "batch=40", "width=8", "depth=1"]
@@ -54,7 +53,7 @@ def test_pairs_become_a_reward_with_its_page(data, capsys) -> None:
     assert rows["pair_accuracy of those learnt from"]["n"] == 48
     page = open("run/index.html").read()
     assert "pair_accuracy" in page and "margins.png" in page and "loss.png" in page
-    reward = open_reward("run")
+    reward = load_reward("run")
     assert isinstance(reward, BradleyTerry) and reward.net.classes == ("a", "b")
     assert ask_reward(reward, x, ["a", "b"] * 60).shape == (120,)
     assert json.load(open("run/reward/reward.json"))["about"]["pair_accuracy"] == told["value"]
@@ -75,7 +74,7 @@ def test_ratings_become_a_reward_with_its_rank_correlation(data, capsys) -> None
     lines = [json.loads(line) for line in open("run/episodes.jsonl")]
     both = [line["predicted"] for line in lines], [line["rated"] for line in lines]
     assert rank["value"] == pytest.approx(stats.spearmanr(*both).statistic)
-    reward = open_reward("run")
+    reward = load_reward("run")
     assert np.corrcoef(reward(x).detach(), bright)[0, 1] > 0.9
     assert "ratings.png" in open("run/index.html").read()
 

@@ -89,7 +89,7 @@ def test_stacked_frames_carried_states_and_a_picture(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["frames=5", "stack=2"], "5 frames are not divisible by stack 2"),
+    (["frames=5", "stack=2"], "frames=5 is not divisible by stack=2"),
     (["frames=40"], "a window takes 40"),
     (["net.patch=3"], "patch must be a power of two"),
     (["net.multipliers=[1,1,1,1]"], "do not divide"),

@@ -17,10 +17,8 @@ from dforce.core.step import Memory, advance, extrapolate, forget, no_memory
 from dforce.core.transition import renoise, transition
 from dforce.core.tree import leaves
 from dforce.core.wavefront import ordered
-from dforce.guidance.classifier_free import classifier_free
-from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided
-from dforce.guidance.wrapper import Wrapper
+from dforce.guidance.wrapper import Wrapper, classifier_free, clipped
 from dforce.nets.recurrent import RecurrentNet
 from tests.gaussian_bed import Causal, NonCausal
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from dforce.core.denoiser import Precond
-from dforce.core.diffusers_config import AUTOENCODER, SCHEDULERS, UNET
-from dforce.core.diffusers_schedule import from_diffusers, sampling_levels
+from dforce.core.diffusers_schedule import AUTOENCODER, SCHEDULERS, UNET, from_diffusers, sampling_levels
 from dforce.core.schedule import Schedule, cosine, flow, from_betas, linear, sigmoid
 from dforce.core.transition import transition
 from dforce.nets.recurrent import RecurrentNet

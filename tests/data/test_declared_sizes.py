@@ -11,8 +11,8 @@ import pytest
 
 from dforce.config import bounded_yaml
 from dforce.data import VideoClips
-from dforce.data.npz import read_npz
-from dforce.data.spaces import column_names, flatten_rows, one_hot
+from dforce.data.arrays import read_npz
+from dforce.data.columns import column_names, flatten_rows, one_hot
 from dforce.data.video.clip import ArrayClip, read_array
 
 HUGE = (2 * 10**12, 2, 2, 1)  # 8 TB of uint8
@@ -107,7 +107,7 @@ def test_yaml_aliases_do_not_explode(tmp_path):
 
 
 def test_a_checkpoint_whose_configuration_explodes_is_refused(tmp_path, monkeypatch):
-    from dforce.cli.resume import resumed
+    from dforce.cli.compose import resumed
     from dforce.runs.folder import Invocation
 
     (tmp_path / "config.yaml").write_text("a: &a [*a]")

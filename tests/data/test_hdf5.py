@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dforce import data
-from dforce.data.hdf5 import open_hdf5, read_part
+from dforce.data.arrays import open_hdf5, read_part
 from tests.data.test_d4rl import arrays, write
 
 h5py = pytest.importorskip("h5py")

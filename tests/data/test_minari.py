@@ -115,7 +115,7 @@ def test_dict_observations_are_joined_and_images_refused(tmp_path, monkeypatch):
     np.testing.assert_array_equal(episodes.observations[:, column : column + 2], joined)
     assert len(names) == 5
     with pytest.raises(ValueError, match="vectors are read here"):
-        data.spaces.column_names(spaces.Box(0, 255, (64, 64, 3), np.uint8), "observation")
+        data.columns.column_names(spaces.Box(0, 255, (64, 64, 3), np.uint8), "observation")
 
 
 def test_unknown_dataset_lists_those_that_exist(tmp_path):

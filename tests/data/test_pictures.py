@@ -10,7 +10,7 @@ import pytest
 
 from dforce.data import VideoClips
 from dforce.data.images import load_images
-from dforce.data.pictures import PictureError, read_picture
+from dforce.data.pixels import PictureError, read_picture
 from dforce.data.video.index import find_clips
 from tests.data.test_video_files import film, stripes, told
 

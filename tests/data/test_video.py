@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dforce.data import VideoClips, checked_batch
-from dforce.data.video.actions import led_to
 from dforce.data.video.clip import ArrayClip, resized
+from dforce.data.video.select import led_to
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +198,7 @@ def test_balls_need_no_files():
 
 def test_arguments_that_do_not_go_together():
     clip = [ArrayClip.of(numbered(0, 9), name="a")]
-    with pytest.raises(ValueError, match="8 frames are not divisible by stack 3: the nearest number is 9"):
+    with pytest.raises(ValueError, match="frames=8 is not divisible by stack=3: the nearest frames is 9"):
         VideoClips(clip, frames=8, stack=3)
     with pytest.raises(ValueError, match=r"no val clip among the 1 that can be used \(held_out=0.05"):
         VideoClips(clip, frames=8, split="val")

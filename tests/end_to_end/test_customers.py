@@ -21,10 +21,9 @@ from dforce.core.rollout import rollout
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import cosine, flow
 from dforce.core.tree import fork, leaves, reset, select
-from dforce.guidance.classifier_free import classifier_free
-from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided
 from dforce.guidance.monte_carlo import monte_carlo
+from dforce.guidance.wrapper import classifier_free, clipped
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.temporal import TemporalUNet
 from dforce.nets.transformer import TransformerNet

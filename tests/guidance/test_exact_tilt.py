@@ -8,8 +8,7 @@ import torch
 from dforce.core.matrix import pyramid
 from dforce.core.sample import generate
 from dforce.core.schedule import linear
-from dforce.guidance.exact_tilt import exact_tilt
-from dforce.guidance.monte_carlo import _Draws, monte_carlo
+from dforce.guidance.monte_carlo import _Draws, exact_tilt, monte_carlo
 from tests.gaussian_bed import Causal, NonCausal, covariance
 from tests.guidance.test_monte_carlo import whitened
 

@@ -10,12 +10,11 @@ from dforce.core.matrix import full_sequence, pyramid
 from dforce.core.noise import Noise
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine, flow, linear
-from dforce.guidance.classifier_free import classifier_free
-from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided, tilt
 from dforce.guidance.inpaint import inpaint
 from dforce.guidance.monte_carlo import monte_carlo
 from dforce.guidance.universal import backward_guided
+from dforce.guidance.wrapper import classifier_free, clipped
 from dforce.nets.recurrent import RecurrentNet
 from tests.align_bed import Gaussian
 from tests.gaussian_bed import Causal, NonCausal, covariance

@@ -11,8 +11,8 @@ from dforce.core.noise import Noise
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine
 from dforce.guidance import shared_draws
-from dforce.guidance.classifier_free import classifier_free
 from dforce.guidance.monte_carlo import monte_carlo
+from dforce.guidance.wrapper import classifier_free
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
 

@@ -15,14 +15,12 @@ from dforce.core.noise import Noise, shifted
 from dforce.core.rollout import rollout
 from dforce.core.sample import generate
 from dforce.core.schedule import linear
-from dforce.guidance.classifier_free import classifier_free
-from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided
 from dforce.guidance.history import fractional, history_guided
 from dforce.guidance.inpaint import inpaint, padded
 from dforce.guidance.monte_carlo import monte_carlo
 from dforce.guidance.universal import backward_guided, classifier_guided
-from dforce.guidance.wrapper import Wrapper
+from dforce.guidance.wrapper import Wrapper, classifier_free, clipped
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
 from tests.gaussian_bed import Causal, NonCausal

@@ -15,8 +15,8 @@ import torch
 
 import dforce
 from dforce.align import ask_reward
-from dforce.align.rewards.named import named_reward
 from dforce.align.rewards.protocol import Subject
+from dforce.align.rewards.store import named_reward
 from dforce.cli.main import main
 from dforce.data import save_episodes
 from dforce.data.episodes import pack
@@ -183,7 +183,7 @@ def test_a_reward_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, name, module)
     (tmp_path / "image_reward").mkdir()
     (tmp_path / "image_reward" / "red.yaml").write_text(f"_target_: {name}.redness\n_partial_: true\nscale: 2.0\n")
-    monkeypatch.setattr("dforce.config.groups.files", lambda package: tmp_path)
+    monkeypatch.setattr("dforce.config.nodes.files", lambda package: tmp_path)
     x = torch.zeros(2, 1, 3, 4, 4)
     x[1, :, 0] = 0.9
     watched = named_reward("red", Subject((3, 4, 4)))

@@ -24,7 +24,8 @@ FLOORS = (
     ("__init__", "__main__"),  # the package itself: what it lends to a user, and `python -m dforce`
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-LEAVES = {"core": set(), "nets": {"core"}, "report": set(), "envs": set(), "config": set(), "policy": {"core"}}
+LEAVES = {"core": set(), "nets": {"core"}, "report": set(), "envs": set(), "config": set(),
+          "policy": {"core", "data", "guidance"}}
 # Room -> the only third-party packages that it may import.
 THIRD = {
     "core": {"torch", "einops", "numpy"},
@@ -35,7 +36,7 @@ THIRD = {
 }
 # Package -> the only places that may import it.
 PLACES = {
-    "gymnasium": ("envs", "dforce/data"),  # data: the spaces that Minari's files are described by
+    "gymnasium": ("envs", "dforce/data", "dforce/benchmarks/robot"),  # data: the spaces of Minari's files
     "mujoco": ("envs",),
     "gymnasium_robotics": ("envs",),
     "ogbench": ("envs",),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dforce.data.images import ImageBatches, Images, load_images
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from dforce.images import (
     accuracy,
     class_cond,
@@ -28,7 +28,7 @@ from dforce.images import (
     save_classifier,
     train_classifier,
 )
-from dforce.images.metrics import diversity_interval
+from dforce.images.judge import diversity_interval
 from dforce.train.checkpoint import PRETRAINED, CheckpointError, load
 
 

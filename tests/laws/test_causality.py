@@ -7,10 +7,9 @@ import torch
 
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import linear
-from dforce.guidance.classifier_free import classifier_free
-from dforce.guidance.clipped import clipped
 from dforce.guidance.energy import guided
 from dforce.guidance.inpaint import inpaint
+from dforce.guidance.wrapper import classifier_free, clipped
 from dforce.nets.recurrent import RecurrentNet
 from tests.gaussian_bed import Causal, NonCausal
 

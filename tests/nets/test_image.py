@@ -11,7 +11,7 @@ from dforce.core.noise import Noise
 from dforce.core.sample import generate, sample
 from dforce.core.schedule import linear
 from dforce.data.images import ImageBatches, Images
-from dforce.guidance.classifier_free import classifier_free
+from dforce.guidance.wrapper import classifier_free
 from dforce.nets.image import ImageMLP, ImageUNet
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective

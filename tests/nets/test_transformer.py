@@ -12,9 +12,9 @@ from dforce.core.rollout import rollout
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine
 from dforce.core.tree import leaves, reset, select
-from dforce.guidance.classifier_free import classifier_free
 from dforce.guidance.energy import guided
 from dforce.guidance.monte_carlo import monte_carlo
+from dforce.guidance.wrapper import classifier_free
 from dforce.nets import transformer
 from dforce.nets.transformer import TransformerNet
 from tests.gaussian_bed import Causal, ar1

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from dforce.planning.energy import Reward, SumOfDistances, Terminal
-from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.search.best_of_n import BestOfN, name_of
+from dforce.planning.planner import BestOfN, DiffusionPlanner, name_of
 from tests.small_planner import GOALS, STARTS, small, tokens_per_plan
 
 SETTINGS = [{"scale": 0.0}, {"scale": 0.2}, {"scale": 0.2, "draws": 3}, {"scale": 0.2, "eta": 0.5}]

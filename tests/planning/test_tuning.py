@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dforce.align import AlignObjective, GroupAdvantage, OnPolicy, Query, Sampler, policy_gradient
-from dforce.align.algorithms.grpo import GRPO
+from dforce.align.algorithms.ddpo import GRPO
 from dforce.cli.main import main
 from dforce.core.noise import Noise
 from dforce.core.schedule import linear
@@ -194,15 +194,12 @@ def test_a_finished_run_is_left_alone_and_another_one_is_not_mixed_in(run: Path,
     assert "other algorithm.lr" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("override, told", [
-    ("checkpoint=null", "checkpoint is needed"),
-    ("algorithm=ddpoo", "did you mean"),
-    ("algorithm.beta=3", "algorithm.beta is a key of"),
-    ("algorithm=draft", "has no gradient"),
-    ("starts=some", "starts=all or blocked"),
-    ("policy.eta=0.0", "policy.eta"),
-    ("checkpoint=digits", "not on a maze"),
-])
+@pytest.mark.parametrize("override, told", [("checkpoint=null", "checkpoint is needed"),
+                                            ("algorithm=ddpoo", "did you mean"),
+                                            ("algorithm.beta=3", "algorithm.beta is a key of"),
+                                            ("algorithm=draft", "has no gradient"),
+                                            ("starts=some", "starts=all or blocked"), ("policy.eta=0.0", "policy.eta"),
+                                            ("checkpoint=digits", "not on a maze")])
 def test_mistakes_are_told_before_anything_is_done(base: Path, tmp_path: Path, capsys, override, told) -> None:
     assert main(["align", "planner", f"checkpoint={base}", f"out={tmp_path / 'out'}", override]) == 2
     assert told in capsys.readouterr().err

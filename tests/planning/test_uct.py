@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from dforce.planning.search.uct import Search
+from dforce.planning.search.mctd import Search
 
 BRANCHES, DEPTH = 3, 5
 

@@ -18,7 +18,7 @@ from dforce.report import html, movie, table
 from dforce.report import rows as results
 from dforce.report.plots import curves, style
 from dforce.report.plots import maze as maze_plots
-from dforce.report.plots.forest import forest
+from dforce.report.plots.benchmark import forest
 from dforce.report.plots.maze_axes import draw_maze, timed_lines, view
 from dforce.report.statistics import median_interval
 
@@ -135,9 +135,9 @@ def test_coverage_counts_every_position():
 def test_film_has_a_frame_every_stride_and_one_at_the_end(tmp_path, stride, frames):
     pause = round(movie.PAUSE * 10)
     path = walk(41)
-    gif = maze_plots.animation(UMAZE, fan(), path, START, GOAL, tmp_path / "a.gif", fps=10, stride=stride)
+    gif = movie.animation(UMAZE, fan(), path, START, GOAL, tmp_path / "a.gif", fps=10, stride=stride)
     assert iio.imread(gif).shape[:3] == (frames, 480, 480)  # pillow joins the pause into the last frame
-    mp4 = maze_plots.animation(WIDE, fan(), path, START, GOAL, tmp_path / "a.mp4", fps=10, stride=stride)
+    mp4 = movie.animation(WIDE, fan(), path, START, GOAL, tmp_path / "a.mp4", fps=10, stride=stride)
     if mp4.suffix == ".mp4":
         film = iio.imread(mp4, plugin="pyav")
         assert len(film) == frames + pause and film.shape[1] % 2 == film.shape[2] % 2 == 0
@@ -146,7 +146,7 @@ def test_film_has_a_frame_every_stride_and_one_at_the_end(tmp_path, stride, fram
 def test_film_follows_the_path_and_the_replanned_fan(tmp_path):
     path = walk(41)
     replanned = [(0, fan(2)), (20, fan(2) + 0.1)]
-    film = iio.imread(maze_plots.animation(UMAZE, replanned, path, START, GOAL, tmp_path / "a.gif", stride=10))
+    film = iio.imread(movie.animation(UMAZE, replanned, path, START, GOAL, tmp_path / "a.gif", stride=10))
     x_low, x_high, y_low, y_high = view(UMAZE)
     for frame, step in zip(film, (0, 10, 20, 30, 40), strict=True):
         x, y = path[step]
@@ -412,8 +412,8 @@ def test_page_reloads_only_while_running(tmp_path):
      (lambda: maze_plots.plan_figure(UMAZE, fan(), None, START, GOAL, chosen=3), "one of the 3 plans"),
      (lambda: maze_plots.plan_grid(UMAZE, [fan()], [], [START], [GOAL]), "as many paths"),
      (lambda: maze_plots.denoising_strip(UMAZE, fan(), START, GOAL, ["one"]), "labels must be one for each of the 3"),
-     (lambda: maze_plots.animation(UMAZE, fan(), walk(), START, GOAL, "a.avi"), r"\.mp4 or \.gif"),
-     (lambda: maze_plots.animation(UMAZE, [(5, fan())], walk(), START, GOAL, "a.gif"), "rising from 0"),
+     (lambda: movie.animation(UMAZE, fan(), walk(), START, GOAL, "a.avi"), r"\.mp4 or \.gif"),
+     (lambda: movie.animation(UMAZE, [(5, fan())], walk(), START, GOAL, "a.gif"), "rising from 0"),
      (lambda: maze_plots.coverage(UMAZE, np.zeros((0, 2))), "empty"),
      (lambda: curves.schedule_heatmap([[11, 3]], 10), r"levels in 0\.\.10, got 3\.\.11"),
      (lambda: curves.loss_curve([1, 2], [1.0]), r"train must have shape \[N\] = \[2\]"),

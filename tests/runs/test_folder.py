@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from dforce.report.rows import read_results
-from dforce.runs.claims import LOCK
 from dforce.runs.folder import RunFolder, Ticker, environment, nothing_saved, peak_memory_mb, progress, write_atomic
+from dforce.runs.lock import LOCK
 from dforce.runs.progress import bar
 from dforce.runs.training_run import has_checkpoint
 from tests.forked import exit_code, forked

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dforce.runs.claims import claims_in, locked
-from dforce.runs.jobs import Job, Stopped, run_jobs, slug
+from dforce.runs.jobs import Job, Stopped, claims_in, locked, run_jobs, slug
 from dforce.runs.shards import read_shard, write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +79,7 @@ import sys, time
 from pathlib import Path
 from tests import conftest
 from dforce.runs import jobs
-from dforce.runs.claims import claims_in
+from dforce.runs.jobs import claims_in
 jobs.WAIT = 0.05
 folder = Path(sys.argv[1])
 def job(number):

@@ -18,8 +18,7 @@ from dforce.core.noise import Noise
 from dforce.core.schedule import cosine
 from dforce.nets.conv import ConvGRUNet
 from dforce.nets.frames import FrameTransformerNet
-from dforce.video.context import AfterContext, continuation_cond
-from dforce.video.model import load_video
+from dforce.video.model import AfterContext, continuation_cond, load_video
 from dforce.video.stream import Recipe, begin
 from tests.small_video import save_model
 

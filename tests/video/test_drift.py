@@ -26,10 +26,9 @@ from dforce.video.metrics.drift import (
     windows_of,
 )
 from dforce.video.metrics.features import PairEncoder
-from dforce.video.metrics.fvd_lpips import ALEXNET, I3D, Lpips, clips_of, load_lpips
-from dforce.video.metrics.measure import measure_drift, picture
-from dforce.video.metrics.physics import physics
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.measure import RowMaker, measure_drift, picture
+from dforce.video.metrics.published import ALEXNET, I3D, Lpips, clips_of, load_lpips
+from dforce.video.truth import physics
 
 
 def clips(count, frames, seed):

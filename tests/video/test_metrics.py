@@ -9,9 +9,18 @@ import pytest
 import torch
 
 from dforce.core.frechet import frechet
-from dforce.video.metrics.features import clip_features, load_features, pairs_of, save_features, train_features
-from dforce.video.metrics.probe import fed_and_seen, kappa, train_probe, transitions
-from dforce.video.metrics.psnr_ssim import psnr, ssim
+from dforce.video.metrics.features import (
+    clip_features,
+    fed_and_seen,
+    kappa,
+    load_features,
+    pairs_of,
+    save_features,
+    train_features,
+    train_probe,
+    transitions,
+)
+from dforce.video.metrics.published import psnr, ssim
 
 
 def random(*shape, seed=0, low=-1.0, high=1.0):

@@ -10,12 +10,12 @@ from dforce.cli.main import main
 from dforce.core.noise import Noise
 from dforce.report.rows import read_results
 from dforce.video.evaluation import MetricSettings
-from dforce.video.metrics.physics import physics
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.rollout_run import RolloutRun
 from dforce.video.server import World
 from dforce.video.stream import Recipe, continued
+from dforce.video.truth import physics
 
 
 @pytest.fixture(autouse=True)

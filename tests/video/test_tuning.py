@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dforce.align.rewards.builtin import Brightness
-from dforce.align.rewards.named import reward_of_frames
 from dforce.align.rewards.protocol import Subject
+from dforce.align.rewards.store import reward_of_frames
 from dforce.cli.main import main
 from dforce.report.rows import filter_rows, read_results
 from dforce.train.checkpoint import build_denoiser, find, load, save
@@ -52,7 +52,7 @@ def test_a_reward_is_lifted_to_the_mean_over_frames() -> None:
     node = {"_target_": "dforce.align.rewards.builtin.Brightness", "sign": -2.0}
     assert values(node) == pytest.approx([-2 / 3, -2.0])
     with pytest.raises(ValueError, match="which is no reward"):
-        reward_of_frames({"_target_": "dforce.align.algorithms.grpo.GRPO"}, SMALL)
+        reward_of_frames({"_target_": "dforce.align.algorithms.ddpo.GRPO"}, SMALL)
     with pytest.raises(ValueError, match="must be positive"):
         Brightness(0.0)
 
@@ -150,20 +150,16 @@ def test_models_with_actions_and_stacked_frames(tmp_path: Path) -> None:
     assert {"reward_difference", "frechet"} <= metrics and "held_out_reward" not in metrics
 
 
-@pytest.mark.parametrize("words, told", [
-    (["checkpoint=null"], "checkpoint is needed"),
-    (["checkpoint=digits"], "no model of video"),
-    (["checkpoint=maze2d-umaze"], "no model of video"),
-    (["checkpoint=nosuch"], "neither a checkpoint"),
-    (["reward=brigt"], "did you mean 'bright'"),
-    (["reward=os.system"], "outside"),
-    (["algorithm=grop"], "did you mean 'grpo'"),
-    (["beta=3"], "algorithm.beta is a key of algorithm="),
-    (["frames=0"], "at least one, got 0"),
-    (["context=-1"], "context is a number"),
-    (["kl_max=1", "watch=0"], "kl_max takes a watch"),
-    (["frames=80"], "a window takes 84"),
-])
+@pytest.mark.parametrize("words, told", [(["checkpoint=null"], "checkpoint is needed"),
+                                         (["checkpoint=digits"], "no model of video"),
+                                         (["checkpoint=maze2d-umaze"], "no model of video"),
+                                         (["checkpoint=nosuch"], "neither a checkpoint"),
+                                         (["reward=brigt"], "did you mean 'bright'"), (["reward=os.system"], "outside"),
+                                         (["algorithm=grop"], "did you mean 'grpo'"),
+                                         (["beta=3"], "algorithm.beta is a key of algorithm="),
+                                         (["frames=0"], "at least one, got 0"), (["context=-1"], "context is a number"),
+                                         (["kl_max=1", "watch=0"], "kl_max takes a watch"),
+                                         (["frames=80"], "a window takes 84")])
 def test_mistakes_are_told_before_anything_is_written(checkpoint: Path, capsys: pytest.CaptureFixture[str],
                                                       words: list[str], told: str) -> None:
     assert align(f"checkpoint={checkpoint}", *words, "out=out") == 2

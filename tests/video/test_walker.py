@@ -15,7 +15,7 @@ import torch
 from dforce.cli.main import main
 from dforce.data.pixels import from_uint8
 from dforce.report.rows import read_results
-from dforce.video.metrics.probe import kappa
+from dforce.video.metrics.features import kappa
 from dforce.video.recording import Record
 from dforce.video.walker import (
     Walker,

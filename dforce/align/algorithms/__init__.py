@@ -1,1 +1,1 @@
-"""Algorithms of alignment: a new one is one module here and one file in configs/algorithm. See `common`."""
+"""Algorithms of alignment: a new one is one class here and one file in configs/algorithm. See `common`."""

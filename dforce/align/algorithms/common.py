@@ -14,7 +14,7 @@ from dforce.align.objectives import AlignObjective, Loss, Result, policy_gradien
 from dforce.align.on_policy import Ask, OnPolicy, Sampler
 from dforce.align.rewards.protocol import Reward
 from dforce.align.value import StepCredit
-from dforce.config import nearest
+from dforce.config import require_name
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.guidance.wrapper import module_inside
 
@@ -39,10 +39,7 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """The settings that every algorithm has; one of them is a dataclass that adds its own, with a name and `prepare`.
-
-    Its keys are explained in its file of configs/algorithm. Raises ValueError for a count below 1.
-    """
+    """The settings that every algorithm has; one is a dataclass that adds its own, explained in configs/algorithm."""
 
     name: ClassVar[str]  # as its file in configs/algorithm
     epochs: int = 40
@@ -73,8 +70,7 @@ def credit_of(advantage: str, buffer: int = BUFFER) -> Credit:
     """A reward against those of its prompt (the last `buffer`), of the batch, or of its group."""
     kinds: dict[str, Callable[[], Credit]] = {"prompt": lambda: PerPromptStats(buffer, min(16, buffer)),
                                               "batch": lambda: standardised, "group": GroupAdvantage}
-    if advantage not in kinds:
-        raise ValueError(f"no advantage {advantage!r}{nearest(str(advantage), kinds)}")
+    require_name(str(advantage), kinds, "no advantage")
     return kinds[advantage]()
 
 
@@ -123,10 +119,7 @@ class SampleLearning(Algorithm):
 def on_policy(algorithm: Any, setup: Setup, loss: Loss, credit: Credit, *, reference: Denoiser | None = None,
               updates: int = 1, passes: int = 1, sync: bool = False,
               weight: Callable[[Tensor], Tensor] = lambda advantage: advantage, **source: Any) -> Aligning:
-    """An algorithm that samples anew every epoch, with samples and group among its settings.
-
-    sync: the reference moves to the policy before every epoch. weight: of advantages. source: more of `OnPolicy`.
-    """
+    """An algorithm that samples anew every epoch; sync: the reference moves along. source: more of `OnPolicy`."""
     objective = AlignObjective(setup.sampler.denoiser, setup.sampler.schedule, loss, reference=reference)
     batches = OnPolicy(setup.sampler, setup.reward, setup.ask, samples=algorithm.samples, group=algorithm.group,
                        updates=updates, passes=passes, decode=setup.decode, seed=setup.seed,

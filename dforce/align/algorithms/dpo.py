@@ -1,4 +1,4 @@
-"""Diffusion-DPO (Wallace et al. 2023): preference pairs of own samples, or of a file."""
+"""Preferences: Diffusion-DPO (Wallace et al. 2023), of pairs of own samples or of a file; D3PO (Yang et al. 2023)."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ import torch
 from dforce.align.advantage import standardised
 from dforce.align.algorithms.common import SampleLearning, Setup, aligning, reference_of
 from dforce.align.loop import Aligning
-from dforce.align.objectives import AlignObjective, preference
+from dforce.align.objectives import AlignObjective, preference, stepwise_preference
 from dforce.align.preferences import Preferences, best_against_worst, read_pairs
 from dforce.core.loss import min_snr
 
-BUILDABLE = ("DiffusionDPO",)  # by name, in a configuration
+BUILDABLE = ("DiffusionDPO", "D3PO")  # by name, in a configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +37,21 @@ class DiffusionDPO(SampleLearning):
         batches = Preferences(pairs, batch=max(1, len(pairs.win) // self.updates), seed=setup.seed)
         objective = AlignObjective(sampler.denoiser, sampler.schedule, loss, reference=reference)
         return aligning(self, objective, batches, self.updates, lambda epochs: 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class D3PO(SampleLearning):
+    """The keys are explained in configs/algorithm/d3po.yaml."""
+
+    name = "d3po"
+    group: int = 8
+    pairs: int = 2
+    beta: float = 0.1
+    clip_nats: float | None = None
+    fraction: float = 1.0
+
+    def prepare(self, setup: Setup) -> Aligning:
+        loss = stepwise_preference(beta=self.beta, clip_nats=self.clip_nats, fraction=self.fraction, rows=setup.rows,
+                                   checkpoint=setup.checkpoint)
+        return self.learning(setup, loss, standardised, reference=reference_of(setup.sampler.denoiser),
+                             prepare=best_against_worst(self.pairs))

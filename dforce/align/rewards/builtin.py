@@ -1,9 +1,4 @@
-"""Rewards that ship with dforce: the bytes of a JPEG, brightness, a classifier's log-probability, and images' rewards
-for videos.
-
-A reward is any callable (samples [B, T, *E], prompts, metadata) -> [B], larger is better. Images are [B, 1, C, H, W] in
-[-1, 1].
-"""
+"""Rewards that ship: (samples [B, T, *E], prompts, metadata) -> [B]; images are [B, 1, C, H, W] in [-1, 1]."""
 
 import io
 from collections.abc import Sequence
@@ -29,13 +24,10 @@ KILOBYTE = 1000  # bytes, as in Black et al. 2023
 class Jpeg:
     """sign * kilobytes (1000 bytes) of each image as a JPEG file: "compressibility" at sign -1 (Black et al. 2023).
 
-    Stated with a result must be the two numbers that it depends on: `quality` (Pillow's 1..95) and `size`, the pixels
-    of the longer side after bilinear enlargement (64: an 8x8 image is enlarged 8 times). Not by repeated pixels: at 8
-    times each would be a block of the JPEG, which then holds no frequency but the constant, and all files are equally
-    long. size=None takes images as they are. Headers count: an empty grey image of 64x64 pixels has 0.378 kB.
-
-    Not differentiable. Values outside [-1, 1] are clamped, as for a screen. Raises ValueError for what is no image of
-    one or three channels, and for one that is larger than `size`.
+    It depends on `quality` (Pillow's 1..95) and `size`, the pixels of the longer side after bilinear enlargement (64:
+    an 8x8 image is enlarged 8 times; by repeated pixels each would be a block of the JPEG, and all files equally long),
+    None for images as they are. Headers count: an empty grey image of 64x64 pixels has 0.378 kB. Not differentiable.
+    Values outside [-1, 1] are clamped, as for a screen.
     """
 
     def __init__(self, quality: int = 95, size: int | None = 64, sign: float = -1.0):
@@ -84,10 +76,7 @@ def jpeg_incompressibility(samples: Tensor, prompts: Sequence[Any] = (), metadat
 
 
 class Brightness:
-    """sign * mean value of the pixels of each image, 0 for black and 1 for white; values outside are clamped.
-
-    Differentiable within. Raises ValueError for a sign of 0.
-    """
+    """sign * mean value of the pixels of each image, 0 for black and 1 for white, clamped; differentiable within."""
 
     def __init__(self, sign: float = 1.0):
         if sign == 0:
@@ -107,10 +96,8 @@ def brightness(subject: Subject, *, sign: float) -> Watched:
 class Spread:
     """How far each sample is from the others of its prompt in the batch: the mean squared distance of all its numbers.
 
-    What the mean of it over a batch measures is the diversity of each prompt, so tuning on it beside another reward
-    keeps diversity up. A sample's reward depends on its batch; it is not for choosing one out of a few. Clamped to
-    [-1, 1] like images on a screen, or diversity would be sought beyond what can be seen. Raises ValueError where a
-    prompt has one sample only: ask for more samples, or for groups of one prompt.
+    Its mean over a batch is the diversity of each prompt, so tuning on it beside another reward keeps diversity up. A
+    sample's reward depends on its batch. Clamped to [-1, 1] like images on a screen.
     """
 
     def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] = ()) -> Tensor:
@@ -137,8 +124,7 @@ def spread_of_class(subject: Subject) -> Watched:
 class ClassLogProb:
     """log p(class of the prompt | sample) by a classifier (samples -> logits [B, classes]), in nats, at most 0.
 
-    A prompt is the number of a class or, where `labels` (or the classifier's `classes`) names them in order, its name.
-    A classifier that is a module is asked in evaluation mode. Differentiable in the samples.
+    A prompt is the number of a class or, where `labels` (or the classifier's `classes`) names them, its name.
     """
 
     def __init__(self, classifier: Any, labels: Sequence[str] | None = None):
@@ -148,8 +134,7 @@ class ClassLogProb:
     def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] = ()) -> Tensor:
         """[B] in the dtype of the samples. Raises ValueError for prompts and logits that do not fit."""
         if len(prompts) != len(samples):
-            raise ValueError(f"every sample is judged by the class it was asked for: got {len(prompts)} prompts for "
-                             f"{len(samples)} samples")
+            raise ValueError(f"every sample has its prompt, got {len(prompts)} prompts for {len(samples)} samples")
         with evaluating(self.classifier):
             logits = self.classifier(samples)
         if logits.ndim != 2 or len(logits) != len(samples):
@@ -159,11 +144,7 @@ class ClassLogProb:
 
 
 def class_index(prompts: Sequence[Any], classes: Sequence[str] | int) -> Tensor:
-    """[B] the number of each prompt's class. classes: the names in order, or how many there are.
-
-    A prompt that is a name is looked up before one that is a number. Raises ValueError for any other, such as the null
-    class of classifier-free guidance.
-    """
+    """[B] the number of each prompt's class. classes: the names in order, or how many; names are looked up first."""
     names = {} if isinstance(classes, int) else {name: i for i, name in enumerate(classes)}
     count = classes if isinstance(classes, int) else len(classes)
     numbers = []

@@ -23,11 +23,9 @@ class Weighted:
 
     evaluators: rewards, named or not. weights: one for each, None for equal ones; negative turns an evaluator round.
     statistics: fixed means and deviations (`scales_of` takes them from samples of the base model): a sample's reward is
-    then a function of the sample alone. None: running ones of all that was asked so far, the present batch included
-    (Welford 1962): no base samples needed, but what a sample is worth moves while it learns, and `state_dict` has to be
-    kept for a run that goes on. normalise=False: the plain weighted sum.
-
-    An evaluator whose answers never differed counts 0. Every one is asked as by `ask_reward`: RewardError names it.
+    then a function of the sample alone. None: running ones of all that was asked so far (Welford 1962), whose
+    `state_dict` has to be kept for a run that goes on. normalise=False: the plain weighted sum. An evaluator whose
+    answers never differed counts 0.
     """
 
     def __init__(self, evaluators: Evaluators, weights: Sequence[float] | Mapping[str, float] | None = None, *,
@@ -85,10 +83,9 @@ def scales_of(evaluators: Evaluators, samples: Tensor, prompts: Sequence[Any],
 class Vote:
     """Each evaluator ranks the samples, and the ranks are what counts, so that no unit and no outlier does.
 
-    rule "rank" (Borda): the share of the other samples that a sample is better than, averaged over the evaluators.
-    "majority" (Copeland): the share of the others against which more evaluators are for it than against it. Ties count
-    half, so every answer lies in [0, 1] with mean 1/2. within "prompt": samples are compared with those of the same
-    prompt (one that is alone gets 1/2); "batch": with all. Votes are relative: ask for all candidates in one call.
+    rule "rank" (Borda): the share of the others that a sample is better than, averaged over the evaluators; "majority"
+    (Copeland): the share against which more evaluators are for it than against it. Ties count half: answers lie in
+    [0, 1], mean 1/2. within: samples of one "prompt" are compared, or all of the "batch".
     """
 
     def __init__(self, evaluators: Evaluators, rule: Literal["rank", "majority"] = "rank", *,
@@ -109,8 +106,7 @@ class Vote:
             number = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(str, prompts)))}
             number_of = torch.tensor([number[str(prompt)] for prompt in prompts], device=won.device)
             if len(number_of) != len(samples):
-                raise ValueError(f"votes are taken within prompts: got {len(number_of)} prompts for {len(samples)} "
-                                 "samples; within='batch' needs none")
+                raise ValueError(f"got {len(number_of)} prompts for {len(samples)} samples; within='batch' needs none")
             others = others & (number_of[:, None] == number_of[None, :])
         return 0.5 + 0.5 * won.where(others, 0.0).sum(1) / others.sum(1).clamp(min=1)
 

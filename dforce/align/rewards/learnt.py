@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from dforce.align.preferences import Pairs, Preferences
 from dforce.align.rewards.builtin import class_index
 from dforce.align.rewards.network import evaluating
-from dforce.align.shuffle import permutation
 from dforce.core.denoiser import Cond
-from dforce.core.tree import select
+from dforce.core.noise import permutation
+from dforce.core.tree import map_state, select
 from dforce.train.auxiliary import auxiliary_steps
 from dforce.train.fit import Log
 
@@ -23,9 +23,8 @@ Watch = Callable[[Log], Any]
 class BradleyTerry:
     """A reward learnt from pairs: p(a is preferred to b) = sigmoid(r(a) - r(b)) (Bradley & Terry 1952), so in nats.
 
-    Follows the protocol (samples [B, T, *E], prompts, metadata) -> [B]; differentiable in the samples. Only differences
-    mean something; `offset` is set to make the mean over the samples it was fitted on 0. net: (x, cond) -> [B]; where
-    it has `classes`, a prompt is the number or name of one.
+    (samples [B, T, *E], prompts, metadata) -> [B]; differentiable in the samples; the mean over those it was fitted on
+    is 0 by `offset`. net: (x, cond) -> [B]; where it has `classes`, a prompt is the number or name of one.
     """
 
     def __init__(self, net: nn.Module, *, offset: float = 0.0):
@@ -40,7 +39,7 @@ class BradleyTerry:
         """[B] on the samples' device, in evaluation mode."""
         device = next(self.net.parameters()).device
         with evaluating(self.net):
-            parts = [self.net(samples[rows].to(device), _move(select(cond, rows), device) if cond else None)
+            parts = [self.net(samples[rows].to(device), map_state(lambda leaf: leaf.to(device), select(cond, rows)))
                      for rows in torch.arange(len(samples)).split(CHUNK)]
         return torch.cat(parts).to(samples.device) - self.offset
 
@@ -80,8 +79,7 @@ def fit_bradley_terry(net: nn.Module, pairs: Pairs, *, steps: int = 400, batch: 
                       device: torch.device | str | None = None) -> FittedPairs:
     """Trains `net` by `dforce.fit` (in place) on all but a part `held_out` of the pairs.
 
-    Pairs that share a sample, bit for bit, are on one side of the split. A net that has `observe(x)` is shown the
-    samples that it learns from. watch: called with the `Log` of every step. Raises ValueError for too few pairs.
+    A net that has `observe(x)` is shown the samples that it learns from. watch: called with the `Log` of every step.
     """
     if not bool((pairs.weight > 0).any()):
         raise ValueError(f"there is no pair with a preference among {len(pairs.win)}: nothing to learn from")
@@ -115,8 +113,7 @@ def split_pairs(pairs: Pairs, held_out: float, *, seed: int = 0) -> tuple[Pairs,
     chosen = torch.tensor([names[member] < count for member in group], device=pairs.win.device)
     known, test = select(pairs, ~chosen), select(pairs, chosen)
     if not bool((test.weight > 0).any()) or not bool((known.weight > 0).any()):
-        raise ValueError(f"all pairs on one side of the split are ties; {len(group)} pairs are too few for "
-                         f"held_out={held_out}")
+        raise ValueError(f"one side of held_out={held_out} has ties alone; {len(group)} pairs are too few")
     return known, test
 
 
@@ -135,7 +132,3 @@ def _components(pairs: Pairs) -> list[int]:
         for i, sample in enumerate(side.detach().cpu().contiguous().flatten(1).numpy()):
             parent[root(i)] = root(first.setdefault(sample.tobytes(), i))
     return [root(i) for i in range(len(parent))]
-
-
-def _move(cond: Cond, device: torch.device) -> Any:
-    return {kind: {name: value.to(device) for name, value in (group or {}).items()} for kind, group in cond.items()}

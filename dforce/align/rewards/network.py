@@ -18,11 +18,10 @@ class RewardNet(nn.Module):
     """net(x [B, T, *E], cond) -> [B]: two or more convolutions and a small head, over images or over time.
 
     shape: (T, *E) of a sample. Tokens (C, H, W) are images, each through the same 2-D convolutions, the features
-    averaged over T. Tokens (D,) are the steps of a trajectory: 1-D convolutions over time, which is given as
-    an input too, then mean and maximum, so trajectories of other lengths are taken as well. Without normalisation
-    layers, which would forget how large things are; instead inputs are standardised by the statistics of the data
-    (`observe`). classes: their number, or names; samples are then judged by cond["static"]["class"] [B].
-    Raises ValueError for other shapes.
+    averaged over T. Tokens (D,) are the steps of a trajectory of any length: 1-D convolutions over time, which is an
+    input too, then mean and maximum. No normalisation layers, which would forget how large things are; inputs are
+    standardised by the data (`observe`). classes: their number, or names; cond["static"]["class"] [B] says by which one
+    is judged.
     """
 
     mean: Tensor
@@ -79,8 +78,7 @@ class RewardNet(nn.Module):
     def _body(self, x: Tensor) -> Tensor:
         event = self.shape[1:]
         if x.ndim != 2 + len(event) or tuple(x.shape[2:]) != event or (len(event) == 3 and x.shape[1] != self.shape[0]):
-            raise ValueError(f"this reward was made for samples [B, {', '.join(map(str, self.shape))}], "
-                             f"got {[*x.shape]}")
+            raise ValueError(f"a reward made for samples [B, {', '.join(map(str, self.shape))}], got {[*x.shape]}")
         if len(event) == 3:
             frames = (x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
             return self.body(frames.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)

@@ -21,6 +21,7 @@ class Subject(NamedTuple):
     seed: int = 0
     device: torch.device | str = "cpu"
     few: bool = False              # as little work as goes
+    encoder: Callable[[str], Any] | None = None  # name -> the network that a head of ratings was fitted on
 
     @property
     def side(self) -> int:
@@ -41,12 +42,7 @@ class RewardError(RuntimeError):
 
 def ask_reward(reward: Reward, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] | None = None, *,
                where: str = "") -> Tensor:
-    """reward(samples, prompts, metadata) -> [B] float64 on the samples' device. `where` is told in errors.
-
-    The reward gets copies, so that one that writes into its arguments changes nothing else.
-
-    Raises RewardError, the reward's own exception as its cause.
-    """
+    """reward(copies, prompts, metadata) -> [B] float64 on the samples' device; RewardError, which says `where`."""
     metadata = [None] * len(samples) if metadata is None else metadata
     name = getattr(reward, "__qualname__", type(reward).__name__)
     label = f"the reward {name}{f' in {where}' if where else ''}"

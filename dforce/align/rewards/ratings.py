@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dforce.align.rewards.learnt import SPLIT, WARMUP, Watch
 from dforce.align.rewards.network import encode
-from dforce.align.shuffle import dealt, permutation
-from dforce.data.npz import read_npz, write_npz
+from dforce.core.noise import dealt, permutation
+from dforce.data.arrays import read_npz, write_npz
 from dforce.train.auxiliary import auxiliary_steps
 
 
@@ -22,10 +22,7 @@ class Ratings(NamedTuple):
 
 
 class RatingHead(nn.Module):
-    """Features [B, F], standardised by those it learns from -> ratings [B].
-
-    hidden: width of a layer in between; 0 is linear, as LAION's aesthetic predictors are.
-    """
+    """Features [B, F], standardised -> ratings [B]; hidden: width of a layer in between, 0 is linear, as LAION's is."""
 
     shift: Tensor
     scale: Tensor
@@ -51,8 +48,7 @@ class RatingHead(nn.Module):
 class MeanRating:
     """A reward learnt from ratings: the mean rating that a head on the features of a frozen encoder expects.
 
-    In the unit of the ratings; the protocol (samples [B, T, *E], prompts, metadata) -> [B]; differentiable in the
-    samples. encoder: see `dforce.align.rewards.network.encode`.
+    (samples [B, T, *E], prompts, metadata) -> [B], in the unit of the ratings; differentiable. encoder: see `encode`.
     """
 
     def __init__(self, encoder: Any, head: RatingHead):
@@ -90,10 +86,7 @@ class FittedRatings(NamedTuple):
 def fit_rating(encoder: Any, ratings: Ratings, *, hidden: int = 0, steps: int = 400, batch: int = 64, lr: float = 1e-2,
                weight_decay: float = 1e-2, held_out: float = 0.2, seed: int = 0, watch: Watch | None = None,
                device: torch.device | str | None = None) -> FittedRatings:
-    """Trains a head by `dforce.fit` on all but a part `held_out` of the samples; the encoder is only asked.
-
-    Raises ValueError for too few samples, ratings that do not differ, or features that are not finite.
-    """
+    """Trains a head by `dforce.fit` on all but a part `held_out` of the samples; the encoder is only asked."""
     count, chosen = len(ratings.x), round(held_out * len(ratings.x))
     if not 0 < held_out < 1 or chosen < 2 or count - chosen < 2:
         raise ValueError(f"held_out={held_out} of {count} rated samples leaves {chosen} for the test and "
@@ -123,26 +116,19 @@ def fit_rating(encoder: Any, ratings: Ratings, *, hidden: int = 0, steps: int = 
 
 
 def read_ratings(path: str | Path) -> Ratings:
-    """Ratings in an .npz file: arrays `x` [N, T, *E] and `rating` [N], or [N, R] of R raters, nan where one did not.
-
-    Raises FileNotFoundError, and ValueError that names the file where it is no such file, or where names, shapes or
-    values do not fit.
-    """
+    """Ratings in an .npz file: arrays `x` [N, T, *E] and `rating` [N], or [N, R] of R raters, nan where one did not."""
     arrays = read_npz(path, "ratings")
     if set(arrays) != {"x", "rating"}:
-        raise ValueError(f"{path} must hold the arrays 'x' [N, T, *E] and 'rating' [N] or [N, R], has "
-                         f"{sorted(arrays) or 'none'}")
+        raise ValueError(f"{path} must hold the arrays 'x' [N, T, *E] and 'rating' [N] or [N, R], has {sorted(arrays)}")
     x, rating = arrays["x"].float(), arrays["rating"].double()
     if not len(x):
         raise ValueError(f"{path} holds no ratings: nothing to learn from")
     if x.ndim < 3 or rating.ndim not in (1, 2) or len(rating) != len(x):
-        raise ValueError(f"{path}: x must be [N, T, *E] and rating [N] or [N, R], got {[*x.shape]} and "
-                         f"{[*rating.shape]}")
+        raise ValueError(f"{path}: x must be [N, T, *E], rating [N] or [N, R], got {[*x.shape]} and {[*rating.shape]}")
     mean = rating.nanmean(1) if rating.ndim == 2 else rating
     bad = (~(mean.isfinite() & x.isfinite().flatten(1).all(1))).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(f"{path}: {len(bad)} samples (the first is {bad[0]}) were rated by no one, or hold numbers "
-                         "that are not finite")
+        raise ValueError(f"{path}: {len(bad)} samples (the first is {bad[0]}) were rated by no one, or are not finite")
     return Ratings(x, mean.float())
 
 
@@ -152,10 +138,7 @@ def write_ratings(path: str | Path, ratings: Ratings) -> None:
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of a [N] and b [N]: Pearson's of ranks, ties at their mean rank.
-
-    nan where one of them does not vary, or N < 2.
-    """
+    """Spearman's rank correlation of a [N] and b [N], ties at their mean rank; nan where one does not vary."""
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"a rank correlation is of two lists of one length, got {[*a.shape]} and {[*b.shape]}")
     one, other = (ranks - ranks.mean() for ranks in (mean_ranks(a), mean_ranks(b)))

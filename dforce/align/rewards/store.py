@@ -1,34 +1,36 @@
-"""Learnt rewards as sealed folders: reward.json (what it is, what was measured) and model.safetensors."""
+"""Learnt rewards as sealed folders, reward.json and model.safetensors; and every reward by its name."""
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dforce.align.rewards.builtin import per_frame
 from dforce.align.rewards.learnt import BradleyTerry
 from dforce.align.rewards.network import RewardNet, flat
+from dforce.align.rewards.protocol import Reward, Subject, Watched
 from dforce.align.rewards.ratings import MeanRating, RatingHead
-from dforce.config import check_numbers
+from dforce.config import build, check_numbers, nearest, option, options, resolve
 from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
 from dforce.train.contents import used
 from dforce.train.state import built_for
 
 FOLDER = "reward"  # in a run folder
 FORMAT = 1
+GROUP = "image_reward"  # not `reward`: a key of that name takes folders and functions too, which no group does
 
 
 def save_reward(folder: str | Path, model: BradleyTerry | MeanRating, *, encoder: str | None = None,
                 about: Mapping[str, Any] | None = None) -> Path:
-    """Writes a learnt reward, replacing one of the same name; killed or out of space, it leaves the old one whole.
+    """Writes a learnt reward, replacing one of the same name whole or not at all. about: JSON-able.
 
-    The network of a `BradleyTerry` has to be a `RewardNet`. Of a `MeanRating` the encoder is saved where it is a
-    `RewardNet` or `flat`; of any other the name `encoder` and a digest of its weights are, and who loads brings it.
-    about: JSON-able, such as what was measured. Raises CheckpointError if the disk refuses, ValueError for the rest.
+    The network of a `BradleyTerry` has to be a `RewardNet`. Of a `MeanRating` the encoder is saved where it is one, or
+    `flat`; of any other the name `encoder` and a digest of its weights are, and who loads brings it.
     """
     config, tensors = _pairs_parts(model) if isinstance(model, BradleyTerry) else _rating_parts(model, encoder)
     text = json.dumps({**config, "about": dict(about or {})}, indent=1) + "\n"
@@ -91,8 +93,7 @@ def needed_encoder(where: str | Path) -> str | None:
 
 def _pairs_parts(model: BradleyTerry) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(model.net, RewardNet):
-        raise ValueError(f"only a RewardNet can be saved, for it says what it is built from; got a "
-                         f"{type(model.net).__name__}")
+        raise ValueError(f"only a RewardNet can be saved, got a {type(model.net).__name__}")
     return {"kind": "bradley_terry", "net": model.net.config, "offset": model.offset}, model.net.state_dict()
 
 
@@ -119,8 +120,7 @@ def _encoder(about: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Any
         raise CheckpointError(f"the reward {folder} is a head on the encoder {about['name']!r}, which is not in the "
                               "folder: load_reward(..., encoder=...)")
     if weights_digest(given) != about["digest"]:
-        raise CheckpointError(f"the encoder that was given is not the {about['name']!r} that the reward {folder} was "
-                              "fitted on: its weights differ")
+        raise CheckpointError(f"this encoder is not the {about['name']!r} of the reward {folder}: its weights differ")
     return given
 
 
@@ -143,3 +143,38 @@ def weights_digest(encoder: Any) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+class Rewards(NamedTuple):
+    """What is tuned on, and what watches it."""
+
+    name: str
+    tuned: Reward
+    held_out: Reward | None   # the same wish by another instrument
+    parts: dict[str, Reward]  # that `tuned` is made of, where there are several
+
+
+def named_reward(name: str, subject: Subject, *, trust: Any = None) -> Watched:
+    """The reward of this name for what is tuned. ValueError for what there is not."""
+    if name in options(GROUP):
+        return build(option(GROUP, name))(subject)
+    if Path(name).is_dir():
+        needed = needed_encoder(name)
+        learnt = load_reward(name, encoder=subject.encoder(needed) if needed and subject.encoder else None)
+        return Watched(lambda x, prompts, metadata: learnt(x.clamp(-1, 1).cpu(), prompts, metadata))  # as files are
+    if "." in name:
+        return Watched(resolve(name, trust=trust))
+    raise ValueError(f"no reward {name!r}{nearest(name, options(GROUP))}; or a run folder of `dforce train reward`, "
+                     "or a function of a package of yours, mine.rewards.bright, with trust=mine")
+
+
+def reward_of_frames(reward: Any, subject: Subject, *, trust: Any = None) -> Rewards:
+    """A reward of images, by its name or by a node that builds one, as one of videos: the mean over the frames."""
+    if not isinstance(reward, Mapping):
+        tuned, held_out = named_reward(str(reward), subject, trust=trust)
+        return Rewards(str(reward), per_frame(tuned), per_frame(held_out) if held_out else None, {})
+    function = build(dict(reward), trust=trust)
+    if not callable(function):
+        raise ValueError(f"{reward['_target_']} builds a {type(function).__name__}, which is no reward: a function "
+                         "(images, prompts, metadata) -> [B] is wanted, or _partial_: true before one that exists")
+    return Rewards(str(reward["_target_"]), per_frame(function), None, {})

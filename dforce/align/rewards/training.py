@@ -16,7 +16,7 @@ from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.ratings import FittedRatings, fit_rating, mean_ranks, read_ratings
 from dforce.align.rewards.store import FOLDER, load_reward, save_reward
 from dforce.report.plots.curves import loss_curve
-from dforce.report.plots.rewards import margins_plot, ratings_plot
+from dforce.report.plots.monitor import margins_plot, ratings_plot
 from dforce.report.rows import Row, make_row
 from dforce.report.statistics import resampled, wilson_interval
 from dforce.report.terminal import terminal_table
@@ -46,10 +46,7 @@ class RewardTraining:
     seed: int
 
     def run(self, folder: RunFolder, classifier: Callable[[str], Any]) -> None:
-        """Learns; the reward, its rows and pictures go into the run folder.
-
-        classifier: name -> the encoder of that name, where it is no learnt reward.
-        """
+        """Learns, for `classifier`, the encoder of a name; the reward, its rows and pictures go into the run folder."""
         file, kind = self._file()
         fitted: FittedPairs | FittedRatings
         with Ticker(None, "train reward") as ticker:
@@ -143,10 +140,9 @@ def rows_of_pairs(fitted: FittedPairs, name: str) -> list[Row]:
         values = margin.double().cpu().numpy()
         right = wilson_interval(int((values > 0).sum()), len(values))
         nats = resampled(lambda drawn: drawn.mean(1), np.logaddexp(0, -values), np.zeros(len(values)))
-        rows.append(make_row(f"reward of {name}", "bradley_terry", f"pair_accuracy{side}", right, unit="fraction",
-                             higher=True))
-        rows.append(make_row(f"reward of {name}", "bradley_terry", f"pair_loss{side}", nats, unit="nats",
-                             higher=False))
+        method = f"reward of {name}", "bradley_terry"
+        rows.append(make_row(*method, f"pair_accuracy{side}", right, unit="fraction", higher=True))
+        rows.append(make_row(*method, f"pair_loss{side}", nats, unit="nats", higher=False))
     return rows
 
 

@@ -1,7 +1,6 @@
 """Best of n: the control of every search at test time.
 
-A reward of searches is a function of clean tokens, [B, T, *E] -> [B], that need not be differentiable. What is drawn is
-counted by a `Noise`; a reward that is equal for all candidates leaves plain sampling, bit for bit.
+A reward of searches is (clean tokens [B, T, *E]) -> [B]; one that is equal for all leaves plain sampling, bit for bit.
 """
 
 import math
@@ -40,11 +39,9 @@ class Best(NamedTuple):
 def best_of_n(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, n: int, reward: Score, *,
               state: State = None, cond: Cond | None = None, eta: float = 1.0, order: int = 1,
               noise: NoiseSource | None = None, rows: int | None = None) -> Best:
-    """The best of n samples for each start x [B, T, *E]: n rewards and n runs a sample, the control of every method.
+    """The best of n samples for each start x [B, T, *E]; rows: at most so many runs at a time.
 
     Candidate 0 begins in x and is what `generate` gives; the others begin in noise of their own.
-    rows: at most so many runs at a time.
-    Raises ValueError for n < 1, RewardError for a reward that fails.
     """
     if n < 1:
         raise ValueError(f"the best of how many? n must be >= 1, got {n}")

@@ -37,11 +37,8 @@ class demon:
         weights="tanh"  w_k = tanh((R_k - mean R) / tau)        weights="boltzmann"  w_k = softmax(R / tau)_k
 
     tau None: the std of the rewards. D counts the dimensions that move of a whole sequence (`sphere="sequence"`) or of
-    each token ("token"); None leaves the length: where D is small, such as 2, typical noise is no sphere (the length
-    varies by 1 / sqrt(2 D)). Candidate 0 is the sampler's own noise, and what remains where all K rewards are equal.
-    Costs K rewards, and K * rest network calls of the batch, a step; steps without noise ask nothing.
-
-    state, cond: as given to `sample` (state None: the denoiser's own beginning). `queries` counts rewards a sample.
+    each token ("token"); None leaves the length, for small D. Candidate 0 is the sampler's own noise, and what remains
+    where all K rewards are equal. Costs K rewards and K * rest network calls a step. state, cond: as given to `sample`.
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, reward: Score, draws: int = 16, *, rest: int = 5,

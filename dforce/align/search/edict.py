@@ -17,14 +17,14 @@ from dforce.core.schedule import Schedule
 from dforce.core.transition import transition
 from dforce.core.tree import State
 from dforce.guidance.energy import Energy, energies
+from dforce.guidance.wrapper import innermost
 
 
 class Edict:
     """EDICT down one matrix [M, T] or [M, B, T], eta 0. mix is the paper's p: 1 lets the copies drift apart.
 
-    state, cond: as for `dforce.sample`. dtype: of what the network is shown; None: that of its weights.
-    Raises ValueError for mix out of (0, 1], and for a step from a level where alpha is 0 (pure noise of a flow path),
-    which tells nothing of x0; begin below it.
+    state, cond: as for `dforce.sample`. dtype: of what the network is shown; None: that of its weights. ValueError for
+    a step from a level where alpha is 0 (pure noise of a flow path), which tells nothing of x0.
     """
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, matrix: Tensor, *, mix: float = 0.93,
@@ -37,7 +37,10 @@ class Edict:
             raise ValueError("EDICT cannot leave a level where alpha is 0: pure noise of a flow path tells nothing of "
                              f"x0. Begin at a level below {int(self.matrix[:-1][leaves_noise].max())}")
         self.denoiser, self.schedule, self.mix = denoiser, schedule, mix
-        self.state, self.cond, self.dtype = state, cond, dtype or _dtype(denoiser)
+        network = innermost(denoiser)
+        weights = network.parameters() if isinstance(network, nn.Module) else ()
+        shown = (weight.dtype for weight in weights if weight.is_floating_point())
+        self.state, self.cond, self.dtype = state, cond, dtype or next(shown, torch.float64)
 
     def down(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both copies [B, T, *E] at the end, float64, from those at the first row (y None: the same as x)."""
@@ -116,14 +119,6 @@ class _Through(torch.autograd.Function):
         return None, grads[0], grads[1]
 
 
-def _dtype(denoiser: Any) -> torch.dtype:
-    """Of the network's weights, float64 if it has none."""
-    while not isinstance(denoiser, nn.Module) and hasattr(denoiser, "denoiser"):
-        denoiser = denoiser.denoiser
-    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
-    return next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float64)
-
-
 class Optimised(NamedTuple):
     """x0: [B, T, *E] the best found; latent: [B, T, *E] the noise that it comes from; energy: [updates + 1, B]."""
 
@@ -136,14 +131,12 @@ def doodl(edict: Edict, x: Tensor, energy: Energy, *, updates: int = 10, rate: f
           momentum: float = 0.9) -> Optimised:
     """DOODL (Wallace et al. 2023): the noise x [B, T, *E] itself is optimised, through the exactly inverted sampler.
 
-    Gradient ascent of `energy` [B] (differentiable, larger is better) at the clean end, with momentum; the gradient of
-    a sample is scaled to unit mean square, so `rate` is in standard deviations of noise, and the latent keeps its
-    length (typical noise is a sphere). The best of all updates is returned, the start among them; a constant energy
-    moves nothing. Raises ValueError for updates, rate or momentum out of range, and an energy without gradient.
+    Gradient ascent of a differentiable `energy` [B] at the clean end, with momentum; a sample's gradient is scaled to
+    unit mean square, so `rate` is in standard deviations of noise, and the latent keeps its length (typical noise is a
+    sphere). The best of all updates is returned, the start among them.
     """
     if updates < 1 or rate <= 0 or not 0 <= momentum < 1:
-        raise ValueError("updates must be >= 1, rate positive and momentum in [0, 1), got "
-                         f"{updates}, {rate}, {momentum}")
+        raise ValueError(f"updates must be >= 1, rate > 0, momentum in [0, 1), got {updates}, {rate}, {momentum}")
     shape, over = (-1, *(1,) * (x.ndim - 1)), tuple(range(1, x.ndim))
     latent, velocity = x.detach(), torch.zeros_like(x)
     length = latent.square().sum(over, keepdim=True).sqrt()
@@ -155,8 +148,7 @@ def doodl(edict: Edict, x: Tensor, energy: Energy, *, updates: int = 10, rate: f
             end = edict.through(leaf)[0].to(x.dtype)
             value = energies(energy, end)
             if not value.requires_grad:
-                raise ValueError("this energy has no gradient in the tokens; DOODL needs one. `demon`, `steer` and "
-                                 "`best_of_n` do not")
+                raise ValueError("this energy has no gradient in the tokens; `demon`, `steer`, `best_of_n` need none")
             if turn < updates:
                 gradient, = torch.autograd.grad(value.sum(), leaf)
         history.append(value.detach().double())

@@ -34,13 +34,12 @@ class steering:
 
     Rows are n particles of B samples, the particle the slow dimension (`dforce.core.tree.fork`). Before a step
     particles are weighed by a potential of the reward of their x0_hat and, where the effective sample size falls below
-    `threshold * n`, resampled (systematically); the ancestors permute tokens, memory, state and conditioning. The tilt
-    aimed at is p(x0) exp(lam * reward(x0)), at any n in the limit. L_t, the log-potential so far:
+    `threshold * n`, resampled (systematically), with memory, state and conditioning. The tilt aimed at is p(x0) exp(lam
+    * reward(x0)), at any n in the limit. L_t, the log-potential so far:
 
         "difference"  lam R_t        "max"  lam max_{s <= t} R_s        "sum"  lam sum_{s <= t} R_s
 
-    every: at which calls to look, one reward a particle each. It remembers weights, so it is made anew for every run;
-    `finish` weighs what came out.
+    every: at which calls to look. Made anew for every run; `finish` weighs what came out.
     """
 
     def __init__(self, reward: Score, particles: int, lam: float, *,
@@ -110,10 +109,7 @@ def steer(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, n: 
           potential: Literal["difference", "max", "sum"] = "difference", every: int = 1, threshold: float = 0.5,
           state: State = None, cond: Cond | None = None, eta: float = 1.0, order: int = 1, std: Std | None = None,
           noise: NoiseSource | None = None) -> Particles:
-    """n particles for each start x [B, T, *E] down `matrix`, steered as in `steering`. lam = 0 is n plain samples.
-
-    Particle 0 begins in x, the others in noise of their own.
-    """
+    """n particles for each start x [B, T, *E], the first in x, steered as in `steering`. lam = 0 is n plain samples."""
     draw = steering(reward, n, lam, potential=potential, every=every, threshold=threshold, noise=noise)
     start = draw.noise(0, torch.arange(x.shape[1], device=x.device), fork(x, n), salt=START_SALT)
     start[:len(x)] = x

@@ -26,7 +26,7 @@ from dforce.data.images import ImageBatches, load_images
 from dforce.guidance.energy import guided
 from dforce.images import ImageModel, accuracy, class_cond, load_classifier, save_classifier, train_classifier
 from dforce.images.classifier import Classifier
-from dforce.images.metrics import diversity_interval
+from dforce.images.judge import diversity_interval
 from dforce.images.model import layout_of, load_model
 from dforce.nets.image import ImageMLP
 from dforce.runs.progress import Ticker

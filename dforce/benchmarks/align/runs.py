@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from dforce.benchmarks.align import methods
 from dforce.benchmarks.align.methods import GRADIENT, TASKS, Bed, make_bed
-from dforce.config import nearest
+from dforce.config import require_name
 from dforce.runs.jobs import Job, slug
-from dforce.runs.shards import Shard, read_shard, write_shard
+from dforce.runs.shards import Shard, counts, read_shard, write_shard
 
 BASE = "base"  # the model before, judged like a method
 
@@ -55,8 +55,7 @@ class AlignBenchmark:
 
     def __post_init__(self) -> None:
         for task in self.tasks:
-            if task not in TASKS:
-                raise ValueError(f"no task {task!r}{nearest(task, TASKS)}")
+            require_name(task, TASKS, "no task")
 
     @property
     def judge_folder(self) -> Path:
@@ -71,9 +70,8 @@ class AlignBenchmark:
 
     def methods_of(self, task: str) -> dict[str, dict[str, Any]]:
         """Those that the task has: a search by gradient wants a reward that has one."""
-        unknown = [name for name in self.only or [] if name not in self.methods]
-        if unknown:
-            raise ValueError(f"no method {unknown[0]!r}{nearest(unknown[0], self.methods)}")
+        for name in self.only or []:
+            require_name(name, self.methods, "no method")
         return {name: node for name, node in self.methods.items() if (not self.only or name in self.only)
                 and (task == "class" or node.get("search") not in GRADIENT)}
 
@@ -168,19 +166,12 @@ def align_jobs(bench: AlignBenchmark) -> Iterator[Job]:
         for method, part in order:
             trials = tuple(_name(task, method, other) for other in bench.parts(method) if other.trial is not None)
             needs = (*first, *(bases if method != BASE else ()), *(trials if part.trial is None else ()))
-            yield Job(_name(task, method, part), needs, partial(_there, bench, task, method, part),
+            yield Job(_name(task, method, part), needs, partial(counts, partial(bench.read, task, method, part)),
                       partial(make_result, bench, task, method, part))
 
 
 def _name(task: str, method: str, part: Part) -> str:
     return f"{task}, {method}, {part.name}"
-
-
-def _there(bench: AlignBenchmark, task: str, method: str, part: Part) -> bool:
-    result = bench.read(task, method, part)
-    if isinstance(result, str) and result:
-        print(f"made anew: {result}", flush=True)
-    return isinstance(result, Shard)
 
 
 def make_result(bench: AlignBenchmark, task: str, method: str, part: Part) -> None:

@@ -9,17 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part
-from dforce.report.plots.benchmark import Point, sweep_panels
-from dforce.report.plots.frontier import Mark, frontier
-from dforce.report.rows import Row, make_row
-from dforce.report.statistics import (
-    Z95,
-    Interval,
-    bootstrap_interval,
-    normal_interval,
-    paired_difference,
-    success_interval,
-)
+from dforce.report import statistics
+from dforce.report.plots.benchmark import Mark, Point, frontier, sweep_panels
+from dforce.report.rows import Row, filter_rows, make_row
+from dforce.report.statistics import Interval, bootstrap_interval, normal_interval, paired_difference, success_interval
 from dforce.runs.shards import Shard
 
 UNITS = {"jpeg": "minus kB of a JPEG (quality 95, 64 pixels)", "class": "log p(class), nats"}
@@ -107,15 +100,10 @@ def scores(task: str, method: str, runs: Runs) -> list[Row]:
     if all(line["kl"] is not None for shard in runs.shards for line in shard.lines):
         intervals["kl"] = bootstrap_interval(runs.values("kl"), seed, rng=rng)
     rows = [align_row(task, method, {}, metric, estimate, many) for metric, estimate in intervals.items()]
-    costs = {"queries": [queries_for_delivery(shard) for shard in runs.shards],
+    costs = {"queries": [shard.header["queries"] + DELIVERED * shard.header["a_sample"] for shard in runs.shards],
              "seconds": [shard.header["work_seconds"] for shard in runs.shards]}
     return rows + [align_row(task, method, {}, metric, float(np.mean(values)), many, many)
                    for metric, values in costs.items()]
-
-
-def queries_for_delivery(shard: Shard) -> float:
-    """Rewards asked for to have DELIVERED samples."""
-    return shard.header["queries"] + DELIVERED * shard.header["a_sample"]
 
 
 def diversity_share(runs: Runs) -> Interval:
@@ -124,7 +112,7 @@ def diversity_share(runs: Runs) -> Interval:
     for shard, base in zip(runs.shards, runs.bases, strict=True):
         now, before = shard.header["summary"], base.header["summary"]["diversity"]
         share.append(now["diversity"] / before)
-        within.append(((now["diversity_high"] - now["diversity_low"]) / 2 / Z95 / before) ** 2)
+        within.append(((now["diversity_high"] - now["diversity_low"]) / 2 / statistics.Z95 / before) ** 2)
     between = float(np.var(share, ddof=1)) if len(share) > 1 else 0.0
     error = ((between + float(np.mean(within))) / len(share)) ** 0.5
     return normal_interval(float(np.mean(share)), error, sum(len(shard.lines) for shard in runs.shards), least=0.0)
@@ -197,11 +185,9 @@ def draw_all(rows: Sequence[Row], media: Path) -> dict[str, str]:
         captions[f"frontier_{task}.png"] = (
             "Reward against class accuracy, diversity and KL to the model before, with 95% intervals; small dots are "
             "trials, on another seed.")
-        panels = curve_panels(rows, task)
-        if any(panels.values()):
-            sweep_panels({"reward": panels["reward"]}, xlabel=f"rewards asked for to have {DELIVERED} samples",
-                         ylabel=UNITS[task], log_x=True,
-                         references={"reward": {"base": base.values["reward"].value}},
+        if curves_of := reward_curves(rows, task):
+            sweep_panels({"reward": curves_of}, xlabel=f"rewards asked for to have {DELIVERED} samples",
+                         ylabel=UNITS[task], log_x=True, references={"reward": {"base": base.values["reward"].value}},
                          ).savefig(media / f"curves_{task}.png")
             captions[f"curves_{task}.png"] = "Reward against reward queries, 95% intervals over seeds."
     return captions
@@ -222,19 +208,16 @@ def marks_of(rows: Sequence[Row], task: str) -> list[Mark]:
     return list(marks.values())
 
 
-def curve_panels(rows: Sequence[Row], task: str) -> dict[str, dict[str, list[Point]]]:
-    """metric -> method -> points over queries: of tuned methods on their way, of searches one."""
-    panels: dict[str, dict[str, list[Point]]] = {"reward": {}}
-    for row in rows:
-        if row["task"] == f"{task}, by queries" and row["metric"] in panels:
-            panels[row["metric"]].setdefault(row["method"], []).append(_point(row, row["variant"]["queries"]))
-    queries = {row["method"]: row["value"] or 0.0 for row in rows
-               if row["task"] == task and row["metric"] == "queries"}
-    for row in rows:
-        known = row["task"] == task and row["metric"] in panels and queries.get(row["method"], 0) > 0
-        if known and row["method"] not in panels[row["metric"]]:
-            panels[row["metric"]][row["method"]] = [_point(row, queries[row["method"]])]
-    return panels
+def reward_curves(rows: Sequence[Row], task: str) -> dict[str, list[Point]]:
+    """method -> points over queries: of tuned methods on their way, of searches one."""
+    lines: dict[str, list[Point]] = {}
+    for row in filter_rows(rows, task=f"{task}, by queries", metric="reward"):
+        lines.setdefault(row["method"], []).append(_point(row, row["variant"]["queries"]))
+    queries = {row["method"]: row["value"] or 0.0 for row in filter_rows(rows, task=task, metric="queries")}
+    for row in filter_rows(rows, task=task, metric="reward"):
+        if row["method"] not in lines and queries.get(row["method"], 0) > 0:
+            lines[row["method"]] = [_point(row, queries[row["method"]])]
+    return lines
 
 
 def _point(row: Row, x: float) -> Point:

@@ -3,9 +3,6 @@
     tuning/<method>.jsonl          every trial, from starts that are never reported
     shards/<method>-<seed>.jsonl   the episodes of one method and seed under all its executors
     shards/<method>-<seed>.npz     the first of them, for pictures
-
-Networks are trained by jobs that the caller makes (`dforce.benchmarks.planning.run`); this module needs their run
-folders and settings alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,13 +16,13 @@ import numpy as np
 from dforce.benchmarks.planning.methods import MethodInputs, play_method
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label
 from dforce.guidance.reporting import share_of
-from dforce.planning.comparison import headline
 from dforce.planning.control import Executed
+from dforce.planning.evaluation import headline
 from dforce.planning.scores import ScoreReport, blocked_mask, score_report
 from dforce.planning.tasks import Task
 from dforce.runs.jobs import Job, slug
 from dforce.runs.progress import Ticker, bar
-from dforce.runs.shards import Shard, read_shard, write_shard
+from dforce.runs.shards import Shard, counts, read_shard, write_shard
 
 DRAWN = 6   # episodes of each method that are kept for pictures: blocked ones first,
 AMONG = 25  # of so many
@@ -82,9 +79,8 @@ def _tuned_on(bench: PlanningBenchmark, method: MethodNode) -> range:
 def tune_method(bench: PlanningBenchmark, method: MethodNode) -> None:
     """Plays every trial and chooses the one of the highest mean score, over all starts and blocked ones alike.
 
-    The criterion is the mean of the two means under the method's first executor: a mean over all starts alone is
-    nearly blind, for most starts need no planning. Start i is played with the network of training seed i modulo
-    their number. A trial whose plans are not finite has lost.
+    The criterion is the mean of the two means under the method's first executor: most starts need no planning. Start i
+    is played with the network of training seed i modulo their number. A trial whose plans are not finite has lost.
     """
     starts, goals = bench.task.starts(bench.suite.tune_episodes, bench.suite.tune_seed)
     blocked = blocked_mask(bench.task.world, starts, goals)
@@ -138,10 +134,7 @@ def read_tuning(bench: PlanningBenchmark, method: MethodNode) -> Shard | str:
 
 
 def tuned_settings(bench: PlanningBenchmark, method: MethodNode) -> dict[str, Any]:
-    """The settings that tuning chose for a method, or for the method whose tuning it takes.
-
-    FileNotFoundError before that tuning is done.
-    """
+    """The settings that tuning chose for a method, or for the method whose tuning it takes; else FileNotFoundError."""
     if method.tune is None:
         return {}
     tuned = bench.suite.methods[method.tune] if isinstance(method.tune, str) else method
@@ -199,17 +192,14 @@ def read_evaluation(bench: PlanningBenchmark, method: MethodNode, seed: int) -> 
 
 
 def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Job]) -> list[Job]:
-    """All jobs in the order of work: trainings, seed by seed, then tunings, then evaluations, seed by seed.
-
-    models: the jobs that train, by network and seed.
-    """
+    """Trainings (`models`, by network and seed), seed by seed, then tunings, then evaluations, seed by seed."""
     methods = bench.suite.methods.values()
     jobs = [unit for _, unit in sorted(models.items(), key=lambda item: item[0][1])]
     for method in methods:
         if isinstance(method.tune, dict):
             needs = tuple(name for seed in _tuned_on(bench, method) for name in _network(models, method, seed))
-            jobs.append(Job(f"tune {method.name}", needs, partial(_counts, bench, partial(read_tuning, bench, method)),
-                            partial(tune_method, bench, method)))
+            jobs.append(Job(f"tune {method.name}", needs, partial(counts, partial(read_tuning, bench, method),
+                                                                  bench.tell), partial(tune_method, bench, method)))
     for seed in range(bench.suite.seeds):
         for method in methods:
             if seed not in bench.suite.runs(method):
@@ -217,18 +207,10 @@ def benchmark_jobs(bench: PlanningBenchmark, models: Mapping[tuple[str, int], Jo
             tuned = method.tune if isinstance(method.tune, str) else method.name
             needs = _network(models, method, seed) + ((f"tune {tuned}",) if method.tune else ())
             jobs.append(Job(f"play {method.name}-{seed}", needs,
-                            partial(_counts, bench, partial(read_evaluation, bench, method, seed)),
+                            partial(counts, partial(read_evaluation, bench, method, seed), bench.tell),
                             partial(evaluate, bench, method, seed)))
     return jobs
 
 
 def _network(models: Mapping[tuple[str, int], Job], method: MethodNode, seed: int) -> tuple[str, ...]:
     return (models[method.model, seed].name,) if method.model else ()
-
-
-def _counts(bench: PlanningBenchmark, read: Callable[[], Shard | str]) -> bool:
-    """Is the result there? Says why a file that is there does not count."""
-    shard = read()
-    if isinstance(shard, str) and shard:
-        bench.tell(f"{shard}: it is made again")
-    return not isinstance(shard, str)

@@ -11,7 +11,7 @@ from dforce.benchmarks.planning.benchmark import PlanningBenchmark, evaluation_i
 from dforce.benchmarks.planning.methods import play_method
 from dforce.benchmarks.planning.suite import MethodNode, label
 from dforce.config import bounded_yaml
-from dforce.planning.comparison import headline, pooled
+from dforce.planning.evaluation import headline, pooled
 from dforce.planning.scores import blocked_mask, score_report
 from dforce.report.rows import Row
 from dforce.runs.jobs import Job, slug
@@ -23,10 +23,7 @@ LEAST = 3  # checkpoints that make a curve
 
 
 def learning_jobs(bench: PlanningBenchmark, needs: dict[str, tuple[str, ...]]) -> list[Job]:
-    """One for each method of the suite's `learning`. needs: job name -> the jobs that it needs.
-
-    Where the training kept fewer than LEAST checkpoints there is nothing to do.
-    """
+    """One for each method of `learning`, with work for LEAST checkpoints or more. needs: job -> its needs."""
     return [Job(f"learning {name}", needs[f"play {name}-0"], partial(_done, bench, bench.suite.methods[name]),
                  partial(learn, bench, bench.suite.methods[name])) for name in bench.suite.learning["methods"]]
 

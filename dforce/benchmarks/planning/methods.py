@@ -49,12 +49,11 @@ class Played(NamedTuple):
 
 
 class MethodInputs:
-    """All that a method may be built from, loaded when it is asked for.
+    """All that a method may be built from, loaded when it is asked for by the names of its arguments.
 
-    task; data: Minari name of its demonstrations; model: run folder of the network, None for none; seed: of the
-    training, the method's own learning and its plans. Methods ask by the names of their arguments: denoiser,
-    schedule, normalizer, layout, bf16; place (the task's world), maze, task, seed, data; observations [C, S + 1, O]
-    and actions [C, S, 2], the demonstrations; horizon, the steps of an episode; cache, a folder for what they learn.
+    denoiser, schedule, normalizer, layout, bf16 of the network in `model`, None for none; place (the task's world),
+    maze, task, seed, data (Minari name); observations [C, S + 1, O] and actions [C, S, A], the demonstrations; horizon,
+    the steps of an episode; cache, a folder for what they learn.
     """
 
     def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: torch.device | str = "cpu",
@@ -88,10 +87,7 @@ class MethodInputs:
 
     @cached_property
     def chains(self) -> tuple[np.ndarray, np.ndarray]:
-        episodes = load_episodes(self.data)
-        count = len(episodes)
-        return (episodes.observations.reshape(count, -1, self.task.world.observation_width),
-                episodes.actions.reshape(count, -1, 2))
+        return load_episodes(self.data).chains()
 
     def _count(self, module: Any, inputs: tuple, output: Any) -> None:
         self.tokens += inputs[0].shape[0] * inputs[0].shape[1]
@@ -120,9 +116,8 @@ class Meter:
 def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapping[str, Mapping[str, Any]],
                 source: MethodInputs, starts: np.ndarray, goals: np.ndarray,
                 advance: Advance = no_advance) -> list[Played]:
-    """The episodes of a method under each of its executors, from starts [N, 4] to goals [N, 2].
+    """The episodes of a method, its node changed by `settings`, from starts to goals under each executor.
 
-    settings: replace keys of its node (what tuning chose). A plan that is made once is made for all executors.
     advance: told the shares of the work as they are done, 1 in all.
     """
     meter = Meter(source.make({**method.node, **settings}), source)

@@ -7,12 +7,11 @@ import numpy as np
 
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark
 from dforce.benchmarks.planning.suite import MethodNode, split_label
-from dforce.planning.comparison import headline_of
+from dforce.planning.evaluation import headline_of
 from dforce.planning.pictures import on_paper, reach
 from dforce.report.plots import style
-from dforce.report.plots.benchmark import Paths, Point, same_starts, sweep_panels
+from dforce.report.plots.benchmark import Estimate, Paths, Point, forest, same_starts, sweep_panels
 from dforce.report.plots.curves import bars_with_intervals
-from dforce.report.plots.forest import Estimate, forest
 from dforce.report.rows import Row, filter_rows
 
 STARTS = 3  # shown of each method
@@ -32,29 +31,26 @@ def draw_benchmark(bench: PlanningBenchmark, rows: list[Row], media: Path) -> di
     of_task = [row for row in rows if row["task"] == bench.task.name]
     metric = headline_of(of_task)
     figures: dict[str, Any] = {}
+    captions = dict(CAPTIONS)
     for executor in bench.suite.executors:
         shown = [row for row in of_task if row["variant"].get("executor") in (executor, "its own")]
         if any(row["metric"] == metric and row["method"] not in REFERENCES for row in shown):
             figures[f"score {executor}.png"] = bars_with_intervals(
                 shown, metric, references=REFERENCES[1:], title=f"{bench.task.name}, executed by {executor}")
+            captions[f"score {executor}.png"] = (
+                f"Scores with 95% intervals, plans executed by {executor}; dashed: reference drivers.")
     figures["starts.png"] = starts_figure(bench)
     for name, curve in bench.suite.curves.items():
         figures[f"curve {name}.png"] = curve_figure(bench, of_task, metric, curve["over"], curve["methods"])
+        captions[f"curve {name}.png"] = f"The score over {name}, each point at its own tuned settings."
     figures["differences.png"] = differences_figure(bench, rows, metric)
     figures["compute.png"] = compute_figure(bench, of_task, metric)
-    figures["scale.png"] = scale_figure(bench, rows, metric)
-    figures["learning.png"] = learning_figure(bench, rows, metric)
+    figures["scale.png"] = variant_figure(bench, rows, metric, "tuning", "scale", "guidance scale", log_x=True)
+    figures["learning.png"] = variant_figure(bench, rows, metric, "over training", "step", "training steps")
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
         figure.savefig(media / name)
-    return {name: CAPTIONS.get(name, caption(name)) for name in drawn}
-
-
-def caption(name: str) -> str:
-    stem = name.removesuffix(".png")
-    if stem.startswith("score "):
-        return f"Scores with 95% intervals, plans executed by {stem.removeprefix('score ')}; dashed: reference drivers."
-    return f"The score over {stem.removeprefix('curve ')}, each point at its own tuned settings."
+    return {name: captions[name] for name in drawn}
 
 
 def starts_figure(bench: PlanningBenchmark) -> Any:
@@ -86,22 +82,19 @@ def _named(method: MethodNode) -> str:
     return f"{method.name}, {method.executors[0]}" if method.executors else method.name
 
 
-def points(rows: list[Row], metric: str, starts: str, x: dict[str, float]) -> list[Point]:
-    """One point for each method of `x`, label -> where it stands, that has a row."""
-    return [Point(x[row["method"]], row["value"], row["low"], row["high"])
-            for row in filter_rows(rows, metric=metric, variant={"starts": starts})
-            if row["method"] in x and row["value"] is not None]
-
-
-def panels(rows: list[Row], metric: str, series: dict[str, dict[str, float]]) -> dict[str, dict[str, list[Point]]]:
-    """All starts and blocked ones: series name -> method label -> x, as `sweep_panels` wants them."""
+def score_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, series: dict[str, dict[str, float]],
+                 xlabel: str, over: str) -> Any:
+    """The score of all starts and of blocked ones; series: name -> method label -> x. None where nothing is there."""
     shown = {}
     for starts in ("all", "blocked"):
-        lines = {name: points(rows, metric, starts, x) for name, x in series.items()}
-        lines = {name: line for name, line in lines.items() if line}
-        if lines:
-            shown[f"{starts} starts"] = lines
-    return shown
+        scored = [row for row in filter_rows(rows, metric=metric, variant={"starts": starts})
+                  if row["value"] is not None]
+        lines = {name: [Point(x[row["method"]], row["value"] or 0.0, row["low"], row["high"]) for row in scored
+                        if row["method"] in x] for name, x in series.items()}
+        if any(lines.values()):
+            shown[f"{starts} starts"] = {name: line for name, line in lines.items() if line}
+    return sweep_panels(shown, xlabel=xlabel, ylabel=metric, log_x=True, references=reference_scores(rows, metric),
+                        title=f"{bench.task.name}: {metric} over {over}") if shown else None
 
 
 def reference_scores(rows: list[Row], metric: str) -> dict[str, dict[str, float]]:
@@ -118,18 +111,11 @@ def curve_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, over: s
         name, executor = split_label(row["method"])
         if name in methods and over in row["variant"]:
             series.setdefault(executor, {})[row["method"]] = row["variant"][over]
-    shown = panels(rows, metric, series)
-    if not shown:
-        return None
-    return sweep_panels(shown, xlabel=over, ylabel=metric, log_x=True, references=reference_scores(rows, metric),
-                        title=f"{bench.task.name}: {metric} over {over}")
+    return score_figure(bench, rows, metric, series, over, over)
 
 
 def compute_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
-    """The score over the seconds that all deciding of an episode takes, under the first executor.
-
-    Methods of one curve are one line: more of the same at test time.
-    """
+    """The score over the seconds of deciding an episode, under the first executor; methods of a curve are one line."""
     played = {split_label(row["method"])[0] for row in rows}
     joined: dict[str, str] = {}
     for curve in bench.suite.curves.values():
@@ -141,11 +127,7 @@ def compute_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> An
         method, executor = split_label(row["method"])
         if method not in REFERENCES and executor == (*bench.suite.methods[method].executors, "")[0]:
             series.setdefault(joined.get(method, method), {})[row["method"]] = float(row["value"] or 0.0)
-    shown = panels(rows, metric, series)
-    if not shown:
-        return None
-    return sweep_panels(shown, xlabel="seconds of deciding, an episode", ylabel=metric, log_x=True,
-                        references=reference_scores(rows, metric), title=f"{bench.task.name}: {metric} over compute")
+    return score_figure(bench, rows, metric, series, "seconds of deciding, an episode", "compute")
 
 
 def differences_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
@@ -163,26 +145,15 @@ def differences_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -
                   title=f"{bench.task.name}: paired differences") if shown else None
 
 
-def scale_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
-    """The score over the guidance scale, from the tunings, under each method's first executor."""
-    return _variant_figure(bench, filter_rows(rows, task=f"{bench.task.name}, tuning"), metric, "scale", log_x=True,
-                           xlabel="guidance scale", title=f"{metric} over the guidance scale (tuning starts)")
-
-
-def learning_figure(bench: PlanningBenchmark, rows: list[Row], metric: str) -> Any:
-    """The score over training steps, under each method's first executor."""
-    return _variant_figure(bench, filter_rows(rows, task=f"{bench.task.name}, over training"), metric, "step",
-                           xlabel="training steps", title=f"{metric} over training")
-
-
-def _variant_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, over: str, *, title: str,
-                    **look: Any) -> Any:
-    """A curve a method over a key of the variants; None where no row has it."""
+def variant_figure(bench: PlanningBenchmark, rows: list[Row], metric: str, stage: str, over: str, xlabel: str, *,
+                   log_x: bool = False) -> Any:
+    """A curve a method over a key of the variants, under its first executor; None where no row of the stage has it."""
     shown: dict[str, dict[str, list[Point]]] = {}
-    for row in filter_rows(rows, metric=metric):
+    for row in filter_rows(rows, task=f"{bench.task.name}, {stage}", metric=metric):
         name, executor = split_label(row["method"])
         first = (*bench.suite.methods[name].executors, "")[0]
         if executor == first and over in row["variant"] and row["value"] is not None:
             panel = shown.setdefault(f"{row['variant']['starts']} starts", {})
             panel.setdefault(name, []).append(Point(row["variant"][over], row["value"], row["low"], row["high"]))
-    return sweep_panels(shown, ylabel=metric, title=f"{bench.task.name}: {title}", **look) if shown else None
+    title = f"{bench.task.name}, {stage}: {metric} over {xlabel}"
+    return sweep_panels(shown, xlabel=xlabel, ylabel=metric, title=title, log_x=log_x) if shown else None

@@ -10,15 +10,14 @@ from dforce.benchmarks.planning.learning import learning_jobs
 from dforce.benchmarks.planning.pictures import draw_benchmark
 from dforce.benchmarks.planning.suite import Suite, read_suite
 from dforce.benchmarks.planning.tables import planning_tables, sections
-from dforce.benchmarks.planning.trainings import Compose, ModelTraining, model_training, settings_trained_with
+from dforce.benchmarks.planning.trainings import Compose, ModelTraining, model_training
 from dforce.config import Node
 from dforce.planning.tasks import Task, get_task
 from dforce.report.table import markdown_table
 from dforce.report.terminal import terminal_table
-from dforce.runs.claims import locked
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.job_run import Deadline, PrintOnce, do_jobs, publish, run_graph
-from dforce.runs.jobs import Outcome
+from dforce.runs.jobs import Outcome, locked
 from dforce.runs.progress import bar
 from dforce.train.precision import device_of
 
@@ -27,11 +26,7 @@ FEW, SHORT = 40_000, 60  # environment steps of data, and of an episode, under f
 
 @dataclass(frozen=True)
 class PlanningRun:
-    """All settings of `dforce benchmark planning`; configs/verbs/benchmark/planning.yaml says what each does.
-
-    suite: text of the suite, with all changes. file: the YAML that it is from, for messages.
-    compose: makes the trainings of `dforce train`.
-    """
+    """All settings of `dforce benchmark planning`; configs/verbs/benchmark/planning.yaml says what each does."""
 
     task: str
     suite: Node
@@ -75,7 +70,7 @@ class PlanningRun:
         networks = Path(self.networks) if self.networks else folder.path / "models"
         trainings = self._trainings(suite, whole, command, data, networks)
         bench = PlanningBenchmark(suite, self.played_task, data, folder.path, networks,
-                                  partial(settings_trained_with, trainings),
+                                  lambda model, seed: trainings[model, seed].settings,
                                   {"device": device_of(self.device), "precision": self.precision, "trust": self.trust},
                                   PrintOnce())
         jobs = benchmark_jobs(bench, {key: one.job(late=late, tell=bench.tell) for key, one in trainings.items()

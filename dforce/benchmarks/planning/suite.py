@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dforce.config import check, nearest
+from dforce.config import check, nearest, require_name
 from dforce.runs.jobs import slug
 
 KEYS = {"seeds", "episodes", "tune", "scales", "train", "models", "executors", "methods", "pairs", "curves", "learning",
@@ -44,9 +44,8 @@ class ModelNode(NamedTuple):
 class Suite(NamedTuple):
     """A benchmark of one task. Training seed s is evaluated from the starts of seed s, s = 0 .. seeds - 1.
 
-    tune_seed, tune_episodes: the starts that tuning sees, none of which is reported. pairs: methods compared start by
-    start, each `method` (under all executors that both have) or `method / executor`. curves: pictures, name -> {over:
-    a key of the variants, methods}. learning: {methods, episodes} that are played at every checkpoint.
+    pairs: methods compared start by start, each `method` (under all executors that both have) or `method / executor`.
+    curves: pictures, name -> {over: a key of the variants, methods}. learning: {methods, episodes} at every checkpoint.
     """
 
     seeds: int
@@ -68,11 +67,10 @@ class Suite(NamedTuple):
 def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None, models: Sequence[str] | None = None,
                seeds: int | None = None, episodes: int | None = None, tune_episodes: int | None = None,
                fast: bool = False, trust: str | None = None, files: Sequence[Path] = ()) -> Suite:
-    """The suite of a configuration `text`; the other arguments narrow or replace what it says.
+    """The suite of a configuration `text` from `files`; the other arguments narrow or replace what it says.
 
     A method or model that is null is left out, with its pairs. methods, models: names to keep (None: all). fast: one
     seed, few episodes, and the sizes under the key `fast`.
-    files: where text came from, for messages. ValueError names what is wrong and what would be right.
     """
     _known(text, KEYS, "the benchmark")
     gone = {name for kind in ("models", "methods") for name, node in text[kind].items() if node is None}
@@ -100,8 +98,7 @@ def read_suite(text: Mapping[str, Any], *, methods: Sequence[str] | None = None,
 
 def _known(node: Mapping[str, Any], keys: set[str], where: str) -> None:
     for key in node:
-        if key not in keys:
-            raise ValueError(f"{where} has no key {key!r}{nearest(str(key), keys)}")
+        require_name(str(key), keys, f"{where} has no key")
 
 
 def _model(name: str, node: Mapping[str, Any], shared: Mapping[str, Any], seeds: int) -> ModelNode:
@@ -125,18 +122,15 @@ def _method(name: str, node: Mapping[str, Any], text: Mapping[str, Any], episode
 
 def _references(methods: dict[str, MethodNode], models: Mapping[str, Any], executors: Mapping[str, Any]) -> None:
     """Every name that a method mentions exists; tuned methods have equally many trials."""
+    counts = {name: len(method.trials) for name, method in methods.items() if isinstance(method.tune, dict)}
     for method in methods.values():
         where = f"methods.{method.name}"
-        if method.model is not None and method.model not in models:
-            raise ValueError(f"{where}: no model {method.model!r}{nearest(method.model, models)}")
+        if method.model is not None:
+            require_name(method.model, models, f"{where}: no model")
         for name in method.executors:
-            if name not in executors:
-                raise ValueError(f"{where}: no executor {name!r}{nearest(name, executors)}")
-        if isinstance(method.tune, str):
-            if not isinstance(getattr(methods.get(method.tune), "tune", None), dict):
-                tuned = [name for name, other in methods.items() if isinstance(other.tune, dict)]
-                raise ValueError(f"{where}: {method.tune!r} is no method that is tuned{nearest(method.tune, tuned)}")
-    counts = {name: len(method.trials) for name, method in methods.items() if isinstance(method.tune, dict)}
+            require_name(name, executors, f"{where}: no executor")
+        if isinstance(method.tune, str) and method.tune not in counts:
+            raise ValueError(f"{where}: {method.tune!r} is no method that is tuned{nearest(method.tune, counts)}")
     if len(set(counts.values())) > 1:
         raise ValueError(f"every tuned method gets the same number of trials, got {counts}")
     for names in (methods, models, executors):
@@ -151,8 +145,7 @@ def _chosen(methods: dict[str, MethodNode], models: Mapping[str, Any], wanted: S
             wanted_models: Sequence[str] | None) -> dict[str, MethodNode]:
     for kind, known, names in (("method", methods, wanted), ("model", models, wanted_models)):
         for name in names or ():
-            if name not in known:
-                raise ValueError(f"the benchmark has no {kind} {name!r}{nearest(name, known)}")
+            require_name(name, known, f"the benchmark has no {kind}")
     chosen = {name: method for name, method in methods.items() if wanted is None or name in wanted}
     if wanted_models is not None:
         chosen = {name: method for name, method in chosen.items() if method.model in wanted_models}
@@ -167,11 +160,9 @@ def _pair(pair: Sequence[str], methods: Mapping[str, MethodNode]) -> tuple[str, 
     if isinstance(pair, str) or len(pair) != 2:
         raise ValueError(f"pairs: each must be two names, [method, method], either with ' / executor'; got {pair!r}")
     for method, executor in map(side, pair):
-        if method not in methods:
-            raise ValueError(f"pairs: no method {method!r}{nearest(method, methods)}")
-        if executor is not None and executor not in methods[method].executors:
-            raise ValueError(f"pairs: method {method!r} has no executor {executor!r}"
-                             f"{nearest(executor, methods[method].executors)}")
+        require_name(method, methods, "pairs: no method")
+        if executor is not None:
+            require_name(executor, methods[method].executors, f"pairs: method {method!r} has no executor")
     return pair[0], pair[1]
 
 
@@ -196,8 +187,8 @@ def _learning(learning: Mapping[str, Any], methods: Mapping[str, MethodNode], go
 def _existing(names: Sequence[str], methods: Mapping[str, Any], gone: set[str], where: str) -> list[str]:
     """The names without those left out; ValueError for one that never was."""
     for name in names:
-        if name not in methods and name not in gone:
-            raise ValueError(f"{where}: no method {name!r}{nearest(name, methods)}")
+        if name not in gone:
+            require_name(name, methods, f"{where}: no method")
     return [name for name in names if name not in gone]
 
 
@@ -219,18 +210,15 @@ def split_label(name: str) -> tuple[str, str]:
 
 
 def shrunk(text: Mapping[str, Any]) -> dict[str, Any]:
-    """The same suite at the sizes under its key `fast`: everything once, in seconds.
-
-    `fast.train` joins every training; each key of `fast.nodes` replaces that key wherever a node has it.
-    """
+    """The same suite, small: `fast.train` joins every training, keys of `fast.nodes` replace those of any node."""
     small = text.get("fast", {})
     _known(small, {"train", "nodes"}, "fast")
     nodes = small.get("nodes", {})
 
     def walk(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: nodes[key] if "_target_" in value and key in nodes else walk(inner)
-                    for key, inner in value.items()}
+            replaced = nodes if "_target_" in value else {}
+            return {key: replaced[key] if key in replaced else walk(inner) for key, inner in value.items()}
         return [walk(inner) for inner in value] if isinstance(value, list) else value
 
     cut = {key: walk(text[key]) for key in ("methods", "executors")}

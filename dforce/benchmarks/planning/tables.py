@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark, read_evaluation, read_tuning
 from dforce.benchmarks.planning.learning import learning_rows
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label, side
-from dforce.planning.comparison import Key, aggregate_rows, headline, paired_rows, pooled
+from dforce.planning.evaluation import Key, aggregate_rows, headline, paired_rows, pooled
 from dforce.planning.scores import ScoreReport
 from dforce.report.rows import Row, make_row
 from dforce.runs.shards import Shard
@@ -122,7 +122,7 @@ def tuning_rows(bench: PlanningBenchmark) -> list[Row]:
         for trial in shard.header["trials"]:
             settings = {**trial["settings"], "chosen": trial["settings"] == shard.header["chosen"]}
             matching = [(name, report) for (_, name, variant), report in reports.items()
-                     if _has(variant, trial["settings"])]
+                        if trial["settings"].items() <= json.loads(variant).items()]
             for name, report in matching:
                 metric = headline(report)
                 rows += [row for row in report.rows(task=f"{bench.task.name}, tuning", method=name, variant=settings)
@@ -131,9 +131,4 @@ def tuning_rows(bench: PlanningBenchmark) -> list[Row]:
                 rows.append(make_row(f"{bench.task.name}, tuning", method.name, "score", None, n=0, variant=settings,
                                      unit="plans were not finite", higher=True))
     return rows
-
-
-def _has(variant: str, settings: dict[str, Any]) -> bool:
-    named = json.loads(variant)
-    return all(named.get(key) == value for key, value in settings.items())
 

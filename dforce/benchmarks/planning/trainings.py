@@ -107,10 +107,7 @@ class ModelTraining:
 
 def model_training(model: ModelNode, seed: int, compose: Compose, *, command: str, data: str, folder: Path,
                    device: str | None = None, keep_all: bool = False) -> ModelTraining:
-    """The training of a network into `folder`/<name>-<seed>.
-
-    command: for its record. data: Minari name. keep_all: all its checkpoints stay.
-    """
+    """The training of a network into `folder`/<name>-<seed>; keep_all: all its checkpoints stay."""
     out = str(folder / f"{slug(model.name)}-{seed}")
     changes = {**model.overrides, "data": data, "seed": seed, "out": out, **({"fit.device": device} if device else {}),
                **({"keep": ALL} if keep_all else {})}
@@ -118,11 +115,6 @@ def model_training(model: ModelNode, seed: int, compose: Compose, *, command: st
     _, usual = compose({key: value for key, value in changes.items() if key in GROUPS})
     call = Invocation("train", command, config, frozenset(changes), out)
     return ModelTraining(f"{model.name}-{seed}", training, call, usual)
-
-
-def settings_trained_with(trainings: Mapping[tuple[str, int], ModelTraining], model: str, seed: int) -> dict[str, Any]:
-    """The settings of the network (model, seed), for the record of what is played with it."""
-    return trainings[model, seed].settings
 
 
 def learnt_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dforce.benchmarks.speed.data import data_races
-from dforce.benchmarks.speed.guidance import guidance_races
 from dforce.benchmarks.speed.harness import Timings, all_timings
-from dforce.benchmarks.speed.planning import planning_races
+from dforce.benchmarks.speed.planning import guidance_races, planning_races
 from dforce.benchmarks.speed.sampling import sampling_races
 from dforce.benchmarks.speed.sizes import QUICK, Sizes
 from dforce.benchmarks.speed.train_step import train_step_races
-from dforce.config import nearest
+from dforce.config import require_name
 from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder
 from dforce.runs.progress import progress
@@ -33,8 +32,7 @@ class SpeedBenchmark:
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            if part not in PARTS:
-                raise ValueError(f"no part {part!r} of the benchmark{nearest(part, PARTS)}")
+            require_name(part, PARTS, "the benchmark has no part")
 
     def sizes(self) -> Sizes:
         """How large everything is; bfloat16 is left out, and that is printed, where the machine is no faster in it."""

@@ -72,21 +72,14 @@ class _Watch(TorchDispatchMode):
 
 
 def launches(run: Callable[[], Any]) -> int:
-    """Operations in one call, backward included, that start a kernel: what a GPU pays for, whatever their size.
-
-    Counted below autograd, where composite functions have fallen into the kernels that they are made of (on a CPU
-    also `nn.GRU`, which cuDNN runs as one).
-    """
+    """Operations in one call, backward included, that start a kernel: what a GPU pays for. Counted below autograd."""
     with _Watch() as watch:
         run()
     return watch.count
 
 
 def peak_memory(run: Callable[[], Any]) -> float:
-    """Most memory held at a time by tensors that one call makes, in MB (2^20 bytes); what was there before not counted.
-
-    The tensors' own bytes, on any device: without a kernel's scratch space, and without what an allocator keeps.
-    """
+    """Most bytes, in MB (2^20), of tensors that one call makes, held at a time; without a kernel's scratch."""
     with _Watch() as watch:
         run()
     return watch.peak / 2**20

@@ -1,7 +1,4 @@
-"""Fair races: ways of computing one thing, in one process, taking turns, their results compared before a clock runs.
-
-A ratio of times is taken round by round, so that whatever else the machine does falls on both sides of it.
-"""
+"""Fair races: ways of computing one thing take turns, their results compared before a clock runs."""
 
 import gc
 import time

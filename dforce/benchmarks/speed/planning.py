@@ -1,8 +1,4 @@
-"""How long a robot waits for a plan: 600 environment steps, unguided and under Monte Carlo Tree Guidance.
-
-The default planner network, second order. Guided plans are timed twice, their draws evaluated one by one and sharing
-what they keep, which must agree; so must unguided ones by rows and as a wavefront.
-"""
+"""How long a robot waits for a plan, 600 steps, unguided and under Monte Carlo Tree Guidance; and for one row of it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,14 +8,15 @@ from torch import Tensor
 
 from dforce.benchmarks.speed.harness import Timings, Way, median_row, race
 from dforce.benchmarks.speed.sizes import ACTION, Sizes, maze_denoiser, parameters, random_batch
-from dforce.core.denoiser import Denoiser
+from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.matrix import pyramid
 from dforce.core.noise import Noise
 from dforce.core.sample import generate
+from dforce.core.schedule import Schedule
 from dforce.data.batch import unstack
 from dforce.guidance.monte_carlo import monte_carlo
 
-TASK = "plan, default planner"
+TASK, ROW = "plan, default planner", "guided row"
 STEPS, DRAWS, LOOKAHEAD = 20, 4, 2
 SCALE = 1000.0  # an untrained network hardly hears its input: so much moves a plan by a few per cent
 
@@ -80,3 +77,35 @@ def _one(sizes: Sizes, batch: int, delay: int, guided: bool) -> Timings:
     return measured._replace(rows=measured.rows + [
         median_row(TASK, name, "throughput", batch / seconds, variant=variant, unit="plans/s", higher=True)
         for name, seconds in raced.seconds.items()])
+
+
+def guidance_races(sizes: Sizes) -> list[Callable[[], Timings]]:
+    """Times at every width and batch size."""
+    return [partial(_row, sizes, width, size) for width in sizes.plan_widths for size in sizes.batches]
+
+
+def away(x0: Tensor) -> Tensor:
+    """An energy [B, T, D] -> [B] that costs next to nothing: minus the squared distance of all tokens from 1."""
+    return -(x0 - 1).square().sum((1, 2))
+
+
+def guidance_ways(sizes: Sizes, denoiser: Precond, schedule: Schedule, size: int) -> list[Way]:
+    """x0_hat of the row in mid-pyramid, where all stages of denoising meet."""
+    batch = random_batch(sizes, size)
+    matrix = pyramid(schedule.grid(sizes.steps), sizes.tokens, 1)
+    level = matrix[len(matrix) // 2].expand(size, -1).to(sizes.device)
+
+    def draws(chunk: int) -> Tensor:
+        guide = monte_carlo(denoiser, schedule, away, sizes.draws, scale=1e-3, chunk=chunk)
+        with torch.no_grad():  # as in sampling; guidance switches gradients on where it needs them
+            return guide(batch.x, level, guide.init_state(size, batch.cond), batch.cond)[0]
+
+    return [Way("draws one at a time", lambda: draws(1)), Way("draws batched", lambda: draws(sizes.draws))]
+
+
+def _row(sizes: Sizes, width: int, size: int) -> Timings:
+    denoiser, schedule = maze_denoiser(sizes, width)
+    variant = {"width": width, "parameters": parameters(denoiser), "batch": size, "tokens": sizes.tokens,
+               "draws": sizes.draws}
+    raced = race(guidance_ways(sizes, denoiser, schedule, size), rounds=sizes.rounds, seconds=sizes.seconds)
+    return raced.measured(ROW, variant)

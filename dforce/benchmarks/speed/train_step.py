@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from dforce.benchmarks.speed.cost import flops, gemm_peak, launches, peak_memory
 from dforce.benchmarks.speed.harness import Race, Timings, Way, median_row, race
-from dforce.benchmarks.speed.official import TokenByToken
-from dforce.benchmarks.speed.official_layers import OfficialObjective
+from dforce.benchmarks.speed.official import OfficialObjective, TokenByToken
 from dforce.benchmarks.speed.sizes import QUICK, Sizes, maze_denoiser, parameters, random_batch
 from dforce.core.denoiser import Precond
 from dforce.data.batch import Batch

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dforce.align.tuning_run import run_tuning
-from dforce.cli.resume import resumed
+from dforce.cli.compose import resumed
 from dforce.config import read
 from dforce.images.tuning import ImageTuning
 from dforce.runs.folder import Invocation

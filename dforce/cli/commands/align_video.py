@@ -3,8 +3,7 @@
 from typing import Any
 
 from dforce.align.tuning_run import run_tuning
-from dforce.cli.algorithm_settings import with_usual
-from dforce.cli.resume import resumed
+from dforce.cli.compose import resumed, with_usual
 from dforce.config import read
 from dforce.runs.folder import Invocation
 from dforce.video.tuning import VideoTuning

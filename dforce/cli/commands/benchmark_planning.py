@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from dforce.benchmarks.planning.run import PlanningRun
-from dforce.cli.compose import composed
+from dforce.cli.compose import changed_suite, composed, shipped_suite
 from dforce.cli.short import shortened
-from dforce.cli.suite_files import changed_suite, shipped_suite
 from dforce.config import read
 from dforce.planning.tasks import get_task
 from dforce.runs.folder import Invocation

@@ -1,6 +1,5 @@
 """`dforce data robot`: demonstrations of a robot task by its scripted expert, into the local Minari store."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from dforce.data.generate.robot import Demonstration, RobotGeneration
 from dforce.report.movie import write_frames
 from dforce.report.rows import make_row
 from dforce.report.statistics import median_interval, wilson_interval
-from dforce.runs.folder import Invocation, Ticker, write_atomic
+from dforce.runs.folder import Invocation, Ticker
 
 FPS = 20
 
@@ -40,8 +39,8 @@ def run(cfg: Any, call: Invocation) -> None:
         folder.results(rows, data=generation.dataset, summary=summary)
         try:
             film = write_frames(folder.media / "expert.mp4", generation.film(), fps=FPS)
-            write_atomic(folder.media / "captions.json", json.dumps({
-                film.name: f"The first demonstration at {FPS / 10:g} times its speed, as the cameras see it."}))
+            folder.captions({
+                film.name: f"The first demonstration at {FPS / 10:g} times its speed, as the cameras see it."})
         except RuntimeError as error:
             print(f"no film: {error}")
         print(summary)

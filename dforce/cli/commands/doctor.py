@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dforce.runs.diagnosis import examine
+from dforce.runs.environment import examine
 from dforce.runs.folder import Invocation
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dforce.cli.resume import resumed
+from dforce.cli.compose import resumed
 from dforce.config import read
 from dforce.images.training import ImageTraining
 from dforce.runs.folder import Invocation

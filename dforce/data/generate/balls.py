@@ -1,8 +1,4 @@
-"""Bouncing balls: a video whose dynamics are known exactly, so that drift can be measured in physical units.
-
-Equal balls in a unit box without friction; all collisions are elastic. The simulation
-goes from collision to collision instead of in time steps: positions and velocities are exact up to rounding.
-"""
+"""Bouncing balls, simulated exactly from collision to collision: a video whose drift can be measured physically."""
 
 from typing import NamedTuple
 
@@ -15,8 +11,7 @@ RADIUS, SPEED = 0.15, 0.06  # in sides of the box, and in sides a frame
 class Balls(NamedTuple):
     """frames: [N, T, C, size, size] float32 in [-1, 1], C = 1 for one ball, else 3 and ball i is channel i.
 
-    positions: [N, T, B, 2] float64, (x, y) of the centres in [radius, 1 - radius], x to the right and y down.
-    velocities: [N, T, B, 2] float64, sides of the box a frame.
+    positions, velocities: [N, T, B, 2] float64, (x, y), x to the right and y down, in sides of the box (and a frame).
     """
 
     frames: Tensor
@@ -26,10 +21,7 @@ class Balls(NamedTuple):
 
 def balls(n: int, frames: int, size: int = 16, balls: int = 1, generator: torch.Generator | None = None, *,
           radius: float = RADIUS, speed: float = SPEED) -> Balls:
-    """n sequences of `frames` frames with random positions and directions; all balls start with the same `speed`.
-
-    balls: 1 to 3. radius in sides of the box; speed in sides of the box a frame. ValueError for balls that do not fit.
-    """
+    """n sequences of `frames` frames of 1 to 3 balls; radius in sides of the box, speed of each in sides a frame."""
     if min(n, frames, size) < 1 or not 1 <= balls <= 3:
         raise ValueError(f"n, frames and size are at least 1 and balls 1 to 3, got {n}, {frames}, {size}, {balls}")
     if not 0 < radius <= 0.5 / (1 + balls) or speed < 0:
@@ -65,10 +57,7 @@ def render(positions: Tensor, size: int, *, radius: float = RADIUS) -> Tensor:
 
 
 def locate(frames: Tensor) -> Tensor:
-    """Centres of brightness, [N, T, C, size, size] -> [N, T, C, 2], (x, y) in sides of the box.
-
-    The inverse of `render` to about a tenth of a pixel; NaN for a channel without a bright pixel.
-    """
+    """Centres of brightness, [N, T, C, H, W] -> [N, T, C, 2], (x, y) in sides of the box; NaN where all is dark."""
     size = frames.shape[-1]
     light = (frames.double() + 1).clamp(0, 2)
     light = torch.where(light < 0.5, 0.0, light)  # faint noise of a model's output is not part of a ball
@@ -94,7 +83,8 @@ def _frame(position: Tensor, velocity: Tensor, radius: float) -> tuple[Tensor, T
     position, velocity = position.clone(), velocity.clone()
     left = position.new_ones(len(position))
     while (left > 0).any():
-        wall = _wall_times(position, velocity, radius)  # [N, B, 2]
+        side = torch.where(velocity > 0, position.new_tensor(1 - radius), position.new_tensor(radius))
+        wall = torch.where(velocity == 0, torch.inf, ((side - position) / velocity).clamp(min=0))  # times [N, B, 2]
         pair = _pair_times(position, velocity, radius)  # [N, B, B]
         soonest = torch.minimum(wall.flatten(1).min(1).values, pair.flatten(1).min(1).values)
         step = torch.minimum(soonest, left)
@@ -104,11 +94,6 @@ def _frame(position: Tensor, velocity: Tensor, radius: float) -> tuple[Tensor, T
         velocity = _bounced(position, velocity, hit & (pair <= soonest[:, None, None]))
         left = left - step
     return position, velocity
-
-
-def _wall_times(position: Tensor, velocity: Tensor, radius: float) -> Tensor:
-    wall = torch.where(velocity > 0, position.new_tensor(1 - radius), position.new_tensor(radius))
-    return torch.where(velocity == 0, torch.inf, ((wall - position) / velocity).clamp(min=0))
 
 
 def _pair_times(position: Tensor, velocity: Tensor, radius: float) -> Tensor:

@@ -23,11 +23,10 @@ NAMES = {"observation_names": ["x", "y", "vx", "vy"], "action_names": ["fx", "fy
 
 @dataclass(frozen=True)
 class MazeGeneration:
-    """Settings of generated maze2d demonstrations.
+    """Settings of generated maze2d demonstrations, as for `make_maze_dataset`.
 
-    maze: a name of `MAZES`, a text grid, or a file that holds one. steps: environment steps, None is as many as D4RL
-    has. noise, seed, overwrite: as for `make_maze_dataset`. dense: make the data set of `make_dense_dataset` from the
-    sparse one, which is kept. name: of the data set; None is dforce/maze2d-<maze>-v1, with a digest of another grid.
+    maze: a name of `MAZES`, a text grid, or a file that holds one. steps: None is as many as D4RL has. dense: make the
+    data set of `make_dense_dataset` from the sparse one, which is kept. name: None is dforce/maze2d-<maze>-v1.
     """
 
     maze: str
@@ -49,8 +48,7 @@ class MazeGeneration:
         name = self.name
         if maze not in MAZES:
             maze = "/".join(get_maze(maze).rows)
-            digest = hashlib.sha256(maze.encode()).hexdigest()[:8]
-            name = name or _default_name(f"custom-{digest}", self.noise)
+            name = name or _default_name(custom_name(maze), self.noise)
         if self.dense and self.name:
             name = _inserted("sparse", self.name)
         sparse = make_maze_dataset(maze=maze, steps=self.steps or RELEASED_STEPS.get(maze, 1_000_000), noise=self.noise,
@@ -65,10 +63,10 @@ def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: flo
                       root: str | os.PathLike | None = None, advance: Advance = lambda share: None) -> str:
     """Generates `steps` transitions of a scripted driver in a maze as a Minari dataset; returns the dataset's name.
 
-    noise: standard deviation of the action noise (.5 is what D4RL's released files were made with). chains: continuous
-    trajectories, all of the same length; None: 1,000, or fewer where each would be shorter than 1,000 steps.
-    An equal dataset that exists is left as it is; another one of that name is replaced only with `overwrite`.
-    Positions are in cells (metres), velocities in m/s, actions in [-1, 1]; infos hold "goal" [2], the present target.
+    noise: standard deviation of the action noise (.5 is D4RL's). chains: continuous trajectories of one length; None:
+    1,000, or fewer where each would be shorter than 1,000 steps. An equal dataset that exists is left as it is; another
+    one of that name is replaced only with `overwrite`. Positions in cells (metres), velocities in m/s, actions in
+    [-1, 1]; infos hold "goal" [2], the present target.
     """
     from dforce import envs
 
@@ -85,10 +83,7 @@ def make_maze_dataset(maze: str = "umaze", *, steps: int = 1_000_000, noise: flo
 
 def make_pointmaze_dataset(size: str, *, steps: int, name: str, seed: int = 0, overwrite: bool = False,
                            root: str | os.PathLike | None = None, advance: Advance = lambda share: None) -> str:
-    """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze (umaze, medium, large), in its own frame.
-
-    rewards: 1 within .45 of the present target. Needs the package gymnasium-robotics.
-    """
+    """As `make_maze_dataset`, in Gymnasium-Robotics' PointMaze; rewards: 1 within .45 of the target."""
     from dforce.envs.maze.pointmaze import IDS, pointmaze, pointmaze_demonstrations
 
     settings = {"steps": steps, "noise": 0.5, "seed": seed, "chains": _chains(steps)}
@@ -105,8 +100,7 @@ def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, se
                          root: str | os.PathLike | None = None, advance: Advance = lambda share: None) -> str:
     """OGBench's pointmaze-<size>-navigate (medium, large, giant) by its published recipe (`envs.maze.ogbench`).
 
-    Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2], the present target; rewards:
-    1 within 1 m of it. Needs the package ogbench.
+    Positions in metres, a cell is 4; actions displace by .2 m; infos hold "goal" [2]; rewards: 1 within 1 m of it.
     """
     from dforce.envs.maze.ogbench import ACTION_NOISE, DT, ogbench, ogbench_demonstrations
 
@@ -122,11 +116,7 @@ def make_ogbench_dataset(size: str, *, episodes: int, length: int, name: str, se
 
 
 def make_dense_dataset(sparse: str, name: str, *, overwrite: bool = False) -> str:
-    """Saves the maze data set `sparse` with the reward exp(-distance to the goal) of the next state as `name`.
-
-    The trajectories are the same, as in D4RL, whose dense files are its sparse ones with other rewards. An equal data
-    set that exists is left as it is; another one of that name is replaced only with `overwrite`. Returns `name`.
-    """
+    """Saves the maze data set `sparse` with rewards exp(-distance to the goal) of the next state, as D4RL's dense."""
     from dforce.envs import MAZES, maze_from_text, maze_reward
 
     episodes = load_episodes(sparse, infos=["goal"])
@@ -162,6 +152,11 @@ def _minari_facts(grid: Any, noise: float) -> dict[str, Any]:
 def _chains(steps: int) -> int:
     """The largest number of chains, up to 1,000, that divides `steps` into chains of at least 1,000 steps."""
     return next(n for n in range(max(1, min(1000, steps // 1000)), 0, -1) if steps % n == 0)
+
+
+def custom_name(grid: str) -> str:
+    """The name of a maze of one's own: a digest of its text grid, rows separated by '/'."""
+    return f"custom-{hashlib.sha256(grid.encode()).hexdigest()[:8]}"
 
 
 def _default_name(maze: str, noise: float) -> str:

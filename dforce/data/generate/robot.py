@@ -107,10 +107,7 @@ class RobotGeneration:
         return True
 
     def demonstrations(self) -> Iterator[Demonstration]:
-        """Episodes in the order of their seeds, until `episodes` of them have had success.
-
-        RuntimeError when more fail than succeed, which no expert here does.
-        """
+        """Episodes in the order of seeds until `episodes` succeed; RuntimeError when more fail than succeed."""
         play = partial(demonstrate, self.task, self.settings, self.tail)
         wanted, failures, seed = self.episodes, 0, self.seed
         with _mapping(self.processes) as mapping:

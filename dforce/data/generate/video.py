@@ -1,9 +1,7 @@
-"""Generated video data sets, in TECO's layout: {train,test}/<shard>/<clip>.npz with video uint8 [T, H, W, C],
-actions [T] and pose [T, P], the exact state that the frames show.
+"""Generated video data sets in TECO's layout: {train,test}/<shard>/<clip>.npz: video, actions [T], exact pose [T, P].
 
-Frames are not compressed, so that any of them can be read alone. A shard appears complete or not at all, and one that
-exists is not made again: a run that was stopped can go on, and several processes may share the work. It holds
-checksums, and a changed byte is reported.
+Frames are not compressed, so that any can be read alone. A shard appears complete or not at all, with checksums, and is
+not made again, so a run can go on, and several processes may share the work.
 """
 
 import json
@@ -18,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dforce.core.files import replacing
 from dforce.data.store import write_checksums
 
 ABOUT = "about.json"
@@ -28,8 +27,7 @@ Shards = dict[str, Callable[[], Shard]]  # "train/maze_0003" -> a function that 
 def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) -> Iterator[int]:
     """Makes the shards that do not exist yet; yields the number of frames of each clip made.
 
-    about: the settings of the data set, JSON-able, kept in about.json. ValueError where `root` holds a data set with
-    other settings.
+    about: settings of the data set, kept in about.json; ValueError where `root` holds a data set with others.
     """
     root = Path(root).expanduser()
     _claim(root, about)
@@ -57,11 +55,7 @@ def make_shards(root: str | os.PathLike, about: dict[str, Any], shards: Shards) 
 
 @dataclass(frozen=True)
 class ClipGeneration:
-    """Settings of a generated data set, as `doom` and `bouncing_balls` take them.
-
-    source: "doom" or "balls". size: of a frame, in pixels; None is 64 for doom, 16 for balls. clips: of each maze
-    (None is 16), or in the training split of balls (None is 1000).
-    """
+    """Settings of generated clips, as `doom` and `bouncing_balls` take them; None is the default of the source."""
 
     source: Literal["doom", "balls"]
     frames: int
@@ -98,8 +92,7 @@ def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips
          floors: int = 1) -> Iterator[int]:
     """First-person walks through random mazes (`dforce.envs.doom`): clips per maze, pose (x, y in cells, degrees).
 
-    The last `test_mazes` of the mazes are the test split. rooms, zones, textures, floors: see `random_maze`. Yields the
-    number of frames of each clip made.
+    The last `test_mazes` of the mazes are the test split. rooms, zones, textures, floors: see `random_maze`.
     """
     from dforce.envs.doom.map import random_maze
     from dforce.envs.doom.walker import ACTIONS, TICS, TURN, DoomWalker, walk
@@ -124,10 +117,7 @@ def doom(root: str | os.PathLike, *, mazes: int = 20, test_mazes: int = 2, clips
 
 def bouncing_balls(root: str | os.PathLike, *, clips: int = 1000, test_clips: int = 100, frames: int = 300,
                    size: int = 16, balls: int = 1, seed: int = 0, shard_clips: int = 100) -> Iterator[int]:
-    """Bouncing balls (`dforce.data.generate.balls`), without actions; pose is (x, y, vx, vy) of each ball.
-
-    In sides of the box, and sides a frame. Yields the number of frames of each clip made.
-    """
+    """Bouncing balls (`data.generate.balls`) without actions; pose: (x, y, vx, vy) of each, in sides (and a frame)."""
     import torch
 
     from dforce.data.generate.balls import balls as simulated
@@ -171,7 +161,5 @@ def _claim(root: Path, about: dict[str, Any]) -> None:
         return
     if (root / "train").exists() or (root / "test").exists():
         raise ValueError(f"{root} holds clips that were not made here (it has no {ABOUT}): choose another folder")
-    with tempfile.NamedTemporaryFile("w", dir=root, prefix=".about-", delete=False) as partial:
-        json.dump(about, partial, indent=1)
-    os.chmod(partial.name, 0o644)
-    os.replace(partial.name, file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(about, indent=1))

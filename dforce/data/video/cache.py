@@ -43,11 +43,9 @@ class CachedClip(Clip):
 def cached(clips: Sequence[Clip], size: tuple[int, int],
            folder: str | os.PathLike | None = None, *,
            advance: Callable[[float], object] = lambda share: None) -> tuple[list[Clip], dict[str, str]]:
-    """The clips, decoded and resized, and name -> reason for those that cannot be decoded and stay as they were.
+    """The clips, decoded and resized, kept in `folder` (None: the cache's); and name -> why one stays as it was.
 
-    folder: keeps the frames, None for the cache folder. They are decoded once for each set of clips and size; several
-    processes may call this at once. A cache in which anything has changed is made anew. ValueError where the disk has
-    no room. advance: told the shares of the decoding as they are done.
+    advance: told the shares of the decoding as they are done.
     """
     top = Path(folder).expanduser() if folder is not None else cache_root() / "frames"
     place = top / _digest(clips, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from dforce.data.array_sizes import require_honest_sizes
+from dforce.data.arrays import require_honest_sizes
 
 ACTIONS = "actions"  # an npz member, and the stem of a file of actions beside frames
 
@@ -26,8 +27,8 @@ class Clip:
     """One clip. A format is a subclass, listed in `formats`; its fields are JSON-able, so that they can be indexed.
 
     suffixes: of the files that are clips of the format. parts: of files of which a whole folder is one clip.
-    name: for messages, relative to where the clip was looked for. frames: T. height, width: in pixels. channels: 1
-    or 3. fps: frames a second, None where the format does not say. action_path: a file of actions beside the frames.
+    name: relative to where the clip was looked for. frames: T. height, width: pixels. channels: 1 or 3.
+    fps: frames a second, None where the format does not say. action_path: a file of actions beside the frames.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -44,10 +45,7 @@ class Clip:
 
     @classmethod
     def probe(cls, path: Path, name: str, *, fps: float | None = None) -> Clip:
-        """The clip in a file or folder, of which as little as possible is read. BadClip where there is none.
-
-        fps: frames a second, for formats that say when a frame is shown; None for the file's own.
-        """
+        """The clip in a file or folder, of which little is read; fps: to read films at. BadClip where there is none."""
         raise NotImplementedError
 
     def read(self, index: np.ndarray) -> np.ndarray:
@@ -64,11 +62,10 @@ class Clip:
 
 
 class ClipSet(NamedTuple):
-    """The clips of a data set.
+    """clips: that can be used. split: "train", "val" or None for each. skipped: name -> reason. notes: for the user.
 
-    clips: those that can be used. split: "train", "val" or None for each. skipped: name -> reason. names: of all files
-    that were looked at, in order; splits are drawn over them, so that a bad file moves no other one. notes: what a user
-    should know. offset: of actions, see `actions.led_to`. title: what a layout calls the data set.
+    names: of all files looked at, over which splits are drawn, so that a bad file moves no other one. offset: of
+    actions, see `actions.led_to`. title: what a layout calls the data set.
     """
 
     clips: list[Clip]
@@ -130,10 +127,7 @@ def read_array(path: str | Path, member: str) -> np.ndarray:
 
 
 def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frames of another size: the middle is cut out in the new aspect ratio, then resized with antialiasing.
-
-    frames: uint8 [n, H, W, C] -> uint8 [n, *size, C].
-    """
+    """uint8 [n, H, W, C] -> [n, *size, C]: the middle, cut out in the new aspect ratio, resized with antialiasing."""
     height, width = frames.shape[1:3]
     if (height, width) == size:
         return frames
@@ -146,15 +140,6 @@ def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[Any]:
     """A sort key for names in which 2 comes before 10."""
-    pieces, digits = [], ""
-    for letter in [*name, ""]:
-        if letter.isdigit() and letter.isascii():
-            digits += letter
-            continue
-        if digits:
-            pieces.append((0, int(digits), ""))
-            digits = ""
-        pieces.append((1, 0, letter))
-    return pieces
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dforce.data.batch import Batch
 from dforce.data.columns import checked_rows
-from dforce.data.draws import SPLIT, TRAIN, VAL, philox_uniform, shard_count, shard_rows
+from dforce.data.draws import SPLIT, TRAIN, VAL, check_window, philox_uniform, shard_count, shard_rows
 from dforce.data.pixels import from_uint8
 from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import describe
-from dforce.data.video.select import Selection, check_window, clips_of_split
+from dforce.data.video.select import Selection, clips_of_split
 
 REDRAWS = 20  # windows that are tried for a row before an error: then hardly any clip can be read
 
@@ -30,13 +30,13 @@ class VideoClips:
     """Windows of `frames` frames, `stride` stored ones apart, `stack` to a token: x [B, T, stack * C, H, W].
 
     event_shape: (stack * C, H, W). action_width: numbers in a token's action, stack * stride * A: the actions of all
-    stored frames since the token before, in order; 0 where the clips have none. layout: what the numbers mean,
-    JSON-able. clips: of this split. skipped: name -> reason, of clips that are left out; it grows where a file cannot
-    be read later. len(clips): number of windows. virtual_shards: as in `Windows`.
+    stored frames since the token before, in order. layout: what the numbers mean. clips: of this split. skipped: name
+    -> reason; it grows where a file cannot be read later. len(clips): number of windows. virtual_shards: as in
+    `Windows`.
 
     sequential: row b of batch s + 1 continues row b of batch s, through all clips in an order drawn from the seed;
     `first` is True where a clip begins. The end of a clip that fills no window is padded with its last frame, mask
-    False, and so is a whole window that cannot be read. Not sequential, another window is drawn in its place.
+    False, and so is a window that cannot be read; where not sequential, another one is drawn in its place.
     """
 
     def __init__(self, data: str | os.PathLike | Sequence[Clip], *, frames: int,
@@ -47,16 +47,13 @@ class VideoClips:
                  device: torch.device | str = "cpu", advance: Callable[[float], object] = lambda share: None):
         """data: folder, film, Minari data set, "balls", or clips. frames: of a window, a multiple of stack.
 
-        size: height and width in pixels; None for the clips' size, which must then be one. held_out: fraction of the
-        files in `split="val"`, where no folder is called test, val or validation. action_offset: the action
-        that led to frame t is stored as number t - action_offset: 0 for TECO's files and those made here, 1 where an
-        action is stored with the frame that it was taken at (Minari; the default there), -1 as the paper's code reads
-        Minecraft. actions: number of discrete actions, None for as many as occur. fps: frames a second to read
-        films at, None for their own rate, which must then be one. cache: decode once, to `size`, and keep the frames on
-        disk, in the cache folder (True) or in this folder. advance: told the shares of opening and decoding. ValueError
-        for arguments that do not fit the clips or one another.
+        size: height and width in pixels; None for the clips' size. held_out: share of the files in `split="val"`, where
+        no folder is called so. action_offset: the action that led to frame t is number t - action_offset: 0 in TECO's
+        files and those made here, 1 in Minari, -1 as the paper's code reads Minecraft. actions: number of discrete
+        actions, None for as many as occur. fps: to read films at, None for their own. cache: decode once, to `size`,
+        and keep the frames in the cache folder (True) or in this one. advance: told the shares of opening and decoding.
         """
-        check_window(frames, stack, stride, batch, virtual_shards, split)
+        check_window(split, frames=frames, stack=stack, stride=stride, batch=batch, virtual_shards=virtual_shards)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
         self.sequential, self.split, self.device = sequential, split, torch.device(device)
         self.virtual_shards = shard_count(batch, virtual_shards)
@@ -84,7 +81,7 @@ class VideoClips:
     def gather(self, index: np.ndarray | Tensor | Sequence[int]) -> Batch:
         """Windows by number. index: [B] in 0..len(self)-1, or [R, B]: row r + 1 is used where row r cannot be read.
 
-        A window that cannot be read has mask False everywhere; ValueError where none of R > 1 windows can be read.
+        One that cannot be read has mask False everywhere; ValueError where none of R > 1 can be read.
         """
         index = np.atleast_2d(np.asarray(index, dtype=np.int64))
         rows = []
@@ -92,15 +89,13 @@ class VideoClips:
             row = next((row for number in tries if (row := self._window(int(number))) is not None), None)
             if row is None and len(index) > 1:
                 raise ValueError(f"{len(tries)} windows in a row cannot be read; {self._report()}")
-            rows.append(row or self._blank())
+            rows.append(row or (np.zeros((self.frames, *self.size, self.layout["channels"]), np.uint8),
+                                np.zeros((self.frames, self.action_width // self.stack), np.float32), 0, True))
         video, action, real, first = (np.stack(column) for column in zip(*rows, strict=True))
         return self._batch(video, action, real, first)
 
     def sequence(self, clips: Sequence[int], *, start: int = 0, frames: int | None = None) -> Batch:
-        """Whole clips by number, from stored frame `start` on, in the tokens, strides and actions of windows.
-
-        frames: number of frames, None for as many as the shortest clip has.
-        """
+        """Whole clips by number, from stored frame `start` on, as windows are; frames: None for the shortest clip's."""
         chosen = [self.clips[i] for i in clips]
         longest = min((clip.frames - start - 1) // self.stride + 1 for clip in chosen)
         frames = longest // self.stack * self.stack if frames is None else frames
@@ -124,10 +119,8 @@ class VideoClips:
         return torch.from_numpy(np.stack(poses)).float() if len(poses) == len(clips) else None
 
     def statistics(self, clips: int = 64) -> dict[str, Any]:
-        """Statistics of up to `clips` clips drawn from the seed, of pixels in [-1, 1].
-
-        mean, std: [C], of each channel. brightness: mean of all. speed: root mean square of the difference between a
-        frame and the next. clips: how many.
+        """Of up to `clips` clips drawn from the seed, pixels in [-1, 1]: mean and std [C], brightness, and the speed,
+        the root mean square of the difference between a frame and the next.
         """
         order = np.argsort(philox_uniform(len(self.clips), seed=self.seed, stream=SPLIT, step=2), kind="stable")[:clips]
         sums, moved, count, steps = np.zeros((2, self.layout["channels"])), 0.0, 0, 0
@@ -198,10 +191,6 @@ class VideoClips:
         padding = np.repeat(video[-1:], len(stored) - len(video), axis=0)
         action = self._actions(i, stored) * inside[:, None]
         return np.concatenate([video, padding]), action, int(inside.sum()), offset == 0 or not self.sequential
-
-    def _blank(self) -> Row:
-        shape = (self.frames, *self.size, self.layout["channels"])
-        return np.zeros(shape, np.uint8), np.zeros((self.frames, self.action_width // self.stack), np.float32), 0, True
 
     def _read(self, clip: Clip, stored: np.ndarray) -> np.ndarray:
         return resized(clip.read(stored), self.size)

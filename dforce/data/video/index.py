@@ -1,8 +1,7 @@
 """Finds the clips of a data set in any of several layouts, and gives the reason for every file that it leaves out.
 
-Layouts: TECO's DMLab (npz with video and actions) and Minecraft (mp4 with an npz of actions beside it), with
-or without folders {train|training, test|val|validation} and shard folders in them; folders of films; folders of
-pictures; Minari data sets with image observations.
+Layouts: TECO's DMLab (npz) and Minecraft (mp4 with an npz of actions beside it), in folders {train|training,
+test|val|validation} or not; folders of films; folders of pictures; Minari data sets with image observations.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,13 @@ from dforce.data.video.formats.minari import minari_clips
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
 INDEX_FORMAT = 3
-SAME_RATE = 1.02  # 29.97 and 30 frames a second are one rate, 24 and 25 are two
 
 
 def find_clips(data: str | os.PathLike, *, fps: float | None = None,
                advance: Callable[[float], object] = lambda share: None) -> ClipSet:
-    """The clips of a folder, a file or a Minari data set. fps: frames a second of films whose rate varies.
+    """The clips of a folder, a file or a Minari data set; facts about files are kept in the cache folder.
 
     advance: told the share of each file of a folder.
-
-    Facts about each file are kept in the cache folder, so that it is opened only once. ValueError where nothing exists,
-    or nothing that can be read.
     """
     root = Path(data).expanduser()
     minari = next((f for f in (root, datasets_root() / str(data)) if (f / "data" / "metadata.json").is_file()), None)
@@ -83,10 +78,7 @@ def _search(root: Path, index: _Index, fps: float | None, advance: Callable[[flo
 
 
 def _candidates(root: Path) -> tuple[list[Path], list[Path]]:
-    """Npz files, films and folders of pictures, in natural order, without hidden ones; and links out of the folder.
-
-    Where there are folders called train, test and so on, only what is in them is taken.
-    """
+    """Npz files, films and folders of pictures, in natural order, without hidden ones; and links out of the folder."""
     files, folders, out = [], [], []
     splits = {p.name for p in root.iterdir() if p.is_dir() and p.name.lower() in SPLITS}
     seen = {root.resolve()}
@@ -123,9 +115,9 @@ class _Index:
         if entry and entry["stamp"] == marks:
             if "bad" in entry:
                 raise BadClip(entry["bad"])
-            fields: dict[str, Any] = {key: range(*value["range"]) if isinstance(value, dict) else value
-                                      for key, value in entry["clip"].items()}
-            return FORMATS[entry["kind"]](**{**fields, "name": name})
+            stored: dict[str, Any] = {key: range(*value["range"]) if isinstance(value, dict) else value
+                      for key, value in entry["clip"].items()}
+            return FORMATS[entry["kind"]](**{**stored, "name": name})
         entry, self.new = {"stamp": marks}, True
         if at_rest(path):
             self.entries[str(path)] = entry
@@ -134,8 +126,9 @@ class _Index:
         except BadClip as error:
             entry["bad"] = str(error)
             raise
-        entry.update(kind=type(clip).__name__, clip={k: _range(v) if isinstance(v, range) else v for k, v in
-                                                     asdict(clip).items()})
+        fields = {key: {"range": [value.start, value.stop, value.step]} if isinstance(value, range) else value
+                  for key, value in asdict(clip).items()}
+        entry.update(kind=type(clip).__name__, clip=fields)
         return clip
 
     def save(self) -> None:
@@ -146,10 +139,6 @@ class _Index:
             write_sealed(self.file, {"format": INDEX_FORMAT, "files": self.entries})
         except OSError:
             pass
-
-
-def _range(steps: range) -> dict[str, list[int]]:
-    return {"range": [steps.start, steps.stop, steps.step]}
 
 
 def describe(skipped: dict[str, str], looked_at: int) -> str:
@@ -171,24 +160,9 @@ def _unknown(name: str) -> str:
             "'balls' needs no files")
 
 
-def mixed_rates(clips: Sequence[Clip]) -> str | None:
-    """A message that lists the frame rates of clips; None where they are one, within SAME_RATE, or not known."""
-    known = sorted((clip.fps, clip.name) for clip in clips if clip.fps)
-    if not known or known[-1][0] <= SAME_RATE * known[0][0]:
-        return None
-    rates: dict[str, list[str]] = {}
-    for fps, name in known:
-        rates.setdefault(f"{fps:.4g}", []).append(name)
-    several = ", ".join(f"{fps} ({len(names)}, {names[0]})" for fps, names in rates.items())
-    return f"the clips have several frame rates (frames a second): {several}"
-
-
-def mixed_sizes(clips: Sequence[Clip]) -> str | None:
-    """A message that lists the resolutions of clips; None where they have only one."""
-    sizes: dict[tuple[Any, ...], list[str]] = {}
-    for clip in clips:
-        sizes.setdefault((clip.height, clip.width, clip.channels), []).append(clip.name)
-    if len(sizes) < 2:
-        return None
-    several = ", ".join(f"{h}x{w}x{c} ({len(names)}, {names[0]})" for (h, w, c), names in sizes.items())
-    return f"the clips have several resolutions (height x width x channels): {several}"
+def several(values: Iterable[tuple[str, str]]) -> str:
+    """(value, name of the clip that has it) -> each value, with how many have it and the first of them."""
+    names: dict[str, list[str]] = {}
+    for value, name in values:
+        names.setdefault(value, []).append(name)
+    return ", ".join(f"{value} ({len(having)}, {having[0]})" for value, having in names.items())

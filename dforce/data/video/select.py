@@ -1,4 +1,4 @@
-"""Chooses the clips of one split of a data set, and checks that they fit one another."""
+"""Chooses the clips of one split, and their actions, one-hot or real; checks that they fit one another."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,23 +6,24 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dforce.data.columns import CHOICES, one_hot
 from dforce.data.draws import split_episodes
 from dforce.data.generate.balls import balls
 from dforce.data.pixels import to_uint8
-from dforce.data.video.actions import action_tables, led_to, read_actions
 from dforce.data.video.cache import cached
 from dforce.data.video.clip import ArrayClip, BadClip, Clip, ClipSet
-from dforce.data.video.index import describe, find_clips, mixed_rates, mixed_sizes
+from dforce.data.video.index import describe, find_clips, several
 
 BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
+SAME_RATE = 1.02  # 29.97 and 30 frames a second are one rate, 24 and 25 are two
+LARGEST = 10.0  # root mean square of real actions
 
 
 class Selection(NamedTuple):
-    """The clips of one split.
+    """The clips of one split, size (H, W) after resizing; actions: [T, A] of each clip, or None; width: A.
 
-    actions: [T, A] of each clip, or None. width: A. size: (H, W) after resizing. skipped: name -> reason, of all
-    splits. looked_at: number of files. notes: what a user should know. offset: of actions. title: name of the data set.
-    fps: frames a second, None where no clip says.
+    skipped: name -> reason, of all splits. looked_at: files. notes: for the user. offset: of actions. title: of the
+    set. fps: frames a second, None where no clip says.
     """
 
     clips: list[Clip]
@@ -108,10 +109,7 @@ def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None,
 
 
 def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str]:
-    """Names of the clips of a split: by their folders, else drawn over all files.
-
-    Bad files count too, so that one bad file moves no other one to another split.
-    """
+    """Names of a split's clips: by folders, else drawn over all files, so that a bad one moves no other one."""
     named = {clip.name: where for clip, where in zip(whole.clips, whole.split, strict=True)}
     if "val" in named.values():
         return {name for name, where in named.items() if (where or "train") == split}
@@ -121,18 +119,21 @@ def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str
 
 def _one_rate(clips: Sequence[Clip]) -> float | None:
     """Frames a second of all clips, None where no clip says; ValueError where they have several rates."""
-    if mixed := mixed_rates(clips):
-        raise ValueError(f"{mixed}: give fps= to have them all alike")
+    known = sorted((clip.fps, clip.name) for clip in clips if clip.fps)
+    if known and known[-1][0] > SAME_RATE * known[0][0]:
+        rates = several((f"{fps:.4g}", name) for fps, name in known)
+        raise ValueError(f"the clips have several frame rates (frames a second): {rates}: give fps= to have them alike")
     return next((clip.fps for clip in clips if clip.fps), None)
 
 
 def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tuple[int, int]:
     """The size (H, W) of all frames; ValueError where the clips have several sizes and `size` is None."""
-    mixed = mixed_sizes(clips)
-    channels = {clip.channels for clip in clips}
-    if len(channels) > 1 or (mixed and size is None):
-        raise ValueError(f"{mixed}: " + ("give size= to have them all alike" if len(channels) == 1 else
-                                         "grey and colour do not go together, convert one of them"))
+    sizes = {(clip.height, clip.width, clip.channels) for clip in clips}
+    grey_too = len({channels for _, _, channels in sizes}) > 1
+    if grey_too or len(sizes) > 1 and size is None:
+        mixed = several((f"{clip.height}x{clip.width}x{clip.channels}", clip.name) for clip in clips)
+        cure = "grey and colour do not go together, convert one" if grey_too else "give size= to have them all alike"
+        raise ValueError(f"the clips have several resolutions (height x width x channels): {mixed}: {cure}")
     if size is None:
         return clips[0].height, clips[0].width
     height, width = (size, size) if isinstance(size, int) else size
@@ -141,13 +142,70 @@ def _one_size(clips: Sequence[Clip], size: int | tuple[int, int] | None) -> tupl
     return int(height), int(width)
 
 
-def check_window(frames: int, stack: int, stride: int, batch: int, shards: int, split: str) -> None:
-    """ValueError for arguments of `VideoClips` that do not fit one another."""
-    if split not in ("train", "val"):
-        raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-    if min(frames, stack, stride, batch, shards) < 1:
-        raise ValueError(f"frames, stack, stride, batch and virtual_shards must be positive, got {frames}, {stack}, "
-                         f"{stride}, {batch}, {shards}")
-    if frames % stack:
-        near = max(stack, round(frames / stack) * stack)
-        raise ValueError(f"{frames} frames are not divisible by stack {stack}: the nearest number is {near}")
+def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
+    """Actions as stored, [R] integers or [R, A] float32, R = frames or frames - offset; None where there are none."""
+    raw = clip.actions()
+    if raw is None:
+        return None
+    raw = np.asarray(raw)
+    raw = raw[:, 0] if raw.ndim == 2 and raw.shape[1] == 1 and raw.dtype.kind in "iu" else raw
+    if not (raw.ndim == 1 and raw.dtype.kind in "iu" or raw.ndim in (1, 2) and raw.dtype.kind == "f"):
+        raise BadClip(f"its actions are {raw.dtype} {raw.shape}, wanted is integers (T,) or floats (T, A)")
+    if len(raw) not in (clip.frames, clip.frames - offset):
+        raise BadClip(f"{len(raw)} actions for {clip.frames} frames")
+    if raw.dtype.kind == "f":
+        raw = raw.reshape(len(raw), -1).astype(np.float32)
+        if not np.isfinite(raw).all():
+            raise BadClip("its actions are not finite")
+    elif len(raw) and raw.min() < 0:
+        raise BadClip(f"its actions are numbers of choices, from 0 on, but one is {raw.min()}")
+    return raw
+
+
+def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
+                  classes: int | None) -> tuple[list[np.ndarray | None], int]:
+    """All as [R, A] float32, integers one-hot over `classes` (None: as many as occur); and A, 0 without any actions."""
+    kinds: dict[tuple[str, int], str] = {}
+    for name, action in zip(names, actions, strict=True):
+        if action is not None:
+            kinds.setdefault(("integers", 0) if action.ndim == 1 else ("floats", action.shape[1]), name)
+    if len(kinds) > 1:
+        several = ", ".join(f"{name} has {kind}" + (f" of width {width}" if width else "")
+                            for (kind, width), name in kinds.items())
+        raise ValueError(f"the clips have different kinds of actions: {several}")
+    if not kinds:
+        return list(actions), 0
+    (_, width), = kinds
+    if width:
+        _require_scaled([a for a in actions if a is not None], [n for a, n in zip(actions, names, strict=True)
+                                                                if a is not None])
+        return list(actions), width
+    highest, name = max((int(a.max()), n) for a, n in zip(actions, names, strict=True) if a is not None and len(a))
+    width = highest + 1 if classes is None else classes
+    if width > CHOICES:
+        raise ValueError(f"{name} has the action {highest:,}, and choices are counted from 0; at most {CHOICES:,} are "
+                         "one-hot here: are these measurements? Store them as floats, (T, A)")
+    if highest >= width:
+        raise ValueError(f"actions={classes} means choices 0..{width - 1}, but {name} has {highest}")
+    return [None if a is None else one_hot(a, width) for a in actions], width
+
+
+def _require_scaled(actions: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """ValueError for real actions that are too large for a network, which gets them as they are."""
+    square = np.array([(np.square(a, dtype=np.float64)).sum(0) for a in actions])
+    size = np.sqrt(square.sum(0) / max(1, sum(map(len, actions))))
+    if size.max(initial=0) > LARGEST:
+        column = int(size.argmax())
+        raise ValueError(f"column {column} of the actions has a root mean square of {size[column]:.3g} (most of it in "
+                         f"{names[int(square[:, column].argmax())]}); a network gets them as they are and wants about "
+                         f"1, at most {LARGEST:g}: divide them where they are stored")
+
+
+def led_to(actions: np.ndarray, frames: int, offset: int) -> np.ndarray:
+    """[R, A] as stored -> [frames, A]: row t led to frame t, stored as number t - offset; zero where there is none."""
+    source = np.arange(frames) - offset
+    known = (source >= 0) & (source < len(actions))
+    known[:1] = False
+    moved = np.zeros((frames, actions.shape[1]), np.float32)
+    moved[known] = actions[source[known]]
+    return moved

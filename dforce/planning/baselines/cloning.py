@@ -1,8 +1,4 @@
-"""Learning to act from demonstrations by regression: behaviour cloning, a driver, and inverse dynamics, an executor.
-
-Both are an MLP that `dforce.fit` trains on the demonstrations when they are built, within seconds to a minute. With
-`cache`, a folder, what was trained on the same data in the same way is read from there.
-"""
+"""Behaviour cloning, a driver, and inverse dynamics, an executor: MLPs that `dforce.fit` trains, or `cache` has."""
 
 import contextlib
 import hashlib
@@ -72,7 +68,6 @@ class Cloned:
 
     @property
     def variant(self) -> dict[str, Any]:
-        """Settings that name this driver in a row of results."""
         return {"reach": self.reach}
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -81,10 +76,7 @@ class Cloned:
 
 @dataclass(frozen=True)
 class InverseDynamicsExecutor:
-    """The executor of `inverse_dynamics`: the action that leads from here to where the plan is `lookahead` steps on.
-
-    follow: says where that is (`tracking.target`: hold, arrive and pace); its gains are not used.
-    """
+    """The executor of `inverse_dynamics`: the action to where the plan (`follow.target`) is `lookahead` steps on."""
 
     regressor: Regressor
     lookahead: int
@@ -92,7 +84,6 @@ class InverseDynamicsExecutor:
 
     @property
     def variant(self) -> dict[str, Any]:
-        """Settings that name this executor in a row of results."""
         kept = {name: getattr(self.follow, name) for name in ("hold", "arrive", "pace")}
         return {"executor": "inverse_dynamics", "lookahead": self.lookahead, **kept}
 
@@ -125,9 +116,8 @@ def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead
                      **training: Any) -> InverseDynamicsExecutor:
     """The executor that learnt which action leads from o_t to o_{t + lookahead} (as in Ajay et al. 2023), trained here.
 
-    observations: [C, S + 1, O], actions: [C, S, A] of C chains. lookahead: 1 asks for the next state exactly, with all
-    the force that this takes, and fails on plans that are not quite feasible; more gives time to make up for an error.
-    hold, arrive, pace: as in `tracking`. training: width, depth, steps, batch, lr of `learnt`.
+    observations: [C, S + 1, O], actions: [C, S, A] of C chains. lookahead: 1 asks for the next state exactly, and fails
+    on plans that are not quite feasible; more gives time to make up for an error. hold, arrive, pace: as in `tracking`.
     """
     def draw(step: int, batch: int) -> Pairs:
         chain, t, _ = hindsight((observations.shape[0], observations.shape[1] - lookahead + 1), batch, reach=1,
@@ -144,10 +134,7 @@ def inverse_dynamics(observations: np.ndarray, actions: np.ndarray, *, lookahead
 
 
 def hindsight(shape: tuple[int, int], batch: int, *, reach: int, seed: int, step: int) -> tuple[np.ndarray, ...]:
-    """(chain, t, later) [batch] each: uniform chains and times, and later ones, t < later <= t + reach, of the chain.
-
-    shape: (chains, observations of each). A function of (seed, step); `later` stays within the chain.
-    """
+    """(chain, t, later) [batch] each: uniform chains and times, and later ones, t < later <= t + reach, within it."""
     draws = philox_uniform(3 * batch, seed=seed, stream=0, step=step).reshape(3, batch)
     chain = (draws[0] * shape[0]).astype(int)
     t = (draws[1] * (shape[1] - 1)).astype(int)
@@ -179,7 +166,6 @@ def learnt(draw: Callable[[int, int], Pairs], settings: dict[str, Any], *, seed:
                  ema=None, precision="fp32", seed=seed, device="cpu"):
         pass
     if cache:
-        file.parent.mkdir(parents=True, exist_ok=True)
         save_file_sealed(file, regressor.state_dict(), settings)  # several processes may come here at once
     return regressor.requires_grad_(False)
 

@@ -1,7 +1,6 @@
 """Baselines of learnt planners: random, straight to the goal, the scripted controller, and retrieval.
 
-The first three are drivers, drive(obs [N, O], goal [N, G], rng) -> action [N, A]. Retrieval is memory without
-generation: it is a planner like any learnt one, so that the same executor runs both.
+The first three are drivers, drive(obs [N, O], goal [N, G], rng) -> action [N, A]; retrieval is a planner.
 """
 
 from collections.abc import Callable
@@ -30,8 +29,7 @@ def straight_driver(obs: np.ndarray, goal: np.ndarray, rng: np.random.Generator,
                     gains: tuple[float, float] = (P_GAIN, -D_GAIN)) -> np.ndarray:
     """PD to the goal as if there were no walls: 10 (goal - x) - v, clipped. obs: [N, O], goal: [N, G] -> [N, G].
 
-    Nothing is learnt and nothing planned, yet it scores 106 on umaze: the starts that it fails on are what counts.
-    gains: those of D4RL's waypoint controller; `straight_in` takes a world's own.
+    It scores 106 on umaze: the starts that it fails on are what counts. `straight_in` takes a world's own gains.
     """
     width = goal.shape[1]
     return steer(gains, goal - obs[:, :width], -obs[:, width:])
@@ -48,8 +46,7 @@ def straight_in(place: Maze | Env) -> Driver:
 def controller_driver(place: Maze | World) -> Driver:
     """D4RL's waypoint controller, planned anew for each episode, as a driver good for ONE run_driver call.
 
-    D4RL's own reference scores (ref_max) reused a controller that kept its old path across episodes; this one does
-    not, hence scores far above 100.
+    D4RL's ref_max reused a controller that kept its old path across episodes, hence scores far above 100 here.
     """
     world = as_world(place)
     controllers: list[WaypointController] = []
@@ -75,11 +72,10 @@ def retrieval_planner(observations: np.ndarray, actions: np.ndarray, *, horizon:
     """The planner that remembers: the demonstration nearest in start that gets to the goal, replayed from there.
 
     observations: [C, S + 1, O], actions: [C, S, A] of C chains, physical units. A candidate is every time index whose
-    chain is within `arrive` cells of the goal (passing is enough) at most `horizon` steps later. Starts are compared
-    by Euclidean distance of observation / scale; `scale` is the data's standard deviation [O] unless given. Among
-    the candidates within `slack` of the nearest, the quickest is taken. The plan is the demonstration until it
-    arrives, then the goal at rest. Where no demonstration arrives, the plan is the one begun nearby that comes closest
-    to the goal, and rests there: memory has no more to say, and such an episode is lost as any other.
+    chain is within `arrive` cells of the goal at most `horizon` steps later. Starts are compared by Euclidean distance
+    of observation / scale, the data's standard deviation [O] unless given; among the candidates within `slack` of the
+    nearest, the quickest is taken. The plan is the demonstration until it arrives, then the goal at rest; where none
+    arrives, the one begun nearby that comes closest.
     """
     # Passing counts, for demonstrations never stop; .4 is what `tracking` calls arriving. The slack is there because
     # dense data hold hundreds of starts that a PD cannot tell apart: the very nearest of them is no better a match,
@@ -94,10 +90,7 @@ def retrieval_planner(observations: np.ndarray, actions: np.ndarray, *, horizon:
 
 
 class DemonstrationMemory(NamedTuple):
-    """Demonstrations and, for the search, their starts: points [C * S, O] = start / scale, sorted by column 0.
-
-    order: [C * S], chain * S + step of each point.
-    """
+    """Demonstrations and their starts: points [C * S, O] = start / scale, sorted by column 0, in `order` [C * S]."""
 
     observations: np.ndarray
     actions: np.ndarray
@@ -131,10 +124,7 @@ def recall(memory: DemonstrationMemory, obs: np.ndarray, goal: np.ndarray, remai
 
 
 def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> np.ndarray:
-    """Steps from each time index until its chain is next within `arrive` of the goal: [C, S + 1, O] -> [C * S] int.
-
-    0 where it is there already; a number above any horizon where the chain never gets there again.
-    """
+    """Steps from each index until its chain is next within `arrive` of the goal: [C, S + 1, O] -> [C * S]; or huge."""
     length = observations.shape[1]
     never = 2**31
     there = ((observations[..., :len(goal)] - goal) ** 2).sum(axis=-1) <= arrive**2
@@ -146,10 +136,7 @@ def steps_to_goal(observations: np.ndarray, goal: np.ndarray, arrive: float) -> 
 
 def closest_pass(memory: DemonstrationMemory, points: np.ndarray, goal: np.ndarray,
                  horizon: int) -> tuple[int, int, np.ndarray]:
-    """The one of `points` (indices into the memory's) whose next `horizon` steps pass closest to goal [G].
-
-    Returns its index, after how many steps, and the place [G].
-    """
+    """The index of `points` whose next `horizon` steps pass closest to goal [G], after how many, and where [G]."""
     best = (np.inf, 0, 0, goal)
     for row in points.tolist():
         chain, first = divmod(int(memory.order[row]), memory.actions.shape[1])
@@ -162,10 +149,9 @@ def closest_pass(memory: DemonstrationMemory, points: np.ndarray, goal: np.ndarr
 
 def nearest_within(points: np.ndarray, usable: np.ndarray, query: np.ndarray, slack: float,
                    ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the usable points whose distance to query [O] is within `slack` of the nearest's, and the distances.
+    """Indices of the usable points within `slack` of the nearest's distance to query [O], and their distances.
 
-    points: [M, O], sorted by column 0; usable: [M] bool, at least one. Exact without a tree: a window about column 0
-    is widened until it must hold all that matter.
+    points: [M, O], sorted by column 0, about which a window is widened; usable: [M] bool, at least one.
     """
     reach = max(2 * slack, 0.05)
     while True:

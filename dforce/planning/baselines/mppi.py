@@ -1,7 +1,6 @@
 """MPPI (Williams et al. 2017): random shooting through the true dynamics, actions averaged by exponential weights.
 
-It needs no data and no network but the simulator itself, to which it puts `samples` futures a step. It
-learns of walls only when its futures run into them: their cost is the distance to the goal, as the crow flies.
+It puts `samples` futures a step to the simulator; their cost is the distance to the goal, as the crow flies.
 """
 
 from collections.abc import Callable
@@ -31,11 +30,7 @@ def weights(cost: np.ndarray, temperature: float) -> np.ndarray:
 
 def improve(dynamics: Dynamics, cost: Cost, state: np.ndarray, goal: np.ndarray, nominal: np.ndarray,
             noise: np.ndarray, *, temperature: float) -> np.ndarray:
-    """The action sequence nominal [N, H, A] after one round: the weighted mean of K noisy versions of it.
-
-    state: [N, O], goal: [N, G]; noise: [N, K, H, A], standard deviation included. Actions stay within [-1, 1], before
-    they are weighed, so that the average is one of sequences that were tried.
-    """
+    """Nominal actions [N, H, A] after one round, the weighted mean of K noisy ones; noise: [N, K, H, A]."""
     count, samples, horizon, width = noise.shape
     tried = np.clip(nominal[:, None] + noise, -1.0, 1.0)
     now, goals = np.repeat(state, samples, axis=0), np.repeat(goal, samples, axis=0)

@@ -1,13 +1,15 @@
 """Monte Carlo Tree Diffusion (Yoon et al., ICML 2025, arXiv 2502.07202): denoising as the expansion of a search tree.
 
-A plan is made sub-plan after sub-plan, each denoised given the finished ones before it. A node of the tree is a plan
-whose first sub-plans are finished; its children differ in how strongly the next sub-plan was guided (the meta-action)
-and in its noise. A node is judged by a plan to the end: what is missing is denoised in a few jumpy steps. UCT decides
-which node is expanded next. Because a denoiser's state is a value, a node of a recurrent network costs no more to
-come back to than a latent, and a prefix is never computed twice.
+A plan is made sub-plan after sub-plan, each denoised given the finished ones before it. A node is a plan whose first
+sub-plans are finished; its children differ in how strongly the next was guided (the meta-action) and in its noise. A
+node is judged by a plan to the end: what is missing is denoised in a few jumpy steps. UCT decides which is expanded
+next. A denoiser's state is a value, so a prefix is never computed twice.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +20,8 @@ from torch import Tensor
 from dforce.core.noise import NoiseSource
 from dforce.guidance.energy import energies
 from dforce.planning.energy import Physical, goals_per_plan, position_columns
-from dforce.planning.planner import DiffusionPlanner
-from dforce.planning.search.best_of_n import name_of
+from dforce.planning.planner import DiffusionPlanner, name_of
 from dforce.planning.search.sub_plans import Grower, Partial, child
-from dforce.planning.search.uct import Node, Search
 
 BUILDABLE = ("TreeDiffusionPlanner", "Arrival")  # by name, in a configuration
 
@@ -29,9 +29,8 @@ BUILDABLE = ("TreeDiffusionPlanner", "Arrival")  # by name, in a configuration
 class Arrival:
     """The value of a plan: (H - t) / H, the share of its time that is left when it first comes within `radius` metres.
 
-    That is the paper's value, t counted from 0. Plans that never arrive, worth 0 there, are told apart by the closest
-    that they come, d metres: -d / (1 + d). `leap`: a plan with a step longer than that (metres) before it arrives
-    counts as arriving never and is worth -1, for nothing could follow it. None lets all leaps pass.
+    Plans that never arrive, worth 0 in the paper, are told apart by the closest that they come, d metres: -d / (1 + d).
+    `leap`: a plan with a step longer than that (metres) before it arrives is worth -1. None lets all leaps pass.
     """
 
     def __init__(self, goal: Tensor, *, radius: float = 0.4, leap: float | None = 0.3, columns: slice | None = None):
@@ -73,12 +72,11 @@ class SearchResult(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeDiffusionPlanner(DiffusionPlanner):
-    """`DiffusionPlanner` that searches over sub-plans.
+    """`DiffusionPlanner` that searches over sub-plans; the best of all simulated plans is returned.
 
     What is behind a sub-plan is noise meanwhile, so a smaller `scale` is right than without search. With sub_plans = 1,
     scales = (1,) and one child it is `DiffusionPlanner`, exactly. Noise depends on the way to a node alone, so a longer
-    search begins as the shorter one. The plan returned is the best of all simulated ones; behind its node it is as
-    coarse as `jumpy_steps` make it. On 20 starts of umaze stop=True arrived later, five sub-plans did no better.
+    search begins as the shorter one. On 20 starts of umaze stop=True arrived later, five sub-plans did no better.
     """
 
     method = "MCTD"  # in rows of `dforce plan`
@@ -105,7 +103,6 @@ class TreeDiffusionPlanner(DiffusionPlanner):
 
     @property
     def variant(self) -> dict[str, Any]:
-        """Settings that name this planner in a row of results."""
         settings = {name: getattr(self, name) for name in ("sub_plans", "children", "iterations", "exploration",
                                                            "backup", "jumpy_steps", "jumpy_delay", "stop")}
         return {**super().variant, **settings, "scales": " ".join(f"{factor:g}" for factor in self.scales),
@@ -141,8 +138,7 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         value: Any = self.value(grower.goal[[part.episode for part in grown]])
         finished = torch.tensor([len(part.done) * stack for part in grown], device=plans.device)
         if self.stop and not hasattr(value, "arrival"):
-            raise ValueError(f"stop=True needs a value that can tell when a plan arrives, such as Arrival; "
-                             f"{name_of(self.value)} cannot")
+            raise ValueError(f"stop=True needs a value that tells arrival (Arrival); {name_of(self.value)} cannot")
         settled = value.arrival(physical) < finished if hasattr(value, "arrival") else finished < 0
         return energies(value, physical).double().cpu(), settled.cpu()
 
@@ -162,3 +158,66 @@ class TreeDiffusionPlanner(DiffusionPlanner):
         with self._cast():
             plans = self.search(obs, goal, remaining, noise).plans
         return torch.as_tensor(self._physical(plans))
+
+
+class Node:
+    """A node of a search tree. visits, total, best: of the values of the simulations made at it and below it."""
+
+    __slots__ = ("content", "parent", "children", "visits", "total", "best", "closed")
+
+    def __init__(self, content: Any, parent: Node | None = None):
+        self.content, self.parent = content, parent
+        self.children: list[Node] = []
+        self.visits, self.total, self.best, self.closed = 0, 0.0, -math.inf, False
+
+
+class Search:
+    """One tree, grown by `select` and `expand` in turn.
+
+    A child is scored by UCT (Kocsis & Szepesvari 2006): Q + exploration sqrt(ln N / n), with N visits of its parent and
+    n of its own. Q is the mean or the best (backup "max": right where a simulation can be had again as it was) of the
+    values seen at and below it, brought to 0..1 by the smallest and the largest value in the tree.
+    """
+
+    def __init__(self, content: Any, *, exploration: float = 1.0, backup: Literal["mean", "max"] = "max"):
+        if exploration < 0:
+            raise ValueError(f"exploration={exploration}: give a number >= 0; 0 only exploits")
+        if backup not in ("mean", "max"):
+            raise ValueError(f"backup must be 'mean' or 'max', got {backup!r}")
+        self.root, self.exploration, self.backup = Node(content), exploration, backup
+        self.low, self.high = math.inf, -math.inf
+
+    def select(self) -> Node | None:
+        """The node to expand next: down from the root by the best score. None where all nodes are closed."""
+        node = self.root
+        while node.children and not node.closed:
+            node = max((child for child in node.children if not child.closed), key=self.score)
+        return None if node.closed else node
+
+    def expand(self, node: Node, contents: Sequence[Any], values: Sequence[float], final: Sequence[bool]) -> None:
+        """Gives `node` its children, each simulated once with one of the `values`; `final` ones can have none."""
+        if node.children or not contents:
+            raise ValueError(f"a node is expanded once, into at least one child; got {len(contents)} children for one "
+                             f"that has {len(node.children)}")
+        for content, value, ends in zip(contents, values, final, strict=True):
+            child = Node(content, node)
+            child.closed = bool(ends)
+            node.children.append(child)
+            self._back_up(child, float(value))
+        above: Node | None = node
+        while above is not None and all(child.closed for child in above.children):
+            above.closed, above = True, above.parent
+
+    def score(self, node: Node) -> float:
+        """UCT of a node that has been visited and has a parent."""
+        assert node.parent is not None
+        value = node.best if self.backup == "max" else node.total / node.visits
+        scaled = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.0
+        return scaled + self.exploration * math.sqrt(math.log(node.parent.visits) / node.visits)
+
+    def _back_up(self, node: Node, value: float) -> None:
+        self.low, self.high = min(self.low, value), max(self.high, value)
+        above: Node | None = node
+        while above is not None:
+            above.visits, above.total, above.best = above.visits + 1, above.total + value, max(above.best, value)
+            above = above.parent

@@ -1,7 +1,4 @@
-"""Partial plans: plans whose first sub-plans are finished, made longer and simulated to the end in batches.
-
-The network's side of Monte Carlo Tree Diffusion (`dforce.planning.search.mctd`).
-"""
+"""Partial plans: their first sub-plans are finished; made longer and simulated to the end in batches, for `mctd`."""
 
 from __future__ import annotations
 
@@ -38,10 +35,7 @@ def child(parent: Partial, number: int, factor: float) -> Partial:
 
 
 class BranchNoise:
-    """The noise of partial plans: a function of the episode and of the way down the tree, not of the batch.
-
-    salt: [B] of each plan; episode: [B] of `count`. token: number in the plan of the first token of the sequence.
-    """
+    """The noise of partial plans, a function of the episode ([B] of `count`) and the way down the tree (salt: [B])."""
 
     def __init__(self, noise: NoiseSource, salt: Tensor, episode: Tensor, count: int, *, token: int = 0):
         self.noise, self.salt, self.episode, self.count, self.token = noise, salt, episode, count, token
@@ -59,10 +53,9 @@ class BranchNoise:
 
 
 class Grower:
-    """Makes partial plans longer, many at once, for one batch of starts obs [N, 4] and goals [N, 2].
+    """Makes partial plans longer, many at once, for one batch of starts obs [N, O] and goals [N, G].
 
-    planner: says how sub-plans are denoised. sub_plans: parts of a plan of equal length. jumpy: steps and delay of the
-    simulations. episode: [N] numbers that say whose noise each start sees.
+    planner: says how sub-plans are denoised. jumpy: steps and delay of the simulations. episode: [N], whose noise.
     """
 
     def __init__(self, planner: DiffusionPlanner, obs: np.ndarray, goal: np.ndarray, remaining: int,
@@ -82,11 +75,7 @@ class Grower:
         return [Partial(n, 0, 0.0, self.like[n, :0], _row(state, n)) for n in range(len(rows))]
 
     def grow(self, parts: Sequence[Partial]) -> tuple[list[Partial], Tensor]:
-        """The parts one sub-plan longer, under their own salts and factors, and their simulations: plans [B, T, *E].
-
-        Parts of one length share a batch, those that are guided and those that are not: nothing needless is computed,
-        and what comes of a part depends on no other.
-        """
+        """The parts one sub-plan longer, under their own salts and factors, and their simulations: plans [B, T, *E]."""
         groups: dict[tuple[int, bool], list[int]] = {}
         for i, part in enumerate(parts):
             groups.setdefault((len(part.done), self.planner.scale * part.factor > 0), []).append(i)

@@ -39,9 +39,8 @@ def schedule_heatmap(matrix: object, K: int, title: str = "schedule matrix") -> 
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     bar = figure.colorbar(ScalarMappable(norm, style.LEVEL), ax=ax, aspect=26, pad=0.02)
-    bar.outline.set_edgecolor(style.GRID)
-    bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3)
-    bar.set_label(f"noise level (0 clean, {K} pure noise)", fontsize=style.LABEL, color=style.INK)
+    style.plain_bar(bar, f"noise level (0 clean, {K} pure noise)")
+    bar.outline.set(visible=True, edgecolor=style.GRID)
     return figure
 
 
@@ -51,8 +50,7 @@ def loss_curve(steps: Sequence[float], train: Sequence[float | None], val_steps:
     """Training loss (raw faint, running median strong) and held-out loss (points); below, held-out log-likelihood.
 
     steps, train: [N]; val_steps, val: [V]; bound: [V], nats a token, or () for no such panel. A value that is None or
-    not finite leaves a gap. The vertical axis of the losses is logarithmic where every finite value is positive and
-    they span more than a factor of two.
+    not finite leaves a gap. The losses' axis is logarithmic where they are positive and span more than a factor of two.
     """
     x, y = _pair("train", steps, train)
     held_x, held_y = _pair("val", val_steps, val)
@@ -115,9 +113,7 @@ def denoising_curves(errors: Mapping[int, Mapping[str, float | None]], *, title:
     """One line a validation, early ones faint: root mean square error of the estimate over the noise it was given.
 
     errors: training step -> {noise std in data units, as text, or "pure": error; "kept": that of repeating the token
-    before}, as `dforce.train.validation.held_out_error` makes it. Dashed, the noise itself: who leaves it
-    has done nothing; dotted, what repeating the token before errs by, where it is known. ValueError where there is
-    nothing to draw.
+    before}, of `held_out_error`. Dashed, the noise itself: who leaves it has done nothing; dotted, "kept".
     """
     last = errors[[*errors][-1]] if errors else {}
     names = [name for name in last if name != KEPT]
@@ -158,8 +154,7 @@ def bars_with_intervals(rows: Sequence[Row], metric: str, *, references: Sequenc
         known = ", ".join(dict.fromkeys(row["metric"] for row in rows)) or "no rows at all"
         raise ValueError(f"no row has the metric {metric!r}; there are {known}")
     if len({row["task"] for row in chosen}) > 1:
-        raise ValueError(f"bars_with_intervals draws one task, got {sorted({row['task'] for row in chosen})}; "
-                         "select one")
+        raise ValueError(f"bars_with_intervals draws one task, got {sorted({row['task'] for row in chosen})}")
     marks = [row for row in chosen if row["method"] in references]
     labels = line_labels([row for row in chosen if row["method"] not in references], across=(by,))
     if not labels:
@@ -177,7 +172,7 @@ def bars_with_intervals(rows: Sequence[Row], metric: str, *, references: Sequenc
         _reference_lines(ax, [row for row in here if row in marks])
     axes[0].set_yticks(range(len(labels)), list(labels.values()), fontsize=style.LABEL)
     axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.suptitle(title or metric, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    style.heading(figure, title or metric)
     return figure
 
 

@@ -1,7 +1,4 @@
-"""Pictures of plans in a maze: one episode, several side by side, a plan emerging from noise, where the data are.
-
-Every function returns a matplotlib Figure; `figure.savefig(file)` writes it. See `maze_axes` for the frame.
-"""
+"""Pictures of plans in a maze: one episode, several side by side, a plan emerging from noise, where the data are."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,22 +10,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dforce.report.movie import animation
-from dforce.report.plots import style
-from dforce.report.plots.maze_axes import (
-    REACH,
-    check_walls,
-    checked_episode,
-    draw_fan,
-    draw_markers,
-    draw_maze,
-    draw_path,
-    timed_lines,
-    view,
-    wall_corner,
-)
-
-__all__ = ["animation", "coverage", "denoising_strip", "draw_maze", "plan_figure", "plan_grid"]
+from dforce.report.plots import maze_axes, style
+from dforce.report.plots.maze_axes import REACH, check_walls, draw_fan, draw_markers, draw_maze, draw_path, view
 
 
 def legend_handles(*, candidates: bool, path: bool) -> list[Line2D]:
@@ -48,9 +31,7 @@ def time_bar(figure: Figure, axes: Sequence[Axes], steps: int) -> None:
     """A slim colour bar beside `axes`: time within the plan, 0 to `steps` environment steps."""
     bar = figure.colorbar(ScalarMappable(Normalize(0, steps), style.TIME), ax=list(axes), shrink=0.6, aspect=28,
                           pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3)
-    bar.set_label("time in plan (steps)", fontsize=style.LABEL, color=style.INK)
+    style.plain_bar(bar, "time in plan (steps)")
 
 
 def figure_for(walls: np.ndarray, *, width: float = 7.2) -> tuple[Figure, Axes]:
@@ -65,7 +46,7 @@ def figure_for(walls: np.ndarray, *, width: float = 7.2) -> tuple[Figure, Axes]:
 def _draw_episode(ax: Axes, plans: object, path: object | None, start: object, goal: object, *, chosen: int = 0,
                   size: float = 1.0, reach: float = REACH) -> tuple[int, int]:
     """Fan, path and markers on a drawn maze, all checked; returns (P, H) of the plans."""
-    fan, walk, begin, end = checked_episode(plans, path, start, goal, chosen)
+    fan, walk, begin, end = maze_axes.checked_episode(plans, path, start, goal, chosen)
     draw_fan(ax, fan, chosen=chosen, size=size)
     if walk is not None:
         draw_path(ax, walk, size=size)
@@ -83,7 +64,6 @@ def plan_figure(walls: np.ndarray, plans: object, path: object | None, start: ob
     """One episode: a fan of candidate plans coloured by time, the chosen one, and what was executed.
 
     walls: bool [R, C]; plans: [P, H, 2] positions in metres; path: [H + 1, 2] or None; start, goal: [2].
-    reach: radius of the ring around the goal.
     """
     figure, ax = figure_for(walls)
     count, steps = _draw_episode(ax, plans, path, start, goal, chosen=chosen, reach=reach)
@@ -103,8 +83,7 @@ def plan_grid(walls: np.ndarray, plans: Sequence[object], paths: Sequence[object
     begins = style.numbers("starts", starts, (len(plans), 2), "[E, 2] with one start for each entry of plans")
     ends = style.numbers("goals", goals, (len(plans), 2), "[E, 2] with one goal for each entry of plans")
     if len(plans) == 0 or len(paths) != len(plans) or len(titles) not in (0, len(plans)):
-        raise ValueError(f"plan_grid needs as many paths and titles as plans, got {len(plans)} plans, "
-                         f"{len(paths)} paths, {len(titles)} titles")
+        raise ValueError(f"want as many paths and titles as plans, got {len(plans)}, {len(paths)}, {len(titles)}")
     top, bottom, left, right = view(check_walls(walls))
     across = min(columns, len(plans))
     down = -(-len(plans) // across)
@@ -134,7 +113,7 @@ def denoising_strip(walls: np.ndarray, x0s: object, start: object, goal: object,
     walls: bool [R, C]; x0s: [S, H, 2] estimates of the clean plan, in order of denoising; start, goal: [2];
     labels: one a picture, or none. More than `columns` pictures are thinned evenly, keeping the first and the last.
     """
-    estimates, _, begin, end = checked_episode(x0s, None, start, goal, 0)
+    estimates, _, begin, end = maze_axes.checked_episode(x0s, None, start, goal, 0)
     if len(labels) not in (0, len(estimates)):
         raise ValueError(f"labels must be one for each of the {len(estimates)} pictures, got {len(labels)}")
     top, bottom, left, right = view(check_walls(walls))
@@ -144,7 +123,8 @@ def denoising_strip(walls: np.ndarray, x0s: object, start: object, goal: object,
     size = float(np.clip(side / 4.5, 0.4, 1.0))
     for ax, s in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         draw_maze(ax, walls)
-        ax.add_collection(timed_lines(estimates[s : s + 1], linewidths=3.6 * size, zorder=4, capstyle="round"))
+        ax.add_collection(maze_axes.timed_lines(estimates[s : s + 1], linewidths=3.6 * size, zorder=4,
+                                                capstyle="round"))
         draw_markers(ax, begin, end, size=size, reach=reach)
         if labels:
             ax.set_title(labels[s], fontsize=style.TICK, color=style.INK, pad=4)
@@ -152,15 +132,12 @@ def denoising_strip(walls: np.ndarray, x0s: object, start: object, goal: object,
 
 
 def coverage(walls: np.ndarray, positions: object, title: str = "", *, bins: int = 12) -> Figure:
-    """Where the data are: how often each square was visited, `bins` x `bins` squares a cell, colour on a log scale.
-
-    walls: bool [R, C]; positions: [N, 2] in metres.
-    """
+    """How often positions [N, 2] in metres visit each square, `bins` x `bins` of them a cell, on a log scale."""
     points = style.finite("positions", style.numbers("positions", positions, (None, 2), "[N, 2]"))
     if len(points) == 0:
         raise ValueError("positions is empty: there is nothing to count")
     rows, columns = check_walls(walls).shape
-    (top, left), (bottom, right) = wall_corner(0, 0), wall_corner(rows, columns)
+    (top, left), (bottom, right) = maze_axes.wall_corner(0, 0), maze_axes.wall_corner(rows, columns)
     counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=(rows * bins, columns * bins),
                                   range=((top, bottom), (left, right)))
     figure, ax = figure_for(walls)
@@ -168,10 +145,8 @@ def coverage(walls: np.ndarray, positions: object, title: str = "", *, bins: int
     image = ax.imshow(seen, extent=(left, right, bottom, top), cmap="viridis_r",
                       norm=LogNorm(1, max(float(counts.max()), 2.0)), interpolation="nearest", zorder=2)
     bar = figure.colorbar(image, ax=ax, shrink=0.6, aspect=28, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=style.TICK, color=style.MUTED, labelcolor=style.INK, length=3, which="major")
+    style.plain_bar(bar, f"visits a square of {1 / bins:.2g} m (count)")
     bar.ax.minorticks_off()
-    bar.set_label(f"visits a square of {1 / bins:.2g} m (count)", fontsize=style.LABEL, color=style.INK)
     if title:
         ax.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left", pad=10, fontweight="bold")
     return figure

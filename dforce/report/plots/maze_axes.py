@@ -1,9 +1,8 @@
 """The parts of a maze picture, drawn on given axes: walls, plans coloured by time, executed path, start and goal.
 
-Frame: `x` is the row and `y` the column of the maze text, so pictures show y to the right and x downwards and look
-like the text. The ball's body stands at (1.2, 1.2) and the wall of cell (i, j) is a box of half-size .5 at
-(i + 1, j + 1) in world coordinates (D4RL, pointmaze/maze_model.py), so in observed positions the box is centred on
-(i - .2, j - .2).
+Frame: `x` is the row and `y` the column of the maze text, so pictures look like the text. The ball's body stands at
+(1.2, 1.2) and the wall of cell (i, j) is a box of half-size .5 at (i + 1, j + 1) in world coordinates (D4RL,
+pointmaze/maze_model.py), so in observed positions the box is centred on (i - .2, j - .2).
 """
 
 from typing import Any
@@ -82,10 +81,7 @@ def timed_lines(plans: np.ndarray, **look: Any) -> LineCollection:
 
 def draw_markers(ax: Axes, start: np.ndarray, goal: np.ndarray, *, size: float = 1.0,
                  reach: float = REACH) -> list[Artist]:
-    """Dashed circle of radius `reach` inside which the reward is 1, goal star, start disc; returns the three.
-
-    start, goal: [2].
-    """
+    """The ring of radius `reach` around the goal [2], its star, and the disc of the start [2]."""
     dashes = (0, (4, 3))
     look: dict[str, Any] = {"fill": False, "edgecolor": style.GOAL, "linewidth": 1.3 * size, "linestyle": dashes}
     ring = ax.add_patch(Circle((goal[1], goal[0]), reach, zorder=6, **look))

@@ -1,4 +1,4 @@
-"""Curves of tuning runs: their reward and what became of everything else, against the rewards asked for."""
+"""Pictures of tuning runs, of a learnt reward, and of how rollouts drift away from real video."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,16 @@ PANELS = {  # measure: (title, unit)
 PLANNER_PANELS = (("watched_return", "return (steps at the goal)"), ("watched_success", "success (fraction)"),
                   ("watched_kl", "KL to the base (nats of a plan)"))
 ACROSS = 3
+BINS = 24
+NAMES = {"brightness": "brightness (0 black, 1 white)", "contrast": "contrast (std of pixels)",
+         "detail": "detail (mean |Laplacian|)", "change": "change from frame to frame",
+         "saturated": "part of pixels at black or white", "frechet": "Frechet distance from real video"}
 
 
 def watch_curves(looks: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """One panel a measure, over the number of reward queries; the dashed line is the model begun with.
 
     looks: in order, each with "queries" and measures, alike in all; "<measure>_error" is a band around it.
-    Raises ValueError without a look.
     """
     if not looks:
         raise ValueError("there is nothing to draw: no look was taken; watch_every is how often")
@@ -53,8 +56,7 @@ def watch_curves(looks: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
         ax.margins(x=0.03, y=0.15)
     for ax in axes[len(names):]:
         ax.set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=style.TITLE, fontweight="bold", color=style.INK, x=0.01, ha="left")
+    style.heading(figure, title)
     return figure
 
 
@@ -85,4 +87,69 @@ def tuning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             ax.plot(*np.array(mean, dtype=float).reshape(-1, 2).T, color=color, linewidth=2.4, label=name)
         ax.set_ylim(bottom=0)
     axes[0].legend(frameon=False, fontsize=style.LABEL, labelcolor=style.INK, loc="best")
+    return figure
+
+
+def margins_plot(held_out: object, learnt: object = (), *, title: str = "preference pairs") -> Figure:
+    """Share of the pairs by reward(preferred) - reward(other): right of 0 the reward agrees. [H], [P] in nats."""
+    held = style.finite("held_out", style.numbers("held_out", held_out, (None,), "[H]"))
+    known = style.finite("learnt", style.numbers("learnt", learnt, (None,), "[P]"))
+    if not len(held):
+        raise ValueError("there is no held-out pair to draw")
+    every = np.concatenate([held, known, [0.0]])
+    edges = np.linspace(every.min(), every.max() if every.max() > every.min() else every.min() + 1, BINS + 1)
+    figure = style.new_figure(8.0, 4.2)
+    ax = figure.add_subplot()
+    style.plain_axes(ax, title=title, xlabel="reward of the preferred less that of the other [nats]",
+                     ylabel="share of the pairs", grid="y")
+    for values, name, color in ((known, "learnt from", style.PALETTE[5]), (held, "held out", style.PALETTE[0])):
+        if len(values):
+            share = np.histogram(values, edges)[0] / len(values)
+            label = f"{name}: {np.mean(values > 0):.1%} of {len(values)} right"
+            ax.stairs(share, edges, fill=name == "learnt from", alpha=0.4 if name == "learnt from" else 1.0,
+                      color=color, linewidth=2.2, label=label)
+    ax.axvline(0, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    ax.legend(frameon=False, fontsize=style.LABEL, labelcolor=style.INK, loc="upper right")
+    return figure
+
+
+def ratings_plot(predicted: object, rated: object, *, title: str = "held-out ratings") -> Figure:
+    """One dot a sample: what it was rated, [H], and what the reward expects, [H]."""
+    x = style.finite("rated", style.numbers("rated", rated, (None,), "[H]"))
+    y = style.finite("predicted", style.numbers("predicted", predicted, (len(x),), f"[{len(x)}], as rated"))
+    figure = style.new_figure(5.6, 5.2)
+    ax = figure.add_subplot()
+    style.plain_axes(ax, title=title, xlabel="mean rating", ylabel="expected by the reward", grid="both")
+    both = np.concatenate([x, y])
+    ax.plot([both.min(), both.max()], [both.min(), both.max()], color=style.MUTED, linewidth=1.2, linestyle=(0, (5, 3)))
+    ax.plot(x, y, "o", color=style.PALETTE[0], alpha=0.55, markersize=5.5, markeredgecolor="white")
+    return figure
+
+
+def drift_panels(frames: Sequence[float], values: Mapping[str, np.ndarray], real: Mapping[str, tuple[float, float]], *,
+                 title: str = "drift") -> Figure:
+    """One panel a statistic over the frame index: every rollout faint, their mean strong, real video a grey band.
+
+    frames: [n] middles of the windows; values: name -> [B, n]; real: name -> (low, high) of real windows.
+    """
+    if not values or not len(frames):
+        raise ValueError("there are no windows to draw: was the rollout shorter than one?")
+    columns = min(3, len(values))
+    rows = -(-len(values) // columns)
+    figure = style.new_figure(4.0 * columns, 0.5 + 2.6 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    x = style.numbers("frames", frames, (None,), "[n]")
+    for ax, (name, each) in zip(axes, values.items(), strict=False):
+        y = style.numbers(name, each, (None, len(x)), f"[B, n] with n = {len(x)}")
+        style.plain_axes(ax, xlabel="frame", grid="y")
+        ax.set_title(NAMES.get(name, name), fontsize=style.LABEL, color=style.INK, loc="left")
+        if name in real:
+            ax.axhspan(*real[name], color=style.GRID, zorder=0, label="95% of real windows")
+        ax.plot(x, y.T, color=style.PALETTE[0], alpha=0.25, linewidth=0.9)
+        ax.plot(x, np.nanmean(y, 0), color=style.PALETTE[0], linewidth=2.2, label="rollouts, mean")
+        ax.margins(x=0.02)
+    for ax in axes[len(values):]:
+        ax.remove()
+    axes[0].legend(frameon=False, fontsize=style.TICK, labelcolor=style.INK)
+    style.heading(figure, title)
     return figure

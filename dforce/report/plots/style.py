@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -51,13 +52,25 @@ def plain_axes(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "",
     ax.set_ylabel(ylabel, fontsize=LABEL, color=INK)
 
 
+def plain_bar(bar: Colorbar, label: str) -> None:
+    """A colour bar without a rim, in the look of the axes."""
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=TICK, color=MUTED, labelcolor=INK, length=3)
+    bar.set_label(label, fontsize=LABEL, color=INK)
+
+
+def heading(figure: Figure, title: str) -> None:
+    """The title of a figure of several panels, at the left; none for ""."""
+    if title:
+        figure.suptitle(title, fontsize=TITLE, fontweight="bold", color=INK, x=0.01, ha="left")
+
+
 def numbers(name: str, values: object, shape: Sequence[int | None], letters: str) -> np.ndarray:
     """`values` as a float array of the wanted shape (None: any size), or a ValueError with what came and was wanted."""
     try:
         array = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers {letters}, got {type(values).__name__}: "
-                         f"{error}") from error
+        raise ValueError(f"{name} must be numbers {letters}, got {type(values).__name__}: {error}") from error
     fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
     if not fits:
         raise ValueError(f"{name} must have shape {letters}, got {list(array.shape)}")
@@ -68,6 +81,5 @@ def finite(name: str, array: np.ndarray) -> np.ndarray:
     """The same array, or a ValueError that names the first entry which is not finite."""
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
-        raise ValueError(f"{name} holds {len(bad)} values that are not finite, first at {bad[0].tolist()}; was the "
-                         "plan or rollout diverging?")
+        raise ValueError(f"{name} holds {len(bad)} values that are not finite, first at {bad[0].tolist()}")
     return array

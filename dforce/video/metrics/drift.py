@@ -30,9 +30,8 @@ _LAPLACE = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 def statistics(frames: Tensor) -> dict[str, Tensor]:
     """Statistics of each frame of clips [B, T, C, H, W] in -1..1; name -> [B, T].
 
-    brightness: mean in 0..1. contrast: standard deviation over the pixels. detail: mean |Laplacian|, the energy of high
-    frequencies. change: mean |difference from the frame before| (NaN at the first). saturated: part of the pixels
-    within 1% of black or white.
+    brightness: mean in 0..1. contrast: standard deviation over the pixels. detail: mean |Laplacian|. change: mean
+    |difference from the frame before| (NaN at the first). saturated: part of the pixels within 1% of black or white.
     """
     size, time, channels = frames.shape[:3]
     flat = frames.flatten(0, 1).float()
@@ -66,8 +65,7 @@ class Reference(NamedTuple):
 def reference(encoder: PairEncoder, real: Tensor, others: Tensor, *, window: int) -> Reference:
     """The reference of real clips, and of others for the floor, [N, T, C, H, W]; ValueError if a window is longer."""
     if min(real.shape[1], others.shape[1]) < max(window, 2):
-        raise ValueError(f"real clips of {min(real.shape[1], others.shape[1])} frames are shorter than a window of "
-                         f"{window}; choose a smaller window")
+        raise ValueError(f"{min(real.shape[1], others.shape[1])} frames a clip: choose a smaller window than {window}")
     values = statistics(torch.cat([real[:, :others.shape[1]], others[:, :real.shape[1]]]))
     means = {name: windows_of(value, window).flatten() for name, value in values.items()}
     mean = {name: float(value.mean()) for name, value in means.items()}

@@ -1,5 +1,8 @@
 """Rows of results.json about the drift of a rollout and its obedience to actions, and a picture of the drift."""
 
+from __future__ import annotations
+
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +11,11 @@ import torch
 from torch import Tensor
 
 from dforce.data.pixels import from_uint8
-from dforce.report.plots.video import drift_panels
-from dforce.report.rows import Row
-from dforce.report.statistics import Interval, bootstrap_of, success_interval
+from dforce.report.plots.monitor import drift_panels
+from dforce.report.rows import Row, make_row
+from dforce.report.statistics import Interval, bootstrap_interval, bootstrap_of, success_interval
 from dforce.video.metrics.drift import STATISTICS, Drift, Reference, distances, drift, floor, spans_of
-from dforce.video.metrics.probe import ActionProbe, fed_and_seen, kappa
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.features import ActionProbe, fed_and_seen, kappa
 
 
 class DriftReport(NamedTuple):
@@ -57,11 +59,10 @@ def measure_drift(frames: np.ndarray, of: Reference, maker: RowMaker, *, seed: i
 
 def probe_rows(probe: ActionProbe, frames: np.ndarray, actions: np.ndarray, real: tuple[Tensor, Tensor],
                maker: RowMaker, *, seed: int = 0) -> list[Row]:
-    """How much of the fed actions the probe sees in the first, middle and last 100 frames, beside real clips.
+    """Kappa of the fed actions and those the probe sees, of the first, middle and last 100 frames, beside real clips.
 
-    Kappa (agreement beyond chance) on generated frames, the same on real held-out clips, and their ratio; intervals
-    are bootstrapped over rollouts, or clips.
-    frames: uint8 [T, B, H, W, C]. actions: [T, B, A]. real: frames [N, T, C, H, W] and actions [N, T, A].
+    frames: uint8 [T, B, H, W, C]. actions: [T, B, A]. real: frames [N, T, C, H, W] and actions [N, T, A]. Intervals are
+    bootstrapped over rollouts, or clips.
     """
     on_real = _kappa(probe, *real, seed)
     rows = [maker.real().row("action seen (kappa)", on_real, higher=True)]
@@ -90,3 +91,37 @@ def picture(curves: Drift, of: Reference, file: Path, title: str) -> None:
     middles = (np.arange(curves.z.shape[1]) + 0.5) * curves.window
     values = {name: value.numpy() for name, value in curves.values.items()}
     drift_panels(middles.tolist(), values, of.band, title=title).savefig(file)
+
+
+class RowMaker(NamedTuple):
+    """Makes rows of one task, method and variant (see `dforce.report.rows.Row`)."""
+
+    task: str
+    method: str
+    variant: dict[str, Any]
+
+    def real(self) -> RowMaker:
+        """Real video, beside the same method."""
+        return self._replace(method="real video")
+
+    def having(self, **variant: Any) -> RowMaker:
+        """With more to its variant."""
+        return self._replace(variant={**self.variant, **variant})
+
+    def row(self, metric: str, estimate: Interval | float, *, n: int | None = None, unit: str = "",
+            higher: bool | None = None) -> Row:
+        """A row of an interval, or of a number and how many samples it is of; what is not finite becomes null."""
+        interval = estimate if isinstance(estimate, Interval) else Interval(estimate, math.nan, math.nan, n or 0)
+        known: Interval | float | None = interval
+        if not math.isfinite(interval.low) or not math.isfinite(interval.high):
+            known = interval.value
+        if not math.isfinite(interval.value):
+            known = None
+        return make_row(self.task, self.method, metric, known, n=interval.n, variant=self.variant, unit=unit,
+                        higher=higher)
+
+    def mean(self, metric: str, values: Tensor, *, seed: int = 0, unit: str = "times",
+             higher: bool | None = None) -> Row:
+        """A row of the mean over rollouts [B], bootstrapped over them."""
+        interval = bootstrap_interval(values.double().numpy(), rng=np.random.default_rng(seed))
+        return self.row(metric, interval if interval.n > 1 else interval.value, n=interval.n, unit=unit, higher=higher)

@@ -1,15 +1,11 @@
-"""Does a world model remember a place? Measured where the camera comes back to a pose that it has left.
-
-A rollout that is fed the actions of real video with known poses should draw the real frame at a revisit. A model that
-remembers comes closer to it than to other frames of the same walk; one that has forgotten does not.
-"""
+"""Does a world model remember a place? Measured where the camera comes back to a pose that it has left."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dforce.video.metrics.psnr_ssim import psnr
+from dforce.video.metrics.published import psnr
 
 
 class Revisit(NamedTuple):
@@ -56,11 +52,9 @@ class RevisitGains(NamedTuple):
 
 def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int | None = None, seed: int = 0,
            **limits: float) -> RevisitGains:
-    """The gains at all revisits of generated walks.
+    """The gains at all revisits of generated walks, [B, T, C, H, W] made and true, generated from frame `start` on.
 
-    made, truth: frames [B, T, C, H, W] of the same walks, generated from frame `start` on. pose: [B, T, 3].
-    known: only revisits whose earlier visit is before this frame count, None for all; `start` for places that were
-        seen in the real context. limits: those of `revisits`. seed: of the other frames, 16 a revisit.
+    pose: [B, T, 3]. known: earlier visits before this frame only, None for all. limits: those of `revisits`.
     """
     if made.shape != truth.shape or made.shape[:2] != pose.shape[:2]:
         got = ", ".join(str([*each.shape]) for each in (made, truth, pose))

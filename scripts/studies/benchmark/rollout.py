@@ -41,11 +41,11 @@ from dforce.runs.folder import RunFolder, Ticker
 from dforce.train.precision import device_of
 from dforce.video.metrics.drift import distances, floor, reference
 from dforce.video.metrics.features import train_features
-from dforce.video.metrics.physics import physics
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.measure import RowMaker
 from dforce.video.model import VideoModel, load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Recipe, begin, stream
+from dforce.video.truth import physics
 
 TASK = "video rollout"
 ROUNDS = 5          # of every way, in turn

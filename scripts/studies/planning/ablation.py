@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dforce.cli.suite_files import changed_suite, shipped_suite
+from dforce.cli.compose import changed_suite, shipped_suite
 from dforce.report.rows import read_results, write_results
 from dforce.runs.folder import environment
 

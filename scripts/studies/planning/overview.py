@@ -19,8 +19,8 @@ from typing import NamedTuple
 from findings import write
 
 from dforce.benchmarks.planning.suite import label, split_label
-from dforce.planning.comparison import headline_of
-from dforce.report.plots.forest import Estimate, forest
+from dforce.planning.evaluation import headline_of
+from dforce.report.plots.benchmark import Estimate, forest
 from dforce.report.rows import Row, filter_rows, read_results
 
 COMPARED = ("MCTG n=4 - Diffuser", "MCTG n=4 - guided", "MCTG n=4 - full sequence matrix", "MCTD - MCTG n=4",

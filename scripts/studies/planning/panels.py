@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dforce.report.plots import style
-from dforce.report.plots.forest import Estimate
+from dforce.report.plots.benchmark import Estimate
 from dforce.report.rows import Row, filter_rows
 
 LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")

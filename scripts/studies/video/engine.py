@@ -25,7 +25,7 @@ from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.train.precision import device_of
 from dforce.video.evaluation import action_rows
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.measure import RowMaker
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Actions

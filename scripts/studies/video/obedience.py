@@ -25,9 +25,8 @@ from dforce.data.pixels import from_uint8
 from dforce.report.table import markdown_table
 from dforce.runs.folder import RunFolder
 from dforce.video.evaluation import CLIPS, labelled_windows
-from dforce.video.metrics.measure import probe_rows
-from dforce.video.metrics.probe import train_probe
-from dforce.video.metrics.row_maker import RowMaker
+from dforce.video.metrics.features import train_probe
+from dforce.video.metrics.measure import RowMaker, probe_rows
 from dforce.video.model import load_video
 from dforce.video.reference_clips import RealVideo
 from dforce.video.walker import FILE, WalkerPolicy, expected, load_walker

@@ -1,10 +1,9 @@
-"""Formats of clips on disk, one a file. A new one is a module with a `Clip` and a line here."""
+"""Formats of clips on disk. A new one is a module with a `Clip` and a line here."""
 
 from pathlib import Path
 
 from dforce.data.video.clip import Clip
-from dforce.data.video.formats.film import FilmClip
-from dforce.data.video.formats.frames import FrameFolder
+from dforce.data.video.formats.film import FilmClip, FrameFolder
 from dforce.data.video.formats.npz import NpzClip
 
 FORMATS: dict[str, type[Clip]] = {kind.__name__: kind for kind in (NpzClip, FilmClip, FrameFolder)}

@@ -1,8 +1,7 @@
-"""Films (mp4, webm, gif, ...), read through PyAV from any time on and not from their start.
+"""Films (mp4, webm, gif, ...), read through PyAV from any time on; and clips as folders of pictures, one a frame.
 
-Frame i of a clip is the one that a player shows at time t0 + i / rate. Where frames are evenly spaced, these are the
-stored ones. Where they are not (a variable frame rate; a GIF whose writer merged equal frames into a longer one), a
-stored frame counts as often as it is shown, so that frame i belongs to action i.
+Frame i of a film is the one that a player shows at time t0 + i / rate, so that it belongs to action i: where frames
+are not evenly spaced, a stored one counts as often as it is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.video.clip import BadClip, Clip
+from dforce.data.pixels import PictureError, read_picture
+from dforce.data.video.clip import ACTIONS, BadClip, Clip, natural
 
 EVEN = 1.5  # evenly spaced: the longest frame lasts at most so many times the shortest (time stamps are rounded)
 
@@ -66,8 +66,7 @@ class FilmClip(Clip):
             raise BadClip(f"frames {index[0]}..{index[-1]} cannot be decoded ({_short(error)})") from error
         missing = [int(i) for i, pts in zip(index, wanted, strict=True) if pts not in decoded]
         if missing:
-            raise BadClip(f"{len(missing)} of the frames {index[0]}..{index[-1]} cannot be decoded, the first of them "
-                          f"is {missing[0]}")
+            raise BadClip(f"{len(missing)} of the frames {index[0]}..{index[-1]} cannot be decoded, first {missing[0]}")
         return np.stack([decoded[pts] for pts in wanted])
 
 
@@ -103,8 +102,7 @@ def _displayed(frame: Any, stream: Any, convert: Any) -> np.ndarray:
 def _shown(packets: Sequence[tuple[int, int]], interval: float | None) -> tuple[list[int], float | None]:
     """Time stamps of the frames shown at t0, t0 + interval, ..., in units of the time base, and that interval.
 
-    packets: (pts, duration), ascending. interval: None for the film's own, the shortest that occurs; evenly spaced
-    frames are then returned as they are stored.
+    packets: (pts, duration), ascending. interval: None for the film's own, the shortest that occurs.
     """
     stamps = [pts for pts, _ in packets]
     if len(stamps) < 2:
@@ -140,3 +138,39 @@ def _av() -> Any:
         raise ModuleNotFoundError("reading films needs PyAV: pip install 'dforce[video]'", name="av") from error
     av.logging.set_level(av.logging.PANIC)  # this module reports a bad file once, by name
     return av
+
+
+@dataclass(kw_only=True)
+class FrameFolder(Clip):
+    """A folder of pictures, one a frame, in the natural order of their names (2 before 10). files: those names."""
+
+    parts = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+    files: Sequence[str] = ()
+
+    @classmethod
+    def probe(cls, path: Path, name: str, *, fps: float | None = None) -> FrameFolder:
+        """Reads the first picture; fps is not used. BadClip where there is none or it cannot be read."""
+        files = sorted((f.name for f in path.iterdir() if f.suffix.lower() in cls.parts), key=natural)
+        if not files:
+            raise BadClip("it has no frame")
+        height, width, channels = _picture(path / files[0]).shape
+        beside = [path / f"{ACTIONS}.npz", path / f"{ACTIONS}.npy"]
+        return cls(name=name, path=str(path), frames=len(files), height=height, width=width, channels=channels,
+                   files=files, action_path=next((str(p) for p in beside if p.is_file()), None))
+
+    def read(self, index: np.ndarray) -> np.ndarray:
+        pictures = [_picture(Path(self.path) / self.files[i]) for i in index]
+        for i, picture in zip(index, pictures, strict=True):
+            if picture.shape != (self.height, self.width, self.channels):
+                raise BadClip(f"{self.files[i]} has the shape {picture.shape}, the first frame has "
+                              f"{(self.height, self.width, self.channels)}")
+        return np.stack(pictures)
+
+
+def _picture(path: Path) -> np.ndarray:
+    """A picture as uint8 [H, W, 1 or 3], as `read_picture` reads it. BadClip names the file that cannot be read."""
+    try:
+        return read_picture(path)
+    except PictureError as error:
+        raise BadClip(f"{path.name} cannot be read ({error})") from error

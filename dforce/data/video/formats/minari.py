@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.hdf5 import checked_array, open_hdf5, part, read_part
+from dforce.data.arrays import checked_array, open_hdf5, part, read_part
+from dforce.data.columns import flatten_rows, opened_storage
 from dforce.data.minari import MAIN, read_metadata
-from dforce.data.pictures import read_picture
-from dforce.data.spaces import flatten_rows, opened_storage
+from dforce.data.pixels import read_picture
 from dforce.data.store import recovered, verify_checksums
 from dforce.data.video.clip import BadClip, Clip, ClipSet
 
@@ -21,11 +21,9 @@ LOSSY = ("{name} keeps its frames as JPEG (jpeg_encoding=True, Minari's default)
 
 @dataclass(kw_only=True)
 class MinariClip(Clip):
-    """An episode of a Minari data set.
+    """An episode of a Minari data set, path its data folder. leaf: keys of the images in the observations.
 
-    path: the data folder. episode: its number. leaf: keys of the images in the observations. channels_first: images
-    are stored as [C, H, W]. jpeg: Minari stores images of their space as JPEG. hdf5: the data format, of which single
-    frames can be read; of other formats the whole episode is read.
+    channels_first: stored as [C, H, W]. jpeg: stored as JPEG. hdf5: single frames can be read, of others all of them.
     """
 
     episode: int = 0
@@ -79,10 +77,7 @@ class MinariClip(Clip):
 
 
 def minari_clips(folder: Path) -> ClipSet:
-    """The episodes of a Minari data set as clips. ValueError where its observations hold no images.
-
-    Of several image observations the first is taken, and a note says so.
-    """
+    """The episodes of a Minari data set as clips; of several image observations the first is taken, with a note."""
     verify_checksums(recovered(folder))
     data, metadata = folder / "data", read_metadata(folder)
     name = metadata.get("dataset_id", folder.name)
@@ -111,10 +106,7 @@ def minari_clips(folder: Path) -> ClipSet:
 
 
 def _images(space: Any, leaf: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], tuple[int, int, int], bool]]:
-    """The images in a space: keys as they are stored, shape, and whether Minari takes them for images, too.
-
-    Only those does it store as JPEG; smaller ones, and those whose channels come first, it stores as they are.
-    """
+    """The images in a space: keys as they are stored, shape, and whether Minari takes (and stores) them for images."""
     from minari.dataset.minari_storage import is_image_space
 
     if type(space).__name__ == "Dict":

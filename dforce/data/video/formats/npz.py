@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from dforce.data.array_sizes import array_header, require_stored, unpacked_bytes
+from dforce.data.arrays import array_header, require_stored, unpacked_bytes
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, frame_shape, read_array
 
 VIDEO, POSE = "video", "pose"  # members of the npz; pose is an addition of this package
@@ -18,10 +18,9 @@ VIDEO, POSE = "video", "pose"  # members of the npz; pose is an addition of this
 
 @dataclass(kw_only=True)
 class NpzClip(Clip):
-    """An npz with `video` uint8 [T, H, W, 3], `actions` [T], and perhaps `pose` [T, P].
+    """An npz with `video` uint8 [T, H, W, 3], `actions` [T], and perhaps `pose` [T, P]; members: its arrays.
 
     offset: of the first frame's byte in the file where it is not compressed; only the frames asked for are then read.
-    members: names of the arrays.
     """
 
     suffixes = (".npz",)

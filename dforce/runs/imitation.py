@@ -1,0 +1,59 @@
+"""Training of a policy from demonstrations, and what it becomes: a checkpoint that acts."""
+
+import functools
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dforce.data import load_episodes
+from dforce.data.whole_episodes import WholeEpisodes
+from dforce.policy.forcing import ForcingPolicy
+from dforce.policy.imitation import Imitation
+from dforce.runs.folder import RunFolder
+from dforce.runs.training_run import DenoiserTraining, Prepared, other_statistics
+from dforce.train.checkpoint import CheckpointError, load
+
+WORLD = ("observations", "noise", "span", "objects")  # settings of a robot task that its demonstrations name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationTraining(DenoiserTraining):
+    """A training of `dforce imitate`. The keys are explained in configs/verbs/imitate/imitate.yaml."""
+
+    data: str
+    chunk: int
+    held_out: float
+    imitation: Imitation
+
+    def prepare(self) -> Prepared:
+        """Data, model and training loop, or ValueError."""
+        sequences = functools.partial(WholeEpisodes, load_episodes(self.data), chunk=self.chunk, batch=self.batch,
+                                      seed=self.seed, held_out=self.held_out, **self.imitation.sequences)
+        train, about = sequences(), sequences.args[0].about
+        held_out = sequences(split="val", normalizer=train.normalizer) if self.held_out else None
+        levels: Any = self.imitation.levels
+        if "cycle" in inspect.signature(levels).parameters:  # levels that tell observations from actions
+            levels = functools.partial(levels, cycle=train.tokens.cycle)
+        training = replace(self, objective=functools.partial(self.objective, levels=levels))
+        layout = {**train.layout, "method": self.imitation.name, "policy": self.imitation.acting,
+                  "env_settings": {key: about[key] for key in WORLD if about.get(key) is not None}}
+        return training.begin(layout, train.batch_at, what="the data",
+                              differing=other_statistics(train.normalizer), normalizer=train.normalizer,
+                              shards=train.virtual_shards, validate=held_out and held_out.batch_at)
+
+    def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
+        """Nothing beside the checkpoints."""
+
+
+def load_policy(where: str | Path, *, device: Any = "cpu", raw: bool = False, trust: Any = None,
+                **settings: Any) -> tuple[ForcingPolicy, dict[str, Any]]:
+    """The policy in a checkpoint of `dforce imitate`, and its layout. where, device, raw, trust: as in `load`.
+
+    settings: of `ForcingPolicy`, over those that it was trained with. CheckpointError for another kind of model.
+    """
+    bundle = load(where, device=device, raw=raw, trust=trust)
+    if bundle.layout.get("kind") != "policy" or bundle.normalizer is None:
+        raise CheckpointError(f"{where} is no policy: those are made by `dforce imitate`")
+    acting = {**bundle.layout["policy"], **settings}
+    return ForcingPolicy(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, **acting), bundle.layout
