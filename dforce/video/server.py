@@ -83,7 +83,10 @@ class World:
         self._frames = stream(self.model, self.recipe, state, batch=1, actions=actions, context=before,
                               noise=Noise(self.seed + self.visits))
         if not before:
-            return self.step()[-1]
+            held, self.held = self.held, None  # no action leads to the first frame
+            first = self.step()[-1]
+            self.held = held
+            return first
         self.seen.append(to_uint8(frames[0, -1]))
         return frames[0, -1]
 
