@@ -34,7 +34,7 @@ SHARE, PART, SOME = Domain(0, 1), Domain(0, 1, below=True), Domain(0, 1, above=T
 FINITE = Domain(-LARGEST, LARGEST)
 
 DOMAINS = {name: domain for domain, names in (
-    (COUNT, "accumulate data_steps epochs every evaluations feature_steps frames iterations judge_steps judged "
+    (COUNT, "accumulate copies data_steps execute epochs every evaluations feature_steps frames iterations judge_steps judged "
             "jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes tune_steps "
             "validate_batches validate_every watch_every weak_steps refresh replan_every stride"),
     (AMOUNT, "action_offset best_of context delay evaluate features goal jumpy_delay least pictures reach rest "
@@ -48,8 +48,8 @@ DOMAINS = {name: domain for domain, names in (
     (POSITIVE, "beta clamp clip clip_nats gamma keep kl_max kl_target limit limit_seconds lr pace power rate"),
     (NOT_NEGATIVE, "accuracy arrive diversity exploration gain_d gain_p guidance history history_std kl lam min_std "
                    "noise sde slack stabilise_std temperature weight_decay data_std dt"),
-    (SHARE, "decay eta floor gae"), (PART, "betas drop ema held_out"), (SOME, "fraction"),
-    (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (FINITE, "begin scale scales sign"),
+    (SHARE, "decay eta floor gae"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
+    (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (FINITE, "begin hold scale scales sign"),
 ) for name in names.split()}
 
 

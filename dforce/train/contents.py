@@ -149,7 +149,7 @@ def _check_tensors(parts: Contents) -> None:
     averages = {name.removeprefix("ema.") for name in parts.tensors if name.startswith("ema.")}
     if averages and moments and averages != moments.keys():
         lost = sorted(averages ^ moments.keys())
-        raise ValueError(f"averages and moments must be of the same weights; only one of them has {', '.join(lost[:3])}")
+        raise ValueError(f"averages and moments are of unlike weights: one of them lacks {', '.join(lost[:3])}")
     for name, those in moments.items():
         if those != MOMENTS:
             raise ValueError(f"optim.safetensors has {', '.join(sorted(those))} of {name}, not "
