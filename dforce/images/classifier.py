@@ -108,7 +108,7 @@ def load_classifier(where: str | Path) -> Classifier:
         config = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         classifier = Classifier(tuple(config["shape"]), tuple(config["classes"]), features=config["features"])
         load_weights(classifier, load_file(folder / "model.safetensors"), origin=f"the weights in {folder}")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"cannot use the classifier {folder}: {error}") from error
     return classifier.eval().requires_grad_(False)
 

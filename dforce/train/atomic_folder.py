@@ -79,7 +79,7 @@ def verified(folder: Path) -> dict[str, Any]:
         manifest = json.loads(raw)
         digest = manifest.pop("digest")
         intact = _dump(manifest, digest) == raw and _digest(manifest) == digest
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:
         raise CheckpointError(f"{path} is damaged: its content does not match its own digest")

@@ -72,6 +72,6 @@ def load_net(file: str | Path, make: Callable[..., Net], *, key: str, what: str,
             weights = {name: content.get_tensor(name) for name in content.keys()}
         net = make(tuple(about.pop("shape")), **about)
         net.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{file} holds no {what} that dforce wrote: {error}") from error
     return net.eval().requires_grad_(False)

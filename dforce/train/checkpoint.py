@@ -210,7 +210,7 @@ def _read(folder: Path) -> Contents:
         parts = Contents(model, optim, json.loads((folder / "state.json").read_text(encoding="utf-8")),
                       present(yaml.safe_load(bounded_yaml(folder / "config.yaml"))),
                       json.loads((folder / "layout.json").read_text(encoding="utf-8")), carried)
-    except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, yaml.YAMLError, safetensors.SafetensorError, RecursionError) as error:
         raise CheckpointError(f"cannot read the checkpoint {folder}: {error}") from error
     for version in range(manifest["format"], FORMAT):
         parts = MIGRATIONS[version](parts)

@@ -79,7 +79,7 @@ class Record:
                 about = json.loads((content.metadata() or {})["rollout"])
                 # cloned, for where a tensor begins in memory decides which kernels see it: the last bit may differ
                 tensors = {name: content.get_tensor(name).clone() for name in content.keys()}
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"{self._file} cannot be read ({error}); start anew in another out=") from error
         changed = [f"{key} was {about['settings'].get(key)}, is {self.settings.get(key)}"
                    for key in {**about["settings"], **self.settings}

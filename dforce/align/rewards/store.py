@@ -60,7 +60,7 @@ def load_reward(where: str | Path, *, encoder: Any = None) -> BradleyTerry | Mea
         return MeanRating(_encoder(config["encoder"], _under("encoder.", tensors), encoder, folder), head)
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"cannot use the reward {folder}: {error}") from error
 
 
@@ -77,8 +77,11 @@ def needed_encoder(where: str | Path) -> str | None:
     """The name of the encoder that `load_reward` has to be given, None if it needs none. Raises CheckpointError."""
     folder = find_reward(where)
     verified(folder)
-    about = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
-    return about.get("name") if about.get("kind") == "other" else None
+    try:
+        about = json.loads((folder / "reward.json").read_text(encoding="utf-8")).get("encoder", {})
+        return about.get("name") if about.get("kind") == "other" else None
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"cannot use the reward {folder}: {error}") from error
 
 
 def _pairs_parts(model: BradleyTerry) -> tuple[dict[str, Any], dict[str, Tensor]]:
