@@ -137,11 +137,9 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
 
     def request(connection: Any, query: Any) -> Any:
         names = _names(connection.local_address[1], host)
-        hosts, origins = query.headers.get_all("Host"), query.headers.get_all("Origin")
-        if len(hosts) != 1 or hosts[0].lower() not in names or any(
-                origin.lower().partition("://")[2] not in names for origin in origins):
+        if not _asks_for(names, query.headers):
             return connection.respond(403, f"only pages of {', '.join(names)} may steer; host=NAME adds a name\n")
-        if query.headers.get("Upgrade", "").lower() == "websocket":
+        if "websocket" in map(str.lower, query.headers.get_all("Upgrade")):
             return None
         answer = connection.respond(200 if query.path == "/" else 404, page if query.path == "/" else "no such page\n")
         if query.path == "/":
@@ -163,6 +161,13 @@ def _names(port: int, host: str | None) -> list[str]:
     """The values of Host that are answered, in lower case."""
     names = [*LOOPBACK, *([host.lower()] if host else [])]
     return [f"{name}:{port}" for name in names] + (names if port == 80 else names[len(LOOPBACK):])
+
+
+def _asks_for(names: list[str], headers: Any) -> bool:
+    """Are the one Host and every Origin of a request among these names?"""
+    hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
+    return len(hosts) == 1 and all(name.lower() in names for name in (*hosts, *(
+        origin.partition("://")[2] for origin in origins)))
 
 
 def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -> None:
