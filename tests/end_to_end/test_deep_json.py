@@ -85,4 +85,4 @@ def test_a_page_says_what_it_could_not_read(tmp_path):
     for name in ("env.json", "metrics.jsonl"):
         (tmp_path / name).write_text(DEEP)
     page = write_index(tmp_path).read_text()
-    assert "env.json could not be read" in page and "1 lines could not be read" in page
+    assert "env.json could not be read" in page and "1 line could not be read" in page

@@ -22,8 +22,7 @@ from dforce.core.noise import Noise
 from dforce.core.sample import generate
 from dforce.core.schedule import linear
 from dforce.guidance.energy import guided
-from dforce.guidance.exact_tilt import exact_tilt
-from dforce.guidance.monte_carlo import monte_carlo
+from dforce.guidance.monte_carlo import exact_tilt, monte_carlo
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.table import markdown_table
 from dforce.runs.folder import environment, peak_memory_mb
