@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dforce.align import losses
+from dforce.align.cells import cells_of, in_parts
 from dforce.align.lora import without_adapters
 from dforce.align.on_policy import Samples
 from dforce.align.preferences import Pairs
-from dforce.align.trace import Replay, Trace, kl, replay, subsample
+from dforce.align.trace import Trace, check_model, kl, replay, subsample
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.loss import Weight, corrupt, min_snr, snr
 from dforce.core.schedule import Schedule
@@ -90,25 +91,36 @@ def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fr
                     autocast: torch.dtype | None = None) -> Loss:
     """DDPO-IS; DDPO-SF where clip_nats is None; DPOK where kl_weight > 0; GRPO by group advantages. Of `Samples`.
 
-    fraction of the steps to train on, rows, checkpoint, autocast: see `subsample` and `replay`. With a reference the
-    KL to it is measured in any case: logs "kl" (nats of a whole run), "clip_fraction", "log_ratio" (largest, nats).
+    fraction of the steps to train on, checkpoint, autocast: see `subsample` and `replay`. rows: at most so many steps
+    of runs are in memory at once, see `in_parts`; the result is the same. With a reference the KL to it is measured in
+    any case: logs "kl" (nats of a whole run), "clip_fraction", "log_ratio" (largest, nats).
     """
     def loss(objective: AlignObjective, batch: Samples, generator: torch.Generator | None) -> Result:
         trace = _trace(batch.trace)
-        how: dict[str, Any] = {"rows": rows, "autocast": autocast}
-        if kl_weight > 0:
-            objective.need_reference("kl_weight > 0")
-        steps, advantage = subsample(trace, fraction, generator), batch.advantage
-        if advantage.ndim == 3:  # of all steps, [B, S, T]; of runs it is [B] or [B, T]
-            advantage = advantage.gather(1, steps[..., None].expand(-1, -1, advantage.shape[2]))
-        now = replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint, **how)
-        nats = torch.zeros_like(now.log_prob)
-        if objective.reference is not None:
-            with torch.set_grad_enabled(kl_weight > 0 and torch.is_grad_enabled()):
-                nats = kl(trace, now, objective.reference, objective.schedule, steps=steps, **how)
-        value = losses.dpok(now.log_prob, advantage, nats, now.dims, kl_weight=kl_weight, reduce=reduce,
-                            old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
-        return value, _watch(trace, now, nats, clip_nats, reduce, objective.reference is not None)
+        reference = objective.need_reference("kl_weight > 0") if kl_weight > 0 else objective.reference
+        check_model(trace, objective.policy, objective.schedule)
+        steps = subsample(trace, fraction, generator)
+
+        def part(trace: Trace, advantage: Tensor, steps: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+            now = replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint,
+                         autocast=autocast, bound=False)
+            nats = torch.zeros_like(now.log_prob)
+            if reference is not None:
+                with torch.set_grad_enabled(kl_weight > 0 and torch.is_grad_enabled()):
+                    nats = kl(trace, now, reference, objective.schedule, steps=steps, autocast=autocast)
+            value = losses.dpok(now.log_prob, advantage, nats, now.dims, kl_weight=kl_weight, reduce=reduce,
+                                old=None if clip_nats is None else now.old, clip_nats=clip_nats or 1.0)
+            return value, [now.dims, now.log_prob, now.old, nats]
+
+        stepwise = batch.advantage.ndim == (3 if reduce == "token" else 2)  # else one for each run
+        runs = torch.arange(len(steps), device=steps.device)[:, None]
+        if rows is None or steps.numel() <= rows:
+            value, cells = part(trace, batch.advantage[runs, steps] if stepwise else batch.advantage, steps)
+        else:
+            value, cells = in_parts(objective, steps, rows, lambda run, step: part(
+                cells_of(trace, run, step), batch.advantage[run, step][:, None] if stepwise else batch.advantage[run]),
+                reduce)
+        return value, _watch(trace, *cells, clip_nats, reduce, reference is not None)
     return loss
 
 
@@ -146,19 +158,31 @@ def stepwise_preference(*, beta: float = 0.1, clip_nats: float | None = None, fr
     """D3PO of `Pairs` with traces against the reference; with `OnPolicy` and `best_against_worst`, online DPO."""
     def loss(objective: AlignObjective, batch: Pairs, generator: torch.Generator | None) -> Result:
         reference = objective.need_reference("D3PO")
-        how: dict[str, Any] = {"rows": rows, "autocast": autocast}
-        win, lose = _trace(batch.win_trace), _trace(batch.lose_trace)
-        steps = subsample(win, fraction, generator)
-        now = [replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint, **how)
-               for trace in (win, lose)]
-        with torch.no_grad():
-            before = [replay(trace, reference, objective.schedule, steps=steps, bound=False, **how).log_prob
-                      for trace in (win, lose)]
-        value = losses.d3po(now[0].log_prob, now[1].log_prob, before[0], before[1],
-                            torch.minimum(now[0].dims, now[1].dims), beta=beta, clip_nats=clip_nats, reduce=reduce,
-                            weight=batch.weight)
-        gain = [(part.log_prob.detach() - old).sum((1, 2)) for part, old in zip(now, before, strict=True)]
-        return value, {"agrees": (gain[0] > gain[1]).double().mean()}
+        traces = _trace(batch.win_trace), _trace(batch.lose_trace)
+        for trace in traces:
+            check_model(trace, objective.policy, objective.schedule)
+        steps = subsample(traces[0], fraction, generator)
+
+        def part(traces: Sequence[Trace], weight: Tensor | None,
+                 steps: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+            now = [replay(trace, objective.policy, objective.schedule, steps=steps, checkpoint=checkpoint,
+                          autocast=autocast, bound=False) for trace in traces]
+            with torch.no_grad():
+                before = [replay(trace, reference, objective.schedule, steps=steps, autocast=autocast,
+                                 bound=False).log_prob for trace in traces]
+            dims = torch.minimum(now[0].dims, now[1].dims)
+            value = losses.d3po(now[0].log_prob, now[1].log_prob, *before, dims, beta=beta, clip_nats=clip_nats,
+                                reduce=reduce, weight=weight)
+            return value, [dims, *(each.log_prob - old for each, old in zip(now, before, strict=True))]
+
+        if rows is None or 2 * steps.numel() <= rows:
+            value, cells = part(traces, batch.weight, steps)
+        else:  # winner and loser are held together
+            value, cells = in_parts(objective, steps, max(rows // 2, 1), lambda run, step: part(
+                [cells_of(trace, run, step) for trace in traces],
+                batch.weight if batch.weight is None else batch.weight[run]), reduce)
+        win, lose = (gain.detach().sum((1, 2)) for gain in cells[1:])
+        return value, {"agrees": (win > lose).double().mean()}
     return loss
 
 
@@ -184,14 +208,13 @@ def _trace(trace: Trace | None) -> Trace:
     return trace
 
 
-def _watch(trace: Trace, now: Replay, nats: Tensor, clip_nats: float | None, reduce: losses.Reduce,
-           referred: bool) -> dict[str, Tensor]:
+def _watch(trace: Trace, dims: Tensor, log_prob: Tensor, old: Tensor, nats: Tensor, clip_nats: float | None,
+           reduce: losses.Reduce, referred: bool) -> dict[str, Tensor]:
     """Numbers to log besides the loss."""
-    moving = now.dims > 0
-    logs = {"log_ratio": (now.log_prob.detach() - now.old).where(moving, 0.0).abs().max()}
+    moving = dims > 0
+    logs = {"log_ratio": (log_prob.detach() - old).where(moving, 0.0).abs().max()}
     if clip_nats is not None:
-        logs["clip_fraction"] = losses.clip_fraction(now.log_prob, now.old, now.dims, clip_nats=clip_nats,
-                                                     reduce=reduce)
+        logs["clip_fraction"] = losses.clip_fraction(log_prob, old, dims, clip_nats=clip_nats, reduce=reduce)
     if referred:  # the mean over the steps that were looked at, for all steps of a run
         per_cell = nats.detach().sum() / moving.sum().clamp(min=1)
         logs["kl"] = per_cell * (trace.dims > 0).sum() / len(trace.x)

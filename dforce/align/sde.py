@@ -6,15 +6,17 @@ The mean belonging to a std is always that of `dforce.transition`: with eps_hat 
 
 so that a step keeps the marginal law at any std, exactly, if x0_hat is the clean token itself. A network gives its mean
 E[x0 | x], and then a step loses variance, as every first-order stochastic step does: of N(0, 1), with `flow_sde` on
-even steps of the straight path, .69 is left after 10 steps, .92 after 40 and .98 after 200. Flow-GRPO (Liu et al. 2025)
-and DanceGRPO (Xue et al. 2025) take an Euler step of an SDE instead. On the straight path (alpha = 1 - s, sigma = s) it
-is
+even steps of the straight path, .687 is left after 10 steps, .92 after 40, .98 after 200. Flow-GRPO (Liu et al. 2025)
+and DanceGRPO (Xue et al. 2025) take an Euler step of an SDE instead. On the straight path, alpha = 1 - s and sigma = s,
+it is
 
     mean = alpha_s x0_hat + (sigma_s - std^2 / (2 sigma)) eps_hat,
 
 first order in std^2: it leaves a variance of sigma_s^2 + std^2 (1 - sigma_s / sigma) + std^4 / (4 sigma^2) where
 sigma_s^2 is due, at every step, and near pure noise its std can exceed sigma_s, which ours cannot. With E[x0 | x] this
-excess makes up for the loss: .96, 1.02 and 1.02 are left. For small steps both agree.
+excess makes up for the loss: .957, 1.02 and 1.02 are left where the first std, infinite by the formula, is the noise
+that is left; .931, 1.00 and 1.01 where 1 - s is taken after that step, as Flow-GRPO's code does (10 steps: .7 in place
+of .9). For small steps both agree. Their mean is no rule here: a trace records a std alone.
 """
 
 from collections.abc import Callable

@@ -104,7 +104,7 @@ def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tenso
     Raises ValueError for the trace of another model, and where gradients are wanted but the denoiser cuts them off.
     """
     if bound:
-        _check_model(trace, denoiser, schedule)
+        check_model(trace, denoiser, schedule)
     replayed = _replay(trace, denoiser, schedule, steps, rows, checkpoint, autocast)
     module = innermost(denoiser)
     learns = isinstance(module, nn.Module) and any(parameter.requires_grad for parameter in module.parameters())
@@ -199,7 +199,8 @@ def running_in(dtype: torch.dtype | None, device: torch.device) -> torch.autocas
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _check_model(trace: Trace, denoiser: Denoiser, schedule: Schedule) -> None:
+def check_model(trace: Trace, denoiser: Denoiser, schedule: Schedule) -> None:
+    """ValueError unless these recorded the trace, under whatever weights."""
     if (trace.model != fingerprint(denoiser, schedule)).any():
         raise ValueError("this trace was recorded by another model (another network, schedule, guidance or its scale): "
                          "its log-probabilities mean nothing here. Replay it with the denoiser that sampled, guidance "

@@ -34,8 +34,8 @@ SHARE, PART, SOME = Domain(0, 1), Domain(0, 1, below=True), Domain(0, 1, above=T
 FINITE = Domain(-LARGEST, LARGEST)
 
 DOMAINS = {name: domain for domain, names in (
-    (COUNT, "accumulate copies data_steps execute epochs every evaluations feature_steps frames iterations judge_steps judged "
-            "jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes tune_steps "
+    (COUNT, "accumulate copies data_steps execute epochs every evaluations feature_steps frames iterations judge_steps "
+            "judged jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes tune_steps "
             "validate_batches validate_every watch_every weak_steps refresh replan_every stride"),
     (AMOUNT, "action_offset best_of context delay evaluate features goal jumpy_delay least pictures reach rest "
              "rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail"),

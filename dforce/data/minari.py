@@ -103,9 +103,18 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
     about = {"observation_names": names[0], "action_names": names[1], **metadata.get(ABOUT, {})}
     about["dataset"] = metadata.get("dataset_id", str(name_or_path))
     if "env" not in about and metadata.get("env_spec"):
-        about["env"] = json.loads(metadata["env_spec"])["id"]
+        about["env"] = _env_id(metadata["env_spec"], folder)
     flags = {key: columns.pop(key) for key in ("terminations", "truncations")}
     return pack(**columns, **flags, infos=extra, about=about)
+
+
+def _env_id(spec: Any, folder: Path) -> str:
+    """The name in the environment's specification, JSON that lies in the metadata as a string."""
+    try:
+        return str(json.loads(spec)["id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{folder}: env_spec of its metadata cannot be read ({type(error).__name__}: {error}); "
+                         "restore the dataset or generate it again") from error
 
 
 def read_metadata(folder: Path) -> dict:

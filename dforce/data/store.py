@@ -35,7 +35,7 @@ def refuse_lerobot(path: Path) -> None:
                 raise ValueError(f"{path} is of the LeRobot data set {folder}, whose actions, cameras and episodes lie "
                                  "in files of their own, which are not read here; convert it to Minari, or to a folder "
                                  "of a clip an episode with its actions beside")
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError):
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, RecursionError):
             continue
 
 
@@ -106,7 +106,7 @@ def verify_checksums(folder: Path, *, remember: bool = False) -> None:
         if noted["format"] != 1:
             raise ValueError(f"its format is {noted['format']!r}, this dforce writes 1")
         items = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in noted["files"].items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder / CHECKSUMS} is damaged ({error}); restore the data or generate it again") from error
     cure = f"restore it or generate the dataset again; if you changed it on purpose, delete {folder / CHECKSUMS}"
     for path, size, digest in items:

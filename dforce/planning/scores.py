@@ -20,15 +20,18 @@ METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
     "score_latched": ("D4RL-normalised x100, reward kept from first success on", True),
     "return_latched": ("steps at goal, reward kept from first success on", True),
     "wall_contact": ("fraction of steps", False),
-    "plan_in_wall": ("fraction of planned states", False),
+    "leaps": ("fraction of plans, with a step over twice the fastest executed", False),
+    "in_wall": ("fraction of plans, through a wall before they arrive", False),
 }
+SHARES = ("success", "leaps", "in_wall")  # yes or no of each episode
+APART = 0.05  # cells between the places of a planned step that are looked at
 
 
 class ScoreReport(NamedTuple):
     """E episodes of one method, of all its seeds.
 
-    values: no scores where there are no reference returns, nothing of walls where there is no maze, no plan_in_wall
-    where nothing was planned (it is about the first plan); first_reach is -1 where the goal was never reached.
+    values: no scores where there are no reference returns, nothing of walls where there is no maze, no leaps or in_wall
+    where nothing was planned (they are about the first plan); first_reach is -1 where the goal was never reached.
     """
 
     values: dict[str, np.ndarray]  # metric of METRICS -> [E]
@@ -52,7 +55,7 @@ class ScoreReport(NamedTuple):
                 chosen = subset & (self.values["success"] > 0) if metric == "first_reach" else subset
                 if metric not in self.values or not chosen.any():
                     continue
-                of = success_interval if metric == "success" else bootstrap_interval
+                of = success_interval if metric in SHARES else bootstrap_interval
                 estimate = of(self.values[metric][chosen], self.seed[chosen], rng=np.random.default_rng(seed))
                 rows.append(make_row(task, method, metric, estimate, variant={"starts": starts, **(variant or {})},
                                      seeds=len(np.unique(self.seed)), unit=unit, higher=higher))
@@ -78,14 +81,16 @@ def score_report(place: Maze | Env, runs: Sequence[Executed], blocked: Sequence[
     for run, mask in zip(runs, blocked, strict=True):
         if mask.shape != run.success.shape:
             raise ValueError(f"blocked must be {run.success.shape}, one an episode, got {mask.shape}")
-    per_run = [episode_values(as_env(place), run) for run in runs]
+    world = as_env(place)
+    fastest = max(float(_lengths(world.position(run.trajectory)).max()) for run in runs)
+    per_run = [episode_values(world, run, fastest) for run in runs]
     values = {name: np.concatenate([one[name] for one in per_run]) for name in per_run[0]}
     seed = np.repeat(np.arange(len(runs)), [len(run.success) for run in runs])
     return ScoreReport(values, seed, np.concatenate(blocked).astype(bool))
 
 
-def episode_values(world: Env, run: Executed) -> dict[str, np.ndarray]:
-    """Every metric of every episode, name -> [N] float64."""
+def episode_values(world: Env, run: Executed, fastest: float) -> dict[str, np.ndarray]:
+    """Every metric of every episode, name -> [N] float64. fastest: the longest step that was executed."""
     values = {"return": run.returns, "return_latched": run.latched, "success": run.success,
               "first_reach": run.first_reach}
     maze = maze_of(world)
@@ -94,9 +99,36 @@ def episode_values(world: Env, run: Executed) -> dict[str, np.ndarray]:
             values |= {"score": normalized_score(maze, run.returns),
                        "score_latched": normalized_score(maze, run.latched)}
         values["wall_contact"] = maze.near_wall(world.position(run.trajectory[:, :-1])).mean(axis=1)
-        if run.plan is not None:
-            values["plan_in_wall"] = 1.0 - maze.is_free(world.position(run.plan.states)).mean(axis=1)
+    if run.plan is not None:
+        path, due = planned_path(world, run)
+        values["leaps"] = ((_lengths(path) > 2 * fastest) & due).any(axis=1)
+        if maze is not None:
+            values["in_wall"] = (_through_walls(maze, path) & due).any(axis=1)
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+
+
+def planned_path(world: Env, run: Executed) -> tuple[np.ndarray, np.ndarray]:
+    """Places [N, H + 1, P] of the first plan from the start on, and which steps [N, H] come before its arrival."""
+    assert run.plan is not None
+    path = world.position(np.concatenate([run.trajectory[:, :1], run.plan.states], axis=1))
+    there = world.arrived(run.plan.states, run.goals[:, None])
+    return path, np.cumsum(there, axis=1) - there == 0  # the step that arrives, too
+
+
+def _lengths(path: np.ndarray) -> np.ndarray:
+    """Of the steps of paths [N, H + 1, P], [N, H]."""
+    return np.asarray(np.linalg.norm(np.diff(path, axis=1), axis=-1))
+
+
+def _through_walls(maze: Maze, path: np.ndarray) -> np.ndarray:
+    """Which steps [N, H] of paths [N, H + 1, 2] lead through a place where no ball can be, or end there."""
+    steps = np.diff(path, axis=1).reshape(-1, 2)
+    pieces = np.ceil(np.linalg.norm(steps, axis=1) / (APART * maze.frame.unit)).astype(int).clip(1)
+    step = np.repeat(np.arange(len(steps)), pieces)
+    part = (np.arange(len(step)) - np.repeat(np.cumsum(pieces) - pieces, pieces) + 1) / pieces[step]
+    place = path[:, :-1].reshape(-1, 2)[step] + part[:, None] * steps[step]
+    inside = np.bincount(step, ~maze.is_free(place), minlength=len(steps)) > 0
+    return np.asarray(inside.reshape(path.shape[0], -1))
 
 
 def fresh_starts(maze: Maze, n: int, seed: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def _object(file: Path, notes: list[str]) -> dict[str, Any]:
     """The JSON object in a file; {} where there is none, with a note where it cannot be read."""
     try:
         content = json.loads(_text(file) or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         notes.append(f"{file.name} could not be read: {error}")
         return {}
     return content if isinstance(content, dict) else {}
@@ -167,7 +167,7 @@ def _series(folder: Path, notes: list[str]) -> Series:
     for count, line in enumerate(_text(folder / "metrics.jsonl").splitlines()):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             broken += 1

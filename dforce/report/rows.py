@@ -109,7 +109,7 @@ def read_results(file: str | Path) -> Results:
     file = Path(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}); was the run stopped while it wrote?") from error
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise ValueError(f'{file} must hold {{"header": {{...}}, "rows": [...]}}, got {type(content).__name__}')
@@ -151,7 +151,7 @@ def read_episodes(file: str | Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(stream, start=1):
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
 
 

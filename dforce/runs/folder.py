@@ -116,7 +116,7 @@ class RunFolder:
         try:
             old = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
             return [*old.get("before", []), {key: old[key] for key in ("command", "commit", "time")}]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, RecursionError):
             return []
 
     def __enter__(self) -> RunFolder:

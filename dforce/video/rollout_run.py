@@ -92,13 +92,14 @@ class RolloutRun:
         """Do actions of this source take real video?"""
         return source == "data" and self.model.actions > 0 or source == "walker" and not self.has_walker
 
-    def serve(self, port: int) -> None:
-        """Serves the model to a browser until Ctrl-C: keys are the actions, nothing is measured."""
+    def serve(self, port: int, host: str | None) -> None:
+        """Serves the model to a browser until Ctrl-C: keys are the actions, nothing is measured. host: of `serve`."""
         from dforce.video.server import serve
 
         real = RealVideo(self.model, self.data_set, seed=self.seed) if self.context_frames or self.data else None
         with contextlib.suppress(KeyboardInterrupt):
-            serve(self.model, self.recipe, real, port=port, context=self.context_frames, seed=self.seed, fps=self.fps)
+            serve(self.model, self.recipe, real, port=port, context=self.context_frames, seed=self.seed, fps=self.fps,
+                  host=host)
 
     def run(self, folder: RunFolder) -> None:
         """Rolls out, films and measures; all of it goes into the folder."""

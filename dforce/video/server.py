@@ -17,7 +17,6 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -33,6 +32,8 @@ from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Recipe, begin, stream
 
 HOST = "127.0.0.1"  # nobody but this machine
+LOOPBACK = (HOST, "localhost", "[::1]")
+LARGEST = 4096       # bytes of a message; a larger one closes the socket with code 1009
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
 WORDS = {"left": "ArrowLeft", "right": "ArrowRight", "forward": "ArrowUp", "up": "ArrowUp", "back": "ArrowDown",
          "down": "ArrowDown"}
@@ -118,9 +119,10 @@ def png(frame: Tensor) -> bytes:
 
 
 def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: int, context: int = 0, seed: int = 0,
-          fps: float = 15, ready: Callable[[Any], None] | None = None) -> None:
+          fps: float = 15, host: str | None = None, ready: Callable[[Any], None] | None = None) -> None:
     """Serves until interrupted; OSError where the port (0 for a free one) is taken. context: real frames that a visit
     begins with. fps: at most. ready: called with the server once it listens; `shutdown()` of it ends this.
+    Answers only who asks for a loopback name with this port, or for `host`, NAME or NAME:PORT, in Host and in Origin.
     """
     from websockets.sync.server import serve as listen
 
@@ -134,10 +136,10 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
         _visit(connection, World(model, recipe, real, context=context, seed=seed), fps, ending)
 
     def request(connection: Any, query: Any) -> Any:
-        origin = query.headers.get("Origin")
-        if origin and urlsplit(origin).netloc != query.headers.get("Host"):
-            return connection.respond(403, "other pages may not steer\n")
-        if query.headers.get("Upgrade", "").lower() == "websocket":
+        names = _names(connection.local_address[1], host)
+        if not _asks_for(names, query.headers):
+            return connection.respond(403, f"only pages of {', '.join(names)} may steer; host=NAME adds a name\n")
+        if "websocket" in map(str.lower, query.headers.get_all("Upgrade")):
             return None
         answer = connection.respond(200 if query.path == "/" else 404, page if query.path == "/" else "no such page\n")
         if query.path == "/":
@@ -145,7 +147,7 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
             answer.headers["Content-Type"] = "text/html; charset=utf-8"
         return answer
 
-    with listen(handler, HOST, port, process_request=request) as server:
+    with listen(handler, HOST, port, process_request=request, max_size=LARGEST) as server:
         print(f"open http://{HOST}:{server.socket.getsockname()[1]}/ and hold an arrow key; Ctrl-C ends", flush=True)
         if ready is not None:
             ready(server)
@@ -153,6 +155,19 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
             server.serve_forever()
         finally:
             ending.set()
+
+
+def _names(port: int, host: str | None) -> list[str]:
+    """The values of Host that are answered, in lower case."""
+    names = [*LOOPBACK, *([host.lower()] if host else [])]
+    return [f"{name}:{port}" for name in names] + (names if port == 80 else names[len(LOOPBACK):])
+
+
+def _asks_for(names: list[str], headers: Any) -> bool:
+    """Are the one Host and every Origin of a request among these names?"""
+    hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
+    return len(hosts) == 1 and all(name.lower() in names for name in (*hosts, *(
+        origin.partition("://")[2] for origin in origins)))
 
 
 def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -> None:
@@ -184,7 +199,7 @@ def _hear(connection: Any, world: World, message: Any, fps: float) -> None:
         said = json.loads(message)
         held = said.get("held")
         known = held is None or isinstance(held, int) and not isinstance(held, bool) and 0 <= held < world.model.actions
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         known = False
     if not known:
         connection.send(json.dumps({"error": f"say {{\"held\": 0..{world.model.actions - 1} or null}} or "

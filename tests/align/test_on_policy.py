@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,8 +38,10 @@ from dforce.align import (
     through,
     write_pairs,
 )
+from dforce.align.trace import record
 from dforce.core.denoiser import Precond
 from dforce.core.matrix import pyramid
+from dforce.core.noise import Noise
 from dforce.core.sample import generate
 from dforce.core.schedule import cosine, flow
 from dforce.core.tree import leaves
@@ -249,30 +252,64 @@ def test_accumulation_and_chunks_give_the_gradient_of_the_whole() -> None:
         torch.testing.assert_close(weights, ends[0][1], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("loss", [policy_gradient, stepwise_preference])
-def test_rows_bound_what_is_held_and_shown_at_once(loss) -> None:
-    """Whatever the rows: the network is never shown more, the graph holds no activations of theirs, equal results."""
+LOSSES = {"sf": partial(policy_gradient, clip_nats=None), "is": partial(policy_gradient, clip_nats=0.3),
+          "kl": partial(policy_gradient, kl_weight=0.3), "sequence": partial(policy_gradient, reduce="sequence"),
+          "some steps": partial(policy_gradient, fraction=0.5),
+          "d3po": stepwise_preference, "d3po, some": partial(stepwise_preference, fraction=0.5, reduce="sequence")}
+
+
+class Kept:
+    """A tensor that a graph keeps; `most` numbers were kept at once."""
+
+    now = most = 0
+
+    def __init__(self, x):
+        self.x = x
+        Kept.now += x.numel()
+        Kept.most = max(Kept.most, Kept.now)
+
+    def __del__(self):
+        Kept.now -= self.x.numel()
+
+
+@pytest.mark.parametrize("stepwise", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_bound_what_is_held_and_shown_at_once(name, stepwise) -> None:
+    """Whatever the rows: the network is never shown more, no graph keeps more of its activations, equal results."""
     schedule, model = world()
-    seen, ends = [], []
+    model.double()
+    generator, start = torch.Generator().manual_seed(0), torch.randn(12, 2, 3, dtype=F64)
+    cond = {"static": {"class": torch.arange(12) % 3}}
+    trace = record(model, schedule, pyramid(schedule.grid(4), 2, 2), start, cond=cond, noise=Noise(3))
+    shape = (12, *trace.log_prob.shape[1:]) if stepwise else (12,)
+    advantage = torch.randn(shape, dtype=F64, generator=generator)
+    batch = Samples(trace.x[:, -1], cond, torch.randn(12),
+                    advantage.sum(2) if stepwise and name == "sequence" else advantage, torch.arange(12) // 6, trace)
+    if name.startswith("d3po"):
+        batch = best_against_worst(2)(batch._replace(advantage=torch.randn(12, dtype=F64, generator=generator)))
+    reference, seen, ends = copy.deepcopy(model), [], []
+    with torch.no_grad():
+        for parameter in model.parameters():  # the policy has moved since: some ratios are beyond the clip
+            parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel(), dtype=F64)).view_as(parameter))
     model.net.register_forward_pre_hook(lambda net, arguments: seen.append(len(arguments[0])))
-    pairs = best_against_worst(2) if loss is stepwise_preference else None
-    for rows in (None, 1, 2, 5, 11):
-        held: list[int] = []
-        seen.clear()
-        source = make(schedule, model, rows=rows, group=6, prepare=pairs)
-        objective = AlignObjective(model, schedule, loss(rows=rows), reference=copy.deepcopy(model))
-        batch = source(0)
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: (held.append(x.numel()), x)[1], lambda x: x):
-            value = objective(batch, torch.Generator().manual_seed(0))[0]
+    for rows in (None, 1, 2, 5, 30, 1000):
+        objective = AlignObjective(model, schedule, LOSSES[name](rows=rows), reference=reference)
         model.zero_grad()
+        seen.clear()
+        Kept.now = Kept.most = 0
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.x):
+            value, logs = objective(batch, torch.Generator().manual_seed(0))
         value.backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-        ends.append((value.detach(), gradient, sum(held)))
+        ends.append((value.detach(), torch.cat([p.grad.flatten() for p in model.parameters()]), logs, Kept.most))
         assert rows is None or max(seen) <= rows
-    for value, gradient, size in ends[1:]:
-        torch.testing.assert_close(value, ends[0][0], rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(gradient, ends[0][1], rtol=1e-4, atol=1e-7)
-        assert size < ends[0][2] / 2
+        del value
+    for value, gradient, logs, _ in ends[1:]:
+        torch.testing.assert_close(value, ends[0][0], rtol=1e-12, atol=0)
+        assert (gradient - ends[0][1]).norm() < 1e-12 * gradient.norm()
+        assert logs.keys() == ends[0][2].keys()
+        for key in logs:
+            torch.testing.assert_close(logs[key], ends[0][2][key], rtol=1e-12, atol=1e-12)
+    assert all(most < 0.4 * ends[0][3] for _, _, _, most in ends[1:4])
 
 
 # --------------------------------------------------------------------------------------------------- the one policy

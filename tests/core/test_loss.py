@@ -10,6 +10,7 @@ import torch
 from dforce.core.denoiser import Denoiser, Precond
 from dforce.core.loss import (
     corrupt,
+    even_log_snr,
     forcing_loss,
     fused_snr,
     independent,
@@ -75,6 +76,15 @@ def test_levels_of_a_power_are_that_power_of_uniform_ones():
         assert torch.equal(plain, same)
     with pytest.raises(ValueError, match="power must be above 0, got 0"):
         independent(S, (4, 3), power=0)
+
+
+def test_even_levels_are_as_likely_at_every_step_of_log_snr():
+    level = even_log_snr(S, (20_000, 4), torch.Generator().manual_seed(0), steps=8)
+    values, counts = level.unique(return_counts=True)
+    assert values.tolist() == S.grid(8).flip(0).tolist()
+    assert (counts / level.numel() - 1 / 9).abs().max() < 0.006
+    gaps = S.log_snr(values[1:]).diff()
+    assert (gaps - gaps.mean()).abs().max() < 0.1 * gaps.mean().abs()   # levels are whole numbers
 
 
 def test_independent_levels_are_uniform_and_independent():

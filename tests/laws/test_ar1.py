@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dforce.core.loss import even_log_snr
 from dforce.core.schedule import linear
 from tests.gaussian_bed import RHO, Causal, ar1
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts" / "studies" / "laws"))
 import learn as learning
 from figures import INNOVATION, TRUE, figures, interval, joint, moments, rolled
-from learn import even, learn
+from learn import learn
 
 
 def gru(width):
@@ -104,7 +105,7 @@ class Killed:
 
 def even_shared(schedule, shape, generator=None):
     """`even` levels, one a sequence: the baseline of full-sequence diffusion."""
-    return even(schedule, (shape[0], 1), generator).expand(shape)
+    return even_log_snr(schedule, (shape[0], 1), generator).expand(shape)
 
 
 @pytest.mark.slow
@@ -113,7 +114,7 @@ def test_learnt_and_kept_in_short(tmp_path):
     within 12%. First order beside it loses variance; trained with one level a sequence, so that a clean past never
     comes with a noisy present, the same network learns another law."""
     options = {"seed": 0, "steps": 1000, "horizon": 16, "lr": 8e-3, "precision": "fp32"}
-    denoiser = learn(tmp_path / "own", gru(32), levels=even, **options)
+    denoiser = learn(tmp_path / "own", gru(32), levels=even_log_snr, **options)
     second, first = law(denoiser), law(denoiser, order=1)
     shared = law(learn(tmp_path / "shared", gru(32), levels=even_shared, **options))
     error = off(second)
@@ -126,7 +127,7 @@ def test_learnt_and_kept_in_short(tmp_path):
 def test_learnt_and_kept(tmp_path):
     """4,000 steps of width 64 on 32 tokens, 640 rolled out: lag-1 within .015, innovation std within 5%, std within
     10%; first order loses more than that."""
-    denoiser = learn(tmp_path, gru(64), seed=0, steps=4000, levels=even)
+    denoiser = learn(tmp_path, gru(64), seed=0, steps=4000, levels=even_log_snr)
     second, first = law(denoiser, tokens=640, batch=128), law(denoiser, order=1, tokens=640, batch=128)
     print(second, first)
     error = off(second)

@@ -175,7 +175,7 @@ def walk(*places):
 def test_arrival_by_hand():
     value = Arrival(torch.tensor([[1.0, 0.0]]), radius=0.25, leap=0.6)
     cases = {(0.0, 0.5, 1.0, 1.0): 2 / 4, (0.8, 0.3, 0.0, 0.0): 4 / 4, (0.0, 0.3, 0.5, 0.7): -0.3 / 1.3,
-             (0.0, 0.7, 1.0, 1.0): -1.0, (0.5, 0.8, 0.0, 0.0): 3 / 4}
+             (0.0, 0.7, 1.0, 1.0): -1 - 0.7 / 1.7, (0.0, 0.9, 5.0, 1.0): -1 - 4.1 / 5.1, (0.5, 0.8, 0.0, 0.0): 3 / 4}
     for places, wanted in cases.items():
         assert float(value(walk(*places))) == pytest.approx(wanted, abs=1e-6)
     assert value.arrival(walk(0.0, 0.5, 1.0, 1.0)).tolist() == [2]
@@ -190,6 +190,13 @@ def test_earlier_and_closer_is_worth_more():
     values = [float(value(each)) for each in order]
     assert values == sorted(values, reverse=True) and len(set(values)) == len(values)
     assert min(values) > -1 and values[2] > 0 > values[3]
+
+
+def test_where_all_plans_leap_the_least_leap_is_chosen():
+    """The one nearest to what can be followed, not the first."""
+    plans = torch.cat([walk(0, 0.5, 1), walk(0, 0.4, 0.8), walk(0, 1, 1)])
+    values = Arrival(torch.tensor([[1.0, 0.0]]), leap=0.3)(plans)
+    assert values.argsort(descending=True).tolist() == [1, 0, 2] and (values < -1).all()
 
 
 def test_goals_of_their_own_fold_over_plans():

@@ -72,12 +72,39 @@ def test_metrics_that_do_not_apply_have_no_rows():
     run = episodes(np.zeros((2, 5)))
     names = {row["metric"] for row in score_report(custom, [run], [np.zeros(2, bool)]).rows(task="c", method="x")}
     assert names == {"return", "return_latched", "success", "wall_contact"}  # no references, never reached, no plan
-    states = np.ones((2, 4, 4))
-    states[0, :3, 0] = 0.0  # three of four planned states lie in the outer wall
-    planned = run._replace(plan=Plan(np.zeros((2, 4, 2)), states))
-    report = score_report(custom, [planned], [np.zeros(2, bool)])
-    assert report.values["plan_in_wall"].tolist() == [0.75, 0.0]
+
+
+def line(*corners, apart=0.15):
+    """Places from (3, 1) along these corners."""
+    out, now = [], np.array([3.0, 1.0])
+    for corner in np.array(corners, dtype=float):
+        count = int(np.ceil(np.linalg.norm(corner - now) / apart))
+        out += [now + (corner - now) * k / count for k in range(1, count + 1)]
+        now = corner
+    return np.array(out)
+
+
+def test_plans_are_counted_along_their_steps_and_before_they_arrive():
+    """From (3, 1) a wall at (2, 1) hides the goal (1, 1), and the way is round by (3, 3) and (1, 3)."""
+    there = line((3, 3), (1, 3), (1, 1))
+    through = line((1, 1))
+    over = np.array([[1.0, 1.0]])                                # no planned state is in the wall, the step to it is
+    later = np.concatenate([there, np.array([[2.0, 1.0]])])      # after it has arrived
+    leap = np.array([[3.0, 1.1], [3.0, 1.4]])
+    plans = [there, through, over, later, leap]
+    states = np.zeros((len(plans), len(later), 4))
+    for plan, places in zip(states, plans, strict=True):
+        plan[:, :2] = places[np.arange(len(later)).clip(max=len(places) - 1)]
+    assert UMAZE.is_free(states[2, :, :2]).all()
+    run = episodes(np.zeros((len(plans), 5)))
+    run.trajectory[..., 0] = 3.0
+    run.trajectory[0, 3, 0] += 0.1                               # the fastest step that was executed
+    planned = run._replace(plan=Plan(np.zeros((*states.shape[:2], 2)), states))
+    report = score_report(UMAZE, [planned], [np.zeros(len(plans), bool)])
+    assert report.values["leaps"].tolist() == [0, 0, 1, 0, 1] and report.values["in_wall"].tolist() == [0, 1, 1, 0, 0]
     assert set(report.values) <= set(METRICS)
+    row = row_of(report.rows(task="u", method="x"), "leaps", "all")
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(wilson_interval(2, 5))
 
 
 @pytest.mark.parametrize("name", ["umaze", "medium"])

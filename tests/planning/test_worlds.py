@@ -106,7 +106,7 @@ def test_plans_are_made_driven_and_scored_without_a_maze(planner: DiffusionPlann
     success = {row["method"]: row["value"] for row in compared.rows
                if row["metric"] == "success" and row["variant"]["starts"] == "all"}
     assert success["straight"] == 1 and success["guided"] > success["unguided"] + 0.3
-    assert not {"score", "wall_contact", "plan_in_wall"} & {row["metric"] for row in compared.rows}
+    assert not {"score", "wall_contact", "in_wall"} & {row["metric"] for row in compared.rows}
     plan = compared.played[-1].plan
     assert plan is not None and plan.states.shape == (40, 60, 6) and plan.actions.shape == (40, 60, 3)
     near = np.linalg.norm(plan.states[:, -1, :3] - goals, axis=1)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import urllib.error
@@ -25,15 +26,16 @@ from dforce.video.stream import Recipe
 from tests.small_video import save_model
 
 client = pytest.importorskip("websockets.sync.client")
+ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 RECIPE = Recipe(steps=2, refresh=(4, 4))
 
 
 @contextmanager
-def served(model):
+def served(model, host=None):
     """The port of a server that is running, and has ended afterwards."""
     there, servers = threading.Event(), []
     thread = threading.Thread(target=serve, args=(model, RECIPE, None), daemon=True, kwargs={
-        "port": 0, "fps": 1000, "ready": lambda server: (servers.append(server), there.set())})
+        "port": 0, "fps": 1000, "host": host, "ready": lambda server: (servers.append(server), there.set())})
     thread.start()
     assert there.wait(20)
     try:
@@ -61,24 +63,24 @@ def test_a_visitor_sees_the_frames_that_its_keys_make(model):
     for action in (0, 0, 2):
         world.held = action
         wanted.append(to_uint8(world.step()[0]))
-    with served(model) as port, client.connect(f"ws://127.0.0.1:{port}/steer", proxy=None) as socket:
-        assert np.array_equal(pixels(socket.recv(timeout=20)), first)          # what it begins with, and it waits
+    with served(model) as port, client.connect(f"ws://127.0.0.1:{port}/steer", proxy=None) as link:
+        assert np.array_equal(pixels(link.recv(timeout=20)), first)          # what it begins with, and it waits
         with pytest.raises(TimeoutError):
-            socket.recv(timeout=0.3)
-        socket.send(json.dumps({"held": 0}))
-        assert np.array_equal(pixels(socket.recv(timeout=20)), wanted[0])
-        assert np.array_equal(pixels(socket.recv(timeout=20)), wanted[1])
+            link.recv(timeout=0.3)
+        link.send(json.dumps({"held": 0}))
+        assert np.array_equal(pixels(link.recv(timeout=20)), wanted[0])
+        assert np.array_equal(pixels(link.recv(timeout=20)), wanted[1])
         for nonsense in ("{", "[1]", '{"held": 3}', '{"held": true}', '{"held": "left"}'):
-            socket.send(nonsense)
+            link.send(nonsense)
         errors = 0
         while errors < 5:
-            message = socket.recv(timeout=20)
+            message = link.recv(timeout=20)
             errors += isinstance(message, str) and "say" in json.loads(message)["error"]
-        socket.send(json.dumps({"again": True}))
+        link.send(json.dumps({"again": True}))
         elsewhere = pixels(png(world.again()))
-        later = [socket.recv(timeout=20) for _ in range(200)]                   # whatever was made before it was heard
+        later = [link.recv(timeout=20) for _ in range(200)]                   # whatever was made before it was heard
         assert any(isinstance(each, bytes) and np.array_equal(pixels(each), elsewhere) for each in later)
-        socket.send(json.dumps({"held": None}))
+        link.send(json.dumps({"held": None}))
 
 
 def test_the_film_has_what_was_seen(model, tmp_path):
@@ -122,8 +124,48 @@ def test_the_page_and_who_may_ask(model):
         assert base64.b64encode(png(first)).decode() in text and "A world model: a network makes every" in text
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
-        with pytest.raises(Exception, match="403"):
-            client.connect(f"ws://127.0.0.1:{port}/", origin="http://elsewhere.example", proxy=None)
+
+
+def answered(port, host, origin=None, more=""):
+    """The status line that a websocket's handshake gets, whatever its headers say."""
+    lines = [f"GET /steer HTTP/1.1{more}", *([f"Host: {host}"] if host else []),
+             *([f"Origin: {origin}"] if origin else []), "Upgrade: websocket", "Connection: Upgrade",
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", "", ""]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+        link.sendall("\r\n".join(lines).encode())
+        return link.recv(4096).split(b"\r\n")[0].decode().split(" ")[1]
+
+
+def test_only_pages_of_this_machine_may_steer(model):
+    with served(model, host="box.lan:8443") as port:
+        here = [f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", f"LOCALHOST:{port}", "box.lan:8443"]
+        for host in here:
+            assert answered(port, host) == "101"                                # no browser: no Origin
+            assert answered(port, host, f"http://{host}") == "101"
+        rebound = f"rebind.example:{port}"                                      # a name that leads to 127.0.0.1
+        for host, origin in ((rebound, f"http://{rebound}"), (rebound, None), (here[0], f"http://{rebound}"),
+                             (here[0], "null"), (here[0], "http://localhost"), (f"localhost:{port + 1}", None),
+                             ("localhost", None), ("", None), (here[0], f"http://localhost.:{port}"),
+                             (here[0], "http://["), (f"{here[0]}\r\nHost: {rebound}", None),
+                             (here[0], f"http://{here[0]}\r\nOrigin: http://{rebound}"), ("box.lan", None)):
+            assert answered(port, host, origin) in ("403", "400"), (host, origin)
+
+
+def test_messages_that_are_no_request_are_answered(model):
+    deep = "[" * 2000 + "]" * 2000
+    with served(model) as port:
+        with client.connect(f"ws://127.0.0.1:{port}/steer", proxy=None) as link:
+            link.recv(timeout=20)
+            for nonsense in (deep, '{"a":' * 600, "[]", "7", '"held"', "null", b"\xff\x00", b"{", "9" * 4000, "",
+                             '{"held": 1e999}', '{"held": ' + "9" * 400 + "}", '{"held": NaN}', '{"held": []}'):
+                link.send(nonsense)
+                assert "say" in json.loads(link.recv(timeout=20))["error"], nonsense[:20]
+            link.send(json.dumps({"again": True}))
+            assert isinstance(link.recv(timeout=20), bytes)                     # the socket still works
+            link.send("x" * 10_000)
+            with pytest.raises(ConnectionClosed) as closed:
+                link.recv(timeout=20)
+            assert closed.value.rcvd.code == 1009                               # too large: said so
 
 
 def test_keys_follow_the_names_of_actions(model):

@@ -22,7 +22,7 @@ def run(cfg: Any, call: Invocation) -> None:
     rollout = read(cfg, RolloutRun, model=model, recipe=read(cfg, Recipe).checked(model.stack),
                    settings=read(cfg, MetricSettings))
     if cfg["serve"]:
-        rollout.serve(int(cfg["serve"]))
+        rollout.serve(int(cfg["serve"]), cfg["host"] and str(cfg["host"]))
         return
     if rollout.film:
         need_film_writer("film=false")

@@ -152,7 +152,7 @@ def _claim(root: Path, about: dict[str, Any]) -> None:
     if file.is_file():
         try:
             there = json.loads(file.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is damaged ({error}): choose another folder, or remove this one") from error
         if there != json.loads(json.dumps(about)):
             other = sorted(k for k in {*there, *about} if there.get(k) != json.loads(json.dumps(about.get(k))))

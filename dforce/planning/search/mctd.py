@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dforce.core.noise import NoiseSource
@@ -30,7 +31,8 @@ class Arrival:
     """The value of a plan: (H - t) / H, the share of its time that is left when it first comes within `radius` metres.
 
     Plans that never arrive, worth 0 in the paper, are told apart by the closest that they come, d metres: -d / (1 + d).
-    `leap`: a plan with a step longer than that (metres) before it arrives is worth -1. None lets all leaps pass.
+    `leap`: a plan with a step longer than that (metres) before it arrives is worth
+    -1 - s / (1 + s) by the longest such step, s metres. None lets all leaps pass.
     """
 
     def __init__(self, goal: Tensor, *, radius: float = 0.4, leap: float | None = 0.3, columns: slice | None = None):
@@ -40,26 +42,27 @@ class Arrival:
         self.columns = position_columns(goal, columns)
 
     def _judged(self, plan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distance [B, H] of plans [B, H, D] to the goal, first step there (H: never), whether a leap comes before."""
+        """Distance [B, H] of plans [B, H, D] to the goal, first step there (H: never), longest leap before it."""
         place, steps = plan[..., self.columns], torch.arange(plan.shape[1], device=plan.device)
         away = (place - goals_per_plan(self.goal, plan)).norm(dim=-1)
         first = torch.where(away <= self.radius, steps, plan.shape[1]).amin(1)
         if self.leap is None:
-            return away, first, torch.zeros_like(first, dtype=torch.bool)
-        leaps = place.diff(dim=1).norm(dim=-1) > self.leap
-        return away, first, (leaps & (steps[1:] <= first[:, None])).any(1)
+            return away, first, torch.zeros_like(away[:, 0])
+        leaps = place.diff(dim=1).norm(dim=-1)
+        leaps = leaps.where((leaps > self.leap) & (steps[1:] <= first[:, None]), 0.0)
+        return away, first, F.pad(leaps, (1, 0)).amax(1)
 
     def arrival(self, plan: Tensor) -> Tensor:
         """The step of [B, H, D] at which the goal is reached, [B]; H for never."""
-        _, first, broken = self._judged(plan)
-        return first.masked_fill(broken, plan.shape[1])
+        _, first, leap = self._judged(plan)
+        return first.masked_fill(leap > 0, plan.shape[1])
 
     def __call__(self, plan: Tensor) -> Tensor:
-        """Values [B] of physical plans [B, H, D], in (-1, 1]."""
-        (away, first, broken), steps = self._judged(plan), plan.shape[1]
+        """Values [B] of physical plans [B, H, D], in (-2, 1]."""
+        (away, first, leap), steps = self._judged(plan), plan.shape[1]
         closest = away.amin(1)
         value = torch.where(first < steps, (steps - first) / steps, -closest / (1 + closest))
-        return value.masked_fill(broken, -1.0)
+        return torch.where(leap > 0, -1 - leap / (1 + leap), value)
 
 
 class SearchResult(NamedTuple):

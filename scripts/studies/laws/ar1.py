@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from figures import TRUE, figures, interval, joint, moments, rolled
-from learn import even, learn, planned
+from learn import learn, planned
 
 from dforce.core.denoiser import Precond
+from dforce.core.loss import even_log_snr
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.statistics import Interval
 from dforce.runs.folder import environment, peak_memory_mb
@@ -72,7 +73,7 @@ def matrix_rows(args: argparse.Namespace) -> Iterator[Row]:
         return joint_rows({"exact, non-causal": [NonCausal(nets[0].schedule, 16)], "temporal U-Net": nets})
     grus = [network(args, "GRU", seed) for seed in range(args.seeds)]
     schedule = grus[0].schedule
-    transformer = network(args, "transformer", 0, horizon=16, steps=args.steps // 4, lr=2e-3, levels=even)
+    transformer = network(args, "transformer", 0, horizon=16, steps=args.steps // 4, lr=2e-3, levels=even_log_snr)
     return joint_rows({"exact, causal": [Causal(schedule)], "GRU": grus,
                        "exact, non-causal": [NonCausal(schedule, 16)], "transformer, no mask": [transformer]})
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.denoiser import Precond
-from dforce.core.loss import Levels, independent, v_weight
+from dforce.core.loss import Levels, even_log_snr, independent, v_weight
 from dforce.core.noise import seed_of
 from dforce.core.schedule import Schedule
 from dforce.data import Batch
@@ -35,26 +35,19 @@ def batches(seed: int, horizon: int) -> Any:
     return batch_at
 
 
-def even(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-    """The levels of 40 even steps of log-SNR, and the clean one, each as likely. Of the uniform levels of linear betas
-    half have an SNR below .1 and one in 36 above 100, so that a network seldom sees what a rollout asks: a clean past.
-    """
-    grid = schedule.grid(40)
-    return grid[torch.randint(len(grid), shape, generator=generator)]
-
-
 def planned(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-    """`even` in half of the sequences, in the others a random row of a random pyramid of 40 steps, of any delay up to
+    """`even_log_snr` in half of the sequences, else a random row of a random pyramid of 40 steps, of any delay up to
     autoregressive: a clean past, a few tokens on their way, a future of pure noise.
 
     A network that sees all tokens at once is shown these by the planner's matrices, and independent levels all but
-    never make one. A causal network is not shown the future, and needs no more than `even`.
+    never make one. A causal network is not shown the future, and needs no more than `even_log_snr`.
     """
     steps, (batch, time) = 40, shape
     delay = (steps * torch.rand(batch, 1, generator=generator) ** 2).round()
     row = torch.rand(batch, 1, generator=generator) * (steps + delay * (time - 1))
     pyramid = schedule.grid(steps)[(row - delay * torch.arange(time)).round().long().clamp(0, steps)]
-    return torch.where(torch.rand(batch, 1, generator=generator) < 0.5, pyramid, even(schedule, shape, generator))
+    chosen = torch.rand(batch, 1, generator=generator) < 0.5
+    return torch.where(chosen, pyramid, even_log_snr(schedule, shape, generator))
 
 
 def learn(folder: Path, net: dict[str, Any], *, seed: int, steps: int, horizon: int = HORIZON, lr: float = 3e-3,

@@ -2,16 +2,16 @@
 
 python scripts/studies/laws/slow_decay.py [--only 0 1 ...] [--out FILE]
 
-A GRU of width 64 for every training of TRAININGS, then a rollout of 320 tokens, the last 160 judged: 20 second-order
-steps, eta 0. A disturbance decays by half in 34 tokens, so a window of training holds about one such time. Judged
-beside the law: the error of one step at pure noise after a true past, which is there before any rollout.
+The exact denoiser, then a GRU of width 64 for every training of TRAININGS; of each a rollout of 320 tokens, the last
+160 judged: 20 second-order steps, eta 0. A disturbance decays by half in 34 tokens, so a window of training holds about
+one such time. Judged beside the law: the error of one step at pure noise after a true past, which is there before any
+rollout. --only keeps the rows that the file has of the others.
 """
-
-from __future__ import annotations
 
 import argparse
 import copy
 import itertools
+import json
 import math
 import time
 from functools import partial
@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from learn import even
 from torch import Tensor
 
-from dforce.core.denoiser import Precond
-from dforce.core.loss import fused_snr, independent, v_weight
+from dforce.core.denoiser import Denoiser, Precond
+from dforce.core.loss import even_log_snr, fused_snr, independent, v_weight
 from dforce.core.matrix import autoregressive
 from dforce.core.noise import Noise, seed_of
 from dforce.core.rollout import rollout
@@ -37,19 +36,38 @@ from dforce.runs.folder import environment, peak_memory_mb
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective
 
-POLE, PERIOD, BATCH, BURN_IN = 0.98, 9, 64, 200
+POLE, PERIOD, BATCH, WINDOW, BURN_IN = 0.98, 9, 64, 32, 200
 PHI = (2 * POLE * math.cos(2 * math.pi / PERIOD), -POLE**2)
 INNOVATION = math.sqrt((1 + PHI[1]) * ((1 - PHI[1])**2 - PHI[0]**2) / (1 - PHI[1]))  # of a process of std 1
 TOKENS, SEQUENCES, COUNTED, STEPS = 320, 256, 160, 20
 LEVELS = {"power 1": independent, "power 2": partial(independent, power=2.0),
-          "power 3": partial(independent, power=3.0), "even in log-SNR": even}
+          "power 3": partial(independent, power=3.0), "even in log-SNR": even_log_snr}
 WEIGHTS = {"fused SNR": fused_snr(decay=0.9), "v, cap 100": v_weight(100.0)}
-TRAININGS = [  # levels, weight, steps, tokens of a window
-    ("power 1", "fused SNR", 3000, 32), ("power 3", "fused SNR", 3000, 32), ("power 3", "v, cap 100", 3000, 32),
-    ("power 1", "v, cap 100", 3000, 32), ("power 2", "fused SNR", 3000, 32),
-    ("even in log-SNR", "v, cap 100", 3000, 32), ("power 3", "v, cap 100", 6000, 32),
-    ("power 3", "fused SNR", 6000, 32),
+TRAININGS = [  # levels, weight, steps, number of the network; the windows have 32 tokens
+    ("power 1", "fused SNR", 3000, 0), ("power 3", "v, cap 100", 3000, 0), ("power 1", "v, cap 100", 3000, 0),
+    ("power 3", "fused SNR", 3000, 0), ("power 2", "fused SNR", 3000, 0), ("even in log-SNR", "v, cap 100", 3000, 0),
+    ("even in log-SNR", "fused SNR", 3000, 0), ("even in log-SNR", "v, cap 100", 6000, 0),
+    ("power 1", "fused SNR", 3000, 1), ("even in log-SNR", "v, cap 100", 3000, 1),
 ]
+
+
+class Exact(Denoiser):
+    """E[x_t | x_t at its level, a clean past]; state: the last two tokens, [B, 2, 2]."""
+
+    causal = True
+    schedule = linear(1000)
+
+    def init_state(self, batch: int, cond: Any = None) -> Tensor:
+        return torch.zeros(batch, 2, 2)
+
+    def absorb(self, x: Tensor, level: Tensor, state: Tensor, cond: Any = None) -> Tensor:
+        return torch.cat([state, x], 1)[:, -2:]
+
+    def __call__(self, x: Tensor, level: Tensor, state: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        past = torch.cat([state, x], 1)
+        mean, (alpha, sigma) = PHI[0] * past[:, 1:-1] + PHI[1] * past[:, :-2], self.schedule(level, x)
+        gain = alpha * INNOVATION**2 / (alpha**2 * INNOVATION**2 + sigma**2)
+        return (mean + gain * (x - alpha * mean)).to(x.dtype), past[:, -2:]
 
 
 def process(batch: int, time: int, generator: torch.Generator) -> Tensor:
@@ -61,22 +79,22 @@ def process(batch: int, time: int, generator: torch.Generator) -> Tensor:
     return torch.stack(x[BURN_IN:], 1)
 
 
-def batches(pool: Tensor, horizon: int) -> Any:
-    """step -> [BATCH, horizon, 2] windows of long draws of the process, a function of the step only."""
+def batches(pool: Tensor, seed: int) -> Any:
+    """step -> [BATCH, WINDOW, 2] windows of long draws of the process, a function of (seed, step) only."""
     def batch_at(step: int) -> Batch:
-        generator = torch.Generator().manual_seed(seed_of(0, step, 2))
+        generator = torch.Generator().manual_seed(seed_of(seed, step, 2))
         row = torch.randint(len(pool), (BATCH, 1), generator=generator)
-        first = torch.randint(pool.shape[1] - horizon + 1, (BATCH, 1), generator=generator)
-        return Batch(pool[row, first + torch.arange(horizon)], torch.ones(BATCH, horizon, dtype=torch.bool), {},
+        first = torch.randint(pool.shape[1] - WINDOW + 1, (BATCH, 1), generator=generator)
+        return Batch(pool[row, first + torch.arange(WINDOW)], torch.ones(BATCH, WINDOW, dtype=torch.bool), {},
                      torch.ones(BATCH, dtype=torch.bool))
     return batch_at
 
 
-def learnt(levels: str, weight: str, steps: int, horizon: int, pool: Tensor) -> Precond:
-    torch.manual_seed(0)
+def learnt(levels: str, weight: str, steps: int, seed: int, pool: Tensor) -> Precond:
+    torch.manual_seed(seed)
     denoiser = Precond(RecurrentNet((2,), width=64), linear(1000), "v")
     objective = ForcingObjective(denoiser, linear(1000), levels=LEVELS[levels], weight=WEIGHTS[weight])
-    for log in fit(objective, batches(pool, horizon), lr=2e-3, steps=steps, warmup=200, precision="fp32",
+    for log in fit(objective, batches(pool, seed), lr=2e-3, steps=steps, warmup=200, precision="fp32", seed=seed,
                    device="cpu"):
         training = log.training
     with training.averaged():
@@ -84,7 +102,7 @@ def learnt(levels: str, weight: str, steps: int, horizon: int, pool: Tensor) -> 
 
 
 @torch.no_grad()
-def step_error(denoiser: Precond, pool: Tensor) -> float:
+def step_error(denoiser: Any, pool: Tensor) -> float:
     """rms of the mean that is predicted of a token of pure noise after a true past of 24 to 31 tokens, less the true
     conditional mean."""
     x, schedule = pool[:, :32], denoiser.schedule
@@ -108,7 +126,7 @@ def fitted(x: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def judged(denoiser: Precond, pool: Tensor) -> dict[str, Any]:
+def judged(denoiser: Any, pool: Tensor) -> dict[str, Any]:
     """The figures of one network."""
     schedule = denoiser.schedule
     run = rollout(denoiser, schedule, autoregressive(schedule.grid(STEPS), 32), denoiser.init_state(SEQUENCES), (2,),
@@ -124,17 +142,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of trainings, from 0; default all")
     parser.add_argument("--out", type=Path, default=Path("docs/results/slow_decay.json"))
-    args, begin, about, rows = parser.parse_args(), time.monotonic(), environment(), list[Row]()
+    args, begin, about = parser.parse_args(), time.monotonic(), environment()
     torch.set_num_threads(1)  # of so small a network, more of them only wait for each other
     pool, held_out = (process(512, 2000, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    for number, training in enumerate(TRAININGS):
-        if args.only and number not in args.only:
-            continue
-        variant = dict(zip(("levels", "weight", "training steps", "window"), training, strict=True))
+    chosen = [TRAININGS[number] for number in args.only or range(len(TRAININGS))]
+    before = json.loads(args.out.read_text())["rows"] if args.only else []
+    rows: list[Row] = [row for row in before if row["variant"] and tuple(row["variant"].values()) not in chosen]
+
+    def keep(method: str, denoiser: Any, variant: dict[str, Any]) -> None:
+        for metric, value in judged(denoiser, held_out).items():
+            rows.append(make_row("AR(2), pole .98", method, metric, value, n=SEQUENCES, variant=variant))
+
+    keep("exact denoiser", Exact(), {})
+    for training in chosen:
+        variant = dict(zip(("levels", "weight", "training steps", "network"), training, strict=True))
         started = time.process_time()
-        for metric, value in judged(learnt(*training, pool), held_out).items():
-            rows.append(make_row("AR(2), pole .98", "GRU, rollout", metric, value, n=SEQUENCES, variant=variant))
+        keep("GRU", learnt(*training, pool), variant)
         print(variant, {row["metric"]: row["value"] for row in rows[-4:]}, f"{time.process_time() - started:.0f} s",
               flush=True)
         write_results(args.out, {**header, "seconds": round(time.monotonic() - begin, 1),

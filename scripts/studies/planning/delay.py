@@ -35,7 +35,7 @@ from dforce.train.precision import device_of
 FAR, PLANS = 10, 6  # starts whose plans are spread, and how many of each
 PANELS = {          # of the picture: title -> metric, what its rows have in common
     "score, all starts": ("score", {"starts": "all"}), "score, blocked starts": ("score", {"starts": "blocked"}),
-    "planned states in walls": ("plan_in_wall", {"starts": "all"}),
+    "plans through walls": ("in_wall", {"starts": "all"}),
     "reach, all starts": ("success", {"starts": "all"}), "reach, blocked starts": ("success", {"starts": "blocked"}),
     "spread of far tokens (m)": ("far_spread", {})}
 

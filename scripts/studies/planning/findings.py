@@ -14,7 +14,7 @@ from dforce.report.rows import Row, make_row, write_results
 from dforce.report.statistics import success_interval
 from dforce.runs.folder import environment, peak_memory_mb
 
-HIDDEN = METRICS.keys() - {"score", "success", "plan_in_wall"}  # of a score report, only in the file
+HIDDEN = METRICS.keys() - {"score", "success", "leaps", "in_wall"}  # of a score report, only in the file
 
 
 def write(out: Path, rows: Sequence[Row], begin: float) -> None:

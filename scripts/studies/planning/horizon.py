@@ -6,8 +6,8 @@ A checkpoint with Diffuser's network (net=temporal, trained to end at a goal sho
 Episodes stay as long as the task has them: behind a plan's end its last state is held, or, with replanning, the next
 plan follows. On starts of their own each length has the guidance scale of Diffusion Forcing, or order and eta of
 Diffuser, tuned.
-Rows: scores, and plan_in_wall, the part of all planned states that no ball can be in. A network that is not causal also
-plans the shorter length with pure noise behind it up to the length of its training, as for a length not yet known.
+Rows: scores, and in_wall, the share of plans that go through a wall before they arrive. A network that is not causal
+also plans the shorter length with pure noise behind it up to the length of its training, as for a length not yet known.
 """
 
 from __future__ import annotations
