@@ -35,9 +35,9 @@ FINITE = Domain(-LARGEST, LARGEST)
 
 DOMAINS = {name: domain for domain, names in (
     (COUNT, "accumulate copies data_steps execute epochs every evaluations feature_steps frames iterations judge_steps "
-            "judged jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes tune_steps "
-            "validate_batches validate_every watch_every weak_steps refresh replan_every stride"),
-    (AMOUNT, "action_offset best_of context delay evaluate features goal jumpy_delay least pictures reach rest "
+            "judged jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes "
+            "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride"),
+    (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail"),
     (SIZE, "channels image_size latent lowrank patch rank size stack width window"),
     (Domain(0, 2**16), "hidden"),
@@ -48,7 +48,7 @@ DOMAINS = {name: domain for domain, names in (
     (POSITIVE, "beta clamp clip clip_nats gamma keep kl_max kl_target limit limit_seconds lr pace power rate"),
     (NOT_NEGATIVE, "accuracy arrive diversity exploration gain_d gain_p guidance history history_std kl lam min_std "
                    "noise sde slack stabilise_std temperature weight_decay data_std dt"),
-    (SHARE, "decay eta floor gae"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
+    (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
     (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (FINITE, "begin hold scale scales sign"),
 ) for name in names.split()}
 

@@ -135,7 +135,7 @@ def test_the_traceback_is_there_for_those_who_ask(capsys: pytest.CaptureFixture[
 
 
 def test_a_mistake_of_ours_shows_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_split", None)
+    monkeypatch.setattr(launch, "split", None)
     assert main(["doctor"]) == 1
     assert "in launch" in (error := capsys.readouterr().err) and "please report it" in error
 

@@ -244,7 +244,7 @@ def test_a_name_is_a_model_that_ships(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path)
     save(tmp_path / "umaze", trained[1]._replace(optim={}), config=CONFIG, layout=LAYOUT)
     assert load("umaze").step == 10 and load("umaze").normalizer is None
-    with pytest.raises(CheckpointError, match=r"ships with dforce \(umaze\)"):
+    with pytest.raises(CheckpointError, match=r"ships with dforce; valid: umaze"):
         load("large")
     with pytest.raises(ValueError, match="no optimiser moments"):
         fit(objective(), batch_at, **PLAIN, steps=20, resume=load_state("umaze"))
