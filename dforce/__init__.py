@@ -24,9 +24,8 @@ if TYPE_CHECKING:  # for type checkers and editors: the same names as in the tab
     from dforce.core.transition import Gaussian, transition
     from dforce.guidance.wrapper import classifier_free
     from dforce.guidance.energy import guided
-    from dforce.guidance.monte_carlo import exact_tilt
     from dforce.guidance.inpaint import inpaint
-    from dforce.guidance.monte_carlo import monte_carlo
+    from dforce.guidance.monte_carlo import exact_tilt, monte_carlo
     from dforce.train.checkpoint import load, save
     from dforce.train.fit import fit
     from dforce.train.objectives import ForcingObjective
