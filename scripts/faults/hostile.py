@@ -17,8 +17,8 @@ from dforce.cli import manual
 from dforce.cli.compose import composed
 from dforce.config import build, check, check_like
 from dforce.config.domains import DOMAINS, FINITE
-from dforce.data import VideoClips, load_episodes
-from dforce.data.npz import read_npz
+from dforce.data import VideoClips, Windows, load_episodes
+from dforce.data.arrays import read_npz
 from dforce.train.atomic_folder import _digest, _dump, _sha256
 from dforce.train.checkpoint import load, load_state
 
@@ -168,7 +168,7 @@ def files(work: Path) -> Iterator[tally.Fault]:
         changes[f"{name} missing"] = replaced(name, None)
     for what, change in changes.items():
         path = hdf5(change)
-        yield tally.judged("hostile files", f"D4RL, {what}", lambda path=path: load_episodes(path), always=True)
+        yield tally.judged("hostile files", f"D4RL, {what}", lambda path=path: Windows(load_episodes(path), horizon=4), always=True)
     yield from archives(work)
 
 
