@@ -168,7 +168,8 @@ def files(work: Path) -> Iterator[tally.Fault]:
         changes[f"{name} missing"] = replaced(name, None)
     for what, change in changes.items():
         path = hdf5(change)
-        yield tally.judged("hostile files", f"D4RL, {what}", lambda path=path: Windows(load_episodes(path), horizon=4), always=True)
+        yield tally.judged("hostile files", f"D4RL, {what}",
+                           lambda path=path: Windows(load_episodes(path), horizon=4), always=True)
     yield from archives(work)
 
 
