@@ -78,8 +78,8 @@ class _Layout(TypedDict, total=False):
 
 
 SIZES = ("event_shape", "stack", "horizon", "frames", "size", "channels", "stride", "dt")  # of a layout
-TOGETHER = {"observation": ("action", "stack", "horizon"), "kind": ("size", "channels", "frames", "stack"),
-            "classes": ("dataset",)}  # who has the first key of a layout needs the others
+TOGETHER = {"observation": ("action", "stack", "horizon"), "classes": ("dataset",)}  # who has one needs those
+OF_KIND = {None: (), "video": ("size", "channels", "frames", "stack"), "policy": ("tokens", "names", "env", "dt")}
 
 
 @contextmanager
@@ -107,7 +107,10 @@ def check_contents(folder: Path, manifest: Mapping[str, Any], parts: Contents) -
         check_numbers({key: parts.layout.get(key) for key in SIZES})
         if not 0 <= parts.state["step"] == manifest.get("step"):
             raise ValueError(f"state.json has step {parts.state['step']}, MANIFEST.json {manifest.get('step')!r}")
-        for key, needs in TOGETHER.items():
+        kind = parts.layout.get("kind")
+        if kind not in OF_KIND:
+            raise ValueError(f"layout.json is of kind {kind!r}; known are {', '.join(filter(None, OF_KIND))}")
+        for key, needs in {**TOGETHER, "kind": OF_KIND[kind]}.items():
             lost = [need for need in needs if need not in parts.layout]
             if key in parts.layout and lost:
                 raise ValueError(f"layout.json has {key}, but no {', '.join(lost)}")
@@ -174,6 +177,8 @@ def _check_normalizer(parts: Contents) -> None:
     if names != {"normalizer.mean", "normalizer.std"}:
         raise ValueError(f"model.safetensors has {', '.join(sorted(names))}, not the mean and std of a normaliser")
     width, size = parts.tensors["normalizer.mean"].numel(), math.prod(parts.layout["event_shape"])
+    if parts.layout.get("kind") == "policy":  # observations and actions are tokens of their own, padded to one width
+        size = len(parts.layout["names"])
     if width * parts.layout.get("stack", 1) != size or parts.tensors["normalizer.std"].numel() != width:
         raise ValueError(f"a normaliser of {width} and {parts.tensors['normalizer.std'].numel()} columns does not fit "
                          f"tokens of {size} numbers")

@@ -38,7 +38,7 @@ def test_data_to_plan(name: str, package: str, columns: list[str], tmp_path: Pat
     assert success["controller"] == 1.0 and set(success) == {"random", "straight", "controller", "guided"}
     gains = {row["variant"].get("gain_p") for row in rows if row["method"] == "guided"}
     assert gains == {task.world.gains[0]}
-    assert (tmp_path / "planned" / "media" / "grid.png").stat().st_size > 10_000
+    assert (tmp_path / "planned" / "media" / "grid.png").stat().st_size > 3_000  # at the few dots an inch of tests
 
 
 def test_a_checkpoint_names_its_task() -> None:
