@@ -79,7 +79,7 @@ class _Layout(TypedDict, total=False):
 
 SIZES = ("event_shape", "stack", "horizon", "frames", "size", "channels", "stride", "dt")  # of a layout
 TOGETHER = {"observation": ("action", "stack", "horizon"), "classes": ("dataset",)}  # who has one needs those
-OF_KIND = {None: (), "video": ("size", "channels", "frames", "stack"), "policy": ("tokens", "names", "env", "dt")}
+OF_KIND = {None: (), "video": ("size", "channels", "frames", "stack"), "policy": ("tokens", "names")}
 
 
 @contextmanager
@@ -140,17 +140,20 @@ def _check_tensors(parts: Contents) -> None:
     for name, value in parts.tensors.items():
         if name.startswith("ema."):
             _alike(name, value, name.removeprefix("ema."), parts.tensors)
+    # the moments of low-rank adapters are here, the adapters in a folder of their own
+    learnt = {**parts.tensors, **{name.removesuffix(".exp_avg"): value for name, value in parts.optim.items()
+                                  if name.endswith((".lowrank.a.exp_avg", ".lowrank.b.exp_avg"))}}
     moments: dict[str, set[str]] = {}
     for key, value in parts.optim.items():
         name, _, moment = key.rpartition(".")
         moments.setdefault(name, set()).add(moment)
         if moment == "step" and value.shape == () and value.dtype == torch.float32 and value >= 0:
             continue
-        _alike(key, value, name, parts.tensors)
+        _alike(key, value, name, learnt)
         if moment == "exp_avg_sq" and (value < 0).any():
             raise ValueError(f"{key} in optim.safetensors is a mean square below 0")
     averages = {name.removeprefix("ema.") for name in parts.tensors if name.startswith("ema.")}
-    if averages and moments and averages != moments.keys():
+    if averages and moments and averages != moments.keys() and moments.keys() <= parts.tensors.keys():
         lost = sorted(averages ^ moments.keys())
         raise ValueError(f"averages and moments are of unlike weights: one of them lacks {', '.join(lost[:3])}")
     for name, those in moments.items():
