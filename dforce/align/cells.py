@@ -19,9 +19,10 @@ Part = Callable[[Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
 
 def cells_of(trace: Trace, run: Tensor, step: Tensor) -> Trace:
     """The cells (run, step), [n] both, as n runs of one step."""
-    ends = (torch.stack([leaf[run, step], leaf[run, step + 1]], 1) for leaf in (trace.x, trace.level))
-    moves = (leaf[run, step][:, None] for leaf in (trace.std, trace.log_prob, trace.dims))
-    return Trace(*ends, *moves, *select((trace.model, trace.mask, trace.state, trace.cond), run))
+    x, level = (torch.stack([leaf[run, step], leaf[run, step + 1]], 1) for leaf in (trace.x, trace.level))
+    std, log_prob, dims = (leaf[run, step][:, None] for leaf in (trace.std, trace.log_prob, trace.dims))
+    model, mask, state, cond = select((trace.model, trace.mask, trace.state, trace.cond), run)
+    return Trace(x, level, std, log_prob, dims, model, mask, state, cond)
 
 
 def in_parts(module: nn.Module, steps: Tensor, rows: int, part: Part, reduce: Reduce) -> tuple[Tensor, list[Tensor]]:
@@ -33,7 +34,8 @@ def in_parts(module: nn.Module, steps: Tensor, rows: int, part: Part, reduce: Re
     run = torch.arange(len(steps), device=steps.device)[:, None].expand_as(steps)
     size = rows - rows % len(steps) if rows > len(steps) else rows  # the step is the slow dimension, as in `replay`
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    total, count, others = torch.zeros((), dtype=torch.float64, device=steps.device), 0, []
+    total, others = torch.zeros((), dtype=torch.float64, device=steps.device), []
+    count = torch.zeros((), dtype=torch.long, device=steps.device)
     gradients: list[Any] = [None] * len(learnt)
     for cells in zip(*(which.T.flatten().split(size) for which in (run, steps)), strict=True):
         loss, tensors = part(*cells)

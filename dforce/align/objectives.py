@@ -120,7 +120,7 @@ def policy_gradient(*, clip_nats: float | None = 1.0, kl_weight: float = 0.0, fr
             value, cells = in_parts(objective, steps, rows, lambda run, step: part(
                 cells_of(trace, run, step), batch.advantage[run, step][:, None] if stepwise else batch.advantage[run]),
                 reduce)
-        return value, _watch(trace, *cells, clip_nats, reduce, reference is not None)
+        return value, _watch(trace, cells[0], cells[1], cells[2], cells[3], clip_nats, reduce, reference is not None)
     return loss
 
 
@@ -171,9 +171,9 @@ def stepwise_preference(*, beta: float = 0.1, clip_nats: float | None = None, fr
                 before = [replay(trace, reference, objective.schedule, steps=steps, autocast=autocast,
                                  bound=False).log_prob for trace in traces]
             dims = torch.minimum(now[0].dims, now[1].dims)
-            value = losses.d3po(now[0].log_prob, now[1].log_prob, *before, dims, beta=beta, clip_nats=clip_nats,
-                                reduce=reduce, weight=weight)
-            return value, [dims, *(each.log_prob - old for each, old in zip(now, before, strict=True))]
+            value = losses.d3po(now[0].log_prob, now[1].log_prob, before[0], before[1], dims, beta=beta,
+                                clip_nats=clip_nats, reduce=reduce, weight=weight)
+            return value, [dims, now[0].log_prob - before[0], now[1].log_prob - before[1]]
 
         if rows is None or 2 * steps.numel() <= rows:
             value, cells = part(traces, batch.weight, steps)

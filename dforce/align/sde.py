@@ -14,7 +14,7 @@ it is
 
 first order in std^2: it leaves a variance of sigma_s^2 + std^2 (1 - sigma_s / sigma) + std^4 / (4 sigma^2) where
 sigma_s^2 is due, at every step, and near pure noise its std can exceed sigma_s, which ours cannot. With E[x0 | x] this
-excess makes up for the loss: .957, 1.02 and 1.02 are left where the first std, infinite by the formula, is the noise
+excess makes up for the loss: .956, 1.02 and 1.02 are left where the first std, infinite by the formula, is the noise
 that is left; .931, 1.00 and 1.01 where 1 - s is taken after that step, as Flow-GRPO's code does (10 steps: .7 in place
 of .9). For small steps both agree. Their mean is no rule here: a trace records a std alone.
 """

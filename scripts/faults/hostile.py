@@ -43,6 +43,12 @@ def nodes() -> Iterator[tally.Fault]:
             yield tally.judged("hostile nodes", f"{node}", lambda node=node: build(node), always=True)
 
 
+def checked(config: Any, text: str) -> None:
+    """As a command checks it."""
+    check(config)
+    check_like(config, text)
+
+
 def numbers(every: int) -> Iterator[tally.Fault]:
     """Every numeric key of every verb's configuration (of `every` keys, one); what its domain has is harmless."""
     for verb, kinds in manual.kinds().items():
@@ -53,7 +59,7 @@ def numbers(every: int) -> Iterator[tally.Fault]:
                 for value in NUMBERS:
                     node[key] = value
                     fault = tally.judged("bad numbers", f"{name} {key}={value}",
-                                         lambda config=config, text=text: (check(config), check_like(config, text))[0],
+                                         lambda config=config, text=text: checked(config, text),
                                          always=value not in DOMAINS.get(key, FINITE))
                     yield fault
                 node[key] = usual

@@ -18,7 +18,7 @@ from typing import Any
 import tally
 import torch
 
-from dforce.align import Pairs, load_reward, write_pairs
+from dforce.align import BradleyTerry, Pairs, load_reward, write_pairs
 from dforce.cli.main import main
 from dforce.data import make_maze_dataset
 from dforce.data.generate.video import bouncing_balls
@@ -70,7 +70,9 @@ def killed(words: list[str], moment: float) -> bool:
 def left(folder: Path) -> list[Any]:
     """All that training leaves, but for the time it took."""
     if (folder / "reward").is_dir():
-        return [load_reward(folder).net.state_dict()]
+        reward = load_reward(folder)
+        assert isinstance(reward, BradleyTerry)
+        return [reward.net.state_dict()]
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     log = [{key: value for key, value in json.loads(line).items() if "seconds" not in key} for line in lines]
     state = load_state(folder)
@@ -97,7 +99,8 @@ def data(work: Path) -> dict[str, str]:
 
 def faults(work: Path, count: int, seed: int) -> Iterator[tally.Fault]:
     """`count` kills, dealt to the verbs in turn."""
-    given, draw, whole = data(work), random.Random(seed), {}
+    given, draw = data(work), random.Random(seed)
+    whole: dict[str, tuple[float, list[Any]]] = {}
     for number in range(count):
         verb = [*VERBS][number % len(VERBS)]
         words = [*VERBS[verb], *([f"data={given[verb]}"] if verb in given else [])]

@@ -19,7 +19,7 @@ import numpy as np
 import tally
 import torch
 
-from dforce.align import load_reward
+from dforce.align import BradleyTerry, load_reward
 from dforce.align.lora import add_lowrank, load_adapters, save_adapters
 from dforce.data import VideoClips, load_episodes
 from dforce.data.seal import SETTLED, cache_root
@@ -35,7 +35,7 @@ from dforce.video.recording import Record
 Reader = Callable[[], Any]
 CHANGED = ("rollouts", "decoded clips and index")  # by their readers, which cut or make anew what is wrong
 IDENTITY = {"task": "umaze", "seed": 0, "node": {"scale": 0.5}}
-RECORD = {"shape": (2, 4, 4, 1), "actions": 3, "settings": {"seed": 0}}
+RECORD: dict[str, Any] = {"shape": (2, 4, 4, 1), "actions": 3, "settings": {"seed": 0}}
 
 
 def checkpoint(folder: Path) -> list[Any]:
@@ -51,6 +51,13 @@ def shard(file: Path) -> Any:
     if isinstance(content, str):
         raise ValueError(content)
     return content
+
+
+def ratios(folder: Path) -> dict[str, Any]:
+    """The weights of a reward that was learnt of pairs."""
+    reward = load_reward(folder)
+    assert isinstance(reward, BradleyTerry)
+    return reward.net.state_dict()
 
 
 def pixels(folder: Path) -> Any:
@@ -107,7 +114,7 @@ def targets(work: Path) -> dict[str, tuple[Path, Reader]]:
     return {
         "checkpoints": (newest, functools.partial(checkpoint, newest)),
         "learnt rewards": (made["train reward"] / "reward",
-                           lambda: load_reward(made["train reward"]).net.state_dict()),
+                           lambda: ratios(made["train reward"])),
         "classifiers": (made["train image"] / "classifier",
                         lambda: load_classifier(made["train image"]).state_dict()),
         "adapters": (work / "adapters", lambda: adapters(work / "adapters", model)),

@@ -196,7 +196,7 @@ def test_the_command_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
     assert all(list(check_row(row)) == [*ROW_KEYS] for row in rows)
     runs = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()]
     assert {run["task"] for run in runs} == {row["task"] for row in rows} - {sampling.CALLS}
-    assert "**training step**" in capsys.readouterr().out
+    assert "training step\nmethod" in capsys.readouterr().out
 
 
 def test_the_benchmark_names_the_parts_there_are():

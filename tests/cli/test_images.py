@@ -122,7 +122,7 @@ def test_what_cannot_be_resumed(run: Path, tmp_path: Path, capsys: pytest.Captur
     for name in ("above", "below"):
         for i in range(20):
             Image.new("L", (5, 4), i).save(tmp_path / "other" / name / f"{i}.png")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     assert main(["train", "image", f"resume={run}", "data=other", "fit.steps=20"]) == 2
     assert "are not those that" in capsys.readouterr().err
     assert main(["train", f"resume={run}"]) == 2
@@ -131,7 +131,7 @@ def test_what_cannot_be_resumed(run: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "maze" / "config.yaml").write_text("fit: {}\ndata: x\nnet: {}\nhorizon: 10\nstack: 1\n")
     assert main(["train", "image", "resume=maze"]) == 2
     assert "of dforce train image: " in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
 def test_without_a_classifier_and_without_samples(data: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_shipped_digits_beside_a_run_of_ones_own(capsys: pytest.CaptureFixtu
     (["classes=[1, 1]"], "names one twice"),
     (["classes=[]"], "classes is empty"),
     (["per_class=0"], "per_class must be at least 1"),
-    (["steps=0"], "steps must lie in 1..1000"),
+    (["steps=0"], "steps must be at least 1"),
     (["classifier=nowhere"], "no classifier at 'nowhere'"),
     (["per_clas=3"], "did you mean 'per_class'"),
 ])

@@ -58,7 +58,7 @@ def test_plan_drives_a_checkpoint_and_is_reproducible(demo: Path, tmp_path: Path
     ("maze=colosseum", "umaze"),
     ("planner.stpes=3", "did you mean 'steps'"),
     ("planner.steps=2000", "steps must lie in 1..1000"),
-    ("executor.gain_p=-1", "gain_p > 0"),
+    ("executor.gain_p=-1", "gain_p must be at least 0"),
     ("episodes=many", "episodes must be a whole number"),
 ])
 def test_mistakes_are_answered_in_one_message(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

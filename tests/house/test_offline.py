@@ -32,8 +32,8 @@ LOADERS = {
     "classifier": _of("dforce.images", "load_classifier", MISSING),
     "reward": _of("dforce.align.rewards.store", "load_reward", MISSING),
     "features": _of("dforce.video.metrics.features", "load_features", f"{MISSING}/features.safetensors"),
-    "i3d": _of("dforce.video.metrics.fvd_lpips", "I3D", f"{MISSING}/i3d.pt"),
-    "lpips": _of("dforce.video.metrics.fvd_lpips", "load_lpips", [f"{MISSING}/alexnet.pth", f"{MISSING}/alex.pth"]),
+    "i3d": _of("dforce.video.metrics.published", "I3D", f"{MISSING}/i3d.pt"),
+    "lpips": _of("dforce.video.metrics.published", "load_lpips", [f"{MISSING}/alexnet.pth", f"{MISSING}/alex.pth"]),
 }
 
 

@@ -70,7 +70,7 @@ def test_what_ships_needs_no_further_key(tmp_path, monkeypatch, capsys):
     assert main(["rollout", "checkpoint=doom16", "fast_dev_run=true", "film=false", "out=run"]) == 0
     (row,) = read_results("run/results.json").rows
     assert row["variant"]["actions"] == "walker" and row["variant"]["history"] == 1.5
-    assert main(["rollout"]) == 2 and "ships with dforce (balls, doom16)" in capsys.readouterr().err
+    assert main(["rollout"]) == 2 and "ships with dforce (balls, doom16;" in capsys.readouterr().err
 
 
 def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, capsys):

@@ -97,7 +97,7 @@ def test_a_record_is_not_gone_on_with_by_other_settings(tmp_path):
     with pytest.raises(ValueError, match="steps was 3, is 4"):
         Record(tmp_path, shape=(1, 4, 4, 3), actions=0, settings={"seed": 7, "steps": 4}, resume=True)
     (tmp_path / "frames.u8").write_bytes(b"12")
-    with pytest.raises(ValueError, match="holds 0 frames of 2"):
+    with pytest.raises(ValueError, match="frames.u8 is damaged: it is not what was written before frame 2"):
         Record(tmp_path, shape=(1, 4, 4, 3), actions=0, settings={"seed": 7, "steps": 3}, resume=True)
     with pytest.raises(ValueError, match="frames must be uint8"):
         record.append(np.zeros((1, 2, 4, 4, 1), np.uint8), None)

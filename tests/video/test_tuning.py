@@ -157,7 +157,8 @@ def test_models_with_actions_and_stacked_frames(tmp_path: Path) -> None:
                                          (["reward=brigt"], "did you mean 'bright'"), (["reward=os.system"], "outside"),
                                          (["algorithm=grop"], "did you mean 'grpo'"),
                                          (["beta=3"], "algorithm.beta is a key of algorithm="),
-                                         (["frames=0"], "at least one, got 0"), (["context=-1"], "context is a number"),
+                                         (["frames=0"], "frames must be at least 1"),
+                                         (["context=-1"], "context must be at least 0"),
                                          (["kl_max=1", "watch=0"], "kl_max takes a watch"),
                                          (["frames=80"], "a window takes 84")])
 def test_mistakes_are_told_before_anything_is_written(checkpoint: Path, capsys: pytest.CaptureFixture[str],

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.denoiser import Denoiser, Precond
-from dforce.core.loss import even_log_snr, fused_snr, independent, v_weight
+from dforce.core.loss import Levels, even_log_snr, fused_snr, independent, v_weight
 from dforce.core.matrix import autoregressive
 from dforce.core.noise import Noise, seed_of
 from dforce.core.rollout import rollout
@@ -40,7 +40,7 @@ POLE, PERIOD, BATCH, WINDOW, BURN_IN = 0.98, 9, 64, 32, 200
 PHI = (2 * POLE * math.cos(2 * math.pi / PERIOD), -POLE**2)
 INNOVATION = math.sqrt((1 + PHI[1]) * ((1 - PHI[1])**2 - PHI[0]**2) / (1 - PHI[1]))  # of a process of std 1
 TOKENS, SEQUENCES, COUNTED, STEPS = 320, 256, 160, 20
-LEVELS = {"power 1": independent, "power 2": partial(independent, power=2.0),
+LEVELS: dict[str, Levels] = {"power 1": independent, "power 2": partial(independent, power=2.0),
           "power 3": partial(independent, power=3.0), "even in log-SNR": even_log_snr}
 WEIGHTS = {"fused SNR": fused_snr(decay=0.9), "v, cap 100": v_weight(100.0)}
 TRAININGS = [  # levels, weight, steps, number of the network; the windows have 32 tokens
