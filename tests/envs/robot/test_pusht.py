@@ -76,16 +76,16 @@ def test_the_planned_expert_reaches_the_goal(env: PushTEnv) -> None:
 
 
 @pytest.mark.slow
-def test_the_planned_expert_succeeds_in_most_of_a_hundred_episodes(env: PushTEnv) -> None:
+def test_the_planned_expert_succeeds_in_most_of_forty_episodes(env: PushTEnv) -> None:
     successes = 0
-    for seed in range(100):
+    for seed in range(40):
         env.reset(seed=72_000 + seed)
         for action in env.expert(np.random.default_rng(0), 0):
             *_, truncated, info = env.step(action)
             if truncated:
                 break
         successes += info["success"]
-    assert successes >= 90
+    assert successes >= 36
 
 
 def test_bad_input_is_named(env: PushTEnv) -> None:
