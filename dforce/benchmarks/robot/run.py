@@ -16,7 +16,7 @@ from dforce.policy.demonstration import NearestDemonstration
 from dforce.report.movie import write_frames
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import wilson_interval
-from dforce.report.table import markdown_table
+from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker
 from dforce.runs.imitation import load_policy
 
@@ -65,7 +65,7 @@ class RobotEvaluation:
             folder.results(rows, summary=_summary(rows, next(iter(methods))), checkpoints=places, first_seed=seeds[0])
             for env in envs:
                 env.close()
-            print(markdown_table(rows, metrics=("reached", "held", "latency_p50")))
+            print(terminal_table(rows, metrics=("reached", "held", "latency_p50")))
             if self.film:
                 _film(folder, make, [episode for played in first.values() for episode in played])
 
