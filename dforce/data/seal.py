@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dforce.core.files import replacing
+from dforce.core.files import replacing, sha256
 
 CACHE_ROOT = "DFORCE_CACHE"
 SETTLED = 0.1  # seconds: a file that changed so shortly ago may change again within one tick of the clock of files
@@ -72,12 +72,6 @@ def file_digest(path: str | os.PathLike) -> str:
         except OSError:
             pass  # it is hashed again the next time
     return digest
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """The digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: dict[str, Any]) -> str:

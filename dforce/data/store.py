@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dforce.data.seal import file_digest, sha256
+from dforce.core.files import sha256
+from dforce.data.seal import file_digest
 
 CHECKSUMS = "checksums.json"  # beside Minari's own "data" folder, which Minari alone reads
 MINARI_ROOT = "MINARI_DATASETS_PATH"

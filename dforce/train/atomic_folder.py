@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dforce.core.files import sha256
+
 MANIFEST = "MANIFEST.json"
 MB = 2**20
 
@@ -94,7 +96,7 @@ def verified(folder: Path, *needed: str) -> dict[str, Any]:
         size = file.stat().st_size
         if size != entries[name][0]:
             raise CheckpointError(f"{file} is damaged: {size} bytes instead of {entries[name][0]}")
-        if _sha256(file) != entries[name][1]:
+        if sha256(file) != entries[name][1]:
             raise CheckpointError(f"{file} is damaged: its sha256 is not the one in {MANIFEST}")
     return manifest
 
@@ -130,7 +132,7 @@ def _write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     files = {}
     for file in sorted(folder.iterdir()):
         _flush(file)
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     manifest = {**about, "files": files}
     path = folder / MANIFEST
     path.write_bytes(_dump(manifest, _digest(manifest)))
@@ -155,11 +157,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

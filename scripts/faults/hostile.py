@@ -17,9 +17,10 @@ from dforce.cli import manual
 from dforce.cli.compose import composed
 from dforce.config import build, check, check_like
 from dforce.config.domains import DOMAINS, FINITE
+from dforce.core.files import sha256
 from dforce.data import VideoClips, Windows, load_episodes
 from dforce.data.arrays import read_npz
-from dforce.train.atomic_folder import _digest, _dump, _sha256
+from dforce.train.atomic_folder import _digest, _dump
 from dforce.train.checkpoint import load, load_state
 
 TARGETS = ["os.system", "posix.system", "builtins.eval", "builtins.open", "subprocess.Popen", "importlib.import_module",
@@ -77,7 +78,7 @@ def reseal(folder: Path) -> None:
     """The manifest says what the files are now, as one who can write to a checkpoint would have it."""
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     manifest.pop("digest")
-    manifest["files"] = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+    manifest["files"] = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
                          for name in manifest["files"] if (folder / name).is_file()}
     (folder / "MANIFEST.json").write_bytes(_dump(manifest, _digest(manifest)))
 

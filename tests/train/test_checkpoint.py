@@ -15,10 +15,11 @@ import torch
 import yaml
 
 from dforce.config.moved import _say
+from dforce.core.files import sha256
 from dforce.data.batch import Batch
 from dforce.data.normalize import Affine
 from dforce.train import checkpoint
-from dforce.train.atomic_folder import _digest, _dump, _sha256
+from dforce.train.atomic_folder import _digest, _dump
 from dforce.train.checkpoint import (
     CheckpointError,
     build_denoiser,
@@ -155,7 +156,7 @@ def edit(folder: Path, **about) -> None:
 def reseal(folder: Path) -> None:
     """The manifest says what the files are now."""
     manifest = json.loads((folder / "MANIFEST.json").read_text())
-    edit(folder, files={name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+    edit(folder, files={name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
                         for name in manifest["files"]})
 
 
