@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from dforce.core.tree import reset, select
-from dforce.policy.protocol import Observation, Policy
+from dforce.policy.protocol import Policy, stacked_observations
 
 
 class PolicyEpisode(NamedTuple):
@@ -34,7 +34,7 @@ def run_policy(policy: Policy, make_env: Callable[[], Any], episodes: int, *, se
     running = [_begin(env, next(seeds)) for env in envs]
     state, over = policy.reset(len(running)), []
     while running:
-        actions, state = policy.act(_stacked([each.observation for each in running]), state)
+        actions, state = policy.act(stacked_observations([each.observation for each in running]), state)
         _check_actions(actions, len(running))
         running = [each.after(action) for each, action in zip(running, actions, strict=True)]
         done = torch.tensor([each.done for each in running])
@@ -85,10 +85,3 @@ def _check_actions(actions: Any, rows: int) -> None:
     if len(actions) != rows or not np.isfinite(actions).all():
         raise ValueError(f"a policy answers {rows} observations with {rows} rows of finite actions, got "
                          f"{[*np.shape(actions)]}, {int((~np.isfinite(actions)).sum())} numbers of them not finite")
-
-
-def _stacked(observations: Sequence[Any]) -> Observation:
-    """The observations of all rows as one, batch first."""
-    if isinstance(observations[0], Mapping):
-        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-    return np.stack(observations)

@@ -1,7 +1,7 @@
 """What a policy is asked: actions for every observation, with a state that the caller keeps between calls."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,13 @@ class Policy(Protocol):
 
     def act(self, observation: Observation, state: State) -> tuple[np.ndarray, State]:
         """The actions at this observation, [N, A], or several to be done in turn [N, C, A], and the state after it."""
+
+
+def stacked_observations(observations: Sequence[Any]) -> Observation:
+    """The observations of several environments as one, batch first."""
+    if isinstance(observations[0], Mapping):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)
 
 
 def observation_vectors(observation: Observation, parts: Mapping[str, int], rows: int) -> np.ndarray:

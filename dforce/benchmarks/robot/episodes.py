@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dforce.policy.corruption import Corruption, Faults
+from dforce.policy.protocol import stacked_observations
 
 NEEDED = ("stage", "success", "decision_due")  # what `info` of such a task has
 
@@ -54,7 +55,8 @@ def _play_together(policy: Any, envs: Sequence[Any], seeds: Sequence[int], corru
     episodes, over = [RobotEpisode(seed) for seed in seeds], np.zeros(len(envs), dtype=bool)
     faults, state, seconds = Faults(corruption, seeds), policy.reset(len(envs)), []
     while not over.all():
-        arrived, missing = faults.observed(_stacked(observations), np.array([info["decision_due"] for info in infos]))
+        due = np.array([info["decision_due"] for info in infos])
+        arrived, missing = faults.observed(stacked_observations(observations), due)
         start = time.perf_counter()
         planned, state = policy.act(arrived, state, **({} if missing is None else {"missing": missing}))
         seconds.append(time.perf_counter() - start)
@@ -111,9 +113,3 @@ def check_task(env: Any, layout: Mapping[str, Any]) -> None:
     if given != parts or env.action_space.shape != (action,):
         raise ValueError(f"the policy is for another robot: it is shown {parts} and does {action} numbers, {env} shows "
                          f"{given} and wants {env.action_space.shape}")
-
-
-def _stacked(observations: Sequence[Any]) -> Any:
-    if isinstance(observations[0], Mapping):
-        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-    return np.stack(observations)
