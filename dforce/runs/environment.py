@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,12 @@ def environment(command: str | None = None) -> dict[str, Any]:
     return {"time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": command or shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]), "commit": _commit(),
             "versions": {"python": platform.python_version(), **_versions()}, "machine": _machine()}
+
+
+def results_header(about: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What stands above rows of results: what `environment` said, how long they took, and the memory until now."""
+    return {**{key: about[key] for key in ("command", "commit", "versions", "machine")}, "seconds": seconds,
+            "peak_memory_mb": peak_memory_mb()}
 
 
 def _program(file: Path) -> list[str]:

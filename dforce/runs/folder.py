@@ -24,7 +24,7 @@ from dforce.config import to_yaml
 from dforce.core.files import replacing
 from dforce.report.html import write_index
 from dforce.report.rows import append_episodes, write_results
-from dforce.runs.environment import environment, peak_memory_mb
+from dforce.runs.environment import environment, peak_memory_mb, results_header
 from dforce.runs.lock import LOCK, occupied
 from dforce.runs.progress import Ticker, progress
 from dforce.train.interrupts import is_stop
@@ -33,7 +33,8 @@ RECORD = {LOCK, "config.yaml", "env.json", "STATUS", "index.html"}
 BEGINNING = {*RECORD, "metrics.jsonl", "media", "checkpoints"}
 TEMPORARY = re.compile(r"\.tmp(-\d+)?$|\.\d+\.partial(\.\w+)?$")  # of writers that were killed
 
-__all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress", "write_atomic"]
+__all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress",
+           "results_header", "write_atomic"]
 
 
 class Invocation(NamedTuple):
@@ -157,10 +158,8 @@ class RunFolder:
 
     def results(self, rows: Iterable[Mapping[str, Any]], **more: Any) -> None:
         """Writes results.json, header (with `more` in it) and rows as `dforce.report.rows` has them, anew."""
-        header = {key: self._env[key] for key in ("command", "commit", "versions", "machine")}
-        header |= {"seconds": self.seconds(), "peak_memory_mb": peak_memory_mb(), **more}
         if self.writes:
-            write_results(self.path / "results.json", header, rows)
+            write_results(self.path / "results.json", {**results_header(self._env, self.seconds()), **more}, rows)
 
     def captions(self, of_pictures: Mapping[str, str]) -> None:
         """Writes media/captions.json: file name -> what the page says below it."""

@@ -20,7 +20,7 @@ import mutations
 import tally
 
 from dforce.report.rows import write_results
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 
 OLD = Path(__file__).parents[2] / "tests" / "train" / "checkpoint_of_0_1"
 COUNT = {"kills": 50, "mutations": 1000}
@@ -61,10 +61,8 @@ def main() -> int:
         faults = injected(args, work)
     print(tally.table(faults))
     if args.out:
-        about = environment()
-        header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-        write_results(args.out, header | {"seconds": round(time.monotonic() - begin, 1),
-                                          "peak_memory_mb": peak_memory_mb()}, tally.rows_of(faults))
+        header = results_header(environment(), round(time.monotonic() - begin, 1))
+        write_results(args.out, header, tally.rows_of(faults))
     return int(any(fault.outcome not in (tally.REPORTED, tally.HARMLESS) for fault in faults))
 
 

@@ -19,7 +19,7 @@ from dforce.benchmarks.speed.cost import flops
 from dforce.config import build
 from dforce.data import Batch
 from dforce.report.rows import Row, make_row, write_results
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 
 SIZES = {
     "GRU": ["net=recurrent net.width=96", "net=recurrent net.width=192", "net=recurrent net.width=384"],
@@ -76,9 +76,7 @@ def main() -> None:
                 variant = {"net": overrides, "parameters": parameters, "steps": step, "teraflops": cost * step / 1e12}
                 rows.append(make_row("maze2d-umaze", net, "val_loss", loss, n=512, variant=variant,
                                      unit="weighted x0 error", higher=False))
-    env, seconds = environment(), sum(map(duration, args.out.iterdir()))
-    header = {key: env[key] for key in ("command", "commit", "versions", "machine")}
-    header |= {"seconds": seconds, "peak_memory_mb": peak_memory_mb()}
+    header = results_header(environment(), sum(map(duration, args.out.iterdir())))
     write_results(Path("docs/results/scaling.json"), header, rows)
     draw(series)
 

@@ -39,7 +39,7 @@ from dforce.benchmarks.speed.sizes import parameters
 from dforce.core.tree import select
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.table import markdown_table
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 from dforce.train.fit import fit
 
 DEFAULTS = {"nets": ["mlp", "unet"], "parts": ["epoch", "reward"], "rounds": 5, "seconds": 120.0, "samples": 16,
@@ -184,10 +184,8 @@ def main() -> None:
 
 
 def write(out: Path, rows: list[Row], begin: float) -> None:
-    about = environment()
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    write_results(out, header | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb(),
-                                 "note": "seconds are this process's own, ratios are of paired rounds; load average "
+    header = results_header(environment(), round(time.monotonic() - begin, 1))
+    write_results(out, header | {"note": "seconds are this process's own, ratios are of paired rounds; load average "
                                          f"{os.getloadavg()[1]:.1f} on {os.cpu_count()} cores"},
                   rows)
 

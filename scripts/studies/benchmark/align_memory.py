@@ -29,7 +29,7 @@ from dforce.core.tree import map_state, select
 from dforce.nets.diffusers import PretrainedUNet
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.table import markdown_table
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 
 SHAPE = (4, 16, 16)
 
@@ -116,9 +116,7 @@ def main() -> None:
     rows += raced.measured("update", variant).rows
     print(markdown_table(rows))
     if args.out:
-        header = {key: environment()[key] for key in ("command", "commit", "versions", "machine")}
-        write_results(args.out, {**header, "seconds": round(time.monotonic() - begin, 1),
-                                 "peak_memory_mb": peak_memory_mb()}, rows)
+        write_results(args.out, results_header(environment(), round(time.monotonic() - begin, 1)), rows)
 
 
 if __name__ == "__main__":

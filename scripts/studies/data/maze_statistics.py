@@ -16,7 +16,7 @@ import numpy as np
 
 from dforce.envs import generate
 from dforce.report.rows import write_results
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 
 METRICS = {"mean x": "m", "mean y": "m", "std x": "m", "std y": "m", "std vx": "m/s", "std vy": "m/s",
            "mean fx": "", "mean fy": "", "std fx": "", "std fy": "", "mean reward": "", "std reward": ""}
@@ -65,7 +65,5 @@ if __name__ == "__main__":
     asked, begin, about = parser.parse_args(), time.monotonic(), environment()
     print(f"{'maze':8}{'':14}{'released':>10}{'generated':>10}  {'95%':>10}{'diff.':>10}{'relative':>10}")
     table = [row for maze in RELEASED for row in rows(maze, asked.seeds)]
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    write_results(asked.out, header | {"seconds": round(time.monotonic() - begin, 1),
-                                       "peak_memory_mb": peak_memory_mb()}, table)
+    write_results(asked.out, results_header(about, round(time.monotonic() - begin, 1)), table)
     print(f"written to {asked.out}")

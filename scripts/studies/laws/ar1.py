@@ -27,7 +27,7 @@ from dforce.core.denoiser import Precond
 from dforce.core.loss import even_log_snr
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.statistics import Interval
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 from tests.gaussian_bed import Causal, NonCausal  # in tests/, where the two beside this look
 
 NETS: dict[str, dict[str, Any]] = {
@@ -104,8 +104,7 @@ def main() -> None:
         named = ", ".join(f"{name} {value}" for name, value in each["variant"].items())
         print(f"{each['method']:20} {named}: {each['metric']} {each['value']:.3f} [{each['low']:.3f}, "
               f"{each['high']:.3f}]", flush=True)
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
+    header = results_header(about, round(time.monotonic() - begin, 1))
     write_results(args.out or Path(f"docs/results/ar1_{args.mode}.json"), header, rows)
 
 

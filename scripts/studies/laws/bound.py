@@ -21,7 +21,7 @@ from dforce.core.elbo import elbo
 from dforce.core.schedule import Schedule, linear
 from dforce.report.rows import make_row, write_results
 from dforce.report.statistics import Interval
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 from tests.gaussian_bed import Causal, ar1  # in tests/, where `figures` looks
 
 SEQUENCES, TOKENS, STRATA = 400, 16, 200
@@ -61,8 +61,7 @@ def main() -> None:
         print(f"{method:6} {variant}: {mean:.3f} +- {half:.3f} nats a token below the likelihood", flush=True)
         rows.append(make_row("AR(1)", method, "gap of the bound", Interval(mean, mean - half, mean + half, SEQUENCES),
                              variant=variant | {"strata": strata}, unit="nats a token", higher=False))
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    header |= {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()}
+    header = results_header(about, round(time.monotonic() - begin, 1))
     write_results(args.out, header, rows)
 
 

@@ -32,7 +32,7 @@ from dforce.data import Batch
 from dforce.nets.recurrent import RecurrentNet
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.statistics import bootstrap_of
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective
 
@@ -145,7 +145,6 @@ def main() -> None:
     args, begin, about = parser.parse_args(), time.monotonic(), environment()
     torch.set_num_threads(1)  # of so small a network, more of them only wait for each other
     pool, held_out = (process(512, 2000, torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
     chosen = [TRAININGS[number] for number in args.only or range(len(TRAININGS))]
     before = json.loads(args.out.read_text())["rows"] if args.only else []
     rows: list[Row] = [row for row in before if row["variant"] and tuple(row["variant"].values()) not in chosen]
@@ -161,8 +160,7 @@ def main() -> None:
         keep("GRU", learnt(*training, pool), variant)
         print(variant, {row["metric"]: row["value"] for row in rows[-4:]}, f"{time.process_time() - started:.0f} s",
               flush=True)
-        write_results(args.out, {**header, "seconds": round(time.monotonic() - begin, 1),
-                                 "peak_memory_mb": peak_memory_mb()}, rows)
+        write_results(args.out, results_header(about, round(time.monotonic() - begin, 1)), rows)
 
 
 if __name__ == "__main__":

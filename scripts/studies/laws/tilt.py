@@ -25,7 +25,7 @@ from dforce.guidance.energy import guided
 from dforce.guidance.monte_carlo import exact_tilt, monte_carlo
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.table import markdown_table
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 from tests.gaussian_bed import Causal, covariance
@@ -82,9 +82,7 @@ def main() -> None:
                      for metric, value in errors(x[..., 0].double(), energy).items()]
         print(markdown_table(rows), flush=True)
     if args.out:
-        header = {key: environment()[key] for key in ("command", "commit", "versions", "machine")}
-        write_results(args.out, {**header, "seconds": round(time.monotonic() - begin, 1),
-                                 "peak_memory_mb": peak_memory_mb()}, rows)
+        write_results(args.out, results_header(environment(), round(time.monotonic() - begin, 1)), rows)
 
 
 if __name__ == "__main__":

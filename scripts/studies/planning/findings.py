@@ -12,17 +12,14 @@ import numpy as np
 from dforce.planning.scores import METRICS
 from dforce.report.rows import Row, make_row, write_results
 from dforce.report.statistics import success_interval
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 
 HIDDEN = METRICS.keys() - {"score", "success", "leaps", "in_wall"}  # of a score report, only in the file
 
 
 def write(out: Path, rows: Sequence[Row], begin: float) -> None:
     """results.json at `out`. begin: time.monotonic() of the start."""
-    about = environment()
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    write_results(out, header | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": peak_memory_mb()},
-                  rows)
+    write_results(out, results_header(environment(), round(time.monotonic() - begin, 1)), rows)
 
 
 def tell(rows: Iterable[Row]) -> None:

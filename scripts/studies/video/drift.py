@@ -37,7 +37,7 @@ from dforce.cli.main import main as dforce
 from dforce.config import read
 from dforce.report.rows import Row, read_episodes, read_results, write_results
 from dforce.report.table import markdown_table
-from dforce.runs.folder import environment, peak_memory_mb
+from dforce.runs.folder import environment, results_header
 from dforce.train.checkpoint import CheckpointError, build_denoiser, find, model_of
 from dforce.video.training import VideoTraining
 
@@ -175,10 +175,9 @@ def collect(args: argparse.Namespace, done: dict[tuple[str, str], list[Path]], b
             rows_by_name.setdefault(same(one), one)
         lines += [line | {"method": training, "rollout": name, "seed": int(folder.name.rsplit("-", 1)[1])}
                   for folder in folders for line in read_episodes(folder / "episodes.jsonl")]
-    rows, about = list(rows_by_name.values()), environment()
-    header = {key: about[key] for key in ("command", "commit", "versions", "machine")}
-    write_results(args.out / "results.json", header | {"seconds": round(time.monotonic() - begin, 1),
-                  "peak_memory_mb": peak_memory_mb()}, rows)
+    rows = list(rows_by_name.values())
+    header = results_header(environment(), round(time.monotonic() - begin, 1))
+    write_results(args.out / "results.json", header, rows)
     (args.out / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for metric in ("brightness", "change"):
         curves = {f"{training} {name}".strip(): _curve(folders, metric) for (training, name), folders in done.items()}
