@@ -4,7 +4,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -71,14 +71,17 @@ def checked_array(dataset: Any) -> Any:
     return dataset
 
 
-def read_part(group: Any, path: str = "") -> Any:
-    """The array at a path; of a group the arrays by name, groups in it as mappings of their own."""
+def read_part(group: Any, path: str = "", unread: Collection[str] = ()) -> Any:
+    """The array at a path; of a group the arrays by name, groups in it as mappings of their own.
+
+    unread: names in the file of arrays that are given as h5py has them, without being read.
+    """
     import h5py
 
     node = part(group, path)
     if isinstance(node, h5py.Group):
-        return {name: read_part(node, name) for name in node}
-    return checked_array(node)[()]
+        return {name: read_part(node, name, unread) for name in node}
+    return checked_array(node) if node.name in unread else checked_array(node)[()]
 
 
 def _text(error: Exception) -> str:

@@ -55,6 +55,12 @@ def opened_storage(data: Path) -> Any:
                          "dataset or generate it again") from error
 
 
+def is_picture(space: Any) -> bool:
+    """Is it a space of pictures, uint8 [H, W, C] or [C, H, W] of one or three channels?"""
+    shape: tuple[int, ...] = getattr(space, "shape", None) or ()
+    return getattr(space, "dtype", None) == np.uint8 and len(shape) == 3 and (shape[2] in (1, 3) or shape[0] in (1, 3))
+
+
 def _width(space: Any) -> int:
     """Columns of a space that is one array."""
     shape: tuple[int, ...] = getattr(space, "shape", None) or ()
@@ -62,9 +68,11 @@ def _width(space: Any) -> int:
 
 
 def column_names(space: Any, name: str) -> list[str]:
-    """Names of a space's columns, which begin with `name`. ValueError for what is no vector (images, text, graphs)."""
+    """Names of a space's columns, which begin with `name`; pictures have none. ValueError for text, graphs, others."""
     from gymnasium import spaces
 
+    if is_picture(space):
+        return []
     if _width(space) > COLUMNS:
         raise ValueError(f"{name} lies in {space}, which has {_width(space):,} columns; at most {COLUMNS:,} are read")
     if isinstance(space, spaces.Dict):
@@ -74,7 +82,8 @@ def column_names(space: Any, name: str) -> list[str]:
     if isinstance(space, spaces.Discrete):
         return [f"{name}=={int(space.start) + i}" for i in range(int(space.n))]
     if not isinstance(space, spaces.Box | spaces.MultiBinary) or len(space.shape) >= 2 and space.dtype == np.uint8:
-        raise ValueError(f"{name} lies in {space}; vectors are read here: Box, MultiBinary, Discrete, Dict, Tuple")
+        raise ValueError(f"{name} lies in {space}; vectors are read here, Box, MultiBinary, Discrete, Dict, Tuple, and "
+                         "pictures, uint8 (height, width, 1 or 3)")
     return [f"{name}[{i}]" for i in range(int(np.prod(space.shape)))]
 
 
@@ -88,10 +97,17 @@ def one_hot(index: np.ndarray, width: int) -> np.ndarray:
 
 
 def flatten_rows(space: Any, value: Any) -> np.ndarray:
-    """Values of an episode, as Minari stores them, to [rows, width]; Discrete is one-hot, Dict and Tuple are joined."""
+    """Values of an episode, as Minari stores them, to [rows, width]; Discrete is one-hot, Dict and Tuple are joined.
+
+    Pictures are no columns; only their number counts.
+    """
     from gymnasium import spaces
 
+    if is_picture(space):
+        return np.zeros((len(value), 0), np.float32)
     if isinstance(space, spaces.Dict):
+        if lost := sorted(set(space.spaces) - set(value)):
+            raise ValueError(f"it has no {', '.join(lost)}")
         return np.concatenate([flatten_rows(part, value[key]) for key, part in space.spaces.items()], 1)
     if isinstance(space, spaces.Tuple):
         parts = [value[f"_index_{i}"] if hasattr(value, "keys") else value[i] for i in range(len(space.spaces))]

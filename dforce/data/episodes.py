@@ -15,6 +15,9 @@ class Episodes:
     actions: [N, A]. rewards: [N]. terminations, truncations: [N] bool. lengths: [E], the S_e.
     infos: {name: [N, ...]}, further values of a step, at the time when its action was taken.
     about: JSON-able facts about all of them: dataset, env, dt, observation_names, action_names, ...
+    images: {camera: uint8 [N + E, H, W, 3]}, what each camera saw at every observation: arrays, memory maps or whatever
+        has shape, dtype and length and gives rows for an array of whole numbers (`EpisodePictures` reads them from a
+        file). Observations then hold the rest, and have no columns, [N + E, 0], where there is none.
     """
 
     observations: np.ndarray
@@ -25,6 +28,7 @@ class Episodes:
     lengths: np.ndarray
     infos: dict[str, np.ndarray] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps, count = int(np.sum(self.lengths)), len(self.lengths)
@@ -34,8 +38,15 @@ class Episodes:
             shapes = (self.observations.shape, self.actions.shape)
             raise ValueError(f"observations and actions must be packed as [rows, width], got {shapes[0]}, {shapes[1]}")
         arrays = {k: getattr(self, k) for k in ("observations", "actions", "rewards", "terminations", "truncations")}
-        for name, array in {**arrays, **self.infos}.items():
-            wanted = steps + count if name == "observations" else steps
+        if not self.observations.shape[1] and not self.images:
+            raise ValueError("episodes need observations: columns of numbers, or images of a camera")
+        for name, pictures in self.images.items():
+            kind, shape = getattr(pictures, "dtype", type(pictures).__name__), tuple(getattr(pictures, "shape", ()))
+            if kind != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+                raise ValueError(f"images of {name!r} are {kind} of shape {shape}, wanted are uint8 (rows, height, "
+                                 "width, 3), 0 to 255")
+        for name, array in {**arrays, **self.infos, **self.images}.items():
+            wanted = steps + count if name == "observations" or name in self.images else steps
             if len(array) != wanted:
                 raise ValueError(f"{name} has {len(array)} rows, but {count} episodes of {steps} steps in all need "
                                  f"{wanted} (observations have one row more than steps in each episode)")
@@ -80,10 +91,11 @@ class Episodes:
 
 def pack(observations: Sequence, actions: Sequence, rewards: Sequence, *, terminations: Sequence | None = None,
          truncations: Sequence | None = None, infos: Mapping[str, Sequence] | None = None,
-         about: dict | None = None) -> Episodes:
+         about: dict | None = None, images: Mapping[str, Any] | None = None) -> Episodes:
     """Episodes from one array per episode: observations [S+1, O], actions [S, A], rewards [S], infos [S, ...].
 
     A list of arrays of different lengths, or one array [C, S+1, ...]. Without flags every last step is truncated.
+    images: camera -> one array [S+1, H, W, 3] per episode, or all of them packed, [N + E, H, W, 3].
     """
     lengths = np.array([len(a) for a in actions], dtype=np.int64)
     if len(observations) != len(actions) or len(rewards) != len(actions):
@@ -98,7 +110,8 @@ def pack(observations: Sequence, actions: Sequence, rewards: Sequence, *, termin
         truncations = [np.arange(length) == length - 1 for length in lengths]
     packed = {name: np.concatenate(list(values)) for name, values in (infos or {}).items()}
     o, a, r, ends, cuts = (np.concatenate(list(v)) for v in (observations, actions, rewards, terminations, truncations))
-    return Episodes(o, a, r, ends, cuts, lengths, packed, dict(about or {}))
+    seen = {name: np.concatenate(v) if isinstance(v, list | tuple) else v for name, v in (images or {}).items()}
+    return Episodes(o, a, r, ends, cuts, lengths, packed, dict(about or {}), seen)
 
 
 def joined_ranges(first: np.ndarray, stop: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""Episodes to and from local Minari datasets of vector observations; no network is used."""
+"""Episodes to and from local Minari datasets of vectors and pictures; no network is used."""
 
-import difflib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from dforce.data.arrays import open_hdf5, part, read_part
 from dforce.data.columns import checked_column, column_names, flatten_rows, opened_storage
 from dforce.data.d4rl import read_d4rl
 from dforce.data.episodes import Episodes, pack
+from dforce.data.minari_pictures import MAIN, EpisodePictures, cameras_of
 from dforce.data.seal import leads_out
-from dforce.data.store import datasets_root, list_datasets, recovered, refuse_lerobot, staged, verify_checksums
+from dforce.data.store import datasets_root, recovered, refuse_lerobot, staged, unknown_dataset, verify_checksums
+from dforce.data.token_layout import parts_of
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
-MAIN = "main_data.hdf5"  # Minari's file of all episodes
 D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a part of it can be held out
 
 
@@ -33,9 +33,16 @@ def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict
 
     spaces = {}
     if env is None:  # spaces are taken from the arrays
-        for key, array in (("observation_space", episodes.observations), ("action_space", episodes.actions)):
+        def box(array: Any) -> gymnasium.Space:
+            if array.dtype == np.uint8 and len(array.shape) == 4:
+                return gymnasium.spaces.Box(0, 255, array.shape[1:], np.uint8)
             kind = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
-            spaces[key] = gymnasium.spaces.Box(-np.inf, np.inf, array.shape[1:], kind.type)
+            return gymnasium.spaces.Box(-np.inf, np.inf, array.shape[1:], kind.type)
+
+        first = _observed(episodes, slice(0, 1))
+        spaces["observation_space"] = (gymnasium.spaces.Dict({key: box(array) for key, array in first.items()})
+                                       if isinstance(first, dict) else box(first))
+        spaces["action_space"] = box(episodes.actions)
     return save_buffers(name, _buffers(episodes), env=env, about={**episodes.about, **(about or {})},
                         overwrite=overwrite, root=root, **spaces, **minari_fields)
 
@@ -73,8 +80,9 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
                   root: str | os.PathLike | None = None) -> Episodes:
     """Reads a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
 
-    Dict observations are joined to one vector, discrete actions become one-hot. infos: names of the numeric infos to
-    read as well. cut_at: see `read_d4rl`. ValueError names the file, or the datasets that exist.
+    Dict observations are joined to one vector, discrete actions become one-hot; pictures become `Episodes.images` and
+    stay in the file until they are asked for. infos: names of the numeric infos to read as well. cut_at: see
+    `read_d4rl`. ValueError names the file, or the datasets that exist.
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -89,23 +97,31 @@ def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (),
         raise ValueError(f"cut_at={cut_at} is for D4RL files, and {name_or_path} is none: Minari keeps episodes apart")
     folder = path if (path / "data" / "metadata.json").exists() else recovered(datasets_root(root) / name_or_path)
     if not (folder / "data" / "metadata.json").exists():
-        raise ValueError(_unknown(str(name_or_path), root))
+        raise ValueError(unknown_dataset(str(name_or_path), root))
     verify_checksums(folder)
-    metadata = read_metadata(folder)
-    storage = opened_storage(folder / "data")
+    return _read(folder, infos, str(name_or_path))
+
+
+def _read(folder: Path, infos: Sequence[str], name: str) -> Episodes:
+    """The episodes of a dataset folder; name: how it was called, where it does not name itself."""
+    metadata, storage = read_metadata(folder), opened_storage(folder / "data")
     spaces = storage.observation_space, storage.action_space
     names = column_names(spaces[0], "observation"), column_names(spaces[1], "action")
+    cameras = cameras_of(spaces[0], folder / "data", jpeg=storage.jpeg_encoding, hdf5=_in_hdf5(metadata))
     keys = "observations", "actions", "rewards", "terminations", "truncations"
     columns: dict[str, list] = {key: [] for key in keys}
     extra: dict[str, list] = {key: [] for key in infos}
-    for number, raw in enumerate(_raw_episodes(folder / "data", metadata)):
+    leaves = ["/".join(camera.leaf) for camera in cameras.values()]
+    for number, raw in enumerate(_raw_episodes(folder / "data", metadata, leaves)):
         _collect(number, raw, spaces, columns, extra, folder)
     about = {"observation_names": names[0], "action_names": names[1], **metadata.get(ABOUT, {})}
-    about["dataset"] = metadata.get("dataset_id", str(name_or_path))
+    about["dataset"] = metadata.get("dataset_id", name)
     if "env" not in about and metadata.get("env_spec"):
         about["env"] = _env_id(metadata["env_spec"], folder)
+    rows = [len(each) for each in columns["observations"]]
+    images = {key: EpisodePictures(camera, rows) for key, camera in cameras.items()}
     flags = {key: columns.pop(key) for key in ("terminations", "truncations")}
-    return pack(**columns, **flags, infos=extra, about=about)
+    return pack(**columns, **flags, infos=extra, about=about, images=images)
 
 
 def _env_id(spec: Any, folder: Path) -> str:
@@ -163,9 +179,12 @@ def _info(infos: Any, key: str, steps: int, where: str) -> np.ndarray:
     return checked_column(value, steps + 1, f"info {key!r} of {where}", wide=True)[:steps]
 
 
-def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
-    """Episodes as stored. HDF5 is read directly (Minari decodes every info first); other formats through Minari."""
-    if metadata.get("data_format", "hdf5") != "hdf5":
+def _raw_episodes(data: Path, metadata: dict, unread: Collection[str] = ()) -> Iterator[dict]:
+    """Episodes as stored. HDF5 is read directly (Minari decodes every info first); other formats through Minari.
+
+    unread: keys of observations that stay in the file.
+    """
+    if not _in_hdf5(metadata):
         from minari.dataset.minari_storage import MinariStorage
 
         for raw in MinariStorage.read(data).get_episodes(range(metadata["total_episodes"])):
@@ -174,9 +193,14 @@ def _raw_episodes(data: Path, metadata: dict) -> Iterator[dict]:
     with open_hdf5(data / MAIN) as file:
         for number in range(metadata["total_episodes"]):
             group = part(file, f"episode_{number}")
-            yield {**{k: read_part(group, k) for k in ("observations", "actions", "rewards", "terminations",
-                                                       "truncations")},
+            pictures = ["/".join([f"/episode_{number}/observations", *filter(None, [key])]) for key in unread]
+            yield {**{k: read_part(group, k, pictures) for k in ("observations", "actions", "rewards", "terminations",
+                                                                 "truncations")},
                    "infos": part(group, "infos") if "infos" in list(group) else None}
+
+
+def _in_hdf5(metadata: dict) -> bool:
+    return bool(metadata.get("data_format", "hdf5") == "hdf5")
 
 
 def _joined(infos: dict, before: str = "") -> dict[str, Any]:
@@ -192,11 +216,23 @@ def _buffers(episodes: Episodes) -> Iterator[Any]:
     from minari.data_collector import EpisodeBuffer
 
     for e, (first, length) in enumerate(zip(episodes.first_step, episodes.lengths, strict=True)):
-        observations, actions, rewards = episodes.episode(e)
+        _, actions, rewards = episodes.episode(e)
+        row = int(episodes.first_observation[e])
+        observations = _observed(episodes, slice(row, row + int(length) + 1))
         steps = slice(int(first), int(first + length))
         infos = {k: np.concatenate([v[steps], v[steps][-1:]]) for k, v in episodes.infos.items()}
         yield EpisodeBuffer(id=e, observations=observations, actions=actions, rewards=rewards, infos=infos or None,
                             terminations=episodes.terminations[steps], truncations=episodes.truncations[steps])
+
+
+def _observed(episodes: Episodes, rows: slice) -> Any:
+    """Observations as Minari stores them: an array, or where there are pictures a dict of them and of the parts."""
+    if not episodes.images:
+        return episodes.observations[rows]
+    ends = np.cumsum([0, *(parts := parts_of(episodes.names()[0])).values()])
+    vectors = {name: episodes.observations[rows, ends[i]:ends[i + 1]] for i, name in enumerate(parts)}
+    return {**{name: np.asarray(each[np.arange(rows.start, rows.stop)]) for name, each in episodes.images.items()},
+            **vectors}
 
 
 def _check_name(name: str) -> None:
@@ -208,12 +244,3 @@ def _check_name(name: str) -> None:
         parsed = False
     if not parsed:
         raise ValueError(f"{name!r} is no Minari dataset name: want 'namespace/name-v1', 2 letters or more before /")
-
-
-def _unknown(name: str, root: str | os.PathLike | None) -> str:
-    there = list_datasets(root)
-    near = difflib.get_close_matches(name, there, 1, 0.5)
-    hint = f", did you mean {near[0]!r}?" if near else "."
-    return (f"no dataset {name!r} in {datasets_root(root)}{hint} Datasets there: {', '.join(there) or 'none'}. Maze "
-            "data are made by `dforce data maze` (make_maze_dataset in Python), published ones are fetched by `minari "
-            "download <name>`.")

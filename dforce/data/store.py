@@ -1,6 +1,7 @@
 """Where Minari datasets are kept, how one is replaced in a single step, and checksums against changed bytes."""
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -25,6 +26,16 @@ def list_datasets(root: str | os.PathLike | None = None) -> list[str]:
     top = datasets_root(root)
     names = (path.parent.parent.relative_to(top) for path in top.glob("**/data/metadata.json"))
     return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def unknown_dataset(name: str, root: str | os.PathLike | None) -> str:
+    """What to say where there is no dataset of a name: the nearest one, and how datasets are made."""
+    there = list_datasets(root)
+    near = difflib.get_close_matches(name, there, 1, 0.5)
+    hint = f", did you mean {near[0]!r}?" if near else "."
+    return (f"no dataset {name!r} in {datasets_root(root)}{hint} Datasets there: {', '.join(there) or 'none'}. Maze "
+            "data are made by `dforce data maze` (make_maze_dataset in Python), published ones are fetched by `minari "
+            "download <name>`.")
 
 
 def refuse_lerobot(path: Path) -> None:

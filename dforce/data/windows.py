@@ -131,6 +131,9 @@ class Windows:
 def _tokens(episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Raw tokens (a_t, o_{t+1}) [N, A + O] and o_t [N, O], float32, and the `float32_offset` [A + O] taken off."""
     observation, action = episodes.names()
+    if episodes.images:
+        raise ValueError(f"plans are made of numbers, and the episodes have pictures of {', '.join(episodes.images)}: "
+                         "train a policy (dforce imitate), or leave them out: dataclasses.replace(episodes, images={})")
     require_finite(episodes.actions, lengths=episodes.lengths, names=action, kind="actions")
     require_finite(episodes.observations, lengths=episodes.lengths + 1, names=observation, kind="observations")
     offsets = float32_offset(episodes.actions), float32_offset(episodes.observations)

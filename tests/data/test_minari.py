@@ -90,7 +90,7 @@ def test_plain_minari_datasets_train(tmp_path, monkeypatch, env_id, actions):
     assert batch.x.shape == (8, 2, 2 * (actions + episodes.observations.shape[1])) and torch.isfinite(batch.x).all()
 
 
-def test_dict_observations_are_joined_and_images_refused(tmp_path, monkeypatch):
+def test_dict_observations_are_joined_and_what_is_no_vector_is_refused(tmp_path, monkeypatch):
     import gymnasium
     from gymnasium import spaces
 
@@ -114,8 +114,9 @@ def test_dict_observations_are_joined_and_images_refused(tmp_path, monkeypatch):
     joined = np.concatenate([b.observations["desired_goal"] for b in buffers])
     np.testing.assert_array_equal(episodes.observations[:, column : column + 2], joined)
     assert len(names) == 5
+    assert data.columns.column_names(spaces.Box(0, 255, (64, 64, 3), np.uint8), "observation") == []  # pictures
     with pytest.raises(ValueError, match="vectors are read here"):
-        data.columns.column_names(spaces.Box(0, 255, (64, 64, 3), np.uint8), "observation")
+        data.columns.column_names(spaces.Box(0, 255, (64, 64, 4), np.uint8), "observation")
 
 
 def test_unknown_dataset_lists_those_that_exist(tmp_path):

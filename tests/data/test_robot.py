@@ -55,6 +55,9 @@ def test_pictures_are_kept_without_loss() -> None:
     for key, value in played[0].arrays["observations"].items():
         assert np.array_equal(stored[key], value)
     assert stored["front"].dtype == np.uint8 and stored["proprio"].shape[1] == 4
+    episodes = load_episodes(generation.dataset)
+    assert list(episodes.images) == ["front", "top"] and episodes.observations.shape[1] == 4
+    assert np.array_equal(episodes.images["top"][:], stored["top"])
 
 
 def test_failures_are_left_out_and_an_expert_that_only_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
