@@ -10,8 +10,9 @@ from importlib.resources import files
 
 USAGE = "usage: dforce <verb> [kind] [key=value ...]      dforce <verb> [kind] --help      dforce --version"
 ENDING = """\
-Overrides are Hydra's: `dforce train fit.lr=1e-3 net.width=9`; `-m seed=0,1,2` runs one job a value; `--cfg job` prints
-the configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>); `fast_dev_run=true`
+Overrides are Hydra's: `dforce train fit.lr=1e-3 net.width=9`; `-m seed=0,1,2` runs one job a value, and with
+`hydra/launcher=submitit_slurm` (pip install 'dforce[slurm]') each as a job of SLURM; `--cfg job` prints the
+configuration that would run; `out=FOLDER` chooses the run folder (default runs/<verb>/<time>); `fast_dev_run=true`
 does everything once, small. DFORCE_TRACEBACK=1 shows where a mistake was noticed."""
 GLOBAL = "# @package _global_\n"  # Hydra's, first in every file
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dforce.cli import manual
 from dforce.config import nearest, option, options
+from dforce.runs.environment import how_to_install
 
 
 def split(name: str, words: list[str]) -> tuple[list[str], list[str]]:
@@ -139,7 +140,10 @@ def _of_other_options(key: str, choices: Mapping[str, str]) -> str:
 
 
 def unknown_option(group: str, name: str) -> str:
-    """The nearest right option of a config group."""
+    """The nearest right option of a config group; for one of Hydra's own, what brings it."""
+    if group.startswith("hydra/"):
+        cure = f": {how_to_install('submitit')}" if "submitit" in name else ", or the plug-in that brings it is missing"
+        return f"Hydra has no {group} {name!r}{cure}"
     return f"no {group} {name!r}{nearest(name, options(group))}"
 
 

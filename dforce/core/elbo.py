@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser, slice_cond
 from dforce.core.loss import corrupt
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, NoiseSource
 from dforce.core.schedule import Schedule
 from dforce.core.transition import Gaussian, transition
 from dforce.core.tree import State, fork, leaves, map_state
@@ -52,7 +52,8 @@ class _Terms(NamedTuple):
 
 @torch.no_grad()
 def elbo(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, cond: Cond | None = None, state: State = None,
-         mask: Tensor | None = None, levels: int | None = None, samples: int = 1, noise: Noise | None = None) -> ELBO:
+         mask: Tensor | None = None, levels: int | None = None, samples: int = 1,
+         noise: NoiseSource | None = None) -> ELBO:
     """Lower bound of log p(x_t | x_<t) of every token of x0 [B, T, *E] (Ho et al. 2020, eq. 5; Sohl-Dickstein 2015).
 
     The model is ancestral sampling, all K levels at eta = 1. By the chain rule a token is scored after its *clean*
@@ -77,7 +78,7 @@ def elbo(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, cond: Cond | Non
 
 
 def held_out_bound(denoiser: Denoiser, schedule: Schedule, batch: Any, *, levels: int = 8, rows: int = 32,
-                   state: State = None, noise: Noise | None = None) -> Tensor:
+                   state: State = None, noise: NoiseSource | None = None) -> Tensor:
     """Mean bound in nats per token of the first `rows` sequences of a `Batch`, [] float64: cheap enough for validation.
 
     It costs T absorbed tokens and rows * T * (levels + 1) calls of a single one. The same `noise` every time makes
@@ -128,7 +129,8 @@ def _tokens(denoiser: Denoiser, whole: _Cells, terms: int) -> Iterator[_Cells]:
             held = []
 
 
-def _score(denoiser: Denoiser, schedule: Schedule, cells: _Cells, terms: _Terms, noise: Noise) -> tuple[Tensor, Tensor]:
+def _score(denoiser: Denoiser, schedule: Schedule, cells: _Cells, terms: _Terms,
+           noise: NoiseSource) -> tuple[Tensor, Tensor]:
     """Transition KLs and reconstruction, [B, tokens] each, of cells token by token; B from their `sample`."""
     rows, width = cells.token.shape
     each = sum(leaf[0].numel() for leaf in leaves(cells.state)) + cells.x0[0].numel()
@@ -147,13 +149,15 @@ def _score(denoiser: Denoiser, schedule: Schedule, cells: _Cells, terms: _Terms,
 
 
 def _terms_of(denoiser: Denoiser, schedule: Schedule, cells: _Cells, low: Tensor, size: Tensor, row: Tensor,
-              noise: Noise) -> tuple[Tensor, Tensor]:
+              noise: NoiseSource) -> tuple[Tensor, Tensor]:
     """KL (0 at level 1) and log-density (0 elsewhere) of n terms over the cells, forked n times: [n R, S] each."""
     count = len(cells.sample) // len(low)
     low, size, row = (column.repeat_interleave(count) for column in (low, size, row))
     # A sequence shares its level: its first token draws for all.
-    draw = noise.bits(row, cells.token[:, 0], cells.sample, salt=LEVELS_SALT)
-    level = (low + draw % size)[:, None].expand(cells.token.shape)
+    normal = noise(row[:, None], cells.token[:, :1], schedule.alpha.new_zeros(len(row), 1), salt=LEVELS_SALT,
+                   sample=cells.sample)[:, 0]
+    part = (torch.special.ndtr(normal) * size).long().clamp(max=size - 1)
+    level = (low + part)[:, None].expand(cells.token.shape)
     x = corrupt(schedule, cells.x0, level,
                 noise(row[:, None], cells.token, cells.x0, sample=cells.sample).to(cells.x0.dtype))
     hat, _ = denoiser(x, level, cells.state, cells.cond)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dforce.core.tree import reset, select
-from dforce.policy.protocol import Policy, stacked_observations
+from dforce.policy.protocol import Policy, check_actions, stacked_observations
 
 
 class PolicyEpisode(NamedTuple):
@@ -35,7 +35,7 @@ def run_policy(policy: Policy, make_env: Callable[[], Any], episodes: int, *, se
     state, over = policy.reset(len(running)), []
     while running:
         actions, state = policy.act(stacked_observations([each.observation for each in running]), state)
-        _check_actions(actions, len(running))
+        check_actions(actions, len(running))
         running = [each.after(action) for each, action in zip(running, actions, strict=True)]
         done = torch.tensor([each.done for each in running])
         over += [each.result() for each in running if each.done]
@@ -79,9 +79,3 @@ class _Running(NamedTuple):
 
 def _begin(env: Any, seed: int) -> _Running:
     return _Running(env, seed, env.reset(seed=seed)[0])
-
-
-def _check_actions(actions: Any, rows: int) -> None:
-    if len(actions) != rows or not np.isfinite(actions).all():
-        raise ValueError(f"a policy answers {rows} observations with {rows} rows of finite actions, got "
-                         f"{[*np.shape(actions)]}, {int((~np.isfinite(actions)).sum())} numbers of them not finite")

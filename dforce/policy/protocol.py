@@ -44,3 +44,10 @@ def observation_vectors(observation: Observation, parts: Mapping[str, int], rows
         got = shapes or f"an array of shape {np.shape(observation)}"  # type: ignore[arg-type]
         raise ValueError(f"wanted are observations of {rows} episodes, made of {dict(parts)} numbers each, got {got}")
     return np.concatenate([np.asarray(given[name], dtype=np.float32).reshape(rows, -1) for name in parts], 1)
+
+
+def check_actions(actions: Any, rows: int) -> None:
+    """ValueError for what a policy answered, unless it is a row of finite actions for each of `rows` observations."""
+    if np.shape(actions)[:1] != (rows,) or not np.isfinite(actions).all():
+        raise ValueError(f"a policy answers {rows} observations with {rows} rows of finite actions, got "
+                         f"{[*np.shape(actions)]}, {int((~np.isfinite(actions)).sum())} numbers of them not finite")

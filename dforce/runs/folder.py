@@ -31,6 +31,7 @@ from dforce.train.interrupts import is_stop
 
 RECORD = {LOCK, "config.yaml", "env.json", "STATUS", "index.html"}
 BEGINNING = {*RECORD, "metrics.jsonl", "media", "checkpoints"}
+MADE = {*BEGINNING, "results.json", "episodes.jsonl", "reward"}
 TEMPORARY = re.compile(r"\.tmp(-\d+)?$|\.\d+\.partial(\.\w+)?$")  # of writers that were killed
 
 __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress",
@@ -80,9 +81,10 @@ class RunFolder:
 
     verb: first part of the default place, runs/<verb>/<time>; out: another one. config: written to config.yaml,
     resolved. resume: go on in a folder that has content, else FileExistsError, unless it holds nothing but the
-    beginning of a run that was killed before it saved anything. command: for the record, sys.argv if None. shared: with
-    processes that share it, too. ending: what STATUS says of a run that raised nothing. further: how to go on with one
-    that was stopped. ValueError where another process is at work in it, and under torchrun without `out`.
+    beginning of a run that was killed before it saved anything, or what a run of this configuration made that did not
+    come to its end and whose verb cannot resume: that is made anew. command: for the record, sys.argv if None. shared:
+    with processes that share it, too. ending: what STATUS says of a run that raised nothing. further: how to go on with
+    one that was stopped. ValueError where another process is at work in it, and under torchrun without `out`.
     """
 
     def __init__(self, verb: str, config: Any = None, *, out: str | Path | None = None, resume: bool = False,
@@ -98,15 +100,18 @@ class RunFolder:
         self._env = environment(command)
         if not self.writes:
             return
-        if not resume and self.path.exists() and not nothing_saved(self.path):
+        text = None if config is None else to_yaml(config)
+        if not resume and self.path.exists() and not _free(self.path, text):
             raise FileExistsError(f"{self.path} has content; choose another out=, or resume that run")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = ExitStack()
         self._lock.enter_context(occupied(self.path, shared=shared))
-        if not resume and not nothing_saved(self.path):  # another process was quicker
+        if not resume and not _free(self.path, text):  # another process was quicker
             raise FileExistsError(f"{self.path} has content by now; choose another out=")
-        if config is not None:  # first of all: whoever finds the folder can begin anew
-            write_atomic(self.path / "config.yaml", to_yaml(config))
+        if not resume:
+            _clear(self.path)
+        if text is not None:  # first of all: whoever finds the folder can begin anew
+            write_atomic(self.path / "config.yaml", text)
         self.media.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         self.status("running")
@@ -184,6 +189,26 @@ def nothing_saved(folder: Path) -> bool:
               if not TEMPORARY.search(file.name)]
     word = status.read_text(encoding="utf-8", errors="replace") if status.is_file() else "running"
     return names <= BEGINNING and not within and word.startswith(("running", "stopped"))
+
+
+def _free(folder: Path, config: str | None) -> bool:
+    """Is nothing saved in a folder, or nothing that a run of this configuration, a YAML, would not make again?"""
+    file, status = folder / "config.yaml", folder / "STATUS"
+    if nothing_saved(folder) or config is None or not (file.is_file() and status.is_file()):
+        return nothing_saved(folder)
+    names = {file.name for file in folder.iterdir() if not TEMPORARY.search(file.name)}
+    unfinished = not status.read_text(encoding="utf-8", errors="replace").startswith("done")
+    alone = re.search("^resume:", config, re.MULTILINE) is None
+    return alone and unfinished and names <= MADE and file.read_text(encoding="utf-8", errors="replace") == config
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run before made, but for the record of it."""
+    for name in MADE - RECORD:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:

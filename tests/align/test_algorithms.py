@@ -279,6 +279,9 @@ def test_preferences_of_a_file(tmp_path) -> None:
     write_pairs(tmp_path / "wide.npz", Pairs(torch.zeros(4, 1, 2), torch.ones(4, 1, 2), None, torch.ones(4)))
     with pytest.raises(ValueError, match="another model"):
         prepared("diffusion_dpo", sampler, reward, ask, settings={"preferences": str(tmp_path / "wide.npz")})
+    for setting in ({"samples": 8}, {"group": 4}, {"pairs": 1}, {"passes": 2}):
+        with pytest.raises(ValueError, match=f"{next(iter(setting))} does nothing where the pairs come from a file"):
+            prepared("diffusion_dpo", sampler, reward, ask, settings={**settings, **setting})
     np.savez(tmp_path / "empty.npz", win=np.zeros((0, 1, 1)), lose=np.zeros((0, 1, 1)))
     with pytest.raises(ValueError, match="no preference pairs"):
         prepared("diffusion_dpo", sampler, reward, ask, settings={"preferences": str(tmp_path / "empty.npz")})

@@ -53,6 +53,17 @@ def test_faults_reach_the_policy():
     assert all(episode.reached for episode in decisions)  # what has to be done is known from the cue and the time
 
 
+@pytest.mark.parametrize("answer", [np.full((2, 1, 1), np.nan), np.zeros((1, 1, 1))], ids=["NaN", "a row is missing"])
+def test_actions_that_no_robot_can_do_are_refused(answer):
+    class Broken(ForcingPolicy):
+        def act(self, observation, state, **more):
+            return answer, state
+
+    with pytest.raises(ValueError, match="rows of finite actions"):
+        play_episodes(Broken(Exact(SCHEDULE), SCHEDULE, Affine.identity(4), LAYOUT), [Staged(), Staged()], range(2),
+                      Corruption())
+
+
 def test_tasks_that_the_policy_was_not_made_for_are_refused():
     class Other(Staged):
         action_space = type("Space", (), {"shape": (1,)})

@@ -46,6 +46,13 @@ def test_a_wrong_choice_of_a_group_names_the_nearest(command: str, group: str, w
         assert f"no {group} {other!r}" in one_line([*command.split(), f"{group}={other}"], capsys)
 
 
+def test_a_plug_in_of_hydra_that_is_missing_is_named_with_what_brings_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", "seed=0,1"]
+    line = one_line(["train", *words, "hydra/launcher=submitit_slurm"], capsys)
+    assert "Hydra has no hydra/launcher 'submitit_slurm': pip install 'dforce[slurm]'" in line
+    assert "Hydra has no hydra/launcher 'dask'" in one_line(["train", *words, "hydra/launcher=dask"], capsys)
+
+
 WORDS: list[tuple[str, list[str]]] = [  # words -> what the line has to say
     ("trian", ["no verb 'trian'", "did you mean 'train'", "doctor"]),
     ("data", ["data what?", "dforce data maze", "dforce data video"]),

@@ -12,7 +12,7 @@ import torch
 from dforce.core.denoiser import Precond
 from dforce.core.elbo import elbo, held_out_bound
 from dforce.core.loss import corrupt
-from dforce.core.noise import Noise
+from dforce.core.noise import Noise, members_of
 from dforce.core.schedule import cosine, flow, linear
 from dforce.data import Batch
 from dforce.nets.recurrent import RecurrentNet
@@ -217,3 +217,10 @@ def test_refusals():
         elbo(Causal(schedule), schedule, X, levels=10)
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         elbo(Causal(schedule), schedule, X, samples=0)
+
+
+def test_noise_that_wraps_another_will_do_and_a_part_has_the_bound_of_the_whole():
+    schedule, rows = linear(50), torch.tensor([3, 0, 5])
+    whole = elbo(Causal(schedule), schedule, X[:8], levels=6, noise=Noise(2)).bound
+    part = elbo(Causal(schedule), schedule, X[rows], levels=6, noise=members_of(Noise(2), rows, 8)).bound
+    torch.testing.assert_close(part, whole[rows])

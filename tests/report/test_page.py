@@ -117,6 +117,13 @@ def test_few_metrics_of_every_task_and_differences_apart() -> None:
     assert tables["other"].headings == ["mine (n=20) ↑", "yours (n=20) ↑"]
 
 
+def test_whole_plans_are_told_before_planned_places_and_what_a_robot_reached_before_its_latency() -> None:
+    planning, robot = ("plan_in_wall", "leaps", "in_wall", "success"), ("latency_p50", "held", "reached")
+    for metrics, wanted in ((planning, ["success", "in_wall", "leaps"]), (robot, ["reached", "held"])):
+        rows = few_metrics([one("a", metric, 1.0) for metric in metrics])
+        assert [row["metric"] for row in rows] == wanted
+
+
 def test_best_is_bold_only_where_it_is_clear() -> None:
     """By intervals that do not meet, or by the paired difference of the same starts."""
     def bold(rows: list[Row]) -> list[bool]:

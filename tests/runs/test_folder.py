@@ -226,3 +226,26 @@ def test_what_a_killed_run_has_saved_is_kept(content: str) -> None:
     Path("here", content).write_text("")
     with pytest.raises(FileExistsError, match="here has content"):
         RunFolder("x", out="here")
+
+
+@pytest.mark.parametrize("config, again", [({"a": 1}, True), ({"a": 2}, False), ({"a": 1, "resume": None}, False)])
+def test_what_the_same_command_makes_anyway_is_made_anew(config: dict, again: bool) -> None:
+    def cut_off() -> None:
+        folder = RunFolder("x", {**config, "a": 1}, out="here")
+        folder.log(1, loss=1.0), folder.episodes([{"episode": 0}]), folder.results([ROW])
+        (folder.path / "reward").mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_code(forked(cut_off)) == -signal.SIGKILL
+    if not again:
+        with pytest.raises(FileExistsError, match="here has content"):
+            RunFolder("x", config, out="here")
+        assert len(lines(Path("here/episodes.jsonl"))) == 1
+        return
+    with RunFolder("x", config, out="here") as folder:
+        folder.log(2, loss=0.5)
+    assert [line["step"] for line in lines(Path("here/metrics.jsonl"))] == [2]
+    assert not Path("here/episodes.jsonl").exists() and not Path("here/reward").exists()
+    assert len(json.loads(Path("here/env.json").read_text())["before"]) == 1
+    with pytest.raises(FileExistsError, match="here has content"):  # it is done
+        RunFolder("x", config, out="here")

@@ -1,6 +1,6 @@
 """Preferences: Diffusion-DPO (Wallace et al. 2023), of pairs of own samples or of a file; D3PO (Yang et al. 2023)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -12,6 +12,7 @@ from dforce.align.preferences import Preferences, best_against_worst, read_pairs
 from dforce.core.loss import min_snr
 
 BUILDABLE = ("DiffusionDPO", "D3PO")  # by name, in a configuration
+OWN_PAIRS = ("samples", "group", "pairs", "passes")  # settings of pairs that are made of samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,13 @@ class DiffusionDPO(SampleLearning):
     pairs: int = 2
     beta: float = 2000.0
     preferences: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        idle = {each.name for each in fields(self) if getattr(self, each.name) != each.default} & set(OWN_PAIRS)
+        if self.preferences is not None and idle:
+            raise ValueError(f"{', '.join(sorted(idle))} does nothing where the pairs come from a file "
+                             f"({self.preferences}): leave it out, or preferences")
 
     def prepare(self, setup: Setup) -> Aligning:
         loss, sampler = preference(beta=self.beta, weight=min_snr()), setup.sampler

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dforce.policy.corruption import Corruption, Faults
-from dforce.policy.protocol import stacked_observations
+from dforce.policy.protocol import check_actions, stacked_observations
 
 NEEDED = ("stage", "success", "decision_due")  # what `info` of such a task has
 
@@ -60,6 +60,7 @@ def _play_together(policy: Any, envs: Sequence[Any], seeds: Sequence[int], corru
         start = time.perf_counter()
         planned, state = policy.act(arrived, state, **({} if missing is None else {"missing": missing}))
         seconds.append(time.perf_counter() - start)
+        check_actions(planned, len(envs))
         actions = faults.executed(np.asarray(planned))
         for row in np.flatnonzero(~over).tolist():
             for action in actions[row]:
