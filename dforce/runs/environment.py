@@ -26,7 +26,8 @@ MODULES = {"numpy": ("numpy", "everything"), "hydra": ("hydra-core", "the comman
 EXTRAS = {  # extra of dforce -> modules that it brings
     "planning": ("gymnasium", "mujoco", "minari", "h5py"), "video": ("av", "websockets"), "doom": ("vizdoom",),
     "images": ("sklearn", "skimage"), "align": ("diffusers",),
-    "robots": ("gymnasium_robotics", "msgpack", "pyarrow", "numcodecs"), "benchmarks": ("gymnasium_robotics", "ogbench"),
+    "robots": ("gymnasium_robotics", "msgpack", "pyarrow", "numcodecs"),
+    "benchmarks": ("gymnasium_robotics", "ogbench"),
     "offline-rl": ("d3rlpy",), "slurm": ("submitit",)}
 NEEDED = ("numpy", "hydra")
 DISK_GB = 2.0  # a demo run with its data is far below; an install of a CUDA torch is not counted
