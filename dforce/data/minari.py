@@ -11,15 +11,13 @@ import numpy as np
 
 from dforce.data.arrays import open_hdf5, part, read_part
 from dforce.data.columns import checked_column, column_names, flatten_rows, opened_storage
-from dforce.data.d4rl import read_d4rl
 from dforce.data.episodes import Episodes, pack
 from dforce.data.minari_pictures import MAIN, EpisodePictures, cameras_of
 from dforce.data.seal import leads_out
-from dforce.data.store import datasets_root, recovered, refuse_lerobot, staged, unknown_dataset, verify_checksums
+from dforce.data.store import datasets_root, recovered, staged, verify_checksums
 from dforce.data.token_layout import parts_of
 
 ABOUT = "dforce"  # key of Minari's metadata under which Episodes.about is kept
-D4RL_PIECE = 10_000  # steps: D4RL's maze2d files are one trajectory; cut, a part of it can be held out
 
 
 def save_episodes(name: str, episodes: Episodes, *, env: Any = None, about: dict | None = None, overwrite: bool = False,
@@ -76,34 +74,9 @@ def kept(name: str, about: dict, *, overwrite: bool = False, root: str | os.Path
     return False
 
 
-def load_episodes(name_or_path: str | os.PathLike, *, infos: Sequence[str] = (), cut_at: Sequence[str] | None = None,
-                  root: str | os.PathLike | None = None) -> Episodes:
-    """Reads a local Minari dataset by name or by folder, or a D4RL file by its path (*.hdf5).
-
-    Dict observations are joined to one vector, discrete actions become one-hot; pictures become `Episodes.images` and
-    stay in the file until they are asked for. infos: names of the numeric infos to read as well. cut_at: see
-    `read_d4rl`. ValueError names the file, or the datasets that exist.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.exists():
-        refuse_lerobot(path)
-    if path.is_file():
-        episodes = read_d4rl(path, cut_at=cut_at, max_length=D4RL_PIECE)
-        if missing := sorted(set(infos) - set(episodes.infos)):
-            raise ValueError(f"{path} has no infos {', '.join(missing)} with a row a step, it has "
-                             f"{', '.join(sorted(episodes.infos)) or 'none'}")
-        return episodes
-    if cut_at is not None:
-        raise ValueError(f"cut_at={cut_at} is for D4RL files, and {name_or_path} is none: Minari keeps episodes apart")
-    folder = path if (path / "data" / "metadata.json").exists() else recovered(datasets_root(root) / name_or_path)
-    if not (folder / "data" / "metadata.json").exists():
-        raise ValueError(unknown_dataset(str(name_or_path), root))
-    verify_checksums(folder)
-    return _read(folder, infos, str(name_or_path))
-
-
-def _read(folder: Path, infos: Sequence[str], name: str) -> Episodes:
+def read_minari(folder: Path, infos: Sequence[str], name: str) -> Episodes:
     """The episodes of a dataset folder; name: how it was called, where it does not name itself."""
+    verify_checksums(folder)
     metadata, storage = read_metadata(folder), opened_storage(folder / "data")
     spaces = storage.observation_space, storage.action_space
     names = column_names(spaces[0], "observation"), column_names(spaces[1], "action")

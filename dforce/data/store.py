@@ -38,19 +38,6 @@ def unknown_dataset(name: str, root: str | os.PathLike | None) -> str:
             "download <name>`.")
 
 
-def refuse_lerobot(path: Path) -> None:
-    """ValueError for a LeRobot data set, for a folder of such, and for a file or folder in one."""
-    for folder in (path, *list(path.absolute().parents)[:5], *(path.iterdir() if path.is_dir() else ())):
-        info = folder / "meta" / "info.json"
-        try:
-            if info.is_file() and "codebase_version" in json.loads(info.read_text()):
-                raise ValueError(f"{path} is of the LeRobot data set {folder}, whose actions, cameras and episodes lie "
-                                 "in files of their own, which are not read here; convert it to Minari, or to a folder "
-                                 "of a clip an episode with its actions beside")
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, RecursionError):
-            continue
-
-
 @contextlib.contextmanager
 def staged(name: str, *, root: str | os.PathLike | None, overwrite: bool) -> Iterator[Path]:
     """A folder to write dataset `name` in; the dataset takes its place when the block ends without an error.

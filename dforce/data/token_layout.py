@@ -84,7 +84,7 @@ class TokenLayout:
 
 def parts_of(names: Sequence[str]) -> dict[str, int]:
     """The parts of an observation by the names of its columns: one for each key of a Dict space, else a single one."""
-    keys = [re.fullmatch(r"observation\.(.+?)(\[\d+\]|==.*)", name) for name in names]
+    keys = [re.fullmatch(r"observation\.(.+?)(\[.+\]|==.*)", name) for name in names]
     if not all(keys):
         return {"observation": len(names)}
     parts: dict[str, int] = {}

@@ -18,7 +18,7 @@ def hermetic(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
 
-def test_lerobot_folders_are_refused_by_name(tmp_path):
+def test_parts_of_lerobot_data_are_refused_by_name(tmp_path):
     root = tmp_path / "pusht"
     (root / "meta").mkdir(parents=True)
     (root / "meta" / "info.json").write_text(json.dumps({"codebase_version": "v2.1", "fps": 10}))
@@ -26,9 +26,9 @@ def test_lerobot_folders_are_refused_by_name(tmp_path):
     (root / "data").mkdir()
     (root / "data" / "a.parquet").write_bytes(b"PAR1")
     for place in (root, root / "videos", root / "videos" / "chunk-000" / "top" / "episode_000000.mp4", tmp_path):
-        with pytest.raises(ValueError, match="of the LeRobot data set .*pusht"):
+        with pytest.raises(ValueError, match="pusht is a LeRobot data set|of the LeRobot data set .*pusht"):
             VideoClips(place, frames=4, held_out=0)
-    for place in (root, root / "data", root / "data" / "a.parquet"):
+    for place in (tmp_path, root / "data", root / "data" / "a.parquet"):
         with pytest.raises(ValueError, match="of the LeRobot data set .*pusht"):
             load_episodes(place)
     (root / "meta" / "info.json").write_text("{")  # another folder with files of that name is none

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from dforce.data.episodes import Episodes, pack
-from dforce.data.minari import kept, load_episodes, save_episodes
+from dforce.data.load import load_episodes
+from dforce.data.minari import kept, save_episodes
 
 Advance = Callable[[float], object]
 

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dforce.data.robot_formats import lerobot_root
 from dforce.data.seal import at_rest, cache_root, leads_out, read_sealed, stamp, write_sealed
-from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, refuse_lerobot, verify_checksums
+from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, verify_checksums
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, ClipSet, natural
 from dforce.data.video.formats import FORMATS, PARTS, SUFFIXES, format_of
 from dforce.data.video.formats.film import FilmClip
@@ -37,7 +38,9 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None,
         return minari_clips(minari)
     if not root.exists():
         raise ValueError(_unknown(str(data)))
-    refuse_lerobot(root)
+    if lerobot_root(root):
+        raise ValueError(f"{root} is a LeRobot data set, whose cameras and actions are for `dforce imitate`; give a "
+                         "folder of a clip an episode, with its actions beside")
     if next(root.glob("*/dataset_info.json"), None) or next(root.glob("**/*.tfrecord*"), None):
         raise ValueError(f"{root} is a TFDS folder, as TECO's pre-encoded (VQ) data are; they hold codes and no "
                          "frames: give the folder of the npz or mp4 files")
