@@ -6,8 +6,8 @@ import minari
 import numpy as np
 import pytest
 
+from dforce.data import load_episodes
 from dforce.data.generate.robot import RobotGeneration, demonstrate, make_task
-from dforce.data.minari import load_episodes
 
 
 @pytest.fixture(autouse=True)

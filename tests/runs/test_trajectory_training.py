@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dforce.data import load_episodes
 from dforce.data.episodes import pack
-from dforce.data.minari import load_episodes
 from dforce.planning.tasks import next_command, task_of, trained_task
 from dforce.runs.trajectory_training import without_goals
 from dforce.train.checkpoint import CheckpointError, load

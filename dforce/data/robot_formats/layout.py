@@ -60,7 +60,7 @@ def inside(root: Path, template: str, **values: int | str) -> Path:
     return path
 
 
-def checked_whole(value: Any, name: str, low: int = 0, high: int = 2**40) -> int:
+def counted(value: Any, name: str, low: int = 0, high: int = 2**40) -> int:
     """A whole number from a file, checked against its range."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}, wanted is a whole number in {low}..{high}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dforce.data.robot_formats.layout import LayoutError, checked_whole, inside, read_json, read_lines, reading
+from dforce.data.robot_formats.layout import LayoutError, counted, inside, read_json, read_lines, reading
 from dforce.data.robot_formats.parquet import column_values, read_table
 
 OWN = "dforce"  # key of meta/info.json in data sets that dforce wrote
@@ -97,7 +97,7 @@ def read_info(root: Path) -> LeRobotInfo:
 
 
 def _feature(key: str, value: dict[str, Any]) -> Feature:
-    shape = tuple(checked_whole(side, f"a side of {key}", 1, 10**6) for side in value["shape"] or [1])
+    shape = tuple(counted(side, f"a side of {key}", 1, 10**6) for side in value["shape"] or [1])
     dtype, names = str(value["dtype"]), _names(value.get("names"))
     if dtype not in ("video", "image") and math.prod(shape) > WIDTH:
         raise ValueError(f"{key} has {math.prod(shape):,} numbers a frame, at most {WIDTH:,} are read")
@@ -154,8 +154,8 @@ def _v2(info: LeRobotInfo) -> list[Entry]:
     entries = []
     for row in read_lines(path):
         with reading(path):
-            number, length = checked_whole(row["episode_index"], "episode_index"), checked_whole(row["length"], "length", 1)
-            chunk = number // checked_whole(info.raw["chunks_size"], "chunks_size of info.json", 1)
+            number, length = counted(row["episode_index"], "episode_index"), counted(row["length"], "length", 1)
+            chunk = number // counted(info.raw["chunks_size"], "chunks_size of info.json", 1)
             tasks = [str(task) for task in row.get("tasks") or []]
             places = {"episode_chunk": chunk, "episode_index": number}
             films = {each.key: (inside(info.root, str(info.raw["video_path"]), video_key=each.key, **places), 0.0)
@@ -189,8 +189,8 @@ def _v3(info: LeRobotInfo) -> list[Entry]:
 
 
 def _v3_entry(info: LeRobotInfo, row: dict[str, Any], videos: list[str]) -> Entry:
-    first, length = checked_whole(row["dataset_from_index"], "dataset_from_index"), checked_whole(row["length"], "length", 1)
-    number = checked_whole(row["episode_index"], "episode_index")
+    first, length = counted(row["dataset_from_index"], "dataset_from_index"), counted(row["length"], "length", 1)
+    number = counted(row["episode_index"], "episode_index")
     if row["dataset_to_index"] != first + length:
         raise ValueError(f"episode {number} has {length} frames, from {first} to {row['dataset_to_index']}")
     films = {}
@@ -198,8 +198,8 @@ def _v3_entry(info: LeRobotInfo, row: dict[str, Any], videos: list[str]) -> Entr
         chunk, file, begin = (row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index", "from_timestamp"))
         if not isinstance(begin, (int, float)) or not 0 <= begin < 1e7:
             raise ValueError(f"episode {number} begins at {begin!r} seconds of the video of {key}")
-        films[key] = (inside(info.root, str(info.raw["video_path"]), video_key=key, chunk_index=checked_whole(chunk, key),
-                             file_index=checked_whole(file, key)), float(begin))
-    place = {name: checked_whole(row[f"data/{name}"], name) for name in ("chunk_index", "file_index")}
+        films[key] = (inside(info.root, str(info.raw["video_path"]), video_key=key, chunk_index=counted(chunk, key),
+                             file_index=counted(file, key)), float(begin))
+    place = {name: counted(row[f"data/{name}"], name) for name in ("chunk_index", "file_index")}
     tasks = [str(task) for task in row.get("tasks") or []]
     return Entry(number, length, tasks, inside(info.root, str(info.raw["data_path"]), **place), first, films)
