@@ -21,8 +21,7 @@ def cells_of(trace: Trace, run: Tensor, step: Tensor) -> Trace:
     """The cells (run, step), [n] both, as n runs of one step."""
     x, level = (torch.stack([leaf[run, step], leaf[run, step + 1]], 1) for leaf in (trace.x, trace.level))
     std, log_prob, dims = (leaf[run, step][:, None] for leaf in (trace.std, trace.log_prob, trace.dims))
-    model, mask, state, cond = select((trace.model, trace.mask, trace.state, trace.cond), run)
-    return Trace(x, level, std, log_prob, dims, model, mask, state, cond)
+    return Trace(x, level, std, log_prob, dims, *select(trace[5:], run))
 
 
 def in_parts(module: nn.Module, steps: Tensor, rows: int, part: Part, reduce: Reduce) -> tuple[Tensor, list[Tensor]]:

@@ -16,7 +16,8 @@ first order in std^2: it leaves a variance of sigma_s^2 + std^2 (1 - sigma_s / s
 sigma_s^2 is due, at every step, and near pure noise its std can exceed sigma_s, which ours cannot. With E[x0 | x] this
 excess makes up for the loss: .956, 1.02 and 1.02 are left where the first std, infinite by the formula, is the noise
 that is left; .931, 1.00 and 1.01 where 1 - s is taken after that step, as Flow-GRPO's code does (10 steps: .7 in place
-of .9). For small steps both agree. Their mean is no rule here: a trace records a std alone.
+of .9). For small steps both agree. `published=True` gives a rule of that step (`dforce.core.transition.Euler`),
+the last one's noise included.
 """
 
 from collections.abc import Callable
@@ -25,33 +26,45 @@ import torch
 from torch import Tensor
 
 from dforce.core.schedule import Schedule
+from dforce.core.transition import Euler
 
-Rule = Callable[[Tensor, Tensor], Tensor]
-
-
-def flow_sde(schedule: Schedule, scale: float = 0.7) -> Rule:
-    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), s = sigma / (alpha + sigma), s' after; <= sigma(s')."""
-    return _rule(schedule, scale, lambda s, after: (s / (1 - s).clamp(min=1e-12) * (s - after)).sqrt())
+Rule = Callable[[Tensor, Tensor], Tensor | Euler]
 
 
-def dance(schedule: Schedule, eta: float = 0.3) -> Rule:
-    """DanceGRPO's std, eta sqrt(s - s'), s and s' as in `flow_sde`; capped at sigma(s')."""
-    return _rule(schedule, eta, lambda s, after: (s - after).sqrt())
+def flow_sde(schedule: Schedule, scale: float = 0.7, *, published: bool = False) -> Rule:
+    """Flow-GRPO's std, scale sqrt(s / (1 - s)) sqrt(s - s'), s = sigma / (alpha + sigma), s' after; <= sigma(s').
+
+    published: their Euler step, and no bound; of pure noise, 1 - s is taken after the step.
+    """
+    def spread(s: Tensor, after: Tensor) -> Tensor:
+        left = 1 - torch.where((s == 1) & published, after, s)
+        return (s / left.clamp(min=1e-12) * (s - after)).sqrt()
+    return _rule(schedule, scale, spread, published)
+
+
+def dance(schedule: Schedule, eta: float = 0.3, *, published: bool = False) -> Rule:
+    """DanceGRPO's std, eta sqrt(s - s'), s and s' as in `flow_sde`; capped at sigma(s'), unless published."""
+    return _rule(schedule, eta, lambda s, after: (s - after).sqrt(), published)
 
 
 def window(rule: Rule, schedule: Schedule, first: int, last: int) -> Rule:
     """`rule` for tokens that leave a level in first..last, 0 elsewhere (MixGRPO, Li et al. 2025)."""
     if not 0 <= first <= last <= schedule.levels:
         raise ValueError(f"a window of levels lies in 0..{schedule.levels}, got {first}..{last}")
-    return lambda level, to: torch.where((level >= first) & (level <= last), rule(level, to), 0.0)
+
+    def std(level: Tensor, to: Tensor) -> Tensor | Euler:
+        inside, value = (level >= first) & (level <= last), rule(level, to)
+        return Euler(value.std.where(inside, 0.0)) if isinstance(value, Euler) else value.where(inside, 0.0)
+    return std
 
 
-def _rule(schedule: Schedule, scale: float, spread: Callable[[Tensor, Tensor], Tensor]) -> Rule:
+def _rule(schedule: Schedule, scale: float, spread: Callable[[Tensor, Tensor], Tensor], published: bool) -> Rule:
     if scale <= 0:
         raise ValueError(f"the scale of the noise must be positive, got {scale}; for an ODE there is no policy")
 
-    def std(level: Tensor, to: Tensor) -> Tensor:
+    def std(level: Tensor, to: Tensor) -> Tensor | Euler:
         size = schedule.alpha + schedule.sigma
         time = schedule.sigma / size
-        return torch.minimum(scale * spread(time[level], time[to]) * size[to], schedule.sigma[to])
+        wide = scale * spread(time[level], time[to]) * size[to]
+        return Euler(wide) if published else torch.minimum(wide, schedule.sigma[to])
     return std

@@ -18,7 +18,7 @@ from dforce.core.noise import NoiseSource
 from dforce.core.sample import sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Std
-from dforce.core.transition import Gaussian, coefficients, transition
+from dforce.core.transition import Euler, Gaussian, coefficients, transition
 from dforce.core.tree import State, select
 from dforce.guidance.wrapper import innermost
 
@@ -34,6 +34,7 @@ class Trace(NamedTuple):
     std: Tensor          # [B, S, T] float64: of each step, min_std included; 0 where it is deterministic
     log_prob: Tensor     # [B, S, T] nats, summed over the dimensions that move
     dims: Tensor         # [B, S, T] how many dimensions move
+    euler: Tensor        # [B] bool: are the means those of `Euler` steps
     model: Tensor        # [B] fingerprint of the denoiser and schedule that sampled
     mask: Tensor | None  # [B, T, *E] bool, False where a dimension is padding
     state: State         # before the first token; None: the denoiser's own beginning, learnt along
@@ -76,8 +77,8 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
             del step
     stds, dims = [], []
     for level, to in pairwise(levels):  # not before: what is small adds up beside the network's activations
-        stds.append(coefficients(schedule, level, to, level, eta=eta, min_std=min_std,
-                                 std=std(level, to) if callable(std) else std)[2])
+        rule = std(level, to) if callable(std) else std
+        stds.append(coefficients(schedule, level, to, level, eta=eta, min_std=min_std, std=rule)[2])
         spread = stds[-1].to(x.dtype).view(*level.shape, *(1,) * (x.ndim - 2)).expand_as(x)
         dims.append(Gaussian(x, spread).dims(valid))
     if not any(bool((d > 0).any()) for d in dims):
@@ -85,8 +86,9 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
                          "is deterministic has no policy gradient. Pass eta > 0 or std; for the step to level 0, "
                          "min_std > 0")
     model = torch.full((len(x),), fingerprint(denoiser, schedule), dtype=torch.int64, device=x.device)
+    euler = torch.full((len(x),), isinstance(rule, Euler), device=x.device)
     return Trace(torch.stack(xs, 1), torch.stack(levels, 1), torch.stack(stds, 1), torch.stack(log_probs, 1),
-                 torch.stack(dims, 1), model, valid, state, cond)
+                 torch.stack(dims, 1), euler, model, valid, state, cond)
 
 
 def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tensor | None = None,
@@ -118,7 +120,7 @@ def _replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, steps: Tensor 
             checkpoint: bool, autocast: torch.dtype | None) -> Replay:
     batch, index = _steps(trace, steps)
     state = denoiser.init_state(len(trace.x), trace.cond) if trace.state is None else trace.state
-    parts = []
+    parts, euler = [], bool(trace.euler.any())
     # The step is the slow dimension, as the draw is in `fork`: wrappers that hold tensors of B rows know that order.
     size = min(rows or index.numel(), index.numel())
     size -= size % len(index) if size > len(index) else 0
@@ -130,7 +132,7 @@ def _replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, steps: Tensor 
         def mean(x: Tensor, level: Tensor, to: Tensor, std: Tensor, state: State, cond: Cond | None) -> Tensor:
             with running_in(autocast, x.device):
                 x0, _ = denoiser(x, level, state, cond)
-            return transition(schedule, x, x0, level, to, std=std).mean
+            return transition(schedule, x, x0, level, to, std=Euler(std) if euler else std).mean
 
         # min_std is in the recorded std, and never in the mean: a step to level 0 has mean x0_hat.
         arguments = (x, level, to, std, begin, cond)

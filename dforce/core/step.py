@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.schedule import Schedule
-from dforce.core.transition import Gaussian, transition
+from dforce.core.transition import Euler, Gaussian, transition
 from dforce.core.tree import State
 
 
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 Draw = Callable[[Step, Tensor], tuple[Tensor, Tensor | None]]
 
 # An explicit std: a number, [B, T], or a rule (level [B, T], to [B, T]) -> [B, T], for one that falls along the path.
-Std = Tensor | float | Callable[[Tensor, Tensor], Tensor]
+Std = Tensor | float | Callable[[Tensor, Tensor], Tensor | Euler]
 
 
 def gaussian_draw(step: Step, noise: Tensor) -> tuple[Tensor, None]:

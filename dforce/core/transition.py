@@ -43,13 +43,23 @@ class Gaussian(NamedTuple):
         return _sum_event(torch.ones_like(self.std), moving if mask is None else moving & mask)
 
 
+class Euler(NamedTuple):
+    """An explicit std, [B, T], of an Euler step of the SDE (Flow-GRPO, Liu et al. 2025; DanceGRPO, Xue et al. 2025).
+
+    Its mean is that of a step without noise, and std^2 / 2 of the score, -eps_hat / sigma_level: to first order in
+    std^2 the mean of `transition`. The std may exceed sigma_to, and a step to level 0 has one, too.
+    """
+
+    std: Tensor
+
+
 def _sum_event(values: Tensor, where: Tensor) -> Tensor:
     values = torch.where(where, values, torch.zeros((), dtype=values.dtype, device=values.device))
     return values.flatten(2).sum(2) if values.ndim > 2 else values
 
 
 def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Tensor, *, eta: float = 1.0,
-               std: Tensor | float | None = None, min_std: float = 0.0) -> Gaussian:
+               std: Tensor | float | Euler | None = None, min_std: float = 0.0) -> Gaussian:
     """p(x_to | x_level, x0_hat): DDPM at eta = 1, DDIM at eta = 0 (Song et al. 2021, eq. 12 and 16).
 
     x, x0: [B, T, *E]; level, to: [B, T] integers with to <= level. With r = sigma_to / sigma_level, a = alpha_level /
@@ -57,9 +67,9 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
 
         mean = alpha_to x0 + r sqrt(1 - eta^2 d) (x - alpha_level x0)        std = eta sigma_to sqrt(d)
 
-    std: [B, T] or a number, replaces eta's std (Flow-SDE); it is clamped to sigma_to, with a warning. min_std: least
-    std of a step to level 0, which otherwise has no log-probability. Tokens with to == level come back bit for bit. The
-    coefficients are float64; the result has the dtype of `x`, float32 at least.
+    std: [B, T] or a number, replaces eta's std (Flow-SDE); it is clamped to sigma_to, with a warning; an `Euler` has
+    another mean. min_std: least std of a step to level 0, which otherwise has no log-probability. Tokens with to ==
+    level come back bit for bit. The coefficients are float64; the result has the dtype of `x`, float32 at least.
     """
     of_x0, of_x, spread = coefficients(schedule, level, to, x, eta=eta, std=std, min_std=min_std)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -68,7 +78,7 @@ def transition(schedule: Schedule, x: Tensor, x0: Tensor, level: Tensor, to: Ten
 
 
 def coefficients(schedule: Schedule, level: Tensor, to: Tensor, like: Tensor, *, eta: float = 1.0,
-                 std: Tensor | float | None = None, min_std: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+                 std: Tensor | float | Euler | None = None, min_std: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """The factors of x0 and of x in `transition`, and its std: float64, broadcastable to `like`; held: 0, 1, and 0."""
     alpha, sigma = schedule(level, like)
     alpha_s, sigma_s = schedule(to, like)
@@ -76,6 +86,11 @@ def coefficients(schedule: Schedule, level: Tensor, to: Tensor, like: Tensor, *,
     sigma_k = sigma.where(~still, 1.0)  # a held token may sit where it is 0
     if std is None and eta == 0:
         spread, carry = torch.zeros_like(sigma), sigma_s / sigma_k
+    elif isinstance(std, Euler):
+        if min_std > 0:
+            raise ValueError("the last step of an Euler rule has a std of its own: leave min_std out")
+        spread = std.std.to(sigma_s).view(sigma_s.shape).where(~still, 0.0)
+        carry = (sigma_s - spread**2 / (2 * sigma_k)) / sigma_k
     else:
         ratio = alpha / alpha_s.where(~still, 1.0) * sigma_s / sigma_k
         spread = eta * sigma_s * (1 - ratio**2).clamp(min=0).sqrt() if std is None else _explicit_std(

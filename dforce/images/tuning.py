@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,9 @@ from dforce.runs.progress import bar
 from dforce.train.checkpoint import find, load, model_of
 from dforce.train.precision import device_of
 
-RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance}
+RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance,
+                                        "flow_published": partial(flow_sde, published=True),
+                                        "dance_published": partial(dance, published=True)}
 BUILDABLE = ("class_log_prob",)  # by name, in a configuration
 OTHER_SEED = 7919   # of the classifier that is a reward, apart from the one that judges
 FEW_STEPS = 60      # of its training, where little is to be done

@@ -22,6 +22,7 @@ from dforce.align import (
     subsample,
     window,
 )
+from dforce.align.cells import cells_of
 from dforce.core.denoiser import Precond
 from dforce.core.matrix import full_sequence, pyramid
 from dforce.core.noise import Noise
@@ -108,19 +109,47 @@ def test_the_variance_that_a_flow_sde_leaves_of_a_normal_law(steps, ours, capped
     """x0 ~ N(0, 1) and its exact posterior mean: all is linear, and the variance a recursion. The published step is
     Flow-GRPO's x - v dt - std^2 / (2 s) (x + (1 - s) v) + std noise, its first std, infinite by the formula, being the
     noise that is left (capped), or that of 1 - s after the step (published)."""
-    schedule, left = flow(1000), [1.0, 1.0, 1.0]
+    schedule, left, kept = flow(1000), [1.0, 1.0, 1.0], 1.0
     for now, after in pairwise(torch.linspace(1000, 0, steps + 1).round().long().view(-1, 1, 1)):
         x, s, to = torch.ones(1, 1, 1).double(), float(schedule.sigma[now]), float(schedule.sigma[after])
         std = flow_sde(schedule)(now, after)
         x0 = x * (1 - s) / ((1 - s) ** 2 + s**2)
         kernel = transition(schedule, x, x0, now, after, std=std)
         left[0] = float(kernel.mean) ** 2 * left[0] + float(kernel.std) ** 2
+        euler = transition(schedule, x, x0, now, after, std=flow_sde(schedule, published=True)(now, after))
+        kept = float(euler.mean) ** 2 * kept + float(euler.std) ** 2
         velocity = float(x - x0) / s
         for i, first in enumerate((float(std), 0.7 * (s / (1 - to) * (s - to)) ** 0.5), 1):
             drawn = 0.7 * (s / (1 - s) * (s - to)) ** 0.5 if s < 1 else first
             mean = 1 - velocity * (s - to) - drawn**2 / (2 * s) * (1 + (1 - s) * velocity)
             left[i] = mean**2 * left[i] + drawn**2
-    assert left == pytest.approx([ours, capped, published], abs=2e-4)
+    assert left == pytest.approx([ours, capped, published], abs=2e-4) and kept == pytest.approx(left[2], rel=1e-9)
+
+
+@pytest.mark.parametrize("rule", [flow_sde, dance])
+def test_a_published_step_is_recorded_and_replayed_by_its_own_density(rule) -> None:
+    """The mean as published, x - v dt - std^2 / (2 s) (x + (1 - s) v), from the network's x0_hat; the last step too."""
+    schedule = flow(1000)
+    model = Gaussian(schedule, 0.4, 0.7, dim=3, dtype=torch.float64)
+    how = rule(schedule, published=True)
+    trace = record(model, schedule, full_sequence(schedule.grid(6, "index"), 2), start(4, 2, dtype=torch.float64),
+                   std=how, **SEEDED)
+    for step in range(6):
+        x, level, to = trace.x[:, step], trace.level[:, step], trace.level[:, step + 1]
+        s, after = (float(schedule.sigma[int(each[0, 0])]) for each in (level, to))
+        velocity, std = (x - model(x, level, model.init_state(4))[0]) / s, float(how(level, to).std[0, 0])
+        mean = x - velocity * (s - after) - std**2 / (2 * s) * (x + (1 - s) * velocity)
+        wanted = normal(trace.x[:, step + 1], mean, std)
+        torch.testing.assert_close(trace.log_prob[:, step], wanted, rtol=1e-8, atol=1e-8)
+    assert (trace.dims == 3).all()
+    for rows in (None, 3):
+        assert mismatch(trace, model, schedule, rows=rows).largest < 1e-9
+    cells = cells_of(trace, torch.tensor([3, 0]), torch.tensor([5, 2]))
+    torch.testing.assert_close(replay(cells, model, schedule).log_prob[:, 0], trace.log_prob[[3, 0], [5, 2]])
+    inside = window(how, schedule, 400, 600)(torch.tensor([[601, 600]]), torch.tensor([[300, 300]]))
+    assert (inside.std > 0).tolist() == [[False, True]]
+    with pytest.raises(ValueError, match="leave min_std out"):
+        record(model, schedule, full_sequence(schedule.grid(6), 2), start(4, 2), std=how, min_std=0.1)
 
 
 def test_other_rules_for_std() -> None:
