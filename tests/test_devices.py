@@ -120,9 +120,15 @@ class Normal:
         return x * self.std + self.mean
 
 
-@EVERY
+# Quick: every network under plain guidance, a causal and another one under each reduction of draws.
+APART = {("logmeanexp", "transformer"), ("logmeanexp", "transformer without mask"), ("gaussian", "recurrent"),
+         ("gaussian", "temporal")}
+
+
+@pytest.mark.parametrize("reduce, name", [
+    pytest.param(reduce, name, marks=[pytest.mark.slow] * (not REAL and (reduce, name) in APART))
+    for reduce in ["plain", "logmeanexp", "gaussian", *["mean"] * REAL] for name in NETS])
 @FORMATS
-@pytest.mark.parametrize("reduce", ["plain", "logmeanexp", "gaussian", *["mean"] * REAL])
 def test_a_guided_row(name, bf16, reduce, schedule, monkeypatch):
     if not REAL:  # they are found among the numbers of the tables
         monkeypatch.setattr(import_module("dforce.guidance.monte_carlo"), "jump_levels",

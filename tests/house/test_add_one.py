@@ -195,11 +195,10 @@ def test_a_reward_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A folder with the package in it as the wheel has it, envs and configs inside."""
-    skip = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "dforce", tmp_path / "dforce", ignore=skip)
+    """A folder with the package in it as the wheel has it, envs and configs inside; what is compiled comes along."""
+    shutil.copytree(ROOT / "dforce", tmp_path / "dforce")
     for inner in ("envs", "configs"):
-        shutil.copytree(ROOT / inner, tmp_path / "dforce" / inner, ignore=skip)
+        shutil.copytree(ROOT / inner, tmp_path / "dforce" / inner)
     return tmp_path
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +14,7 @@ import pytest
 
 from dforce.runs.jobs import Job, Stopped, claims_in, locked, run_jobs, slug
 from dforce.runs.shards import read_shard, write_shard
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forked import exit_code, forked
 
 
 @pytest.fixture(autouse=True)
@@ -74,31 +71,23 @@ def test_jobs_that_cannot_go_together_are_refused(tmp_path: Path) -> None:
         run_jobs([file_job(tmp_path, "n=4"), file_job(tmp_path, "N 4")], claims_in(tmp_path / "locks"))
 
 
-WORKER = """
-import sys, time
-from pathlib import Path
-from tests import conftest
-from dforce.runs import jobs
-from dforce.runs.jobs import claims_in
-jobs.WAIT = 0.05
-folder = Path(sys.argv[1])
-def job(number):
-    file = folder / f"job-{number}"
-    def work():
-        (folder / f"begun-{number}").touch()
-        time.sleep(float(sys.argv[2]))
-        with file.open("a") as stream:
-            stream.write("x")
-    return jobs.Job(file.name, (f"job-{number - 3}",) if number >= 3 else (), file.is_file, work)
-outcome = jobs.run_jobs([job(n) for n in range(9)], claims_in(folder / "locks"))
-sys.exit(len(outcome.left))
-"""
+def worker(folder: Path, seconds: float) -> int:
+    """A process with nine jobs, three in a chain three times over, each of so many seconds."""
+    def job(number: int) -> Job:
+        file = folder / f"job-{number}"
 
+        def work() -> None:
+            (folder / f"begun-{number}").touch()
+            time.sleep(seconds)
+            with file.open("a") as stream:
+                stream.write("x")
 
-def worker(folder: Path, seconds: float) -> subprocess.Popen:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(seconds)],
-                            env={**os.environ, "PYTHONPATH": path})
+        return Job(file.name, (f"job-{number - 3}",) if number >= 3 else (), file.is_file, work)
+
+    def run() -> None:
+        assert run_jobs([job(n) for n in range(9)], claims_in(folder / "locks")).left == []
+
+    return forked(run)
 
 
 def test_two_processes_do_every_job_once_and_one_takes_over_from_the_other_when_it_is_killed(tmp_path: Path) -> None:
@@ -111,8 +100,8 @@ def test_two_processes_do_every_job_once_and_one_takes_over_from_the_other_when_
             time.monotonic() < deadline):
         time.sleep(0.02)  # all that does not need job 0
     assert not (tmp_path / "job-0").exists()
-    killed.kill()
-    assert [process.wait(60) for process in both] == [0, 0] and killed.wait() == -signal.SIGKILL
+    os.kill(killed, signal.SIGKILL)
+    assert [exit_code(process) for process in both] == [0, 0] and exit_code(killed) == -signal.SIGKILL
     assert [(tmp_path / f"job-{n}").read_text() for n in range(9)] == ["x"] * 9
 
 
