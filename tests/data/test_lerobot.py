@@ -143,7 +143,7 @@ def test_a_subset_is_a_split(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_written_is_read_back_equal(tmp_path, dtype):
     episodes = ragged(dtype=dtype)
-    root = write_lerobot(tmp_path / "set", episodes, data_mb=0.001)
+    root = write_lerobot(tmp_path / "set", episodes, file_mb=0.001)
     assert len(list(root.glob("data/chunk-000/*.parquet"))) == 5
     back = load_episodes(root, infos=("goal",))
     equal(episodes, back)

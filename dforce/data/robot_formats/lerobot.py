@@ -16,6 +16,7 @@ import numpy as np
 from dforce.data.columns import checked_column
 from dforce.data.episodes import Episodes
 from dforce.data.robot_formats.layout import LayoutError, inside, read_json, reading
+from dforce.data.robot_formats.lerobot_cameras import cameras_of
 from dforce.data.robot_formats.lerobot_info import Entry, Feature, LeRobotInfo, read_entries, read_info, read_tasks
 from dforce.data.robot_formats.parquet import column_values, read_table
 from dforce.data.store import verify_checksums
@@ -43,30 +44,40 @@ def read_lerobot(root: Path, *, infos: Sequence[str] = (), subset: str | None = 
     flags = [key for key in (REWARD, DONE, *FLAGS.values()) if key in info.features]
     vectors = [each.key for features in parts.values() for each in features]
     columns = list(dict.fromkeys([*vectors, *flags, *extra.values()]))
-    frames = _frames(info, entries, columns)
+    frames, places = _frames(info, entries, columns)
     lengths = np.array([entry.length for entry in entries], dtype=np.int64)
     keeps_last = bool(info.dforce.get("last_frame_is_observation"))
     with reading(root / "meta" / "info.json"):
         if keeps_last and lengths.min() < 2:
             raise ValueError("an episode has one frame, which is its last observation, and no action")
     observed, taken = _rows(lengths, keeps_last)
-    joined = {role: np.concatenate([frames[each.key] for each in features], 1) for role, features in parts.items()}
-    last = np.zeros(len(taken), bool)
-    last[np.cumsum(lengths - keeps_last) - 1] = True
-    done = checked_column(frames[DONE][taken], len(taken), f"{root}: {DONE}", flag=True) & last if DONE in frames else \
-        np.zeros(len(taken), bool)
-    ends = {"terminations": done, "truncations": last & ~done}
-    for name, key in FLAGS.items():
-        if key in frames:
-            ends[name] = checked_column(frames[key][taken], len(taken), f"{root}: {key}", flag=True)
-    rewards = frames[REWARD][taken] if REWARD in frames else np.zeros(len(taken), np.float32)
+    nothing = np.zeros((lengths.sum(), 0), np.float32)  # of data whose observations are pictures alone
+    joined = {role: np.concatenate([frames[each.key] for each in features], 1) if features else nothing
+              for role, features in parts.items()}
+    count = len(taken)
+    rewards = checked_column(frames[REWARD][taken] if REWARD in frames else np.zeros(count, np.float32), count,
+                             f"{root}: {REWARD}")
+    ends = _ends(frames, taken, lengths - keeps_last, root)
     facts = {name: _row(frames[key][taken], info.features[key]) for name, key in extra.items()}
     about = info.dforce.get("about") or _about(info, parts)
     if not info.dforce or info.dforce.get("tasks"):
         facts["task_index"] = frames["task_index"][taken, 0].astype(np.int64)
-    return Episodes(joined["observation"][observed], joined["action"][taken],
-                    checked_column(rewards, len(taken), f"{root}: {REWARD}"), ends["terminations"], ends["truncations"],
-                    lengths - keeps_last, facts, {**about, "dataset": about.get("dataset", root.name)})
+    return Episodes(joined["observation"][observed], joined["action"][taken], rewards, *ends, lengths - keeps_last,
+                    facts, {**about, "dataset": about.get("dataset", root.name)},
+                    cameras_of(info, entries, places, extra=int(not keeps_last)))
+
+
+def _ends(frames: dict[str, np.ndarray], taken: np.ndarray, lengths: np.ndarray, root: Path
+          ) -> tuple[np.ndarray, np.ndarray]:
+    """Terminations and truncations [N]; where no column tells them apart, next.done at an episode's end terminates."""
+    def flag(key: str) -> np.ndarray:
+        return checked_column(frames[key][taken], len(taken), f"{root}: {key}", flag=True)
+
+    last = np.zeros(len(taken), bool)
+    last[np.cumsum(lengths) - 1] = True
+    done = flag(DONE) & last if DONE in frames else np.zeros(len(taken), bool)
+    terminated, truncated = (flag(key) if key in frames else None for key in FLAGS.values())
+    return done if terminated is None else terminated, last & ~done if truncated is None else truncated
 
 
 def _about(info: LeRobotInfo, parts: dict[str, list[Feature]]) -> dict[str, Any]:
@@ -104,7 +115,7 @@ def _vectors(info: LeRobotInfo, role: str) -> list[Feature]:
     left += [each.key for each in info.features.values() if each.depth] if role == "observation" else []
     if left:
         warnings.warn(f"{info.root.name}: {', '.join(left)} are left out (no numbers, or maps of depth)", stacklevel=3)
-    if not vectors:
+    if not vectors and (role == "action" or not info.cameras):
         raise LayoutError(f"{info.root} has no {role} of numbers among its features: {', '.join(info.features)}")
     return vectors
 
@@ -139,17 +150,19 @@ def _row(values: np.ndarray, feature: Feature) -> np.ndarray:
     return values[:, 0] if feature.shape == (1,) else values.reshape(len(values), *feature.shape)
 
 
-def _frames(info: LeRobotInfo, entries: list[Entry], columns: list[str]) -> dict[str, np.ndarray]:
-    """Columns [frames, width] of all entries, one after another."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in [*columns, *TRACKS]}
+def _frames(info: LeRobotInfo, entries: list[Entry], columns: list[str]
+            ) -> tuple[dict[str, np.ndarray], list[tuple[Path, int, int]]]:
+    """Columns [frames, width] of all entries, one after another; file, first row and rows of each entry."""
+    places, parts = [], {name: list[np.ndarray]() for name in [*columns, *TRACKS]}
     done = None
     for entry in entries:
         if done is None or done[0] != entry.data:
             done = entry.data, dict(_read(entry.data, info, columns))
         rows = _of_episode(done[1], entry, info.fps)
+        places.append((entry.data, rows.start, entry.length))
         for name, kept in parts.items():
             kept.append(done[1][name][rows])
-    return {name: np.concatenate(kept) for name, kept in parts.items()}
+    return {name: np.concatenate(kept) for name, kept in parts.items()}, places
 
 
 def _read(path: Path, info: LeRobotInfo, columns: list[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -17,23 +17,24 @@ import numpy as np
 from dforce.data.episodes import Episodes
 from dforce.data.robot_formats import lerobot_statistics as statistics
 from dforce.data.robot_formats.lerobot import DONE, FLAGS, REWARD
+from dforce.data.robot_formats.lerobot_films import CHUNK, PLACE, FilmWriter, Pictures
 from dforce.data.robot_formats.lerobot_info import OWN
 from dforce.data.robot_formats.parquet import arrow
 from dforce.data.store import write_checksums
 from dforce.data.token_layout import parts_of
 
-CHUNK = 1000  # files of a folder
-PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 PATHS = {"data_path": f"data/{PLACE}.parquet", "video_path": f"videos/{{video_key}}/{PLACE}.mp4"}
 TRACKS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64",
           "task_index": "int64"}
 
 
-def write_lerobot(to: str | os.PathLike, episodes: Episodes, *, fps: float | None = None, data_mb: float = 100) -> Path:
+def write_lerobot(to: str | os.PathLike, episodes: Episodes, *, fps: float | None = None,
+                  pictures: Pictures = "lossless", file_mb: float = 200) -> Path:
     """Writes episodes into a new folder, and returns it.
 
-    fps: frames a second, None for 1 / about["dt"]. data_mb: MB after which another parquet file begins. Infos become
-    features info.<name> (success next.success). ValueError for what LeRobot has no place for, and where `to` exists.
+    fps: frames a second, None for 1 / about["dt"]. pictures: how films are encoded, both as H.264 in mp4; lossy ones
+    are smaller, and change colours. file_mb: MB after which another parquet file or film begins. Infos become features
+    info.<name> (success: next.success). ValueError for what LeRobot has no place for, and where `to` exists.
     """
     to = Path(to).expanduser()
     rate = fps or (1 / episodes.about["dt"] if episodes.about.get("dt") else None)
@@ -47,7 +48,7 @@ def write_lerobot(to: str | os.PathLike, episodes: Episodes, *, fps: float | Non
     to.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{to.name}.writing-", dir=to.parent))
     try:
-        _write(stage, episodes, columns, names, rate, data_mb)
+        _write(stage, episodes, columns, names, rate, file_mb, pictures)
         write_checksums(stage)
         stage.chmod(0o777 & ~_umask())
         os.replace(stage, to)
@@ -86,7 +87,7 @@ def _columns(episodes: Episodes) -> tuple[dict[str, np.ndarray], dict[str, list[
     for name, values in episodes.infos.items():
         if name != "task_index":
             columns["next.success" if name == "success" else f"info.{name}"] = values[held]
-    strange = [key for key in columns if "/" in key or "{" in key]
+    strange = [key for key in [*columns, *episodes.images] if "/" in key or "{" in key]
     if strange:
         raise ValueError(f"LeRobot has no place for a feature called {strange[0]!r}: rename it, or leave it out")
     return columns, names
@@ -99,36 +100,49 @@ def _features(columns: dict[str, np.ndarray], names: dict[str, list[str]]) -> di
 
 
 def _write(root: Path, episodes: Episodes, columns: dict[str, np.ndarray], names: dict[str, list[str]], fps: float,
-           data_mb: float) -> None:
+           mb: float, pictures: Pictures) -> None:
     """All files of the data set."""
-    pa, tasks = arrow(), _tasks(episodes, int(columns["task_index"].max()))
-    (root / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
-    listed: list[dict[str, Any]] = []
-    shards = _Shards(root / "data", data_mb)
+    tasks = _tasks(episodes, int(columns["task_index"].max()))
+    films = {key: FilmWriter(root, key, fps, mb, pictures)
+             for key in (f"observation.images.{name}" for name in episodes.images)}
+    listed, shards = [], _Shards(root / "data", mb)
     for e, frames in enumerate(_episodes(episodes, columns, fps)):
+        begin, length = int(frames["index"][0]), len(frames["index"])
         place = shards.write(_table(frames))
-        begin = int(frames["index"][0])
-        each = {key: statistics.of_vectors(values.reshape(len(values), -1)) for key, values in frames.items()}
-        listed.append({"episode_index": e, "tasks": [tasks[i] for i in dict.fromkeys(frames["task_index"].tolist())],
-                       "length": len(frames["index"]), "data/chunk_index": place[0], "data/file_index": place[1],
-                       "dataset_from_index": begin, "dataset_to_index": begin + len(frames["index"]),
-                       "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0, "stats": each})
+        row = {"episode_index": e, "tasks": [tasks[i] for i in dict.fromkeys(frames["task_index"].tolist())],
+               "length": length, "data/chunk_index": place[0], "data/file_index": place[1], "dataset_from_index": begin,
+               "dataset_to_index": begin + length, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        each = {key: statistics.of_vectors(values.reshape(length, -1)) for key, values in frames.items()}
+        for (key, film), seen in zip(films.items(), episodes.images.values(), strict=True):
+            row |= film.write(pixels := seen[begin:begin + length])
+            each[key] = statistics.of_pictures(pixels[statistics.sampled(length)])
+        listed.append((row, each))
     shards.close()
-    overall = {key: statistics.over_episodes([row["stats"][key] for row in listed]) for key in listed[0]["stats"]}
-    for row in listed:
-        row |= {f"stats/{key}/{name}": value.tolist() for key, each in row.pop("stats").items()
-                for name, value in each.items()}
-    pa.parquet.write_table(pa.Table.from_pylist(listed), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
-    _write_tasks(tasks, root / "meta" / "tasks.parquet")
+    for film in films.values():
+        film.close()
+    seen_by = {key: film.facts(*seen.shape[1:3])
+               for (key, film), seen in zip(films.items(), episodes.images.values(), strict=True)}
     info = {"codebase_version": "v3.0", "robot_type": episodes.about.get("robot"), "total_episodes": len(listed),
             "total_frames": len(columns["action"]), "total_tasks": len(tasks), "chunks_size": CHUNK,
-            "data_files_size_in_mb": data_mb, "video_files_size_in_mb": data_mb, "fps": fps,
-            "splits": {"train": f"0:{len(listed)}"}, "data_path": PATHS["data_path"], "video_path": None,
-            "features": _features(columns, names),
+            "data_files_size_in_mb": mb, "video_files_size_in_mb": mb, "fps": fps, "splits":
+            {"train": f"0:{len(listed)}"}, **PATHS, "features": _features(columns, names) | seen_by,
             OWN: {"last_frame_is_observation": True, "tasks": "task_index" in episodes.infos, "about": episodes.about}}
-    for name, content in (("info", info), ("stats", {key: {name: value.tolist() for name, value in each.items()}
-                                                     for key, each in overall.items()})):
-        (root / "meta" / f"{name}.json").write_text(json.dumps(content, indent=4), encoding="utf-8")
+    _write_meta(root / "meta", info if films else {**info, "video_path": None}, listed, tasks)
+
+
+def _write_meta(root: Path, info: dict[str, Any], listed: list[tuple[dict[str, Any], dict[str, Any]]],
+                tasks: list[str]) -> None:
+    """The folder meta; listed: where each episode lies, and its statistics."""
+    pa, place = arrow(), root / "episodes" / "chunk-000" / "file-000.parquet"
+    place.parent.mkdir(parents=True)
+    overall = {key: statistics.over_episodes([each[key] for _, each in listed]) for key in listed[0][1]}
+    rows = [row | {f"stats/{key}/{name}": value.tolist()
+                   for key, inner in each.items() for name, value in inner.items()} for row, each in listed]
+    pa.parquet.write_table(pa.Table.from_pylist(rows), place)
+    _write_tasks(tasks, root / "tasks.parquet")
+    stats = {key: {name: value.tolist() for name, value in inner.items()} for key, inner in overall.items()}
+    for name, content in {"info": info, "stats": stats}.items():
+        (root / f"{name}.json").write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 def _tasks(episodes: Episodes, highest: int) -> list[str]:

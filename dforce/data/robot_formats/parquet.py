@@ -21,10 +21,11 @@ def arrow() -> Any:
     return pyarrow
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """The pyarrow.Table of a file; columns: those to read (missing ones are left out), None for all.
+def read_table(path: Path, columns: Sequence[str] | None = None, group: int | None = None) -> Any:
+    """The pyarrow.Table of a file, or of one row group of it.
 
-    ValueError, which names the file, for one that is missing, damaged, or declares more than it can hold.
+    columns: those to read (missing ones are left out), None for all. ValueError, which names the file, for one that is
+    missing, damaged, or declares more than it can hold.
     """
     pa = arrow()
     try:
@@ -33,12 +34,18 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
             declared = _declared(file.metadata, names)
             if declared > max(SMALL, path.stat().st_size * PACKED):
                 raise ValueError(f"it declares {declared / 1e9:,.1f} GB in {path.stat().st_size:,} bytes")
-            return file.read(columns=names)
+            return file.read(columns=names) if group is None else file.read_row_group(group, columns=names)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; restore the data set, or download it again") from error
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, KeyError) as error:
         said = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged or no parquet file ({said}); restore it") from error
+
+
+def row_group_ends(path: Path) -> np.ndarray:
+    """Rows of a file up to the end of each of its row groups."""
+    metadata = arrow().parquet.read_metadata(path)
+    return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
 
 
 def _declared(metadata: Any, names: Sequence[str]) -> int:

@@ -31,7 +31,7 @@ class FilmClip(Clip):
     @classmethod
     def probe(cls, path: Path, name: str, *, fps: float | None = None) -> FilmClip:
         """Reads the packets and decodes one frame. fps: frames a second, None for the film's own."""
-        av = _av()
+        av = import_av()
         try:
             with av.open(str(path)) as container:
                 if not container.streams.video:
@@ -53,7 +53,7 @@ class FilmClip(Clip):
         return clip
 
     def read(self, index: np.ndarray) -> np.ndarray:
-        av, wanted = _av(), [self.shown[i] for i in index]
+        av, wanted = import_av(), [self.shown[i] for i in index]
         try:
             with av.open(self.path) as container:
                 stream = container.streams.video[0]
@@ -75,7 +75,7 @@ def _decode(container: Any, stream: Any, wanted: set[int], *, seek: bool) -> dic
     if seek:
         container.seek(min(wanted), stream=stream, backward=True)
     decoded: dict[int, np.ndarray] = {}
-    convert = _av().video.reformatter.VideoReformatter()  # one for all frames: each frame would set up its own
+    convert = import_av().video.reformatter.VideoReformatter()  # one for all frames: each frame would set up its own
     last = max(wanted, default=-1)
     for frame in container.decode(stream):
         if frame.pts in wanted:
@@ -131,11 +131,12 @@ def _short(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _av() -> Any:
+def import_av() -> Any:
+    """PyAV; ModuleNotFoundError that says how to install it."""
     try:
         import av
     except ImportError as error:
-        raise ModuleNotFoundError("reading films needs PyAV: pip install 'dforce[video]'", name="av") from error
+        raise ModuleNotFoundError("films need PyAV: pip install 'dforce[video]'", name="av") from error
     av.logging.set_level(av.logging.PANIC)  # this module reports a bad file once, by name
     return av
 
