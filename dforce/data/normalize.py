@@ -57,6 +57,13 @@ class Affine(nn.Module):
         return cls(torch.from_numpy(mean), torch.from_numpy(std))
 
     @classmethod
+    def fit_limits(cls, data: np.ndarray, *, names: Sequence[str] | None = None) -> Affine:
+        """Maps the least and the largest value of each column of data [N, D] to -1 and 1; a constant one as `fit`."""
+        usual, low, high = cls.fit(data, names=names), data.min(0).astype(np.float64), data.max(0).astype(np.float64)
+        half = torch.from_numpy((high - low) / 2)
+        return cls(torch.from_numpy((high + low) / 2), torch.where(half > CONSTANT * usual.std, half, usual.std))
+
+    @classmethod
     def identity(cls, width: int) -> Affine:
         """The normaliser that changes nothing; a checkpoint's statistics are loaded into one."""
         return cls(torch.zeros(width), torch.ones(width))

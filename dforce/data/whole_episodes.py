@@ -25,9 +25,9 @@ class WholeEpisodes:
     """
 
     def __init__(self, episodes: Episodes, *, chunk: int, batch: int = 16, seed: int = 0, hold: int = 0,
-                 cut: float = 0.0, window: int | None = None, first: bool = False, floor: float = 0.01,
-                 normalizer: Affine | None = None, held_out: float = 0.02, split: Literal["train", "val"] = "train",
-                 virtual_shards: int = 8):
+                 cut: float = 0.0, window: int | None = None, first: bool = False, stride: int | None = None,
+                 past: int = 0, limits: bool = False, floor: float = 0.01, normalizer: Affine | None = None,
+                 held_out: float = 0.02, split: Literal["train", "val"] = "train", virtual_shards: int = 8):
         """chunk: actions of a token. batch: sequences in a batch.
 
         hold: environment steps that standing still counts as data behind an episode's end, so that a policy learns to
@@ -36,18 +36,24 @@ class WholeEpisodes:
             sooner. For policies that do not execute all that they plan.
         window: None, or a number of observations: sequences of so many, from anywhere, for policies without memory.
         first: cond["static"]["first"] tells the episode's first observation.
+        stride: None, or environment steps from one observation to the next. Action tokens are then plans that overlap:
+            they alone are learnt, in a window only that of the last observation. An episode is continued before its
+            beginning by its first observation and action.
+        past: actions of a plan that come before its observation; for a stride.
+        limits: numbers are normalised by the data's least and largest value, to -1..1, not by mean and deviation.
         floor: least standard deviation that a column is normalised by, as a share of the largest of its part: what
             hardly moves carries traces of a simulator's past.
         """
         self.tokens = TokenLayout(parts_of(episodes.names()[0]), episodes.actions.shape[1], chunk)
         self.batch, self.seed, self.cut, self.window, self.first, self.split = batch, seed, cut, window, first, split
+        self.stride, self.past = stride, past
         self._check(episodes)
         self.virtual_shards = shard_count(batch, virtual_shards)
         train, val = split_episodes(len(episodes), held_out, seed)
         self.train_episodes, self.val_episodes = train, val
         if not len(chosen := train if split == "train" else val):
             raise ValueError(f"no episode is held out: {len(episodes)} episode(s), held_out={held_out}")
-        self.normalizer = normalizer or self._fitted(episodes, floor)
+        self.normalizer = normalizer or self._fitted(episodes, floor, limits)
         self._pack(episodes, chosen, hold)
         observation, action = episodes.names()
         about: dict[str, Any] = {key: episodes.about[key] for key in ("dataset", "env", "dt") if key in episodes.about}
@@ -55,7 +61,8 @@ class WholeEpisodes:
         self.layout: dict[str, Any] = {
             "kind": "policy", "tokens": asdict(self.tokens), "names": [*observation, *action], "hold": hold, "cut": cut,
             "window": window, "first": first, "event_shape": [self.tokens.width], "token": {KIND: self.tokens.cycle},
-            "static": {"first": len(observation)} if first else {}, **about}
+            "static": {"first": len(observation)} if first else {}, **about,
+            **({"stride": stride, "past": past} if stride else {})}
 
     def __len__(self) -> int:
         return len(self._real)
@@ -69,7 +76,9 @@ class WholeEpisodes:
         episode = (draws[:, 0] * len(self)).astype(np.int64)
         begin = np.zeros(len(rows), dtype=np.int64)
         if self.window is not None:
-            begin = (draws[:, 1] * np.maximum(self._real[episode] - self.window * self.tokens.chunk + 1, 1)).astype(int)
+            early = (self.window - 1) * self.stride if self.stride else 0
+            span = self.window * (self.stride or self.tokens.chunk)
+            begin = (draws[:, 1] * np.maximum(self._real[episode] - span + early + 1, 1)).astype(int) - early
         return self.gather(torch.from_numpy(episode), torch.from_numpy(begin), torch.from_numpy(draws[:, 2:]))
 
     def gather(self, episode: Tensor, begin: Tensor, draws: Tensor) -> Batch:
@@ -77,13 +86,19 @@ class WholeEpisodes:
         chunk = self.tokens.chunk
         shorter = 1 + (draws / max(self.cut, 1e-9) * (chunk - 1)).long()
         count = torch.where(draws < self.cut, shorter, chunk)
-        start = begin[:, None] + count.cumsum(1) - count                                   # step of each observation
+        apart = torch.full_like(count, self.stride) if self.stride else count
+        start = begin[:, None] + apart.cumsum(1) - apart                                   # step of each observation
         real, last = torch.from_numpy(self._real)[episode][:, None], self._actions.shape[1] - 1
-        step = (start[..., None] + torch.arange(chunk)).clamp(max=last)
-        x, kind = self.tokens.sequence(self._observations[episode[:, None], start.clamp(max=last + 1)],
+        step = (start[..., None] - self.past + torch.arange(chunk)).clamp(0, last)
+        x, kind = self.tokens.sequence(self._observations[episode[:, None], start.clamp(0, last + 1)],
                                        self._actions[episode[:, None, None], step], count)
-        seen, done = start <= real, start + count <= real
+        seen, done = start <= real, start + apart <= real
+        if self.stride:
+            seen = torch.zeros_like(seen)
+            done = done & (torch.arange(self.cycles) >= (self.window or 1) - 1)
         mask = torch.stack([*[seen] * len(self.tokens.parts), done], 2).flatten(1)
+        if self.stride:
+            mask = mask[..., None] & (torch.arange(self.tokens.width) < chunk * self.tokens.action)
         static = {"first": self._observations[episode, 0]} if self.first else {}
         return Batch(x, mask, {"token": {KIND: kind}, "static": static}, torch.ones(len(episode), dtype=torch.bool))
 
@@ -93,17 +108,21 @@ class WholeEpisodes:
                              f"cut={self.cut}, window={self.window}")
         if self.cut and self.tokens.chunk == 1:
             raise ValueError("a chunk of one action cannot be cut short: cut=0, or a longer chunk")
+        if self.stride is None and self.past or self.stride and (self.cut or not 0 <= self.past < self.tokens.chunk):
+            raise ValueError(f"plans that overlap take a stride, cut=0 and a past shorter than the chunk of "
+                             f"{self.tokens.chunk}, got stride={self.stride}, cut={self.cut}, past={self.past}")
         observation, action = episodes.names()
         require_finite(episodes.actions, lengths=episodes.lengths, names=action, kind="actions")
         require_finite(episodes.observations, lengths=episodes.lengths + 1, names=observation, kind="observations")
 
-    def _fitted(self, episodes: Episodes, floor: float) -> Affine:
-        """Means and deviations of the training episodes' observations and actions, the latter floored part by part."""
+    def _fitted(self, episodes: Episodes, floor: float, limits: bool) -> Affine:
+        """Centres and scales of the training episodes' observations and actions, the latter floored part by part."""
         names, chosen = episodes.names(), self.train_episodes
         begin, step, length = (each[chosen] for each in (episodes.first_observation, episodes.first_step,
                                                          episodes.lengths))
-        observed = Affine.fit(episodes.observations[joined_ranges(begin, begin + length + 1)], names=names[0])
-        acted = Affine.fit(episodes.actions[joined_ranges(step, step + length)], names=names[1])
+        fit = Affine.fit_limits if limits else Affine.fit
+        observed = fit(episodes.observations[joined_ranges(begin, begin + length + 1)], names=names[0])
+        acted = fit(episodes.actions[joined_ranges(step, step + length)], names=names[1])
         stds = [*(observed.std[columns] for columns in self.tokens.columns.values()), acted.std]
         return Affine(torch.cat([observed.mean, acted.mean]),
                       torch.cat([std.clamp(min=floor * float(std.max())) for std in stds]))
@@ -116,7 +135,7 @@ class WholeEpisodes:
         chunk, steps = self.tokens.chunk, int(real.max())
         if steps < chunk:
             raise ValueError(f"chunk={chunk}: the longest episode has {steps} steps, which is no whole chunk")
-        self.cycles = self.window or math.ceil(steps / (chunk * (1 - self.cut / 2)))
+        self.cycles = self.window or math.ceil(steps / (self.stride or chunk * (1 - self.cut / 2)))
         self._real = real.astype(np.int64)
         ends = np.minimum(real, episodes.lengths[chosen])[:, None]
         width = episodes.observations.shape[1]

@@ -1,6 +1,6 @@
-"""Diffuser's network: a non-causal U-Net of 1-D convolutions over time, for the baseline that denoises whole plans."""
+"""U-Nets of 1-D convolutions over time: their common part, and Diffuser's network, which denoises whole plans."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,43 @@ BUILDABLE = ("TemporalUNet",)  # by name, in a configuration
 State = dict[str, Tensor]
 
 
-class TemporalUNet(nn.Module):
+class ConvUNet1d(nn.Module):
+    """Residual blocks on the way down and up, two a resolution, two in the middle, skips between (Janner et al. 2022).
+
+    A class that derives from it calls `add_layers` once, in the place where its weights are to be drawn, then `walk`.
+    """
+
+    def add_layers(self, sizes: Sequence[int], outputs: int, features: int, *, scale: bool = False) -> None:
+        """sizes: channels of the input, then of each resolution. features, scale: of what modulates every block."""
+        self.down = nn.ModuleList(_Pair(i, o, features, scale) for i, o in pairwise(sizes))
+        self.coarsen = nn.ModuleList(nn.Conv1d(size, size, 3, stride=2, padding=1) for size in sizes[1:-1])
+        self.middle = _Pair(sizes[-1], sizes[-1], features, scale)
+        coarse = list(zip(sizes[2:], sizes[1:], strict=False))[::-1]  # from the coarsest resolution to the finest
+        self.up = nn.ModuleList(_Pair(2 * i, o, features, scale) for i, o in coarse)
+        self.refine = nn.ModuleList(nn.ConvTranspose1d(o, o, 4, stride=2, padding=1) for _, o in coarse)
+        self.last = nn.Sequential(_ConvBlock(sizes[1], sizes[1]), nn.Conv1d(sizes[1], outputs, 1))
+
+    def walk(self, h: Tensor, features: Tensor, mix: Callable[[int, Tensor], Tensor] = lambda place, h: h) -> Tensor:
+        """h [N, inputs, L], features [N, F, L], or [N, F, 1] for all positions -> [N, outputs, L].
+
+        mix: (number of the pair of blocks, what they put out) -> what takes its place.
+        """
+        scales, skips = [features], []
+        for i, pair in enumerate(self.down):
+            h = mix(i, pair(h, scales[-1]))
+            if i < len(self.coarsen):
+                skips.append(h)
+                h = self.coarsen[i](h)
+                scales.append(F.avg_pool1d(scales[-1], 2) if features.shape[-1] > 1 else features)
+        skips.append(h)
+        h = mix(len(self.down), self.middle(h, scales[-1]))
+        for i, (pair, refine) in enumerate(zip(self.up, self.refine, strict=True), len(self.down) + 1):
+            h = refine(mix(i, pair(torch.cat([h, skips.pop()], 1), scales.pop())))
+        out: Tensor = self.last(h)
+        return out
+
+
+class TemporalUNet(ConvUNet1d):
     """The temporal U-Net of Janner et al. (2022), appendix C, with a noise level for every token.
 
     Each position gets its level's embedding, averaged over the tokens that a coarser position stands for; with equal
@@ -46,16 +82,10 @@ class TemporalUNet(nn.Module):
             raise ValueError(f"goal={goal}: a token has {dim} numbers, of which 0 to {dim} can be its goal")
         self.goal_size = goal
         self.level = LevelFeatures()
-        self.embed = _embedding(self.level.dim, width)
-        self.start = _embedding(sum(self.static.values()), width) if self.static else None
-        self.goal = _embedding(goal, width) if goal else None
-        self.down = nn.ModuleList(_Pair(i, o, width) for i, o in pairwise(sizes))
-        self.coarsen = nn.ModuleList(nn.Conv1d(size, size, 3, stride=2, padding=1) for size in sizes[1:-1])
-        self.middle = _Pair(sizes[-1], sizes[-1], width)
-        coarse = list(zip(sizes[2:], sizes[1:], strict=False))[::-1]  # from the coarsest resolution to the finest
-        self.up = nn.ModuleList(_Pair(2 * i, o, width) for i, o in coarse)
-        self.refine = nn.ModuleList(nn.ConvTranspose1d(o, o, 4, stride=2, padding=1) for _, o in coarse)
-        self.last = nn.Sequential(_ConvBlock(sizes[1], sizes[1]), nn.Conv1d(sizes[1], dim, 1))
+        self.embed = level_embedding(self.level.dim, width)
+        self.start = level_embedding(sum(self.static.values()), width) if self.static else None
+        self.goal = level_embedding(goal, width) if goal else None
+        self.add_layers(sizes, dim, width)
 
     def init_state(self, batch: int, cond: Any = None) -> State:
         """The embedded `static` conditioning, zeros without one. Raises ValueError if some is missing."""
@@ -74,21 +104,10 @@ class TemporalUNet(nn.Module):
         features = F.pad(features, (0, missing), mode="replicate")
         h = torch.cat([flat, *gather(cond, "token", self.token)], -1).transpose(1, 2)
         h = F.pad(h, (0, missing))
-        scales, skips = [features], []
-        for i, pair in enumerate(self.down):
-            h = pair(h, scales[-1])
-            if i < len(self.coarsen):
-                skips.append(h)
-                h = self.coarsen[i](h)
-                scales.append(F.avg_pool1d(scales[-1], 2))
-        skips.append(h)
-        h = self.middle(h, scales[-1])
-        for pair, refine in zip(self.up, self.refine, strict=True):
-            h = refine(pair(torch.cat([h, skips.pop()], 1), scales.pop()))
-        return self.last(h)[:, :, :time].transpose(1, 2).reshape(x.shape), state
+        return self.walk(h, features)[:, :, :time].transpose(1, 2).reshape(x.shape), state
 
 
-def _embedding(inputs: int, width: int) -> nn.Sequential:
+def level_embedding(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
 
 
@@ -98,24 +117,31 @@ class _ConvBlock(nn.Sequential):
 
 
 class _Residual(nn.Module):
-    """Two convolutions around the addition of the level's features, and a shortcut."""
+    """Two convolutions and a shortcut; between them a linear map of the features is added, or with `scale` two of them
+    multiply and are added (FiLM, Perez et al. 2018)."""
 
-    def __init__(self, inputs: int, outputs: int, features: int):
+    def __init__(self, inputs: int, outputs: int, features: int, scale: bool):
         super().__init__()
-        self.first, self.second = _ConvBlock(inputs, outputs), _ConvBlock(outputs, outputs)
-        self.level = nn.Sequential(nn.Mish(), nn.Conv1d(features, outputs, 1))
+        self.first, self.second, self.scale = _ConvBlock(inputs, outputs), _ConvBlock(outputs, outputs), scale
+        self.level = nn.Sequential(nn.Mish(), nn.Conv1d(features, outputs * (1 + scale), 1))
         self.short = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, h: Tensor, features: Tensor) -> Tensor:
-        return self.second(self.first(h) + self.level(features)) + self.short(h)
+        between, shift = self.first(h), self.level(features)
+        if self.scale:
+            factor, shift = shift.chunk(2, 1)
+            between = between * factor
+        return self.second(between + shift) + self.short(h)
 
 
 class _Pair(nn.Module):
     """One resolution: two residual blocks. h: [B, inputs, L], features: [B, F, L] -> [B, outputs, L]."""
 
-    def __init__(self, inputs: int, outputs: int, features: int):
+    def __init__(self, inputs: int, outputs: int, features: int, scale: bool):
         super().__init__()
-        self.first, self.second = _Residual(inputs, outputs, features), _Residual(outputs, outputs, features)
+        self.first = _Residual(inputs, outputs, features, scale)
+        self.second = _Residual(outputs, outputs, features, scale)
 
     def forward(self, h: Tensor, features: Tensor) -> Tensor:
-        return self.second(self.first(h, features), features)
+        out: Tensor = self.second(self.first(h, features), features)
+        return out

@@ -131,7 +131,7 @@ class AttentionBlock(nn.Module):
     def project(self, h: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values [B, heads, T, dim] of tokens h [B, T, width], rotated by their positions."""
         q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return _rotate(q, turn), _rotate(k, turn), v
+        return rotated(q, turn), rotated(k, turn), v
 
     def mix(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """h [B, T, width] after attention to k, v [B, heads, S, dim] where visible [., 1, T, S], and the MLP."""
@@ -175,7 +175,7 @@ def angles(place: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return angle.cos().float(), angle.sin().float()
 
 
-def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def rotated(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary positions (Su et al. 2021): the two halves of x [B, heads, T, dim] turned as pairs; x's dtype stays."""
     cos, sin = turn
     a, b = x.float().chunk(2, -1)

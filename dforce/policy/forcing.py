@@ -38,6 +38,8 @@ class ForcingPolicy:
     denoiser, after all that was absorbed, "plan": [N, chunk, A] normalised, "begun", "clock", "stream", "first"}.
     """
 
+    order = 2  # of sampling
+
     def __init__(self, denoiser: Denoiser, schedule: Schedule, normalizer: Affine, layout: Mapping[str, Any], *,
                  steps: int = 4, execute: int | None = None, sensor_std: float = 0.0, warm_std: float | None = None,
                  regression: bool = False, energy: ActionEnergy | None = None, scale: float = 1.0, seed: int = 0):
@@ -95,10 +97,14 @@ class ForcingPolicy:
         for place, (name, columns) in enumerate(self.tokens.columns.items()):
             x, level = self._shown(self.tokens.padded(shown[:, None, columns]), blank[name], state, place)
             memory = self.denoiser.absorb(x, level, memory, self._cond(place, state["first"]))
+        actions, state = self._next(memory, state, count)
+        return self.of_action.denormalize(actions).cpu().numpy(), {
+            **state, "memory": memory, "clock": state["clock"] + 1, "begun": torch.ones_like(state["begun"])}
+
+    def _next(self, memory: State, state: State, count: Tensor) -> tuple[Tensor, State]:
+        """The actions to execute now, [N, execute, A] normalised, and the state with the plan that they are from."""
         plan = self.tokens.actions_of(self._plan(memory, state, count)[:, 0])
-        actions = self.of_action.denormalize(plan)[:, :self.execute]
-        return actions.cpu().numpy(), {**state, "memory": memory, "plan": plan, "clock": state["clock"] + 1,
-                                       "begun": torch.ones_like(state["begun"])}
+        return plan[:, :self.execute], {**state, "plan": plan}
 
     def _cond(self, place: int = 0, first: Tensor | None = None, count: Tensor | None = None) -> Cond:
         """Conditioning of one token: its kind, and the first observation where the network reads it."""
@@ -181,4 +187,5 @@ class ForcingPolicy:
             denoiser = guided(denoiser, self.schedule, lambda x0: energy(self.of_action.denormalize(
                 self.tokens.actions_of(x0[:, 0]))), self.scale)
             memory = {"inner": memory, "past": None}
-        return generate(denoiser, self.schedule, matrix, x, state=memory, cond=self._cond(place, state["first"]))
+        return generate(denoiser, self.schedule, matrix, x, state=memory, cond=self._cond(place, state["first"]),
+                        order=self.order)

@@ -1,11 +1,29 @@
 """The ways to learn a policy from demonstrations, Diffusion Forcing and its rivals, as settings of the same code."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from dforce.core.loss import Levels, independent
 
-BUILDABLE = ("Imitation",)  # by name, in a configuration
+BUILDABLE = ("Imitation", "Receding")  # by name, in a configuration
+
+
+@dataclass(frozen=True)
+class Receding:
+    """Plans that reach further than they are followed.
+
+    stride, past: as `dforce.data.whole_episodes.WholeEpisodes` takes them. The others: as
+    `dforce.policy.receding.RecedingPolicy` takes them.
+    """
+
+    stride: int
+    execute: int
+    past: int = 0
+    order: Literal[1, 2] = 2
+    spacing: Literal["log_snr", "index"] = "log_snr"
+    clip: float | None = None
+    ensemble: float | None = None
+    lost: Literal["noise", "last"] = "noise"
 
 
 @dataclass(frozen=True)
@@ -13,8 +31,8 @@ class Imitation:
     """How a policy learns from demonstrations, and how it acts then; configs/imitation/*.yaml are such.
 
     name: of the method, in results. levels: of noise, in training.
-    window, first, hold, cut: as `dforce.data.whole_episodes.WholeEpisodes` takes them.
-    steps, regression: as `dforce.policy.forcing.ForcingPolicy` takes them.
+    window, first, hold, cut, limits: as `dforce.data.whole_episodes.WholeEpisodes` takes them.
+    steps, regression: as `dforce.policy.forcing.ForcingPolicy` takes them. receding: None follows plans to their ends.
     """
 
     name: str
@@ -25,13 +43,18 @@ class Imitation:
     cut: float = 0.0
     steps: int = 4
     regression: bool = False
+    limits: bool = False
+    receding: Receding | None = None
 
     @property
     def sequences(self) -> dict[str, Any]:
         """Arguments of `WholeEpisodes`."""
-        return {name: getattr(self, name) for name in ("window", "first", "hold", "cut")}
+        plans = {} if self.receding is None else {"stride": self.receding.stride, "past": self.receding.past}
+        return {name: getattr(self, name) for name in ("window", "first", "hold", "cut", "limits")} | plans
 
     @property
     def acting(self) -> dict[str, Any]:
-        """Arguments of `ForcingPolicy`, which travel with a checkpoint."""
-        return {name: getattr(self, name) for name in ("steps", "regression")}
+        """Arguments of `ForcingPolicy` or `RecedingPolicy`, which travel with a checkpoint."""
+        plans = {} if self.receding is None else asdict(self.receding)
+        return {"steps": self.steps, "regression": self.regression} | {
+            name: value for name, value in plans.items() if name not in ("stride", "past")}

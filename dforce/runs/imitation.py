@@ -10,9 +10,10 @@ from dforce.data import load_episodes
 from dforce.data.whole_episodes import WholeEpisodes
 from dforce.policy.forcing import ForcingPolicy
 from dforce.policy.imitation import Imitation
+from dforce.policy.receding import RecedingPolicy
 from dforce.runs.folder import RunFolder
 from dforce.runs.training_run import DenoiserTraining, Prepared, other_statistics
-from dforce.train.checkpoint import CheckpointError, load
+from dforce.train.checkpoint import CheckpointError, load, load_state
 
 WORLD = ("observations", "noise", "span", "objects")  # settings of a robot task that its demonstrations name
 
@@ -43,17 +44,21 @@ class ImitationTraining(DenoiserTraining):
                               shards=train.virtual_shards, validate=held_out and held_out.batch_at)
 
     def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
-        """Nothing beside the checkpoints."""
+        """Says how large the network is, since methods are compared at equal weights."""
+        weights = sum(value.numel() for value in load_state(newest).model.values())
+        print(f"{self.imitation.name}: {weights:,} weights")
 
 
 def load_policy(where: str | Path, *, device: Any = "cpu", raw: bool = False, trust: Any = None,
                 **settings: Any) -> tuple[ForcingPolicy, dict[str, Any]]:
     """The policy in a checkpoint of `dforce imitate`, and its layout. where, device, raw, trust: as in `load`.
 
-    settings: of `ForcingPolicy`, over those that it was trained with. CheckpointError for another kind of model.
+    settings: of `ForcingPolicy` or `RecedingPolicy`, over those that it was trained with. CheckpointError for another
+    kind of model.
     """
     bundle = load(where, device=device, raw=raw, trust=trust)
     if bundle.layout.get("kind") != "policy" or bundle.normalizer is None:
         raise CheckpointError(f"{where} is no policy: those are made by `dforce imitate`")
     acting = {**bundle.layout["policy"], **settings}
-    return ForcingPolicy(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, **acting), bundle.layout
+    kind = RecedingPolicy if "stride" in bundle.layout else ForcingPolicy
+    return kind(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, **acting), bundle.layout

@@ -10,6 +10,7 @@
     MANIFEST.json       format version, sizes, sha256, versions of the libraries
 """
 
+import inspect
 import json
 import platform
 import shutil
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dforce
-from dforce.config import CHECKPOINT_ROOMS, bounded_yaml, build, nearest, present
+from dforce.config import CHECKPOINT_ROOMS, bounded_yaml, build, nearest, present, resolve
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
@@ -75,7 +76,13 @@ def build_denoiser(config: Mapping[str, Any], layout: Mapping[str, Any], *,
 
 def _build_net(config: Mapping[str, Any], layout: Mapping[str, Any], trust: Iterable[str] | str | None) -> nn.Module:
     shapes = {name: dict(layout[name]) for name in ("static", "token") if layout.get(name)}
-    net: nn.Module = build(config["net"], trust=trust, rooms=CHECKPOINT_ROOMS,
+    node = config["net"]
+    constructor = resolve(dict(node).get("_target_"), trust=trust, rooms=CHECKPOINT_ROOMS)
+    if "tokens" in inspect.signature(constructor).parameters:  # a network that tells observations from actions
+        if "tokens" not in layout:
+            raise ValueError(f"{node['_target_']} is for policies, whose tokens are observations and actions in turn")
+        shapes["tokens"] = dict(layout["tokens"])
+    net: nn.Module = build(node, trust=trust, rooms=CHECKPOINT_ROOMS,
                            event_shape=tuple(layout["event_shape"]), **shapes)
     return net
 

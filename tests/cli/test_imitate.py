@@ -17,6 +17,7 @@ from tests.cue import CHUNK, answers, demonstrations
 DATA = "dforce/cue-v0"
 SHORT = [f"data={DATA}", f"chunk={CHUNK}", "net.width=8", "batch=4", "held_out=0.1", "fit.warmup=1", "save_every=2",
          "fit.validate_every=2"]
+NARROW = ("imitation.receding.execute=2", "net.width=8", "net.multipliers=[1,2]", "imitation.steps=3")
 LEARNING = ["net.width=32", "batch=32", "fit.steps=500", "fit.lr=5e-3", "fit.validate_every=500", "save_every=500"]
 
 
@@ -41,7 +42,8 @@ def imitate(*words):
 
 def test_a_run_gives_a_policy_that_resumes_bit_for_bit(tmp_path, capsys):
     assert imitate("fit.steps=4", "out=whole") == 0, capsys.readouterr().err
-    assert "dforce evaluate robot checkpoint=whole" in capsys.readouterr().out
+    said, weights = capsys.readouterr().out, sum(value.numel() for value in load_state("whole").model.values())
+    assert "dforce evaluate robot checkpoint=whole" in said and f"Diffusion Forcing: {weights:,} weights" in said
     assert imitate("fit.steps=4", "out=parts", "save_every=1", "keep=9") == 0
     for step in (3, 4):
         (tmp_path / "parts" / "checkpoints" / f"step_{step:08d}").rename(tmp_path / str(step))
@@ -56,7 +58,8 @@ def test_a_run_gives_a_policy_that_resumes_bit_for_bit(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [
     ("imitation=teacher_forcing",), ("imitation=cloning", "imitation.levels.dropout=0.5"),
-    ("imitation=diffusion_policy", "imitation.hold=-1", "imitation.first=true"),
+    ("imitation=memoryless", "imitation.hold=-1", "imitation.first=true"),
+    ("imitation=diffusion_policy", "imitation.hold=-1", "imitation.first=true", "chunk=4", *NARROW),
     ("net=transformer", "net.width=8", "net.heads=2", "imitation.cut=0.3")], ids=str)
 def test_every_way_to_learn_trains_and_acts(words, capsys):
     assert imitate("fit.steps=2", "out=run", "fit.precision=fp32", *words) == 0, capsys.readouterr().err
@@ -70,13 +73,13 @@ def test_a_network_learns_to_remember_and_without_memory_it_cannot(capsys):
     forcing = imitate(*LEARNING, "out=forcing")
     assert forcing == 0, capsys.readouterr().err
     assert answers(load_policy("forcing")[0], 50) >= 0.96
-    blind = imitate(*LEARNING, "out=blind", "imitation=diffusion_policy", "imitation.hold=0", "imitation.window=1")
+    blind = imitate(*LEARNING, "out=blind", "imitation=memoryless", "imitation.hold=0", "imitation.window=1")
     assert blind == 0 and 0.15 < answers(load_policy("blind")[0], 50) < 0.7
 
 
 @pytest.mark.slow  # every other way to learn, held against what it must be able to do
 def test_the_rivals_learn_what_they_can():
-    for name, words in {"told": ["imitation=diffusion_policy", "imitation.hold=0", "imitation.first=true"],
+    for name, words in {"told": ["imitation=memoryless", "imitation.hold=0", "imitation.first=true"],
                         "cloning": ["imitation=cloning"],
                         "transformer": ["net=transformer", "net.width=32", "net.depth=2", "fit.lr=2e-3"],
                         "cut": ["imitation.cut=0.3", "fit.steps=1200"]}.items():

@@ -39,6 +39,36 @@ def test_a_token_holds_what_its_part_or_its_actions_are_and_zeros():
         TokenLayout({}, 1, 1)
 
 
+def test_plans_overlap_and_begin_before_their_observation():
+    data = WholeEpisodes(counted(9, 7), chunk=4, batch=8, held_out=0, stride=2, past=1)
+    batch = data.batch_at(0)
+    observations, actions = physical(data, batch)
+    episode = (observations[:, 0, 0] / 100).round()
+    ends, time = torch.tensor([9, 7])[episode.long()][:, None], 2 * torch.arange(5)
+    torch.testing.assert_close(observations[..., 1], time.minimum(ends).float())
+    step = (time[:, None] - 1 + torch.arange(4)).clamp(min=0).minimum(ends[..., None] - 1)
+    torch.testing.assert_close(actions, 100 * episode[:, None, None] + step + 0.5)
+    learnt = batch.mask.view(8, 5, 2, 4)
+    assert not learnt[:, :, 0].any() and torch.equal(learnt[:, :, 1], (time + 2 <= ends)[..., None].expand(-1, -1, 4))
+    assert (data.layout["stride"], data.layout["past"]) == (2, 1)
+
+
+def test_of_a_window_of_overlapping_plans_the_last_is_learnt_and_every_one_is_drawn():
+    data = WholeEpisodes(counted(6, 6), chunk=4, batch=64, held_out=0, stride=1, past=1, window=2)
+    batch = data.batch_at(0)
+    observations, _ = physical(data, batch)
+    assert torch.equal(batch.mask[..., 0], torch.tensor([False, False, False, True]).expand(64, -1))
+    pairs = {tuple(each) for each in observations[..., 1].tolist()}
+    assert pairs == {(0, 0)} | {(float(t - 1), float(t)) for t in range(1, 6)}  # of the first, copies come before it
+
+
+def test_numbers_may_be_normalised_by_their_limits():
+    data = WholeEpisodes(counted(6, 5), chunk=2, batch=8, held_out=0, limits=True)
+    low, high = [0, 0, 0.5], [105, 6, 104.5]
+    torch.testing.assert_close(data.normalizer.normalize(torch.tensor([low, high])), torch.tensor([[-1.0], [1]]).expand(
+        -1, 3))
+
+
 def test_a_sequence_is_an_episode_from_its_beginning_to_its_end():
     data = WholeEpisodes(counted(6, 5, 3), chunk=2, batch=8, held_out=0)
     batch = data.batch_at(3)
@@ -109,7 +139,8 @@ def test_layouts_name_the_parts_and_what_cannot_be_is_refused():
     assert data.layout["tokens"] == {"parts": {"cue": 1, "rest": 2}, "action": 1, "chunk": CHUNK}
     assert data.layout["token"] == {"kind": 3} and data.batch_at(0).x.shape == (16, 3 * STEPS // CHUNK, 2)
     for wrong, message in (({"cut": 1.0}, "want batch"), ({"chunk": 1, "cut": 0.5}, "cannot be cut"),
-                           ({"chunk": 9}, "no whole chunk"), ({"window": 0}, "want batch")):
+                           ({"chunk": 9}, "no whole chunk"), ({"window": 0}, "want batch"), ({"past": 1}, "take a stride"),
+                           ({"stride": 1, "cut": 0.5}, "take a stride"), ({"stride": 1, "past": 2}, "take a stride")):
         with pytest.raises(ValueError, match=message):
             WholeEpisodes(demonstrations(2), **{"chunk": CHUNK, **wrong})
     bad = demonstrations(2)
