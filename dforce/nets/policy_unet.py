@@ -49,10 +49,10 @@ class PolicyUNet(ConvUNet1d):
                              f"observations={observations}")
         self.event_shape, self.static, self.token = tuple(event_shape), dict(static or {}), dict(token)
         self.seen, self.memory = max(self.parts.values()), observations * len(self.parts)
-        sizes, told = [self.action, *(width * m for m in multipliers)], sum(self.static.values())
+        sizes = [self.action, *(width * m for m in multipliers)]
         self.level = LevelFeatures()
         self.embed = level_embedding(self.level.dim, width)
-        features = width + told + (0 if heads else self.memory * (self.seen + 1))
+        features = width + sum(self.static.values()) + (0 if heads else self.memory * (self.seen + 1))
         self.add_layers(sizes, self.action, features, scale=True)
         self.attention = None
         if heads:

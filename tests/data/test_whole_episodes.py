@@ -139,7 +139,8 @@ def test_layouts_name_the_parts_and_what_cannot_be_is_refused():
     assert data.layout["tokens"] == {"parts": {"cue": 1, "rest": 2}, "action": 1, "chunk": CHUNK}
     assert data.layout["token"] == {"kind": 3} and data.batch_at(0).x.shape == (16, 3 * STEPS // CHUNK, 2)
     for wrong, message in (({"cut": 1.0}, "want batch"), ({"chunk": 1, "cut": 0.5}, "cannot be cut"),
-                           ({"chunk": 9}, "no whole chunk"), ({"window": 0}, "want batch"), ({"past": 1}, "take a stride"),
+                           ({"chunk": 9}, "no whole chunk"), ({"window": 0}, "want batch"),
+                           ({"past": 1}, "take a stride"),
                            ({"stride": 1, "cut": 0.5}, "take a stride"), ({"stride": 1, "past": 2}, "take a stride")):
         with pytest.raises(ValueError, match=message):
             WholeEpisodes(demonstrations(2), **{"chunk": CHUNK, **wrong})
