@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,6 +68,17 @@ class Camera:
         return np.asarray(value)[index]
 
 
+class PictureSource(Protocol):
+    """What gives the pictures of a camera, episode by episode. size: (H, W, C)."""
+
+    @property
+    def size(self) -> tuple[int, ...]: ...
+
+    def read(self, episode: int, index: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W, C], pictures of an episode by number."""
+        ...
+
+
 class EpisodePictures:
     """uint8 [N + E, H, W, 3], what a camera saw in all episodes of a data set: `Episodes.images` holds such.
 
@@ -77,7 +88,7 @@ class EpisodePictures:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, camera: Camera, rows: Sequence[int]):
+    def __init__(self, camera: PictureSource, rows: Sequence[int] | np.ndarray):
         """rows: [E], pictures of each episode."""
         self.camera, self._ends = camera, np.cumsum(rows)
         self.shape = (int(self._ends[-1]), *camera.size[:2], 3)

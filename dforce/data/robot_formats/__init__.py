@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dforce.data.episodes import Episodes
+from dforce.data.robot_formats.diffusion_policy import ENDS, read_replay_buffer
 from dforce.data.robot_formats.lerobot import read_lerobot
+from dforce.data.robot_formats.robomimic import is_robomimic, read_robomimic
+from dforce.data.robot_formats.zarr_arrays import is_zarr
 
 
 def reader_of(path: Path) -> Callable[..., Episodes] | None:
@@ -13,7 +16,11 @@ def reader_of(path: Path) -> Callable[..., Episodes] | None:
 
     ValueError for a part of such a data set, and for a folder of several.
     """
-    return read_lerobot if lerobot_root(path) else None
+    if lerobot_root(path):
+        return read_lerobot
+    if is_robomimic(path):
+        return read_robomimic
+    return read_replay_buffer if is_zarr(path, ENDS) else None
 
 
 def lerobot_root(path: Path) -> Path | None:

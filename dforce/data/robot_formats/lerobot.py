@@ -16,7 +16,7 @@ import numpy as np
 from dforce.data.columns import checked_column
 from dforce.data.episodes import Episodes
 from dforce.data.robot_formats.layout import LayoutError, inside, read_json, reading
-from dforce.data.robot_formats.lerobot_cameras import cameras_of
+from dforce.data.robot_formats.lerobot_cameras import lerobot_images
 from dforce.data.robot_formats.lerobot_info import Entry, Feature, LeRobotInfo, read_entries, read_info, read_tasks
 from dforce.data.robot_formats.parquet import column_values, read_table
 from dforce.data.store import verify_checksums
@@ -64,7 +64,7 @@ def read_lerobot(root: Path, *, infos: Sequence[str] = (), subset: str | None = 
         facts["task_index"] = frames["task_index"][taken, 0].astype(np.int64)
     return Episodes(joined["observation"][observed], joined["action"][taken], rewards, *ends, lengths - keeps_last,
                     facts, {**about, "dataset": about.get("dataset", root.name)},
-                    cameras_of(info, entries, places, extra=int(not keeps_last)))
+                    lerobot_images(info, entries, places, extra=int(not keeps_last)))
 
 
 def _ends(frames: dict[str, np.ndarray], taken: np.ndarray, lengths: np.ndarray, root: Path

@@ -121,7 +121,7 @@ class PictureCamera:
             raise LayoutError(f"{path}: row {row} of {self.key} cannot be read ({error}); restore it") from error
 
 
-def cameras_of(info: LeRobotInfo, entries: list[Entry], rows: list[tuple[Path, int, int]], extra: int
+def lerobot_images(info: LeRobotInfo, entries: list[Entry], rows: list[tuple[Path, int, int]], extra: int
                ) -> dict[str, EpisodePictures]:
     """The pictures of all cameras by name. extra: observations that an episode has beyond its frames."""
     names = [each.camera for each in info.cameras]
