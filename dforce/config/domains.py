@@ -42,14 +42,16 @@ DOMAINS = {name: domain for domain, names in (
     (SIZE, "channels image_size latent lowrank patch rank size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
-           "observations pairs particles passes per_class plans rows sub_plans updates event_shape static token"),
+           "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static token"),
     (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
-    (POSITIVE, "beta clamp clip clip_nats gamma keep kl_max kl_target limit limit_seconds lr pace power rate"),
-    (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p guidance history history_std kl lam "
-                   "min_std noise sde slack stabilise_std temperature weight_decay data_std dt"),
+    (POSITIVE, "beta clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace power "
+               "rate slow"),
+    (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
+                   "kl lam min_std noise sde slack stabilise_std temperature weight_decay data_std dt"),
     (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
-    (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (FINITE, "begin hold scale scales sign"),
+    (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (Domain(0, 65535), "port"),
+    (FINITE, "begin hold scale scales sign"),
 ) for name in names.split()}
 
 

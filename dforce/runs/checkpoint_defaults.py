@@ -8,7 +8,8 @@ from typing import Any
 
 from dforce.train.checkpoint import PRETRAINED
 
-KINDS = {"train": "observation", "train image": "classes", "train video": "size"}  # verb -> a key of its layouts
+KINDS = {"train": "observation", "train image": "classes", "train video": "size",
+         "imitate": "tokens"}  # verb -> a key of its layouts
 
 
 def no_checkpoint(verb: str) -> ValueError:

@@ -1,11 +1,14 @@
 """Training of a policy from demonstrations, and what it becomes: a checkpoint that acts."""
 
 import functools
+import hashlib
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dforce.core.files import sha256
 from dforce.data import load_episodes
 from dforce.data.whole_episodes import WholeEpisodes
 from dforce.policy.forcing import ForcingPolicy
@@ -47,6 +50,16 @@ class ImitationTraining(DenoiserTraining):
         """Says how large the network is, since methods are compared at equal weights."""
         weights = sum(value.numel() for value in load_state(newest).model.values())
         print(f"{self.imitation.name}: {weights:,} weights")
+
+
+def policy_facts(folder: Path, policy: ForcingPolicy, layout: Mapping[str, Any]) -> dict[str, Any]:
+    """What a robot has to know of the policy in a checkpoint: its task, times, names, and hashes that tell another."""
+    numbers = b"".join(each.cpu().numpy().tobytes() for part in (policy.of_observation, policy.of_action)
+                       for each in (part.mean, part.std))
+    hashes = {"normalizer": hashlib.sha256(numbers).hexdigest(), "checkpoint": sha256(folder / "MANIFEST.json")}
+    actions = layout["names"][-policy.tokens.action:]
+    return {"task": layout.get("env"), "settings": layout["env_settings"], "method": layout["method"],
+            "dt": layout.get("dt"), "action_names": actions, "hashes": hashes}
 
 
 def load_policy(where: str | Path, *, device: Any = "cpu", raw: bool = False, trust: Any = None,

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dforce.core.loopback import HOST, asks_for, served_names
 from dforce.core.noise import Noise
 from dforce.data.pixels import to_uint8
 from dforce.report.movie import write_frames
@@ -31,8 +32,6 @@ from dforce.video.model import VideoModel
 from dforce.video.reference_clips import RealVideo
 from dforce.video.stream import Recipe, begin, stream
 
-HOST = "127.0.0.1"  # nobody but this machine
-LOOPBACK = (HOST, "localhost", "[::1]")
 LARGEST = 4096       # bytes of a message; a larger one closes the socket with code 1009
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
 WORDS = {"left": "ArrowLeft", "right": "ArrowRight", "forward": "ArrowUp", "up": "ArrowUp", "back": "ArrowDown",
@@ -136,8 +135,8 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
         _visit(connection, World(model, recipe, real, context=context, seed=seed), fps, ending)
 
     def request(connection: Any, query: Any) -> Any:
-        names = _names(connection.local_address[1], host)
-        if not _asks_for(names, query.headers):
+        names = served_names(connection.local_address[1], [host] if host else [])
+        if not asks_for(names, query.headers):
             return connection.respond(403, f"only pages of {', '.join(names)} may steer; host=NAME adds a name\n")
         if "websocket" in map(str.lower, query.headers.get_all("Upgrade")):
             return None
@@ -155,19 +154,6 @@ def serve(model: VideoModel, recipe: Recipe, real: RealVideo | None, *, port: in
             server.serve_forever()
         finally:
             ending.set()
-
-
-def _names(port: int, host: str | None) -> list[str]:
-    """The values of Host that are answered, in lower case."""
-    names = [*LOOPBACK, *([host.lower()] if host else [])]
-    return [f"{name}:{port}" for name in names] + (names if port == 80 else names[len(LOOPBACK):])
-
-
-def _asks_for(names: list[str], headers: Any) -> bool:
-    """Are the one Host and every Origin of a request among these names?"""
-    hosts, origins = headers.get_all("Host"), headers.get_all("Origin")
-    return len(hosts) == 1 and all(name.lower() in names for name in (*hosts, *(
-        origin.partition("://")[2] for origin in origins)))
 
 
 def _visit(connection: Any, world: World, fps: float, ending: threading.Event) -> None:

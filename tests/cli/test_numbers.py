@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = [file for file in sorted((ROOT / "configs").glob("**/*.yaml")) if file.parent.name != "suites"]
 VERBS = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.kinds().items() for kind in kinds]
 BAD = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e30, 99999999999999999999999]
-WORDS = set("""checkpoint cut_at data device encoder
+WORDS = set("""checkpoint cut_at data device encoder token_file
     env host i3d ignore latents lpips maze measure methods models name networks
     only out preferences reward_node rewards resume selector suite trust sde""".split())  # null, and no number
 

@@ -30,7 +30,7 @@ LEAVES = {"core": set(), "nets": {"core"}, "report": set(), "envs": set(), "conf
 THIRD = {
     "core": {"torch", "einops", "numpy"},
     "guidance": {"torch", "einops", "numpy"},
-    "policy": {"torch", "numpy"},
+    "policy": {"torch", "numpy", "websockets", "msgpack"},
     "nets": {"torch", "einops", "diffusers"},
     "envs": {"gymnasium", "mujoco", "numpy", "gymnasium_robotics", "ogbench", "vizdoom"},
 }
