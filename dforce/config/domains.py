@@ -42,7 +42,8 @@ DOMAINS = {name: domain for domain, names in (
     (SIZE, "channels image_size latent lowrank patch rank size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
-           "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static token"),
+           "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static "
+           "token"),
     (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
     (POSITIVE, "beta clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace power "

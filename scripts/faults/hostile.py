@@ -1,4 +1,4 @@
-"""Nodes and files that were made to do harm, and data and numbers that are wrong: all must be reported."""
+"""Nodes, files and frames that were made to do harm, data and numbers that are wrong: all must be reported."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import frames
 import h5py
 import numpy as np
 import tally
@@ -204,5 +205,6 @@ def archives(work: Path) -> Iterator[tally.Fault]:
 
 def faults(work: Path, checkpoint: Path, every: int = 1) -> Iterator[tally.Fault]:
     """All of them; of the numeric keys, one of `every`."""
-    for some in (nodes(), files(work), resealed(work, checkpoint), numbers(every)):
+    for some in (nodes(), files(work), resealed(work, checkpoint), frames.faults(1000 // every),
+                 numbers(every)):
         yield from some
