@@ -46,8 +46,8 @@ DOMAINS = {name: domain for domain, names in (
            "token"),
     (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
-    (POSITIVE, "beta clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace power "
-               "rate slow"),
+    (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
+               "power rate slow"),
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
                    "kl lam min_std noise sde slack stabilise_std temperature weight_decay data_std dt"),
     (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),

@@ -4,7 +4,8 @@ python scripts/faults [--short] [--only kills mutations hostile] [--work FOLDER]
 
 kills: 50 SIGKILLs over all verbs that train. mutations: 1,000 changed files of everything that is written and read.
 hostile: configuration nodes, files, resealed checkpoints, frames to a policy server, data and numbers that are wrong.
-With --work, a call goes on where the one before was stopped. Exits with 1 where a fault was used in silence, ended in a raw error, or lost work.
+With --work, a call goes on where the one before was stopped. Exits with 1 where a fault was used in silence, ended in a
+raw error, or lost work.
 """
 
 import argparse
