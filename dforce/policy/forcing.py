@@ -9,9 +9,8 @@ from torch import Tensor
 
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.loss import corrupt
-from dforce.core.matrix import autoregressive
 from dforce.core.noise import Noise, NoiseSource, mix, no_noise
-from dforce.core.sample import generate
+from dforce.core.sample import Descent, generate
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State, reset
 from dforce.data.normalize import Affine
@@ -37,8 +36,6 @@ class ForcingPolicy:
     The state is a value (`dforce.core.tree`), rows of which may be reset, forked and dropped: {"memory": of the
     denoiser, after all that was absorbed, "plan": [N, chunk, A] normalised, "begun", "clock", "stream", "first"}.
     """
-
-    order = 2  # of sampling
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, normalizer: Affine, layout: Mapping[str, Any], *,
                  steps: int = 4, execute: int | None = None, sensor_std: float = 0.0, warm_std: float | None = None,
@@ -66,7 +63,8 @@ class ForcingPolicy:
         self.sensor, self.warm = schedule.nearest(sensor_std), warm_std and schedule.nearest(warm_std)
         self.energy, self.scale = energy, scale
         self.noise: NoiseSource = no_noise if regression else Noise(seed)
-        self.matrix = autoregressive(schedule.grid(1 if regression else steps).to(schedule.alpha.device), 1)
+        self.levels = schedule.grid(1 if regression else steps).to(schedule.alpha.device)
+        self.descend = Descent(schedule, self.levels)
 
     @torch.no_grad()
     def reset(self, n: int) -> State:
@@ -151,7 +149,7 @@ class ForcingPolicy:
         unknown = (count == 0) | (count < self.tokens.chunk) & (not self.cut) | self.regression
         count = torch.where(unknown, self.tokens.chunk, count)
         x = self.tokens.action_token(state["plan"], count)[:, None]
-        x = torch.where(unknown[:, None, None], self._noise(x, state, self.tokens.cycle - 1, UNKNOWN), x)
+        x = self._noised(x, unknown, state, self.tokens.cycle - 1, UNKNOWN)
         level = torch.where(unknown, self.schedule.levels, 0)[:, None]
         cond = self._cond(self.tokens.cycle - 1, state["first"], count)
         memory = self.denoiser.absorb(x, level, state["memory"], cond)
@@ -161,7 +159,11 @@ class ForcingPolicy:
         """An observation token as the network is shown it, and its level [N, 1]."""
         level = torch.full((len(x), 1), self.sensor, device=x.device).masked_fill(blank[:, None], self.schedule.levels)
         alpha = self.schedule(level, x)[0].to(x.dtype)  # a noisy x is (x0 + noise), and x_level = alpha times that
-        return torch.where(blank[:, None, None], self._noise(x, state, place, MISSING), alpha * x), level
+        return self._noised(alpha * x, blank, state, place, MISSING), level
+
+    def _noised(self, x: Tensor, where: Tensor, state: State, place: int, salt: int) -> Tensor:
+        """x [N, 1, E], pure noise in the rows `where` [N]."""
+        return torch.where(where[:, None, None], self._noise(x, state, place, salt), x) if where.any() else x
 
     def _noise(self, like: Tensor, state: State, place: int, salt: int) -> Tensor:
         time = state["clock"][:, None] * self.tokens.cycle + place
@@ -171,7 +173,7 @@ class ForcingPolicy:
         """The action token [N, 1, E] that follows what was absorbed."""
         place = self.tokens.cycle - 1
         x = state["plan"].new_zeros(len(count), 1, self.tokens.width)
-        x, matrix = self._noise(x, state, place, START), self.matrix
+        x, matrix, cond = self._noise(x, state, place, START), None, self._cond(place, state["first"])
         if self.warm is not None:
             later = (torch.arange(self.tokens.chunk, device=x.device) + count[:, None]).clamp(max=self.tokens.chunk - 1)
             left = state["plan"].gather(1, later[..., None].expand_as(state["plan"]))
@@ -180,12 +182,13 @@ class ForcingPolicy:
             begin = corrupt(self.schedule, self.tokens.padded(left.flatten(1))[:, None], level,
                             self._noise(x, state, place, WARM))
             x = torch.where(goes_on[:, None, None], begin, x)
-            matrix = matrix[:, None].minimum(torch.where(goes_on[:, None], level, self.schedule.levels))
+            matrix = self.levels[:, None, None].minimum(torch.where(goes_on[:, None], level, self.schedule.levels))
         denoiser = self.denoiser
         if self.energy is not None:
             energy = self.energy
             denoiser = guided(denoiser, self.schedule, lambda x0: energy(self.of_action.denormalize(
                 self.tokens.actions_of(x0[:, 0]))), self.scale)
             memory = {"inner": memory, "past": None}
-        return generate(denoiser, self.schedule, matrix, x, state=memory, cond=self._cond(place, state["first"]),
-                        order=self.order)
+        if matrix is None:
+            return self.descend(denoiser, x, memory, cond)
+        return generate(denoiser, self.schedule, matrix, x, state=memory, cond=cond)

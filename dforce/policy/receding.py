@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.denoiser import Denoiser
+from dforce.core.sample import Descent
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State, reset
 from dforce.data.normalize import Affine
@@ -44,8 +45,9 @@ class RecedingPolicy(ForcingPolicy):
                              f"so it takes {self.execute}..{ahead}; with an ensemble {self.execute}")
         if self.warm is not None:
             raise ValueError("warm_std is for policies that act on every plan; leave it out")
-        self.order, self.ensemble, self.lost = order, ensemble, lost
-        self.matrix = self.matrix if regression else schedule.grid(steps, spacing).to(self.matrix.device)[:, None]
+        self.ensemble, self.lost = ensemble, lost
+        if not regression:
+            self.descend = Descent(schedule, schedule.grid(steps, spacing).to(self.levels.device), order)
         self.denoiser = self.denoiser if clip is None else clipped(self.denoiser, -clip, clip)
 
     def reset(self, n: int) -> State:

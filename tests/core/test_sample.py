@@ -11,7 +11,7 @@ import torch
 from dforce.core.denoiser import Precond
 from dforce.core.matrix import autoregressive, full_sequence, pyramid
 from dforce.core.noise import Noise
-from dforce.core.sample import generate, sample
+from dforce.core.sample import Descent, generate, sample
 from dforce.core.schedule import cosine, flow, linear
 from dforce.core.step import Memory, advance, extrapolate, forget, no_memory
 from dforce.core.transition import renoise, transition
@@ -154,6 +154,18 @@ class Counting(Wrapper):
     def __call__(self, x, level, state, cond=None):
         self.shown, self.calls = self.shown + x.shape[0] * x.shape[1], self.calls + 1
         return self.denoiser(x, level, state, cond)
+
+
+@pytest.mark.parametrize("schedule", [S, flow(40)])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_descent_is_generate_bit_for_bit(schedule, steps):
+    torch.manual_seed(0)
+    denoiser, x, grid = Precond(RecurrentNet(E, width=12), schedule), torch.randn(B, 1, *E), schedule.grid(steps)
+    for network in (denoiser, guided(denoiser, schedule, lambda x0: -x0.square().sum((1, 2)), 0.3)):
+        state = network.init_state(B)
+        for order in (1, 2):
+            whole = generate(network, schedule, autoregressive(grid, 1), x, state=state, order=order)
+            assert torch.equal(Descent(schedule, grid, order)(network, x, state), whole)
 
 
 def test_nothing_needless_is_computed():
