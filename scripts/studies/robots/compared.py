@@ -1,7 +1,7 @@
 """Policies that learn from the same demonstrations and play the same episodes: jobs that can be stopped and go on."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from dforce.policy.demonstration import NearestDemonstration
 from dforce.report.rows import Row, difference_row, make_row, read_episodes, write_episodes
 from dforce.report.statistics import success_interval, wilson_interval
 from dforce.runs.imitation import load_policy
-from dforce.runs.jobs import Job, slug
+from dforce.runs.jobs import Job, claims_in, run_jobs, slug
 
 CONFIG = Path(__file__).parents[3] / "configs" / "verbs" / "evaluate" / "robot.yaml"
 COPIES, CLEAN = 50, "none"
@@ -53,13 +53,14 @@ class Comparison:
     played: Mapping[str, Mapping[str, int]]
     first_seed: int = 2 * BLOCK  # as seed=1 of `dforce evaluate robot`
     variant: Mapping[str, Any] = field(default_factory=dict)  # of all rows
+    needs: tuple[str, ...] = ()  # jobs that come first
 
     def jobs(self) -> Iterator[Job]:
         """First network 0 of all methods, then network 1, ...; of each network its training, then its episodes."""
         for number in range(self.networks):
             for method, words in self.methods.items():
                 folder = self._folder(method, number)
-                yield Job(str(folder), (), partial(_finished, folder),
+                yield Job(str(folder), self.needs, partial(finished, folder),
                           partial(_train, folder, (f"data={self.data}", f"seed={number}", *words)))
                 for condition, count in self.played[method].items():
                     file = self._episodes(method, number, condition)
@@ -152,13 +153,22 @@ def records(episodes: list[RobotEpisode]) -> list[dict[str, Any]]:
              "steps": each.steps} for each in episodes]
 
 
+def work_off(jobs: Sequence[Job], work: Path) -> None:
+    """Does the jobs, shared with other processes that work in the same folder; prints those that fail."""
+    outcome = run_jobs(jobs, claims_in(work / "locks"),
+                       tell=lambda name, left: print(f"{Path(name).name} ({left} of {len(jobs)} left)", flush=True))
+    for name, error in outcome.failed.items():
+        print(f"{name} failed: {error}")
+
+
 def command(*words: str) -> None:
     """`dforce` with these words, or RuntimeError."""
     if main(words):
         raise RuntimeError(f"dforce {' '.join(words)} failed")
 
 
-def _finished(folder: Path) -> bool:
+def finished(folder: Path) -> bool:
+    """Has the run in this folder come to its end?"""
     status = folder / "STATUS"
     return status.is_file() and status.read_text(encoding="utf-8").strip() == "done"
 

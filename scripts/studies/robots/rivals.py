@@ -14,20 +14,21 @@ import time
 from pathlib import Path
 
 import torch
-from compared import CLEAN, Comparison, corruptions
+from compared import CLEAN, Comparison, corruptions, work_off
 
 from dforce.report.rows import write_results
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import environment, results_header
-from dforce.runs.jobs import claims_in, run_jobs
 
 BASE, DROPOUT, PLAIN = "Diffusion Forcing", "cloning, observation dropout", "cloning"
 METHODS = {
     BASE: (), DROPOUT: ("imitation=cloning", "imitation.levels.dropout=0.3"), PLAIN: ("imitation=cloning",),
     "cloning, input noise": ("imitation=cloning", "imitation.levels.noise=0.3"),
     "teacher forcing": ("imitation=teacher_forcing",),
-    "Diffusion Policy": ("imitation=diffusion_policy", "batch=320"),
-    "Diffusion Policy told the beginning": ("imitation=diffusion_policy", "batch=320", "imitation.first=true")}
+    "memoryless diffusion": ("imitation=memoryless", "batch=320"),
+    "memoryless diffusion, told the beginning": ("imitation=memoryless", "batch=320", "imitation.first=true"),
+    "Diffusion Policy": ("imitation=diffusion_policy",),
+    "Diffusion Policy, told the beginning": ("imitation=diffusion_policy", "imitation.first=true")}
 
 
 def main() -> None:
@@ -49,10 +50,7 @@ def main() -> None:
     study = Comparison("dforce/Swap-v0", given.data, given.work.resolve(), methods, given.networks, {
         name: {CLEAN: given.episodes, **(faults if name in given.faults else {})} for name in methods})
     if not given.report:
-        outcome = run_jobs([*study.jobs(), study.reference_job(given.episodes)], claims_in(given.work / "locks"),
-                           tell=lambda name, left: print(f"{Path(name).name} ({left} left)", flush=True))
-        for name, error in outcome.failed.items():
-            print(f"{name} failed: {error}")
+        work_off([*study.jobs(), study.reference_job(given.episodes)], given.work)
     rows = study.rows()
     write_results(given.out, results_header(environment(), round(time.monotonic() - begin, 1)), rows)
     print(terminal_table(rows, metrics=("reached", "held", "reached_difference")))
