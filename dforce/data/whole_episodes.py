@@ -19,7 +19,8 @@ from dforce.data.token_layout import KIND, TokenLayout, parts_of
 class WholeEpisodes:
     """Sequences of observation and action tokens in turn, each from the beginning of an episode to its end.
 
-    tokens: their `TokenLayout`. event_shape, layout, normalizer (Affine over O + A), virtual_shards: as of `Windows`.
+    tokens: their `TokenLayout`. turn: tokens from one action token to the next.
+    event_shape, layout, normalizer (Affine over O + A), virtual_shards: as of `Windows`.
     Sequences are as long as the longest episode. Others are padded by standing still: their last observation and
     action again; mask is False on padding.
     """
@@ -37,8 +38,8 @@ class WholeEpisodes:
         window: None, or a number of observations: sequences of so many, from anywhere, for policies without memory.
         first: cond["static"]["first"] tells the episode's first observation.
         stride: None, or environment steps from one observation to the next. Action tokens are then plans that overlap:
-            they alone are learnt, in a window only that of the last observation. An episode is continued before its
-            beginning by its first observation and action.
+            they alone are learnt, and a window has that of its last observation only. An episode is continued before
+            its beginning by its first observation and action.
         past: actions of a plan that come before its observation; for a stride.
         limits: numbers are normalised by the data's least and largest value, to -1..1, not by mean and deviation.
         floor: least standard deviation that a column is normalised by, as a share of the largest of its part: what
@@ -47,6 +48,7 @@ class WholeEpisodes:
         self.tokens = TokenLayout(parts_of(episodes.names()[0]), episodes.actions.shape[1], chunk)
         self.batch, self.seed, self.cut, self.window, self.first, self.split = batch, seed, cut, window, first, split
         self.stride, self.past = stride, past
+        self.turn = len(self.tokens.parts) * window + 1 if stride and window else self.tokens.cycle
         self._check(episodes)
         self.virtual_shards = shard_count(batch, virtual_shards)
         train, val = split_episodes(len(episodes), held_out, seed)
@@ -93,12 +95,13 @@ class WholeEpisodes:
         x, kind = self.tokens.sequence(self._observations[episode[:, None], start.clamp(0, last + 1)],
                                        self._actions[episode[:, None, None], step], count)
         seen, done = start <= real, start + apart <= real
-        if self.stride:
-            seen = torch.zeros_like(seen)
-            done = done & (torch.arange(self.cycles) >= (self.window or 1) - 1)
-        mask = torch.stack([*[seen] * len(self.tokens.parts), done], 2).flatten(1)
+        mask = torch.stack([*[seen & (not self.stride)] * len(self.tokens.parts), done], 2).flatten(1)
         if self.stride:
             mask = mask[..., None] & (torch.arange(self.tokens.width) < chunk * self.tokens.action)
+            if self.window:
+                place = torch.arange(x.shape[1])
+                kept = (place % self.tokens.cycle < len(self.tokens.parts)) | (place == place[-1])
+                x, kind, mask = x[:, kept], kind[:, kept], mask[:, kept]
         static = {"first": self._observations[episode, 0]} if self.first else {}
         return Batch(x, mask, {"token": {KIND: kind}, "static": static}, torch.ones(len(episode), dtype=torch.bool))
 

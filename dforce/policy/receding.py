@@ -15,6 +15,7 @@ from dforce.data.normalize import Affine
 from dforce.guidance.wrapper import clipped
 from dforce.policy.forcing import ForcingPolicy
 from dforce.policy.protocol import Observation, observation_vectors
+from dforce.policy.window import Windowed
 
 
 class RecedingPolicy(ForcingPolicy):
@@ -37,7 +38,7 @@ class RecedingPolicy(ForcingPolicy):
         lost: in place of a missing observation stand noise, at the level of noise, or its parts as they were seen last.
         """
         super().__init__(denoiser, schedule, normalizer, layout, steps=steps, regression=regression, **settings)
-        self.execute, self.past = int(layout["stride"]), int(layout["past"])
+        self.execute, self.past, self.window = int(layout["stride"]), int(layout["past"]), layout["window"]
         ahead = self.tokens.chunk - self.past
         self.replan = ahead if execute is None and ensemble is None else self.execute if execute is None else execute
         if not self.execute <= self.replan <= ahead or ensemble is not None and self.replan != self.execute:
@@ -48,6 +49,9 @@ class RecedingPolicy(ForcingPolicy):
         self.ensemble, self.lost = ensemble, lost
         if not regression:
             self.descend = Descent(schedule, schedule.grid(steps, spacing).to(self.levels.device), order)
+        if self.window:
+            self.denoiser = Windowed(denoiser, self.window * len(self.tokens.parts), width=self.tokens.width,
+                                     cycle=self.tokens.cycle)
         self.denoiser = self.denoiser if clip is None else clipped(self.denoiser, -clip, clip)
 
     def reset(self, n: int) -> State:
@@ -77,7 +81,8 @@ class RecedingPolicy(ForcingPolicy):
         return {**super()._begin(values, state), "last": state["last"]}
 
     def _remember(self, state: State, count: Tensor) -> State:
-        return super()._remember(state, torch.zeros_like(count))  # nothing: in training plans overlap what came of them
+        """Nothing of what was done, for plans overlap in training: noise, or no token where a window has none."""
+        return state["memory"] if self.window else super()._remember(state, torch.zeros_like(count))
 
     def _next(self, memory: State, state: State, count: Tensor) -> tuple[Tensor, State]:
         used = torch.where(state["begun"], state["used"] + count, self.replan)

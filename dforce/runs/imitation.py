@@ -38,7 +38,7 @@ class ImitationTraining(DenoiserTraining):
         held_out = sequences(split="val", normalizer=train.normalizer) if self.held_out else None
         levels: Any = self.imitation.levels
         if "cycle" in inspect.signature(levels).parameters:  # levels that tell observations from actions
-            levels = functools.partial(levels, cycle=train.tokens.cycle)
+            levels = functools.partial(levels, cycle=train.turn)
         training = replace(self, objective=functools.partial(self.objective, levels=levels))
         layout = {**train.layout, "method": self.imitation.name, "policy": self.imitation.acting,
                   "env_settings": {key: about[key] for key in WORLD if about.get(key) is not None}}

@@ -60,11 +60,18 @@ def test_a_run_gives_a_policy_that_resumes_bit_for_bit(tmp_path, capsys):
     ("imitation=teacher_forcing",), ("imitation=cloning", "imitation.levels.dropout=0.5"),
     ("imitation=memoryless", "imitation.hold=-1", "imitation.first=true"),
     ("imitation=diffusion_policy", "imitation.hold=-1", "imitation.first=true", "chunk=4", *NARROW),
+    ("imitation=long_context", "chunk=4", "net.heads=1", "imitation.receding.stride=2", *NARROW),
+    ("imitation=past_tokens", "chunk=4", "net.heads=1", "imitation.receding.stride=2", "imitation.receding.past=2",
+     *NARROW),
+    ("imitation=chunks", "chunk=4", "net.heads=2", "imitation.hold=-1"),
+    ("imitation=chunks", "chunk=4", "net.heads=2", "imitation.window=null", "imitation.levels.dropout=0.5",
+     "imitation.receding.lost=noise", "imitation.hold=0"),
     ("net=transformer", "net.width=8", "net.heads=2", "imitation.cut=0.3")], ids=str)
 def test_every_way_to_learn_trains_and_acts(words, capsys):
     assert imitate("fit.steps=2", "out=run", "fit.precision=fp32", *words) == 0, capsys.readouterr().err
     policy, layout = load_policy("run")
-    assert 0 <= answers(policy, 4) <= 1 and layout["policy"]["regression"] == ("imitation=cloning" in words)
+    assert 0 <= answers(policy, 4) <= 1 and layout["policy"]["regression"] == (
+        words[0] in ("imitation=cloning", "imitation=chunks"))
 
 
 @pytest.mark.slow  # two trainings that are long enough to learn something

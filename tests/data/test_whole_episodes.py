@@ -56,8 +56,9 @@ def test_plans_overlap_and_begin_before_their_observation():
 def test_of_a_window_of_overlapping_plans_the_last_is_learnt_and_every_one_is_drawn():
     data = WholeEpisodes(counted(6, 6), chunk=4, batch=64, held_out=0, stride=1, past=1, window=2)
     batch = data.batch_at(0)
-    observations, _ = physical(data, batch)
-    assert torch.equal(batch.mask[..., 0], torch.tensor([False, False, False, True]).expand(64, -1))
+    assert torch.equal(batch.mask[..., 0], torch.tensor([False, False, True]).expand(64, -1)) and data.turn == 3
+    assert batch.cond["token"]["kind"][0].tolist() == [[1, 0], [1, 0], [0, 1]]
+    observations = data.normalizer.part(0, 2).denormalize(batch.x[:, :2, :2])
     pairs = {tuple(each) for each in observations[..., 1].tolist()}
     assert pairs == {(0, 0)} | {(float(t - 1), float(t)) for t in range(1, 6)}  # of the first, copies come before it
 

@@ -76,10 +76,11 @@ def test_a_plan_is_followed_and_then_made_anew():
     np.testing.assert_allclose(delayed[:, 0, 0], np.stack([made[0][0, 0]] * 3), atol=1e-6)  # nothing was done of it
 
 
-def test_what_is_planned_is_what_training_denoises():
-    """The sampled plan is a fixed point of the same network over the whole sequence, as it is trained."""
+@pytest.mark.parametrize("window", [None, 2])
+def test_what_is_planned_is_what_training_denoises(window):
+    """A regression acts on what the same network says of a sequence as it is trained on."""
     net = denoiser(observations=3, heads=2)
-    each = policy(net, steps=1, regression=True)
+    each = policy(net, {**LAYOUT, "window": window}, steps=1, regression=True)
     state, tokens, empty = each.reset(3), [], torch.zeros(3, 8)
     for time in range(4):
         actions, state = each.act(seen(time), state)
@@ -87,7 +88,9 @@ def test_what_is_planned_is_what_training_denoises():
                                                        ("eye", "joint")], 1))
         tokens += [each.tokens.padded(shown[:, :3]), each.tokens.padded(shown[:, 3:]), empty]
     x, level = torch.stack(tokens, 1), torch.tensor([0, 0, 100] * 4).expand(3, -1)
-    cond = {"token": {"kind": torch.eye(3).repeat(4, 1).expand(3, -1, -1)}}
+    kept = slice(None) if window is None else [6, 7, 9, 10, 11]  # the last observations, and one action token
+    x, level = x[:, kept], level[:, kept]
+    cond = {"token": {"kind": torch.eye(3).repeat(4, 1).expand(3, -1, -1)[:, kept]}}
     with torch.no_grad():
         plan, _ = net(x, level, net.init_state(3, cond), cond)
     torch.testing.assert_close(state["plan"].flatten(1), plan[:, -1], atol=1e-5, rtol=1e-5)
