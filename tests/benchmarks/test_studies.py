@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from dforce.benchmarks.robot.episodes import RobotEpisode
 from dforce.core.schedule import linear
 from dforce.planning.control import Plan, tracking
 from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.tasks import get_task
-from dforce.report.rows import write_results
+from dforce.report.rows import write_episodes, write_results
 from dforce.train.checkpoint import build_denoiser
 from scripts.studies.planning.crossing import CORNER, SIDE, crossings, kinds, levels, walk, windows
 from scripts.studies.planning.panels import line_panels, panels_of, path_panels
 from scripts.studies.planning.parts import TUNE_SEED, best_trial, end_spread, far_ends, spread_row, starts_of
+from scripts.studies.robots.compared import Comparison, records
 from tests.gaussian_bed import NonCausal
 from tests.small_planner import small
 
@@ -320,3 +322,23 @@ def test_a_plan_begins_where_its_first_state_is(monkeypatch):
 
     row = script["beginning"](UMAZE, "aside", Aside(), 3)
     assert row["value"] == pytest.approx(0.5) and (row["n"], row["method"]) == (3, "aside")
+
+
+def test_methods_are_compared_network_by_network_and_episode_by_episode(tmp_path):
+    study = Comparison("task", "data", tmp_path, {"ours": (), "theirs": ()}, 2, {
+        "ours": {"none": 4, "delay": 2}, "theirs": {"none": 4}}, variant={"span": 5})
+    (tmp_path / "episodes").mkdir()
+    held = {"ours-0-none": "1111", "ours-1-none": "1101", "ours-0-delay": "01", "theirs-0-none": "1001",
+            "theirs-1-none": "0001"}
+    for name, bits in held.items():
+        write_episodes(tmp_path / "episodes" / f"{name}.jsonl", records([
+            RobotEpisode(seed, stage=3 * int(bit), reached=True, held=bit == "1") for seed, bit in enumerate(bits)]))
+    rows = {(row["method"], row["metric"], row["variant"]["corruption"]): row for row in study.rows()}
+    ours, paired = rows["ours", "held", "none"], rows["ours - theirs", "held_difference", "none"]
+    assert (ours["value"], ours["n"], ours["seeds"], ours["variant"]["span"]) == (7 / 8, 8, 2, 5)
+    assert (paired["value"], paired["n"], paired["seeds"]) == (4 / 8, 8, 2) and paired["low"] < 0.5 < paired["high"]
+    assert rows["theirs", "stage_3", "none"]["value"] == 3 / 8 and rows["theirs", "reached", "none"]["value"] == 1
+    drop = rows["ours", "held_difference", "delay - none"]  # two episodes of one network, the only ones played twice
+    assert (drop["value"], drop["n"], drop["seeds"]) == (-0.5, 2, 1)
+    trained, played = [job for job in study.jobs() if "ours-1" in job.name][:2]
+    assert not trained.done() and played.done() and played.needs == (trained.name,)

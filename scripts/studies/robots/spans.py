@@ -4,7 +4,7 @@
 
 In these tasks a cue is shown once; `span` dark steps later one of three discs is to be touched, so who guesses is right
 in a third. Every span has demonstrations, trainings and fresh episodes of its own. The study may be stopped and goes
-on; two processes share it. The picture goes beside the results, as NAME.png.
+on; two processes share it.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of training")
     parser.add_argument("--report", action="store_true", help="only write what has been played so far")
     parser.add_argument("--out", type=Path, default=Path("docs/results/robot_spans.json"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/img/robot_spans.png"))
     given, begin, jobs, studies = parser.parse_args(), time.monotonic(), [], []
     torch.set_num_threads(1)
     for span in given.spans:
@@ -56,7 +57,7 @@ def main() -> None:
         work_off(jobs, given.work)
     rows = [row for study in studies for row in study.rows()]
     write_results(given.out, results_header(environment(), round(time.monotonic() - begin, 1)), rows)
-    picture(rows, given.out.with_suffix(".png"))
+    picture(rows, given.picture)
     print(terminal_table(rows, metrics=("reached",)))
 
 
