@@ -22,7 +22,8 @@ class WholeEpisodes:
     tokens: their `TokenLayout`. turn: tokens from one action token to the next.
     event_shape, layout, normalizer (Affine over O + A), virtual_shards: as of `Windows`.
     Sequences are as long as the longest episode. Others are padded by standing still: their last observation and
-    action again; mask is False on padding.
+    action again; mask is False on padding. Where the data say that episodes end with a tail of rest, `hold` repeats
+    the observations of its last half, to and fro: one observation again and again has a noise that stands still, too.
     """
 
     def __init__(self, episodes: Episodes, *, chunk: int, batch: int = 16, seed: int = 0, hold: int = 0,
@@ -140,13 +141,25 @@ class WholeEpisodes:
             raise ValueError(f"chunk={chunk}: the longest episode has {steps} steps, which is no whole chunk")
         self.cycles = self.window or math.ceil(steps / (self.stride or chunk * (1 - self.cut / 2)))
         self._real = real.astype(np.int64)
-        ends = np.minimum(real, episodes.lengths[chosen])[:, None]
+        ends, step = np.minimum(real, episodes.lengths[chosen])[:, None], np.arange(steps + 1)
+        back = to_and_fro(step - ends, _rest(episodes) if hold > 0 else 0)
         width = episodes.observations.shape[1]
         packed = []
         for values, first, extra, columns in (
                 (episodes.observations, episodes.first_observation, 0, (0, width)),
                 (episodes.actions, episodes.first_step, 1, (width, width + self.tokens.action))):
-            rows = first[chosen][:, None] + np.minimum(np.arange(steps + 1 - extra), ends - extra)
+            rows = first[chosen][:, None] + np.minimum(step[:steps + 1 - extra], ends - extra) - (0 if extra else back)
             physical = torch.from_numpy(values[rows].astype(np.float32))
             packed.append(self.normalizer.part(*columns).cpu().normalize(physical))
         self._observations, self._actions = packed
+
+
+def to_and_fro(beyond: np.ndarray, rest: int) -> np.ndarray:
+    """How far back to look for an observation `beyond` the last one: 0, 1, ... rest, rest - 1, ... 0, 1, ..."""
+    return rest - np.abs(rest - np.maximum(beyond, 0) % max(2 * rest, 1))
+
+
+def _rest(episodes: Episodes) -> int:
+    """Steps at the end of every episode that are surely rest: half of the tail with which they were generated."""
+    tail = episodes.about.get("tail")
+    return min(tail // 2, int(episodes.lengths.min())) if isinstance(tail, int) and tail > 0 else 0

@@ -91,6 +91,10 @@ def test_standing_still_counts_as_data_as_long_as_asked_for_and_ends_can_be_left
     held = WholeEpisodes(counted(4, 2), chunk=2, batch=8, held_out=0, hold=2)
     assert held.batch_at(0).x.shape[1] == 6
     assert held.batch_at(0).mask.sum(1).unique().tolist() == [5, 6]  # the last observation is data too
+    resting = WholeEpisodes(counted(6, tail=4), chunk=1, batch=1, held_out=0, hold=6)  # half of the tail is rest
+    observations, actions = physical(resting, resting.batch_at(0))
+    assert observations[0, :, 1].round().tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 4, 5, 6, 5]
+    assert actions[0].flatten().tolist() == [*(np.arange(6) + 0.5), *[5.5] * 6]
     short = WholeEpisodes(counted(4, 3), chunk=2, batch=8, held_out=0, hold=-1)
     observations, actions = physical(short, short.batch_at(0))
     assert observations[..., 1].max() == 2 and actions.fmod(100).max() == 2.5
