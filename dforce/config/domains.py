@@ -38,7 +38,7 @@ DOMAINS = {name: domain for domain, names in (
             "judged jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes "
             "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride"),
     (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
-             "past rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail"),
+             "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail"),
     (SIZE, "channels image_size latent lowrank patch rank size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
@@ -47,7 +47,7 @@ DOMAINS = {name: domain for domain, names in (
     (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
     (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
-               "power rate slow"),
+               "power rate slow file_mb"),
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
                    "kl lam min_std noise sde slack stabilise_std temperature weight_decay data_std dt"),
     (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),

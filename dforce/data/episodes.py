@@ -114,6 +114,16 @@ def pack(observations: Sequence, actions: Sequence, rewards: Sequence, *, termin
     return Episodes(o, a, r, ends, cuts, lengths, packed, dict(about or {}), seen)
 
 
+def first_episodes(episodes: Episodes, count: int) -> Episodes:
+    """The first `count` of them."""
+    lengths = episodes.lengths[:count]
+    steps, rows = int(lengths.sum()), int(lengths.sum()) + len(lengths)
+    return Episodes(episodes.observations[:rows], episodes.actions[:steps], episodes.rewards[:steps],
+                    episodes.terminations[:steps], episodes.truncations[:steps], lengths,
+                    {name: values[:steps] for name, values in episodes.infos.items()}, episodes.about,
+                    {name: images[:rows] for name, images in episodes.images.items()})
+
+
 def joined_ranges(first: np.ndarray, stop: np.ndarray) -> np.ndarray:
     """The numbers first[e]..stop[e]-1 of all e, one range after another. first, stop: [E] integers."""
     lengths = stop - first

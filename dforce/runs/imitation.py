@@ -29,12 +29,14 @@ class ImitationTraining(DenoiserTraining):
     chunk: int
     held_out: float
     imitation: Imitation
+    subset: str | None = None
 
     def prepare(self) -> Prepared:
         """Data, model and training loop, or ValueError."""
-        sequences = functools.partial(WholeEpisodes, load_episodes(self.data), chunk=self.chunk, batch=self.batch,
-                                      seed=self.seed, held_out=self.held_out, **self.imitation.sequences)
-        train, about = sequences(), sequences.args[0].about
+        episodes = load_episodes(self.data, subset=self.subset)
+        sequences = functools.partial(WholeEpisodes, episodes, chunk=self.chunk, batch=self.batch, seed=self.seed,
+                                      held_out=self.held_out, **self.imitation.sequences)
+        train, about = sequences(), episodes.about
         held_out = sequences(split="val", normalizer=train.normalizer) if self.held_out else None
         levels: Any = self.imitation.levels
         if "cycle" in inspect.signature(levels).parameters:  # levels that tell observations from actions

@@ -28,7 +28,7 @@ def frames(length: int, e: int) -> dict[str, np.ndarray]:
     t = np.arange(length)
     state = np.stack([np.full(length, e), t, e + t / 100], 1).astype(np.float32)
     return {"observation.state": state, "observation.environment_state": np.stack([t, t * t], 1).astype(np.float32),
-            "action": np.stack([t + 10 * e, -t], 1).astype(np.float32), "next.reward": (t * .5).astype(np.float32),
+            "action": np.stack([t / 8 + e, -t / 8], 1).astype(np.float32), "next.reward": (t * .5).astype(np.float32),
             "next.done": t == length - 1, "timestamp": (t / FPS).astype(np.float32), "frame_index": t,
             "episode_index": np.full(length, e), "task_index": np.full(length, e % 2)}
 
@@ -125,9 +125,8 @@ def test_windows_of_lerobot_data_stay_in_their_episode(tmp_path):
     np.testing.assert_allclose(observed[:, 0, 0], observed[:, 1, 0], atol=1e-4)
     e, t = observed[..., 0].round().long(), observed[..., 1].round().long()
     here = batch.mask[:, 2::3]  # tokens of actions that are data
-    np.testing.assert_allclose(acted[here], torch.stack([
-        torch.stack([torch.minimum(t + i, torch.tensor(LENGTHS)[e] - 1) for i in range(2)], -1) + 10 * e[..., None],
-        -torch.stack([torch.minimum(t + i, torch.tensor(LENGTHS)[e] - 1) for i in range(2)], -1)], -1)[here], atol=1e-3)
+    moved = torch.stack([torch.minimum(t + i, torch.tensor(LENGTHS)[e] - 1) for i in range(2)], -1) / 8
+    np.testing.assert_allclose(acted[here], torch.stack([moved + e[..., None], -moved], -1)[here], atol=1e-4)
 
 
 def test_a_subset_is_a_split(tmp_path):

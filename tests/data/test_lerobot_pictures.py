@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dforce.data import Episodes, load_episodes
+from dforce.data import Episodes, VideoClips, load_episodes
+from dforce.data.pixels import to_uint8
 from dforce.data.robot_formats.lerobot_writer import write_lerobot
 from tests.data.test_lerobot import FPS, LENGTHS, by_hand_v2, by_hand_v3, edit, features, relist
 from tests.random_episodes import equal, ragged
@@ -138,9 +141,7 @@ def seen(episodes: Episodes, size: tuple[int, int]) -> dict[str, np.ndarray]:
 def test_pictures_that_were_written_are_read_back(tmp_path, pictures, size):
     lengths = (5, 3, 8)
     plain = ragged(lengths)
-    episodes = Episodes(*(getattr(plain, key) for key in ("observations", "actions", "rewards", "terminations",
-                                                          "truncations", "lengths", "infos", "about")),
-                        images=seen(plain, size))
+    episodes = replace(plain, images=seen(plain, size))
     root = write_lerobot(tmp_path / "set", episodes, pictures=pictures, file_mb=0.002)
     assert len(list(root.glob("videos/observation.images.top/chunk-000/*.mp4"))) > 1 or pictures == "lossy"
     back = load_episodes(root, infos=("goal",))
@@ -208,3 +209,36 @@ def test_maps_of_depth_are_left_out_and_said_so(tmp_path):
     features(root, "observation.images.depth", dtype="video", shape=[SIDE, SIDE, 1], info={"is_depth_map": True})
     with pytest.warns(UserWarning, match="observation.images.depth are left out"):
         assert list(load_episodes(root).images) == ["top", "wrist"]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DFORCE_CACHE", str(tmp_path / "cache"))
+
+
+def test_clips_of_a_camera_are_its_episodes_and_no_window_crosses_into_another(tmp_path, cache):
+    root = filmed_v3(tmp_path / "set")
+    with pytest.warns(UserWarning, match="several cameras, top, wrist; top is taken, for another give .*videos"):
+        clips = VideoClips(root, frames=3, held_out=0)
+    assert [clip.frames for clip in clips.clips] == list(LENGTHS) and clips.layout["fps"] == pytest.approx(FPS)
+    assert len(clips) == sum(n - 2 for n in LENGTHS)
+    for camera, place in enumerate((root, root / "videos/observation.images.wrist")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clips = VideoClips(place, frames=3, held_out=0)
+        batch = clips.gather(np.arange(len(clips)))
+        shown = told(to_uint8(batch.x.flatten(0, 1))).reshape(-1, 3, 3)
+        assert (shown[..., 0] == shown[:, :1, 0]).all() and (shown[..., 2] == camera).all()
+        assert (np.diff(shown[..., 1]) == 1).all()
+        moved = batch.cond["token"]["action"][:, 1:].numpy()  # row t led to frame t
+        assert np.array_equal(moved[..., 0], shown[:, :-1, 1] / 8 + shown[:, :-1, 0])
+    with pytest.raises(ValueError, match="none of its cameras, top, wrist"):
+        VideoClips(root / "videos/observation.images.top/chunk-000", frames=3, held_out=0)
+
+
+def test_what_was_written_is_read_back_as_clips(tmp_path, cache):
+    plain = ragged((5, 3))
+    episodes = replace(plain, images={"top": seen(plain, (24, 32))["top"]})
+    clips = VideoClips(write_lerobot(tmp_path / "set", episodes), frames=2, held_out=0, size=(24, 32))
+    assert [clip.frames for clip in clips.clips] == [6, 4]
+    np.testing.assert_array_equal(clips.clips[1].read(np.arange(4)), episodes.images["top"][6:])

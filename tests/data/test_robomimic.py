@@ -32,7 +32,7 @@ def actions(e: int) -> np.ndarray:
     return np.stack([np.arange(LENGTHS[e]) + 100 * e, -np.arange(LENGTHS[e])], 1).astype(np.float32)
 
 
-def robomimic(path: Path, *, after: bool = True) -> Path:
+def robomimic(path: Path, *, after: bool = True, images: bool = True) -> Path:
     """Episodes in no order; with masks, as robomimic writes them."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -44,6 +44,8 @@ def robomimic(path: Path, *, after: bool = True) -> Path:
             demo["actions"], demo["rewards"] = actions(e), (np.arange(n) == n - 1) * 1.
             demo["dones"], demo["states"] = (np.arange(n) == n - 1).astype(int), np.full((n, 7), e, np.float64)
             for key, rows in values(e, n + 1).items():
+                if key == "front_image" and not images:
+                    continue
                 demo.create_dataset(f"obs/{key}", data=rows[:-1], compression="gzip")
                 if after:
                     demo[f"next_obs/{key}"] = rows[1:]

@@ -1,7 +1,7 @@
 """Finds the clips of a data set in any of several layouts, and gives the reason for every file that it leaves out.
 
 Layouts: TECO's DMLab (npz) and Minecraft (mp4 with an npz of actions beside it), in folders {train|training,
-test|val|validation} or not; folders of films; folders of pictures; Minari data sets with image observations.
+test|val|validation} or not; folders of films; folders of pictures; Minari and LeRobot data sets with cameras.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dforce.data.robot_formats import lerobot_root
 from dforce.data.seal import at_rest, cache_root, leads_out, read_sealed, stamp, write_sealed
 from dforce.data.store import CHECKSUMS, datasets_root, list_datasets, verify_checksums
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, ClipSet, natural
 from dforce.data.video.formats import FORMATS, PARTS, SUFFIXES, format_of
 from dforce.data.video.formats.film import FilmClip
+from dforce.data.video.formats.lerobot import lerobot_clips
 from dforce.data.video.formats.minari import minari_clips
 
 SPLITS = {"train": "train", "training": "train", "test": "val", "val": "val", "validation": "val"}
@@ -38,9 +38,8 @@ def find_clips(data: str | os.PathLike, *, fps: float | None = None,
         return minari_clips(minari)
     if not root.exists():
         raise ValueError(_unknown(str(data)))
-    if lerobot_root(root):
-        raise ValueError(f"{root} is a LeRobot data set, whose cameras and actions are for `dforce imitate`; give a "
-                         "folder of a clip an episode, with its actions beside")
+    if (lerobot := lerobot_clips(root)) is not None:
+        return lerobot
     if next(root.glob("*/dataset_info.json"), None) or next(root.glob("**/*.tfrecord*"), None):
         raise ValueError(f"{root} is a TFDS folder, as TECO's pre-encoded (VQ) data are; they hold codes and no "
                          "frames: give the folder of the npz or mp4 files")
