@@ -36,7 +36,8 @@ FINITE = Domain(-LARGEST, LARGEST)
 DOMAINS = {name: domain for domain, names in (
     (COUNT, "accumulate copies data_steps execute epochs every evaluations feature_steps frames iterations judge_steps "
             "judged jumpy_steps keep_last points rooms rounds save_every searched spread steps tune_episodes "
-            "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride"),
+            "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride "
+            "pixels until"),
     (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail"),
     (SIZE, "channels image_size latent lowrank patch rank size stack width window"),
@@ -49,7 +50,7 @@ DOMAINS = {name: domain for domain, names in (
     (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
                "power rate slow file_mb"),
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
-                   "kl lam min_std noise sde slack stabilise_std temperature weight_decay data_std dt"),
+                   "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt"),
     (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
     (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (Domain(0, 65535), "port"),
     (FINITE, "begin hold scale scales sign"),

@@ -90,6 +90,14 @@ class Arm:
         mujoco.mj_step(self.model, data, self._substeps - half)
         mujoco.mj_forward(self.model, data)  # positions of bodies belong to the end of the step
 
+    def push(self, impulse: np.ndarray, body: int | None = None) -> None:
+        """A blow [3] in N s at the centre of a body, or of the hand, changes all velocities by what it does to them."""
+        where = int(self.model.site_bodyid[self._site]) if body is None else body
+        jacobian, change = np.zeros((3, self.model.nv)), np.zeros((1, self.model.nv))
+        mujoco.mj_jacBodyCom(self.model, self.data, jacobian, None, where)
+        mujoco.mj_solveM(self.model, self.data, change, (impulse @ jacobian)[None])
+        self.data.qvel += change[0]
+
     def state(self) -> tuple[np.ndarray, np.ndarray]:
         """The whole state, to be given to `restore`."""
         physics = np.empty(mujoco.mj_stateSize(self.model, STATE))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
 from numpy.typing import ArrayLike
@@ -171,6 +172,20 @@ class TableEnv(gymnasium.Env):
     def cube(self, number: int) -> np.ndarray:
         """Position of a cube [3]."""
         return self.arm.data.qpos[self._qpos[number]:self._qpos[number] + 3].copy()
+
+    def disturb(self, what: str, vector: ArrayLike, place: float = 0.0) -> None:
+        """Something from outside, between two steps. what: "arm" or "cube", a blow of `vector` [3] N s; "moved", a cube
+        that stands elsewhere afterwards, by `vector` [3] m. place: 0..1, which of the cubes."""
+        cubes = self.props.cubes
+        if what not in ("arm", "cube", "moved") or what != "arm" and not cubes:
+            raise ValueError(f"{what!r} cannot be disturbed here: there are the arm and {len(cubes)} cubes")
+        number = min(int(place * len(cubes)), len(cubes) - 1)
+        if what == "moved":
+            self._put_cube(number, self.cube(number) + np.asarray(vector, float))
+            mujoco.mj_forward(self.arm.model, self.arm.data)
+        else:
+            self.arm.push(np.asarray(vector, float), None if what == "arm" else self.arm.model.body(
+                f"prop_{cubes[number]}").id)
 
     def _put_cube(self, number: int, position: ArrayLike) -> None:
         self.arm.data.qpos[self._qpos[number]:self._qpos[number] + 7] = [*np.asarray(position, float), 1, 0, 0, 0]

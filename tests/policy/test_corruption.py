@@ -52,3 +52,49 @@ def test_noise_and_delay():
     for wrong in ({"missing": 1.5}, {"burst": 0}, {"delay": -1}):
         with pytest.raises(ValueError, match="want missing"):
             Corruption(**wrong)
+
+
+def test_parts_are_lost_alone_and_cameras_fail_in_their_ways():
+    rng = np.random.default_rng(0)
+    seen = [{"front": rng.integers(0, 256, (2, 12, 16, 3), dtype=np.uint8), "arm": rng.normal(size=(2, 3))}
+            for _ in range(2)]
+
+    def second(shown, pixels=2, **more):
+        faults = Faults(Corruption(missing=1.0, parts=("front",), shown=shown, pixels=pixels, **more), (0, 1))
+        faults.observed(seen[0], np.zeros(2, bool))
+        arrived, told = faults.observed(seen[1], np.zeros(2, bool))
+        assert np.array_equal(arrived["arm"], seen[1]["arm"]) or more and arrived["front"].dtype == np.uint8
+        return arrived["front"], told
+
+    now = seen[1]["front"]
+    assert {name: where.tolist() for name, where in second("told")[1].items()} == {"front": [True, True]}
+    assert second("zeros")[1] is None and not second("zeros")[0].any()
+    assert np.array_equal(second("last")[0], seen[0]["front"]) and second("last", noise=1.0)[0].dtype == np.uint8
+    moved = second("shifted")[0]
+    assert np.array_equal(moved[:, :, 2:], now[:, :, :-2]) and (moved[:, :, :2] == now[:, :, :1]).all()
+    blurred = second("blurred")[0]
+    assert abs(float(blurred[1, 5, 7, 2]) - now[1, 3:8, 5:10, 2].mean()) <= 0.5 and blurred.dtype == np.uint8
+    assert abs(float(blurred[0, 0, 0, 0]) - now[0][np.ix_([0, 0, 0, 1, 2], [0, 0, 0, 1, 2])][..., 0].mean()) <= 0.5
+    with pytest.raises(ValueError, match="the observation has .'eye'.$"):
+        Faults(Corruption(missing=1.0, parts=("nose",)), (0,)).observed({"eye": np.zeros((1, 2))}, np.zeros(1, bool))
+
+
+def test_a_push_comes_once_at_a_step_that_is_drawn_and_a_cube_is_moved_at_a_decision():
+    seeds = range(200)
+    faults = Faults(Corruption(push=2.0, moved=0.01, until=50), seeds)
+    events = {seed: [(step, each) for step in range(120) for each in faults.disturbances(seed, step, step % 10 == 9)]
+              for seed in seeds}
+    again = Faults(Corruption(push=2.0, moved=0.01, until=50), (7,))
+    assert [each.vector.tolist() for step in range(120) for each in again.disturbances(0, step, step % 10 == 9)] == [
+        each.vector.tolist() for _, each in events[7]]
+    steps, angles = {"arm": [], "moved": []}, []
+    for each in events.values():
+        assert sorted(disturbance.what for _, disturbance in each) == ["arm", "moved"]
+        for step, (what, vector, place) in each:
+            assert np.linalg.norm(vector) == pytest.approx(2.0 if what == "arm" else 0.01) and vector[2] == 0
+            assert 0 <= place < 1
+            steps[what].append(step)
+            angles.append(np.arctan2(vector[1], vector[0]))
+    assert max(steps["arm"]) < 50 and min(steps["arm"]) < 5 and all(step % 10 == 9 for step in steps["moved"])
+    assert abs(np.mean(np.exp(1j * np.array(angles)))) < 0.15  # all directions
+    assert not Faults(Corruption(), (0,)).disturbances(0, 0, True)

@@ -64,6 +64,8 @@ def _play_together(policy: Any, envs: Sequence[Any], seeds: Sequence[int], corru
         actions = faults.executed(np.asarray(planned))
         for row in np.flatnonzero(~over).tolist():
             for action in actions[row]:
+                for each in faults.disturbances(row, episodes[row].steps, bool(infos[row]["decision_due"])):
+                    envs[row].unwrapped.disturb(*each)
                 observations[row], _, terminated, truncated, infos[row] = envs[row].step(action)
                 episodes[row].actions.append(action)
                 episodes[row].saw(infos[row])

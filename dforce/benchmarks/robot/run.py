@@ -56,12 +56,13 @@ class RobotEvaluation:
         envs = [make() for _ in range(min(self.copies, self.episodes))]
         for layout in layouts:
             check_task(envs[0], layout)
+        corruptions = self._suiting(layouts[0]["tokens"]["parts"], envs[0])
         seeds = [BLOCK * (self.seed + 1) + number for number in range(self.episodes)]
 
         def play(folder: RunFolder) -> None:
             rows = self._reference_rows(name, envs, seeds, layouts[0])
             methods = dict(zip(_distinct([layout["method"] for layout in layouts]), places, strict=True))
-            first = self._play(folder, name, methods, envs, seeds, rows)
+            first = self._play(folder, name, methods, envs, seeds, rows, corruptions)
             folder.results(rows, summary=_summary(rows, next(iter(methods))), checkpoints=places, first_seed=seeds[0])
             for env in envs:
                 env.close()
@@ -71,11 +72,23 @@ class RobotEvaluation:
 
         return play
 
+    def _suiting(self, parts: dict[str, int], env: Any) -> dict[str, Corruption]:
+        """The corruptions to play; without `only`, those that there can be. ValueError for one that there cannot."""
+        chosen = {key: each for key, each in self.corruptions.items() if self.only is None or key in self.only}
+        for key, each in [*chosen.items()]:
+            fits = set(each.parts or ()) <= parts.keys() and (
+                not (each.push or each.moved) or hasattr(env.unwrapped, "disturb"))
+            if not fits and self.only:
+                raise ValueError(f"only={key}: the observation has the parts {', '.join(parts)}"
+                                 f"{'' if hasattr(env.unwrapped, 'disturb') else ', and nothing here can be pushed'}")
+            if not fits:
+                del chosen[key]
+        return chosen
+
     def _play(self, folder: RunFolder, name: str, methods: dict[str, str], envs: list[Any], seeds: list[int],
-              rows: list[Row]) -> dict[str, list[RobotEpisode]]:
+              rows: list[Row], corruptions: dict[str, Corruption]) -> dict[str, list[RobotEpisode]]:
         """Adds the rows of all methods (name -> checkpoint); returns the episodes of the first, by corruption."""
         first: dict[str, list[RobotEpisode]] = {}
-        corruptions = {key: each for key, each in self.corruptions.items() if self.only is None or key in self.only}
         with Ticker(len(methods) * len(corruptions), "evaluate") as ticker:
             for method, place in methods.items():
                 played = {}

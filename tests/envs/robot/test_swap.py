@@ -3,6 +3,7 @@
 import warnings
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -148,3 +149,30 @@ def test_bad_input_is_named(env: SwapEnv) -> None:
         SwapEnv(observations="pixels")
     with pytest.raises(ValueError, match="span"):
         SwapEnv(span=0)
+
+
+def test_a_push_adds_its_impulse_and_a_moved_cube_is_seen_elsewhere(env: SwapEnv) -> None:
+    env.reset(seed=3)
+    arm, mass = env.arm, 0.05
+    before, address = arm.data.qvel.copy(), int(arm.model.body("prop_green").dofadr[0])
+    env.disturb("cube", [0.01, 0, 0], 0.6)                         # the second of two
+    change = arm.data.qvel - before
+    assert change[address:address + 3] == pytest.approx([0.01 / mass, 0, 0], abs=1e-9)  # velocity is impulse by mass
+    assert abs(np.delete(change, range(address, address + 6))).max() < 1e-12
+    red = env.cube(0)
+    env.disturb("moved", [0.02, -0.01, 0], 0.2)
+    assert env.cube(0) == pytest.approx(red + [0.02, -0.01, 0])
+    assert abs(env.observe()[4:7] - env.cube(0)).max() < 0.006      # its noise is a millimetre
+    calm, tool = env.get_state(), arm.tool
+    env.disturb("arm", [0, 20.0, 0])
+    for _ in range(4):
+        mujoco.mj_step(arm.model, arm.data)
+    assert 0.02 < arm.tool[1] - tool[1] < 0.1                       # 2 to 10 cm, in the direction of the blow
+    env.set_state(calm)
+    start = env.cube(0)
+    env.disturb("cube", [0, 0.03, 0], 0.2)
+    for _ in range(5):
+        env.step([*arm.target, 0.0])
+    assert env.cube(0)[1] - start[1] == pytest.approx((0.03 / mass) ** 2 / 2 / 9.81, rel=0.25)  # friction 1 brakes it
+    with pytest.raises(ValueError, match="'table' cannot be disturbed"):
+        env.disturb("table", [0, 0, 0])
