@@ -124,7 +124,7 @@ def _write(root: Path, episodes: Episodes, columns: dict[str, np.ndarray], names
                for (key, film), seen in zip(films.items(), episodes.images.values(), strict=True)}
     info = {"codebase_version": "v3.0", "robot_type": episodes.about.get("robot"), "total_episodes": len(listed),
             "total_frames": len(columns["action"]), "total_tasks": len(tasks), "chunks_size": CHUNK,
-            "data_files_size_in_mb": mb, "video_files_size_in_mb": mb, "fps": fps, "splits":
+            "data_files_size_in_mb": round(mb), "video_files_size_in_mb": round(mb), "fps": fps, "splits":
             {"train": f"0:{len(listed)}"}, **PATHS, "features": _features(columns, names) | seen_by,
             OWN: {"last_frame_is_observation": True, "tasks": "task_index" in episodes.infos, "about": episodes.about}}
     _write_meta(root / "meta", info if films else {**info, "video_path": None}, listed, tasks)
@@ -171,7 +171,8 @@ def _table(frames: dict[str, np.ndarray]) -> Any:
     for key, values in frames.items():
         column = pa.array(np.ascontiguousarray(values).reshape(-1))
         for side in (() if values.shape[1:] == (1,) else reversed(values.shape[1:])):
-            column = pa.FixedSizeListArray.from_arrays(column, side)
+            column = pa.FixedSizeListArray.from_arrays(column, side) if values.ndim == 2 else pa.ListArray.from_arrays(
+                np.arange(0, len(column) + 1, side, dtype=np.int32), column)
         table[key] = column
     return pa.table(table)
 
