@@ -1,4 +1,4 @@
-"""A GRU over few sequences on a CPU, for guidance and training: the numbers of `nn.GRU` and of its gradient.
+"""A GRU over few sequences on a CPU, for guidance: the numbers of `nn.GRU`, with a gradient in the inputs alone.
 
 PyTorch's own takes a dozen small operations a token, each a node of the graph. Here a token takes five forward and
 four backward, in buffers that are allocated once; the rest is done for all tokens together. On a GPU cuDNN does it.
@@ -14,9 +14,9 @@ LARGEST = 64  # sequences side by side: beyond, the products dominate and PyTorc
 
 
 def pays(core: nn.GRU, code: Tensor) -> bool:
-    """Is a gradient needed in `code` [B, T, width], and are the sequences few and on a CPU?"""
+    """Is a gradient needed in `code` [B, T, width] alone, and are the sequences few and on a CPU?"""
     return (torch.is_grad_enabled() and code.requires_grad and code.device.type == "cpu" and len(code) <= LARGEST
-            and not torch.is_autocast_enabled("cpu"))
+            and not torch.is_autocast_enabled("cpu") and not any(weight.requires_grad for weight in core.parameters()))
 
 
 def unroll(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def cudnn(core: nn.GRU, code: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Layer(torch.autograd.Function):
-    """One layer: code [B, T, in], latent before it [B, width] -> latents [B, T, width].
+    """One layer: code [B, T, in], latent before it [B, width] -> latents [B, T, width]. No gradient for weights.
 
     With the gates r, u, n of Cho et al. (2014) as torch.nn.GRU has them, for W, V, b, c its weights and biases::
 
@@ -52,13 +52,13 @@ class _Layer(torch.autograd.Function):
         a[..., 2 * width:] = c[2 * width:]
         latents = torch.cat([first[None], first.new_empty(time, batch, width)])
         ru, r, u, g_n = (part.unbind(0) for part in (a[..., :2 * width], *a.split(width, 2)))
-        turned, h, n = v.t(), latents.unbind(0), a_n.unbind(0)
+        v, h, n = v.t(), latents.unbind(0), a_n.unbind(0)
         for t, gates in enumerate(a.unbind(0)):
-            gates.addmm_(h[t], turned)
+            gates.addmm_(h[t], v)
             ru[t].sigmoid_()
             n[t].addcmul_(r[t], g_n[t]).tanh_()
             torch.lerp(n[t], h[t], u[t], out=h[t + 1])
-        ctx.save_for_backward(code, first, latents, a, a_n, w, v, b, c)  # a: r, u, g_n; a_n: n
+        ctx.save_for_backward(code, first, latents, a, a_n, w, v.t(), b, c)  # a: r, u, g_n; a_n: n
         return latents[1:].transpose(0, 1)
 
     @staticmethod
@@ -66,28 +66,15 @@ class _Layer(torch.autograd.Function):
         code, first, latents, gates, n, *weights = ctx.saved_tensors
         if torch.is_grad_enabled():  # a gradient of the gradient is needed: PyTorch's own GRU has one
             again = torch._VF.gru(code, first[None], weights, True, 1, 0.0, False, False, True)[0]
-            needed, inputs = ctx.needs_input_grad, (code, first, *weights)
-            wanted = [each for each, need in zip(inputs, needed, strict=True) if need]
-            gradients = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
-            return tuple(next(gradients) if need else None for need in needed)
-        by_gates, by_candidate, carried = _walk_back(latents, gates, n, weights[1], gradient)
-        in_weights: tuple[Tensor | None, ...] = (None,) * 4
-        if any(ctx.needs_input_grad[2:]):
-            before, c = latents[:-1].flatten(0, 1), by_gates.sum(0)
-            v = by_gates.t() @ before
-        width = n.shape[2]
-        by_gates[:, 2 * width:] = by_candidate                                 # d / d a from here on
-        if any(ctx.needs_input_grad[2:]):
-            in_weights = by_gates.t() @ code.transpose(0, 1).flatten(0, 1), v, by_gates.sum(0), c
-        return (by_gates @ weights[0]).view(*n.shape[:2], -1).transpose(0, 1), carried, *in_weights
+            gradients = torch.autograd.grad(again, (code, first), gradient, create_graph=True)
+        else:
+            gradients = _walk_back(latents, gates, n, weights[0], weights[1], gradient)
+        return (*gradients, None, None, None, None)
 
 
-def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, v: Tensor, gradient: Tensor,
-               ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in g [T * B, 3 * width], in a_n [T * B, width] and in the latent before the first token [B, width].
-
-    The other tensors, [T (+ 1), B, ...], are those that `_Layer.forward` saved; gradient: [B, T, width].
-    """
+def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, w: Tensor, v: Tensor, gradient: Tensor,
+               ) -> tuple[Tensor, Tensor]:
+    """Gradients in code and in the latent before it, from the tensors [T (+ 1), B, ...] that `_Layer.forward` saved."""
     time, batch, width = n.shape
     r, u, g_n = gates.split(width, 2)
     by_n = (1 - n * n).mul_(1 - u)                                         # d h' / d a_n
@@ -103,4 +90,6 @@ def _walk_back(latents: Tensor, gates: Tensor, n: Tensor, v: Tensor, gradient: T
         torch.add(carried, direct, out=here)
         torch.mul(wide, each, out=moved)
         carried = torch.addmm(here * kept, flat, v)
-    return (by.mul_(total).view(time * batch, 3 * width), by_n.mul_(total[:, :, 0]).view(time * batch, width), carried)
+    by[:, :, 2] = by_n                                                     # d h' / d a
+    back = by.mul_(total).view(time * batch, 3 * width)
+    return (back @ w).view(time, batch, -1).transpose(0, 1), carried

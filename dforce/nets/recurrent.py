@@ -94,7 +94,7 @@ class RecurrentNet(nn.Module):
 
     def may_branch(self, x: Tensor) -> bool:
         """Is `branched` faster for tokens like x [B, T, *E]?"""
-        return gru.pays(self.core, x) and not any(weight.requires_grad for weight in self.core.parameters())
+        return gru.pays(self.core, x)
 
     def branched(self, x: Tensor, label: Tensor, state: State, begins: list[int], time: int, parents: list[int],
                  cond: Any = None) -> tuple[Tensor, State, State]:
