@@ -160,6 +160,7 @@ def test_the_gradient_through_the_inversion_is_that_of_autograd() -> None:
     assert torch.autograd.grad(single.through(x)[0].sum(), x)[0].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_doodl_climbs_and_its_latent_stays_on_the_sphere() -> None:
     schedule = linear(1000)
     torch.manual_seed(0)

@@ -125,6 +125,7 @@ def test_a_reward_of_images_and_of_trajectories_is_learnt(kind) -> None:
         assert found.model(drawn(3, 31, 3)).shape == (3,)  # of any length
 
 
+@pytest.mark.slow
 def test_a_reward_that_knows_the_class_of_the_prompt() -> None:
     """Class 0 likes bright images, class 1 dark ones: without the class no model beats a guess."""
     x, label = drawn(1200, 1, 1, 4, 4), torch.arange(600) % 2

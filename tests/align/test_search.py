@@ -264,6 +264,7 @@ def plug_in(model, schedule):
     return guided(model, schedule, lambda x0: -((1.3 - x0) ** 2).sum((1, 2)) / (2 * 0.5))
 
 
+@pytest.mark.slow
 def test_the_exact_noisy_likelihood_gives_the_posterior_and_the_plug_in_does_not() -> None:
     ancestral, ode = {"eta": 1.0, "order": 1}, {"eta": 0.0, "order": 2}
     for how in (ancestral, ode):

@@ -281,6 +281,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Pla
     return whole, asked
 
 
+@pytest.mark.slow
 def test_tuning_sees_its_own_starts_only_and_every_method_has_as_many_trials(
         finished: tuple[PlanningBenchmark, list[tuple[int, int]]]) -> None:
     whole, asked = finished
@@ -402,6 +403,7 @@ def stopping(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Keeper, "write", signalling)
 
 
+@pytest.mark.slow
 def test_the_verb_leaves_tables_and_a_page_and_names_no_network_where_there_is_none() -> None:
     out = ran("run", "methods=[straight]")
     assert (out / "STATUS").read_text() == "done\n" and not list(out.glob("models/*"))

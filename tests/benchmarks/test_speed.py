@@ -187,6 +187,7 @@ def test_gemm_peak_is_positive_and_remembered():
 # ------------------------------------------------------------------------------------------------------ the command
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_step, "gemm_peak", lambda *_: 1e12)  # half a second for each side and dtype
     assert main(["benchmark", "speed", "quick=true", "rounds=2", "device=cpu", f"out={tmp_path / 'run'}"]) == 0
@@ -204,6 +205,7 @@ def test_the_benchmark_names_the_parts_there_are():
         SpeedBenchmark(("sampler",))
 
 
+@pytest.mark.slow
 def test_the_official_layers_are_as_large_as_published_and_start_six_times_as_many_kernels():
     sizes = Sizes()
     schedule = maze_denoiser(sizes, 8)[1]

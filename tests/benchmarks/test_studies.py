@@ -219,6 +219,7 @@ def test_paths_are_drawn_in_the_colour_of_their_kind():
 
 # --------------------------------------------------------------------------------------------------------- ablation
 
+@pytest.mark.slow
 def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_networks():
     import argparse
 

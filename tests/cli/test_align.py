@@ -76,6 +76,7 @@ def test_the_tuned_model_is_one_like_any_other() -> None:
     assert set(weights("b")) == set(weights("digits"))
 
 
+@pytest.mark.slow
 def test_low_rank_adapters_are_in_the_weights_and_beside_them() -> None:
     assert align("lowrank=2", "out=a") == 0
     (folder,) = Path("a/checkpoints").glob("adapters_*")
@@ -128,6 +129,7 @@ def test_several_rewards_at_once_are_each_measured() -> None:
         assert main(["align", "image", *words, "out=b"]) == 2
 
 
+@pytest.mark.slow
 def test_it_stops_at_the_largest_kl(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["align", "image", "kl_max=1e-6", "out=b", *SMALL, "algorithm.epochs=9"]) == 0
     assert "stopped after epoch" in capsys.readouterr().out

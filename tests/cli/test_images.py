@@ -134,6 +134,7 @@ def test_what_cannot_be_resumed(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
+@pytest.mark.slow
 def test_without_a_classifier_and_without_samples(data: Path) -> None:
     plain = train(data, "plain", "classifier=0", "fit.steps=3")
     assert not (plain / "classifier").exists() and {metric for _, metric in rows_of(plain)} == {"diversity"}
@@ -145,6 +146,7 @@ def test_fewer_samples_than_held_out_images_are_of_all_classes(data: Path) -> No
     assert [line["class"] for line in lines] == 2 * ["above", "above", "below", "below"]
 
 
+@pytest.mark.slow
 def test_fast_dev_run_on_digits(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     assert main(["train", "image", "fast_dev_run=true", "out=digits-run"]) == 0
@@ -153,6 +155,7 @@ def test_fast_dev_run_on_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert load_model("digits-run").classes == tuple(map(str, range(10)))
 
 
+@pytest.mark.slow
 def test_a_wide_image_under_an_mlp_gets_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(8):
         (tmp_path / "wide" / f"{i % 2}").mkdir(parents=True, exist_ok=True)

@@ -253,6 +253,7 @@ def test_a_command_gets_plain_values_and_what_the_command_line_names(monkeypatch
     assert call.command == "dforce benchmark speed rounds=3 +new.key=1 quick=true"
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_one_folder_a_job(tmp_path: Path) -> None:
     names = "name=dforce/a-v0,dforce/b-v0"
     assert main(["data", "maze", "-m", names, "steps=1000", "hydra.sweep.dir=sweep"]) == 0

@@ -26,6 +26,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_everything_behind(demo: Path) -> None:
     assert (demo / "STATUS").read_text() == "done\n"
     pictures = {file.stem for file in (demo / "media").iterdir()}

@@ -32,6 +32,7 @@ def frames_in(folder: Path, samples: int = 2) -> np.ndarray:
     return np.fromfile(folder / "frames.u8", np.uint8).reshape(-1, samples, 16, 16, 1)
 
 
+@pytest.mark.slow
 def test_a_rollout_leaves_film_strip_curves_and_rows(checkpoint: Path, tmp_path: Path) -> None:
     import imageio.v3 as iio
 

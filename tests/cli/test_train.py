@@ -94,8 +94,11 @@ def test_a_diverged_run_says_what_to_change_and_is_not_done(key: str, capsys: py
         assert all(value.isfinite().all() for value in load_state(place).model.values())
 
 
-@pytest.mark.parametrize("again", [["resume=run"], ["data=dforce/small-v1", *SMALL, "out=run"]])
-@pytest.mark.parametrize("left", ["no configuration", "half a checkpoint"])
+@pytest.mark.parametrize("again, left", [
+    (["resume=run"], "half a checkpoint"),
+    pytest.param(["resume=run"], "no configuration", marks=pytest.mark.slow),
+    pytest.param(["data=dforce/small-v1", *SMALL, "out=run"], "no configuration", marks=pytest.mark.slow),
+    pytest.param(["data=dforce/small-v1", *SMALL, "out=run"], "half a checkpoint", marks=pytest.mark.slow)])
 def test_killed_before_anything_was_saved_it_begins_at_step_0(again: list[str], left: str,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     whole = load_state(trained("whole", "save_every=40"))
@@ -113,6 +116,7 @@ def test_killed_before_anything_was_saved_it_begins_at_step_0(again: list[str], 
     assert metrics(run) == metrics(Path("whole")) and not list(run.rglob("*.tmp*"))
 
 
+@pytest.mark.slow
 def test_best_and_last(finished: Path) -> None:
     folder = finished
     assert checkpoints(folder) == ["best", "step_00000030", "step_00000040"]
@@ -125,6 +129,7 @@ def test_best_and_last(finished: Path) -> None:
     assert (folder / "STATUS").read_text() == "done\n" and (folder / "media" / "loss.png").exists()
 
 
+@pytest.mark.slow
 def test_a_worse_validation_leaves_the_best_alone(finished: Path) -> None:
     folder = copied(finished)
     before = load_state(folder / "checkpoints" / "best")
@@ -152,6 +157,7 @@ def test_sigterm_and_resume_are_the_undisturbed_run(monkeypatch: pytest.MonkeyPa
     assert sorted(path.name for path in Path().iterdir()) == ["part", "whole"]
 
 
+@pytest.mark.slow
 def test_resume_of_a_finished_run_and_beyond(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied(finished)
     before = load_state(folder)
@@ -171,6 +177,7 @@ def test_resume_before_the_first_checkpoint_begins_at_the_beginning(finished: Pa
     assert_same(load_state(killed), load_state(finished))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_begins_a_folder_of_its_own(finished: Path) -> None:
     folder = copied(finished)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -182,6 +189,7 @@ def test_a_checkpoint_begins_a_folder_of_its_own(finished: Path) -> None:
     assert len(list(Path("runs/train").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_names_old_places_goes_on_as_it_would_have(finished: Path) -> None:
     """Its configurations, that of the folder and that of the checkpoint, say `dforce.fit.fit` and the like."""
     folder, old = copied(finished), copied(finished, "old")
@@ -198,6 +206,7 @@ def test_a_run_that_names_old_places_goes_on_as_it_would_have(finished: Path) ->
     assert metrics(old) == metrics(folder)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_says_why(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for where in ("nowhere", "data"):
         if where == "data":
@@ -220,6 +229,7 @@ def test_what_cannot_be_resumed_says_why(finished: Path, capsys: pytest.CaptureF
     assert dforce.load(folder / "checkpoints" / "best").step
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_a_folder_a_job() -> None:
     small = [word for word in SMALL if not word.startswith("fit.")]
     assert main(["train", "-m", "data=dforce/small-v1", *small, "fit.lr=1e-3,2e-3", "fast_dev_run=true"]) == 0
@@ -237,6 +247,7 @@ def test_without_held_out_episodes_there_is_no_best() -> None:
     assert checkpoints(folder) == ["step_00000015"] and "val_loss" not in metrics(folder)[-1]
 
 
+@pytest.mark.slow
 def test_carried_states_go_through_a_stop(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trained("whole", "carry=true")
     with monkeypatch.context() as patch:

@@ -41,6 +41,7 @@ def complaint(capsys, *words):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pairs_become_a_reward_with_its_page(data, capsys) -> None:
     x, bright = data
     assert main(["train", "reward", "data=sets/pairs.npz", "out=run", "classes=[a,b]", *FEW, "lr=1e-2"]) == 0
@@ -62,6 +63,7 @@ def test_pairs_become_a_reward_with_its_page(data, capsys) -> None:
     assert load_reward("again").head.size == 16  # on the features of the first, which are kept with it
 
 
+@pytest.mark.slow
 def test_ratings_become_a_reward_with_its_rank_correlation(data, capsys) -> None:
     x, bright = data
     assert main(["train", "reward", "data=sets/ratings.npz", "out=run", "steps=150"]) == 0
@@ -79,6 +81,7 @@ def test_ratings_become_a_reward_with_its_rank_correlation(data, capsys) -> None
     assert "ratings.png" in open("run/index.html").read()
 
 
+@pytest.mark.slow
 def test_settings_and_data_that_do_not_fit_are_told(data, capsys) -> None:
     x, _ = data
     assert "data is needed" in complaint(capsys)

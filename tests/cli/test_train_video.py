@@ -73,6 +73,7 @@ def test_a_run_gives_a_model_that_resumes_bit_for_bit(tmp_path, capsys):
     assert (tmp_path / "whole" / "STATUS").read_text() == "done\n"
 
 
+@pytest.mark.slow
 def test_stacked_frames_carried_states_and_a_picture(tmp_path, capsys):
     data = clips(tmp_path / "data", frames=16)
     assert train(f"data={data}", "fit.steps=2", "out=run", "stack=2", "carry=true", "samples=2",
@@ -102,6 +103,7 @@ def test_what_is_refused(tmp_path, capsys, words, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_clips_are_not_gone_on_with(tmp_path, capsys):
     data = clips(tmp_path / "data", count=1)
     assert train(f"data={data}", "fit.steps=2", "out=run", "samples=0") == 0

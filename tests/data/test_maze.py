@@ -26,7 +26,8 @@ def made(*arguments: str) -> int:
     return main(["data", "maze", "steps=2000", *arguments])
 
 
-@pytest.mark.parametrize("maze", sorted(MAZES))
+@pytest.mark.parametrize("maze", [pytest.param(maze, marks=[pytest.mark.slow] * (maze != "medium"))
+                                  for maze in sorted(MAZES)])
 def test_every_maze_sparse_and_dense(maze: str, _store: Path) -> None:
     assert made(f"maze={maze}", "dense=true") == 0
     sparse, dense = (load_episodes(f"dforce/maze2d-{maze}{suffix}-v1", infos=["goal"]) for suffix in ("", "-dense"))
@@ -45,6 +46,7 @@ def test_every_maze_sparse_and_dense(maze: str, _store: Path) -> None:
     assert load_episodes(f"dforce/maze2d-{maze}-dense-v1").about["seed"] == 1
 
 
+@pytest.mark.slow
 def test_a_grid_of_ones_own_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
     assert made(f"maze='{GRID}'", "name=dforce/mine-v0") == 0
     assert load_episodes("dforce/mine-v0").about["rows"] == GRID.split("/")

@@ -186,6 +186,7 @@ def test_resizing_keeps_what_is_flat_and_cuts_the_middle():
     assert resized(frames, (24, 48)).shape == (2, 24, 48, 3)
 
 
+@pytest.mark.slow
 def test_balls_need_no_files():
     clips = VideoClips("balls", frames=16, batch=4)
     assert clips.event_shape == (1, 16, 16) and clips.action_width == 0 and clips.batch_at(0).cond == {}

@@ -70,6 +70,7 @@ def test_a_pretrained_unet_samples_as_diffusers_does(kind, predict):
     assert torch.equal(last.x, generate(denoiser, schedule, grid[:, None], x[:, None], cond=cond, order=1))
 
 
+@pytest.mark.slow
 def test_a_pretrained_unet_under_guidance_forks_its_conditioning():
     from dforce.nets.diffusers import PretrainedUNet
 

@@ -158,6 +158,7 @@ def redness(subject: Subject, *, scale: float) -> Watched:
 '''
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
@@ -241,6 +242,7 @@ class Line:
 '''
 
 
+@pytest.mark.slow
 def test_a_planner(tree: Path) -> None:
     add(tree, {"planning/line.py": PLANNER, "configs/planner/line.yaml":
                "# straight to the goal\n_target_: dforce.planning.line.Line\n_partial_: true\npace: 0.02\n"})

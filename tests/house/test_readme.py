@@ -71,6 +71,7 @@ def test_the_example_stays_on_the_circle(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert abs(step.clamp(-1, 1).acos().mean() - 0.3) < 0.06  # it walks on, at the speed of the data
 
 
+@pytest.mark.slow
 def test_the_planner_that_ships_plans_as_written() -> None:
     names: dict = {}
     page = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
@@ -81,6 +82,7 @@ def test_the_planner_that_ships_plans_as_written() -> None:
     assert ((states[:, :2] - names["goal"]) ** 2).sum(-1).min() ** 0.5 < 0.5            # and comes by the goal
 
 
+@pytest.mark.slow
 def test_the_small_files_to_try_it_with_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     inline = re.search(r"python - <<END[^\n]*\n(.*?)\nEND\n", README, re.DOTALL)

@@ -47,6 +47,7 @@ def test_figures_of_the_process_itself():
     assert figures(moments(2 * x))[1:] == pytest.approx(2 * figures(moments(x))[1:])
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_and_shrinks_with_sequences():
     x = ar1(1200, 100, torch.Generator().manual_seed(1))[..., 0]
     seeds = [moments(part) for part in x.chunk(3)]

@@ -58,11 +58,13 @@ def test_log_mean_exp_gives_the_posterior():
     assert mean < 0.15 and spread < 0.15
 
 
+@pytest.mark.slow
 def test_the_mean_of_gradients_changes_nothing():
     """For a quadratic energy the mean gradient over futures is the gradient at the mean: the plug-in again."""
     assert errors(20, 3, steps=10, draws=4, lookahead=3, reduce="mean", **POSTERIOR)[0] > 3
 
 
+@pytest.mark.slow
 def test_a_non_causal_denoiser_needs_no_delay():
     """What is left (.2) does not fall with more draws: it is that of few joint steps."""
     mean, spread = errors(60, 0, NonCausal(S, T), draws=16, lookahead=8, reduce="gaussian", branch="posterior")

@@ -155,6 +155,7 @@ def gaussian_denoiser(x, schedule):
     return Gaussian()
 
 
+@pytest.mark.slow
 def test_training_beats_independent_pixels_on_the_objective():
     """Stripes of two classes: pixels depend on one another and on the class, which a Gaussian a pixel cannot know."""
     g = torch.Generator().manual_seed(0)

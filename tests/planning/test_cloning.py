@@ -118,6 +118,7 @@ def towards_a_goal(count=60, steps=80):
         2 * (goals[next(clock) // 20] - state[:, :2]) - state[:, 2:] + 0.3 * rng.normal(size=(count, 2)), -1, 1))
 
 
+@pytest.mark.slow
 def test_behaviour_cloning_beats_random_by_a_margin():
     driver = behaviour_cloning(*towards_a_goal(), reach=15, steps=600, **SMALL)
     rng = np.random.default_rng(3)

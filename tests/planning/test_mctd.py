@@ -119,6 +119,7 @@ def test_permuting_episodes_permutes_plans(settings):
     torch.testing.assert_close(here.values, there.values[order], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_episode_does_not_depend_on_its_neighbours():
     """They are at other depths of other trees, in the same batches."""
     planner = tree(iterations=3)

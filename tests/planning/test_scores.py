@@ -150,6 +150,7 @@ def test_bootstrap_covers_a_known_mean_about_95_times_in_100():
     assert 0.90 <= hits / 400 <= 0.98
 
 
+@pytest.mark.slow
 def test_bootstrap_over_seeds_covers_where_episodes_alone_do_not():
     rng = np.random.default_rng(1)
     seed = np.repeat(np.arange(12), 20)

@@ -102,6 +102,7 @@ def test_the_best_of_driven_plans_is_never_worse_than_the_first() -> None:
 
 # ------------------------------------------------------------------------------------------ learning where to go
 
+@pytest.mark.slow
 def test_policy_gradient_moves_the_plans_to_the_goal() -> None:
     """Plans that stay about one place, the mean of a Gaussian, from a start at the goal: the best place is there."""
     task, schedule = get_task("maze2d-open")._replace(steps=80), linear(1000)
@@ -183,6 +184,7 @@ def test_the_run_has_numbers_pictures_and_a_checkpoint_that_plans(run: Path, bas
     assert any(changed)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_another_one_is_not_mixed_in(run: Path, base: Path, capsys) -> None:
     curve = (run / "tuned" / "grpo-0" / "curve.jsonl").read_text()
     lines = [json.loads(line) for line in curve.splitlines()]
@@ -206,6 +208,7 @@ def test_mistakes_are_told_before_anything_is_done(base: Path, tmp_path: Path, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_in_mid_run_leaves_the_last_checkpoint_and_the_run_goes_on(
         base: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     drive, calls = PlanReturn.__call__, []

@@ -24,6 +24,7 @@ def few_balls(monkeypatch):
     monkeypatch.setattr("dforce.data.video.select.BALLS", {"train": 24, "val": 12})
 
 
+@pytest.mark.slow
 def test_balls_keep_their_mass_and_speed():
     """60 frames, five times a training window, against real clips of the same law; a still picture has speed 0."""
     model = load_video("balls")
@@ -39,6 +40,7 @@ def test_balls_keep_their_mass_and_speed():
     assert still < 0.1 * true_speed
 
 
+@pytest.mark.slow
 def test_it_rolls_out_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
@@ -73,6 +75,7 @@ def test_what_ships_needs_no_further_key(tmp_path, monkeypatch, capsys):
     assert main(["rollout"]) == 2 and "ships with dforce (balls, doom16;" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
@@ -84,6 +87,7 @@ def test_its_recipe_comes_along_unless_others_are_given(tmp_path, monkeypatch, c
     assert "settings that come with the checkpoint: history=1.5 stabilise_std=0.1\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_its_walker_comes_along_and_walks_without_data(tmp_path, monkeypatch):
     """No clips are there to learn from; forward is what a walker does most, and the same seed walks the same way."""
     monkeypatch.chdir(tmp_path)

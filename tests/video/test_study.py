@@ -30,6 +30,7 @@ def few_balls(monkeypatch):
     monkeypatch.setattr("dforce.data.video.select.BALLS", {"train": 24, "val": 12})
 
 
+@pytest.mark.slow
 def test_methods_train_for_equal_arithmetic(study):
     asked = argparse.Namespace(steps=100, data="balls", overrides=SMALL)
     assert study.steps_of(asked, "forcing") == 100 == study.steps_of(asked, "full sequence")

@@ -105,7 +105,8 @@ def test_what_a_run_leaves(checkpoint: Path, capsys: pytest.CaptureFixture[str])
     assert main(["rollout", "checkpoint=a", "frames=4", "samples=2", "steps=2", "measure=false", "out=r"]) == 0
 
 
-@pytest.mark.parametrize("more", [["algorithm=dpok", "algorithm.group=2"], ["lowrank=2"],
+@pytest.mark.parametrize("more", [["algorithm=dpok", "algorithm.group=2"],
+                                  pytest.param(["lowrank=2"], marks=pytest.mark.slow),
                                   pytest.param(["algorithm=nft", "algorithm.group=2"], marks=pytest.mark.slow)])
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(checkpoint: Path, more: list[str]) -> None:
     common = [f"checkpoint={checkpoint}", *BARE, *more]
@@ -138,6 +139,7 @@ def test_every_algorithm_takes_a_context(checkpoint: Path, algorithm: str) -> No
                  "out=a") == 0
 
 
+@pytest.mark.slow
 def test_models_with_actions_and_stacked_frames(tmp_path: Path) -> None:
     from tests.cli.test_train_video import clips
 
@@ -168,6 +170,7 @@ def test_mistakes_are_told_before_anything_is_written(checkpoint: Path, capsys: 
     assert told in error and "Traceback" not in error and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_reward_that_turns_nan_leaves_the_weights_before_it(checkpoint: Path, tmp_path: Path, monkeypatch,
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad_video.py").write_text(

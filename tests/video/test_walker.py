@@ -80,6 +80,7 @@ def test_an_action_is_chosen_from_the_frames_and_actions_before_it():
     assert n == len(found.label) == 9
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_to_be_seen_and_the_same_again():
     policies = [train_walker(clips, A, steps=60, batch=48, memory=4, seed=1) for _ in range(2)]
     for one, two in zip(policies[0].state_dict().values(), policies[1].state_dict().values(), strict=True):
@@ -97,6 +98,7 @@ def test_it_learns_what_is_to_be_seen_and_the_same_again():
     assert (walker(5, 1)[:, 0] == right).all(1).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution_and_are_a_function_of_seed_rollout_and_frame():
     part, batch = [0.6, 0.3, 0.1], 20_000
     drawn = []
@@ -241,6 +243,7 @@ def test_a_rollout_with_a_walker_goes_on_with_the_same_frames(data, tmp_path, wo
     assert (fed[1:, 0] != fed[1:, 1]).any()
 
 
+@pytest.mark.slow
 def test_rows_say_that_the_actions_were_the_walkers(data, tmp_path):
     pytest.importorskip("av")
     model = save_model(tmp_path / "model", shape=SHAPE, actions=A, data=str(data))

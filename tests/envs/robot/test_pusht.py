@@ -67,6 +67,7 @@ def test_the_block_stops_with_the_disc_and_states_go_on_bit_for_bit(env: PushTEn
     assert all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(*futures, strict=True))
 
 
+@pytest.mark.slow
 def test_the_planned_expert_reaches_the_goal(env: PushTEnv) -> None:
     env.reset(seed=0)
     for action in env.expert(np.random.default_rng(0), 3):

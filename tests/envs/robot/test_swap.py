@@ -29,7 +29,7 @@ def played(env: SwapEnv, seed: int, steps: int | None = None) -> tuple[np.ndarra
     return np.stack(seen), total, info
 
 
-@pytest.mark.parametrize("observations", ["low_dim", "image", "mixed"])
+@pytest.mark.parametrize("observations", ["low_dim", pytest.param("image", marks=pytest.mark.slow), "mixed"])
 def test_gymnasium_finds_no_fault(observations: str, pictures: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
