@@ -20,7 +20,7 @@ VERBS = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.ki
 BAD = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e30, 99999999999999999999999]
 WORDS = set("""checkpoint cut_at data device encoder token_file
     env host i3d ignore latents lpips maze measure methods models name networks
-    only out preferences reward_node rewards resume selector suite trust sde""".split())  # null, and no number
+    only out preferences reward_node rewards resume selector subset suite trust sde""".split())  # null, and no number
 
 
 def numbers(value: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
