@@ -30,6 +30,7 @@ class NearestDemonstration:
         values = observation_vectors(observation, self.parts, len(state["step"])) / self._scale
         nearest = ((values[:, None] - self._begin) ** 2).sum(-1).argmin(1)
         episode = torch.where(state["episode"] < 0, torch.from_numpy(nearest), state["episode"])
-        step = self._first[episode][:, None] + state["step"].numpy()[:, None] + np.arange(self.chunk)
-        return self._actions[np.minimum(step, self._last[episode][:, None])], {
+        chosen = episode.numpy()  # numpy takes a tensor of one number for a number
+        step = self._first[chosen][:, None] + state["step"].numpy()[:, None] + np.arange(self.chunk)
+        return self._actions[np.minimum(step, self._last[chosen][:, None])], {
             "episode": episode, "step": state["step"] + self.chunk}

@@ -343,3 +343,8 @@ def test_methods_are_compared_network_by_network_and_episode_by_episode(tmp_path
     assert (drop["value"], drop["n"], drop["seeds"]) == (-0.5, 2, 1)
     trained, played = [job for job in study.jobs() if "ours-1" in job.name][:2]
     assert not trained.done() and played.done() and played.needs == (trained.name,)
+    for number, parts in ((0, "10.5\n2.5\n"), (1, "15.0\n")):
+        (tmp_path / f"ours-{number}").mkdir()
+        (tmp_path / f"ours-{number}" / "cpu_seconds").write_text(parts)
+    spent = next(row for row in study.rows() if row["metric"] == "training_time")
+    assert (spent["method"], spent["value"], spent["seeds"]) == ("ours", 14, 2)

@@ -227,7 +227,8 @@ def test_episodes_are_played_in_chunks_and_the_nearest_demonstration_is_repeated
     alone, pairs = (run_policy(exact(), Cue, 6, seed=7, copies=copies) for copies in (1, 4))
     assert alone == pairs and all(episode.total == STEPS for episode in alone)
     replay = NearestDemonstration(demonstrations(30), chunk=3)  # 3 does not divide an episode: it ends within a chunk
-    assert [episode.total for episode in run_policy(replay, Cue, 6, seed=7)] == [STEPS] * 6
+    for copies in (1, 8):
+        assert [episode.total for episode in run_policy(replay, Cue, 6, seed=7, copies=copies)] == [STEPS] * 6
 
 
 def test_input_that_cannot_be_is_refused():

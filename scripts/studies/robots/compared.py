@@ -1,6 +1,7 @@
 """Policies that learn from the same demonstrations and play the same episodes: jobs that can be stopped and go on."""
 
 import functools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -25,6 +26,7 @@ from dforce.runs.jobs import Job, claims_in, run_jobs, slug
 
 CONFIG = Path(__file__).parents[3] / "configs" / "verbs" / "evaluate" / "robot.yaml"
 COPIES, CLEAN = 50, "none"
+SECONDS = "cpu_seconds"  # file of a training: CPU seconds of each of its parts
 MEASURES = ("reached", "held", "stage_1", "stage_2", "stage_3")
 
 
@@ -83,7 +85,16 @@ class Comparison:
                 rows += self._differences(method, f"{condition} - {CLEAN}", each, results[method, CLEAN])
             if method != base and (base, condition) in results:
                 rows += self._differences(f"{base} - {method}", condition, results[base, condition], each)
-        return [*self._reference_rows(), *rows]
+        return [*self._reference_rows(), *rows, *self._time_rows()]
+
+    def _time_rows(self) -> Iterator[Row]:
+        """CPU seconds of a training, the mean over networks."""
+        for method in self.methods:
+            files = [self._folder(method, number) / SECONDS for number in range(self.networks)]
+            seconds = [sum(map(float, file.read_text(encoding="utf-8").split())) for file in files if file.is_file()]
+            if seconds:
+                yield make_row(self.task, method, "training_time", float(np.mean(seconds)), n=len(seconds),
+                               seeds=len(seconds), unit="CPU s", variant=self.variant)
 
     def _share_rows(self, method: str, condition: str, results: Mapping[str, np.ndarray]) -> Iterator[Row]:
         for measure in MEASURES:
@@ -175,4 +186,10 @@ def finished(folder: Path) -> bool:
 
 def _train(folder: Path, words: tuple[str, ...]) -> None:
     again = (f"resume={folder}",) if any((folder / "checkpoints").glob("step_*")) else ()
-    command("imitate", *words, f"out={folder}", *again)
+    begin = time.process_time()
+    try:
+        command("imitate", *words, f"out={folder}", *again)
+    finally:
+        if folder.is_dir():
+            with (folder / SECONDS).open("a", encoding="utf-8") as file:
+                file.write(f"{time.process_time() - begin:.1f}\n")

@@ -3,10 +3,11 @@
     dforce data robot task=swap episodes=300
     python scripts/studies/robots/rivals.py WORK [--out docs/results/robot_rivals.json]
 
-Every method learns from the same demonstrations for the same number of optimiser steps, of about as many tokens, with
-the same GRU of as many weights, and every network plays the same episodes, which nothing was chosen on; three trainings
-of each. Intervals are of networks and episodes; differences are paired by both. The study may be stopped and goes on;
-two processes share it. The faults are played by the methods that are given `--faults`, on fewer episodes.
+Every method learns from the same demonstrations, for the same number of optimiser steps, with about as many weights,
+all but the Diffusion Policies and chunks with the same GRU; what a training took is a row of its own. Every network
+plays the same episodes, which nothing was chosen on. Intervals are of networks and episodes; differences are paired by
+both. The study may be stopped and goes on; two processes share it. The faults are played by the methods that are given
+`--faults`, on fewer episodes.
 """
 
 import argparse
@@ -28,7 +29,10 @@ METHODS = {
     "memoryless diffusion": ("imitation=memoryless", "batch=320"),
     "memoryless diffusion, told the beginning": ("imitation=memoryless", "batch=320", "imitation.first=true"),
     "Diffusion Policy": ("imitation=diffusion_policy",),
-    "Diffusion Policy, told the beginning": ("imitation=diffusion_policy", "imitation.first=true")}
+    "Diffusion Policy, told the beginning": ("imitation=diffusion_policy", "imitation.first=true"),
+    "long-context Diffusion Policy": ("imitation=long_context",),
+    "past-token prediction": ("imitation=past_tokens",),
+    "action chunks": ("imitation=chunks",)}
 
 
 def main() -> None:
