@@ -36,7 +36,7 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[Any]:
             yield file
     except Hdf5Error as error:
         raise ValueError(f"{path}: {error}") from error
-    except (OSError, RuntimeError, KeyError, MemoryError, TypeError, OverflowError) as error:
+    except (OSError, RuntimeError, KeyError, MemoryError, TypeError, OverflowError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or incomplete ({_text(error)}); restore or generate it again") from error
 
 

@@ -204,6 +204,12 @@ def test_a_picture_file_that_is_none_is_named(tmp_path):
             images[row]
 
 
+def test_a_camera_without_its_column_is_named(tmp_path):
+    camera(by_hand_v3(tmp_path / "set"), "top", "image")
+    with pytest.raises(ValueError, match="file-000.parquet lacks the pictures of observation.images.top"):
+        load_episodes(tmp_path / "set")
+
+
 def test_maps_of_depth_are_left_out_and_said_so(tmp_path):
     root = filmed_v3(tmp_path / "set")
     features(root, "observation.images.depth", dtype="video", shape=[SIDE, SIDE, 1], info={"is_depth_map": True})

@@ -64,7 +64,8 @@ def read_replay_buffer(path: Path, *, infos: Sequence[str] = (), subset: str | N
     if action is None or set(infos) - set(keys):
         lost = "action" if action is None else sorted(set(infos) - set(keys))[0]
         raise LayoutError(f"{path} has no data/{lost}, it has {', '.join(keys) or 'nothing'}")
-    cameras = {key: each for key, each in arrays.items() if len(each.shape) == 4 and each.shape[3] in (1, 3)}
+    cameras = {key: each for key, each in arrays.items()
+               if len(each.shape) == 4 and each.shape[3] in (1, 3) and min(each.shape) > 0}
     parts = {key: _whole(each, steps) for key, each in arrays.items()
              if key not in cameras and key not in (action, *APART, *infos)}
     names = [f"observation.{key}[{i}]" for key, values in parts.items() for i in range(values.shape[1])]

@@ -108,7 +108,11 @@ class PictureCamera:
             self.ends[path] = row_group_ends(path)
         group = int(np.searchsorted(self.ends[path], row, side="right"))
         if (path, group) not in self.groups:
-            self.groups[path, group] = read_table(path, [self.key], group=group).column(self.key).to_pylist()
+            table = read_table(path, [self.key], group=group)
+            if not table.column_names:
+                raise LayoutError(f"{path} lacks the pictures of {self.key}: restore them, or take {self.key} out of "
+                                  "features in meta/info.json")
+            self.groups[path, group] = table.column(0).to_pylist()
             while len(self.groups) > KEPT:
                 self.groups.popitem(last=False)
         stored = self.groups[path, group][row - (int(self.ends[path][group - 1]) if group else 0)]

@@ -29,7 +29,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, group: int | No
     """
     pa = arrow()
     try:
-        with pa.parquet.ParquetFile(path) as file:
+        with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]
             declared = _declared(file.metadata, names)
             if declared > max(SMALL, path.stat().st_size * PACKED):

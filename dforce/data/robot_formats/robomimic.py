@@ -130,7 +130,7 @@ def _widths(demo: Any, path: Path) -> dict[str, int | tuple[int, int, int]]:
     for key in part(demo, "obs"):
         array = part(demo, f"obs/{key}")
         shape, kind = tuple(getattr(array, "shape", ())), getattr(array, "dtype", np.dtype(object))
-        if kind == np.uint8 and len(shape) == 4 and shape[3] in (1, 3):
+        if kind == np.uint8 and len(shape) == 4 and shape[3] in (1, 3) and min(shape) > 0:
             sizes[key] = shape[1:]
         elif kind.kind in "fiub" and shape and math.prod(shape[1:]) <= WIDTH:
             sizes[key] = math.prod(shape[1:])

@@ -45,7 +45,7 @@ class FilmClip(Clip):
                 if not shown:
                     raise BadClip("it has no frame")
                 width, height = stream.codec_context.width, stream.codec_context.height
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError, AttributeError) as error:  # no codec, no context
             raise error if isinstance(error, BadClip) else BadClip(f"it cannot be opened ({_short(error)})") from error
         clip = cls(name=name, path=str(path), frames=len(shown), height=height, width=width, shown=shown,
                    fps=1 / (interval * float(base)) if interval else None)
@@ -62,7 +62,7 @@ class FilmClip(Clip):
                 if len(decoded) < len(set(wanted)) and wanted[0] > self.shown[0]:
                     container.seek(0, stream=stream)  # the film's index is wrong: it is read from its start
                     decoded |= _decode(container, stream, set(wanted) - set(decoded), seek=False)
-        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+        except (av.FFmpegError, OSError, ValueError, IndexError, AttributeError) as error:
             raise BadClip(f"frames {index[0]}..{index[-1]} cannot be decoded ({_short(error)})") from error
         missing = [int(i) for i, pts in zip(index, wanted, strict=True) if pts not in decoded]
         if missing:
