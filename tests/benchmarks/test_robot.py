@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 import dforce
-from dforce.benchmarks.robot.episodes import check_task, play_episodes
+import dforce.envs.robot
+from dforce.benchmarks.robot.episodes import Remembered, check_task, play_episodes
 from dforce.cli.main import main
 from dforce.data.normalize import Affine
 from dforce.policy.corruption import Corruption
@@ -43,6 +45,30 @@ def test_episodes_tell_how_far_they_got_whatever_is_played_side_by_side():
     assert key == [(e.seed, e.stage, e.reached, e.held, e.first, e.steps) for e in four]
     assert key == [(seed, 2, True, True, STEPS, STEPS) for seed in seeds]  # the first observation is never lost
     np.testing.assert_allclose(alone[3].actions, four[3].actions, atol=1e-5)
+
+
+def test_beginnings_are_gone_back_to_bit_for_bit():
+    class Still:
+        def reset(self, n):
+            return None
+
+        def act(self, observation, state):
+            seen.append(observation)
+            return np.tile(np.array([0.5, 0.1, 0.1, 1.0]), (len(observation), 3, 1)), state
+
+    def made():
+        return gymnasium.make("dforce/Swap-v0", max_steps=6)
+
+    kept: dict = {}
+    anew, again = [made(), made()], [Remembered(made(), kept) for _ in range(2)]
+    played = []
+    for envs, seeds in ((anew, (3, 4)), (again, (4, 3)), (again, (3, 4))):
+        seen: list = []
+        episodes = play_episodes(Still(), envs, seeds, Corruption())[0]
+        played.append((np.stack(seen), [(each.seed, each.stage, each.steps) for each in episodes]))
+    assert set(kept) == {3, 4} and played[0][1] == played[2][1]
+    np.testing.assert_array_equal(played[0][0], played[2][0])
+    np.testing.assert_array_equal(played[0][0], played[1][0][:, ::-1])
 
 
 def test_faults_reach_the_policy():

@@ -9,7 +9,14 @@ import gymnasium
 import numpy as np
 
 import dforce.envs.robot  # noqa: F401  (registers the tasks)
-from dforce.benchmarks.robot.episodes import RobotEpisode, check_task, film_frames, play_episodes, play_expert
+from dforce.benchmarks.robot.episodes import (
+    Remembered,
+    RobotEpisode,
+    check_task,
+    film_frames,
+    play_episodes,
+    play_expert,
+)
 from dforce.data import load_episodes
 from dforce.policy.corruption import Corruption
 from dforce.policy.demonstration import NearestDemonstration
@@ -53,7 +60,8 @@ class RobotEvaluation:
         layouts = [self._policy(place)[1] for place in places]
         name = self.env or layouts[0].get("env") or _no_env(places[0])
         make = functools.partial(gymnasium.make, name, **layouts[0]["env_settings"])
-        envs = [make() for _ in range(min(self.copies, self.episodes))]
+        beginnings: dict[int, Any] = {}
+        envs = [Remembered(make(), beginnings) for _ in range(min(self.copies, self.episodes))]
         for layout in layouts:
             check_task(envs[0], layout)
         corruptions = self._suiting(layouts[0]["tokens"]["parts"], envs[0])

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 import dforce.envs.robot  # noqa: F401  (registers the tasks)
-from dforce.benchmarks.robot.episodes import RobotEpisode, play_episodes, play_expert
+from dforce.benchmarks.robot.episodes import Remembered, RobotEpisode, play_episodes, play_expert
 from dforce.benchmarks.robot.run import BLOCK
 from dforce.cli.main import main
 from dforce.data import load_episodes
@@ -32,10 +32,10 @@ MEASURES = ("reached", "held", "stage_1", "stage_2", "stage_3")
 
 @functools.cache
 def corruptions() -> dict[str, Corruption]:
-    """Those of `dforce evaluate robot`, by name."""
+    """Those of `dforce evaluate robot` that do not ask for a camera, by name."""
     nodes = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["corruptions"]
     return {name: Corruption(**{key: value for key, value in node.items() if key != "_target_"})
-            for name, node in nodes.items()}
+            for name, node in nodes.items() if "parts" not in node}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ class Comparison:
 @lru_cache(maxsize=1)
 def environments(name: str, **settings: Any) -> list[Any]:
     """Those that episodes are played in side by side."""
-    return [gymnasium.make(name, disable_env_checker=True, **settings) for _ in range(COPIES)]
+    beginnings: dict[int, Any] = {}
+    return [Remembered(gymnasium.make(name, disable_env_checker=True, **settings), beginnings) for _ in range(COPIES)]
 
 
 def records(episodes: list[RobotEpisode]) -> list[dict[str, Any]]:
