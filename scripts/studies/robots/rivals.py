@@ -22,16 +22,18 @@ from dforce.report.terminal import terminal_table
 from dforce.runs.folder import environment, results_header
 
 BASE, DROPOUT, PLAIN = "Diffusion Forcing", "cloning, observation dropout", "cloning"
+HOLD = "imitation.hold=100"  # sequences then last as long as the episodes that are played
 METHODS = {
-    BASE: (), DROPOUT: ("imitation=cloning", "imitation.levels.dropout=0.3"), PLAIN: ("imitation=cloning",),
-    "cloning, input noise": ("imitation=cloning", "imitation.levels.noise=0.3"),
-    "teacher forcing": ("imitation=teacher_forcing",),
+    BASE: (HOLD,), DROPOUT: ("imitation=cloning", "imitation.levels.dropout=0.3", HOLD),
+    PLAIN: ("imitation=cloning", HOLD),
+    "cloning, input noise": ("imitation=cloning", "imitation.levels.noise=0.3", HOLD),
+    "teacher forcing": ("imitation=teacher_forcing", HOLD),
     "memoryless diffusion": ("imitation=memoryless", "batch=320"),
     "memoryless diffusion, told the beginning": ("imitation=memoryless", "batch=320", "imitation.first=true"),
     "Diffusion Policy": ("imitation=diffusion_policy",),
     "Diffusion Policy, told the beginning": ("imitation=diffusion_policy", "imitation.first=true"),
-    "long-context Diffusion Policy": ("imitation=long_context",),
-    "past-token prediction": ("imitation=past_tokens",),
+    "long-context Diffusion Policy": ("imitation=long_context", HOLD),
+    "past-token prediction": ("imitation=past_tokens", HOLD),
     "action chunks": ("imitation=chunks",)}
 
 
