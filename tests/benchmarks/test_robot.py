@@ -9,13 +9,14 @@ import torch
 
 import dforce
 import dforce.envs.robot
+from dforce.benchmarks.robot import film
 from dforce.benchmarks.robot.episodes import Remembered, check_task, play_episodes
 from dforce.cli.main import main
 from dforce.data.normalize import Affine
 from dforce.policy.corruption import Corruption
 from dforce.policy.forcing import ForcingPolicy
 from dforce.report.rows import filter_rows, read_episodes, read_results
-from tests.cue import LAYOUT, STEPS, Cue, Exact
+from tests.cue import CHUNK, LAYOUT, STEPS, Cue, Exact
 
 SCHEDULE = dforce.linear(1000)
 POLICY = ForcingPolicy(Exact(SCHEDULE), SCHEDULE, Affine.identity(4), LAYOUT)
@@ -99,6 +100,39 @@ def test_tasks_that_the_policy_was_not_made_for_are_refused():
         check_task(Other(), {**LAYOUT, "tokens": {"parts": {"observation": 4}, "action": 1, "chunk": 2}})
     with pytest.raises(ValueError, match="no task with stages"):
         check_task(Cue(), LAYOUT)
+
+
+class Drawn(Staged):
+    """The cue task with a picture of its time, in which a blow turns the cue round."""
+
+    unwrapped = property(lambda self: self)
+
+    def disturb(self, what, vector, place):
+        self.blows = getattr(self, "blows", 0) + 1
+
+    def render(self):
+        return np.full((240, 480, 3), self.t, np.uint8)
+
+
+def test_an_episode_is_done_again_with_its_faults_and_what_the_policy_expected_beside_it():
+    corruption, env = Corruption(missing=0.5, push=1.0, until=STEPS - 1), Drawn()
+    episode = play_episodes(POLICY, [env], [5], corruption)[0][0]
+    again = Drawn()
+    shown = film.replay(lambda **_: again, POLICY, episode, corruption, expects=True)
+    assert again.blows == env.blows == 1 and (again.t, again.cue) == (env.t, env.cue)
+    assert [frame[0, 0, 0] for frame in shown.frames] == [0, *range(film.STRIDE, STEPS + 1, film.STRIDE)]
+    assert shown.seen.shape == (STEPS + 1, 3) and np.allclose(shown.seen[:, 1], np.arange(STEPS + 1) / STEPS)
+    assert list(shown.expected) == [film.AHEAD * CHUNK] and abs(shown.expected[STEPS][1] - 1) < 0.3
+    frames = film.framed(shown, {"red": 2, "time": 1}, 0.1)
+    assert {frame.shape for frame in frames} == {(480 + film.CHART[1], 960, 3)}
+    before, after = (np.flatnonzero((frame[480:] == film.CURSOR).all(-1).sum(0) > 100) for frame in (frames[0],
+                                                                                                     frames[-1]))
+    assert len(before) == 2 and after.min() - before.max() > 600       # the time goes from the left to the right
+    assert film.framed(shown, {}, 0.1) is shown.frames
+    names = ["tool y", "red x", "red y", "green y", "grip"]
+    layout = {"tokens": {"parts": {"a": 4}, "action": 1}, "names": names, "window": None}
+    assert film.charted(layout) == {"red": 2, "green": 3}
+    assert film.charted({**layout, "window": 2}) == film.charted({**layout, "policy": {"regression": True}}) == {}
 
 
 @pytest.mark.slow  # MuJoCo: demonstrations, two trainings of a few steps, episodes of 300 steps

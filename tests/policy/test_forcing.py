@@ -17,6 +17,7 @@ from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
 from dforce.policy.demonstration import NearestDemonstration
 from dforce.policy.evaluation import run_policy
+from dforce.policy.expectation import expected_observations
 from dforce.policy.forcing import ForcingPolicy
 from tests.cue import CHUNK, LAYOUT, STEPS, Cue, Exact, answers, demonstrations
 
@@ -246,3 +247,18 @@ def test_input_that_cannot_be_is_refused():
     for execute in (0, 2, 4):
         with pytest.raises(ValueError, match="this policy plans 3 actions"):
             mixed(execute=execute)
+
+
+def test_a_policy_expects_what_its_world_will_show():
+    """Of the cue task the future is known: the cue is hidden, time goes on, the last number is drawn anew."""
+    rng, policy = np.random.default_rng(0), exact(steps=16)
+    cues = np.stack([rng.integers(0, 2, 80) * 2.0 - 1, np.zeros(80), 0.1 * rng.normal(size=80)], 1)
+    _, state = policy.act(cues, policy.reset(80))
+    memory = state["memory"].clone()
+    future = expected_observations(policy, state, 3)
+    assert future.shape == (3, 80, 3) and torch.equal(state["memory"], memory)
+    np.testing.assert_allclose(future[..., 0], 0, atol=0.01)
+    np.testing.assert_allclose(future[..., 1], np.arange(1, 4)[:, None].repeat(80, 1) * CHUNK / STEPS, atol=0.01)
+    assert abs(future[..., 2].std() - 0.1) < 0.02
+    with pytest.raises(ValueError, match="regresses actions"):
+        expected_observations(exact(regression=True), state, 1)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,19 +114,6 @@ def play_expert(env: Any, seeds: Sequence[int]) -> list[RobotEpisode]:
             over = terminated or truncated
         episodes.append(episode)
     return episodes
-
-
-def film_frames(make: Callable[..., Any], episode: RobotEpisode, *, stride: int = 2) -> list[np.ndarray]:
-    """Pictures of an episode, every `stride` steps: its actions are done again in an env that draws."""
-    env = make(render_mode="rgb_array")
-    env.reset(seed=episode.seed)
-    frames = [env.render()]
-    for number, action in enumerate(episode.actions):
-        env.step(action)
-        if number % stride == stride - 1:
-            frames.append(env.render())
-    env.close()
-    return frames
 
 
 def check_task(env: Any, layout: Mapping[str, Any]) -> None:

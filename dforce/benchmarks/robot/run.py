@@ -9,18 +9,11 @@ import gymnasium
 import numpy as np
 
 import dforce.envs.robot  # noqa: F401  (registers the tasks)
-from dforce.benchmarks.robot.episodes import (
-    Remembered,
-    RobotEpisode,
-    check_task,
-    film_frames,
-    play_episodes,
-    play_expert,
-)
+from dforce.benchmarks.robot.episodes import Remembered, RobotEpisode, check_task, play_episodes, play_expert
+from dforce.benchmarks.robot.film import write_films
 from dforce.data import load_episodes
 from dforce.policy.corruption import Corruption
 from dforce.policy.demonstration import NearestDemonstration
-from dforce.report.movie import write_frames
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import wilson_interval
 from dforce.report.terminal import terminal_table
@@ -76,7 +69,8 @@ class RobotEvaluation:
                 env.close()
             print(terminal_table(rows, metrics=("reached", "held", "latency_p50")))
             if self.film:
-                _film(folder, make, [episode for played in first.values() for episode in played])
+                write_films(folder, make, lambda corruption: self._policy(
+                    places[0], sensor_std=corruption.sensor_std)[0], layouts[0], first, corruptions)
 
         return play
 
@@ -189,11 +183,3 @@ def _summary(rows: list[Row], method: str) -> str:
             f"interval {reached['low']:.0%} to {reached['high']:.0%}] and still had it at the end in "
             f"{held['value']:.0%} [{held['low']:.0%} to {held['high']:.0%}]; "
             f"corruption: {reached['variant']['corruption']}.")
-
-
-def _film(folder: RunFolder, make: Callable[..., Any], episodes: list[RobotEpisode]) -> None:
-    """A success and a failure, where there is one."""
-    for name, wanted in (("success", True), ("failure", False)):
-        chosen = next((episode for episode in episodes if episode.held == wanted), None)
-        if chosen is not None:
-            write_frames(folder.media / f"{name}.mp4", film_frames(make, chosen), fps=15)
