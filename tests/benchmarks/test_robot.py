@@ -118,7 +118,7 @@ def test_an_episode_is_done_again_with_its_faults_and_what_the_policy_expected_b
     corruption, env = Corruption(missing=0.5, push=1.0, until=STEPS - 1), Drawn()
     episode = play_episodes(POLICY, [env], [5], corruption)[0][0]
     again = Drawn()
-    shown = film.replay(lambda **_: again, POLICY, episode, corruption, expects=True)
+    shown = film.do_again(lambda **_: again, POLICY, episode, corruption, expects=True)
     assert again.blows == env.blows == 1 and (again.t, again.cue) == (env.t, env.cue)
     assert [frame[0, 0, 0] for frame in shown.frames] == [0, *range(film.STRIDE, STEPS + 1, film.STRIDE)]
     assert shown.seen.shape == (STEPS + 1, 3) and np.allclose(shown.seen[:, 1], np.arange(STEPS + 1) / STEPS)

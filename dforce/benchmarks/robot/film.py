@@ -21,7 +21,7 @@ CURSOR = (90, 100, 120)
 SHOWN = 3       # lines of a chart at most
 
 
-class Replay(NamedTuple):
+class DoneAgain(NamedTuple):
     """An episode done again. frames: pictures, every STRIDE steps; seen: [T + 1, O]; expected: step -> [O], what was
     expected of it AHEAD observations before."""
 
@@ -44,8 +44,8 @@ def charted(layout: Mapping[str, Any]) -> dict[str, int]:
     return dict(list(columns.items())[:SHOWN])
 
 
-def replay(make: Callable[..., Any], policy: ForcingPolicy, episode: RobotEpisode, corruption: Corruption, *,
-           expects: bool) -> Replay:
+def do_again(make: Callable[..., Any], policy: ForcingPolicy, episode: RobotEpisode, corruption: Corruption, *,
+           expects: bool) -> DoneAgain:
     """Does the actions of an episode again, under the same faults, in an env that draws; the policy looks on."""
     env = make(render_mode="rgb_array")
     observation, info = env.reset(seed=episode.seed)
@@ -66,14 +66,14 @@ def replay(make: Callable[..., Any], policy: ForcingPolicy, episode: RobotEpisod
             if step % STRIDE == 0:
                 frames.append(env.render())
     env.close()
-    return Replay(frames, np.stack(seen), {when: value for when, value in expected.items() if when < len(seen)})
+    return DoneAgain(frames, np.stack(seen), {when: value for when, value in expected.items() if when < len(seen)})
 
 
 def _vector(observation: Any, policy: ForcingPolicy) -> np.ndarray:
     return observation_vectors(stacked_observations([observation]), policy.tokens.parts, 1)[0]
 
 
-def framed(shown: Replay, columns: Mapping[str, int], dt: float) -> list[np.ndarray]:
+def framed(shown: DoneAgain, columns: Mapping[str, int], dt: float) -> list[np.ndarray]:
     """The pictures, twice as large, above the chart with a line at the time of each."""
     if not columns or not shown.expected:
         return shown.frames
@@ -107,7 +107,7 @@ def write_films(folder: RunFolder, make: Callable[..., Any], policies: Callable[
         if chosen is None:
             continue
         corruption = corruptions[condition]
-        shown = replay(make, policies(corruption), chosen, corruption, expects=bool(columns))
+        shown = do_again(make, policies(corruption), chosen, corruption, expects=bool(columns))
         file = write_frames(folder.media / f"{name}.mp4", framed(shown, columns, layout.get("dt") or 1.0), fps=15)
         what = f"success from {chosen.first} steps on" if chosen.first is not None else f"stage {chosen.stage} at most"
         below = (" Below: where the cubes were seen, and, as dots, where the policy's own network had expected them"
