@@ -45,6 +45,7 @@ def shortened(name: str, cfg: Mapping[str, Any], given: Collection[str] = ()) ->
         for part in key.split("."):
             node = node.get(part, "") if isinstance(node, Mapping) else ""
         small = isinstance(node, (int, float)) and not isinstance(value, (bool, list)) and node <= value
-        if node != "" and key not in given and not small:
+        idle = key == "algorithm.samples" and cfg["algorithm"].get("preferences")  # nothing is sampled
+        if node != "" and key not in given and not small and not idle:
             short[key] = value
     return with_settings(cfg, short), frozenset(short)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import torch
 import yaml
 
 from dforce.align.rewards.builtin import Jpeg
-from dforce.benchmarks.align.methods import Bed, make_bed, policy_samples, run_algorithm, run_search
+from dforce.benchmarks.align.methods import Bed, ScoredSamples, make_bed, policy_samples, run_algorithm, run_search
 from dforce.benchmarks.align.runs import BASE, AlignBenchmark, Part, align_jobs
-from dforce.benchmarks.align.tables import align_tables, draw_all, marks_of
+from dforce.benchmarks.align.tables import Runs, align_tables, diversity_share, draw_all, marks_of
 from dforce.cli.main import main
 from dforce.config import read
 from dforce.images import load_classifier, load_model
@@ -108,6 +109,16 @@ def test_queries_of_searches() -> None:
         made = run_search(own, node, {}, seed=0, count=10)
         judging = 10 + (10 * one.steps if node["search"] == "guidance" else 0)  # the KL replays what guidance did
         assert made.a_sample * 10 == sum(calls) - judging, node["search"]
+
+
+def test_of_two_samples_a_class_the_diversity_has_no_interval(tmp_path: Path) -> None:
+    x, label = torch.randn(8, 1, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
+    samples = ScoredSamples(x, label, np.zeros(8), np.ones(8), None)
+    summary = json.loads(json.dumps(samples.summary(), allow_nan=False))
+    assert summary["diversity"] > 0 and summary["diversity_low"] is summary["diversity_high"] is None
+    shard = Shard({"summary": summary}, samples.lines())
+    share = diversity_share(Runs([0], [shard], [shard]))
+    assert share.value == 1 and math.isnan(share.low)
 
 
 def test_unknown_tasks(tmp_path: Path) -> None:

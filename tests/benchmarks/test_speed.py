@@ -189,7 +189,7 @@ def test_gemm_peak_is_positive_and_remembered():
 
 @pytest.mark.slow
 def test_the_command_writes_rows_and_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_step, "gemm_peak", lambda *_: 1e12)  # half a second for each side and dtype
+    monkeypatch.setattr(train_step, "gemm_peak", lambda *_, **__: 1e12)  # half a second for each side and dtype
     assert main(["benchmark", "speed", "quick=true", "rounds=2", "device=cpu", f"out={tmp_path / 'run'}"]) == 0
     rows = read_results(tmp_path / "run" / "results.json").rows
     tasks = {train_step.TASK, sampling.TASK, sampling.CALLS, planning.ROW, planning.TASK, data.TASK}

@@ -37,6 +37,9 @@ def test_what_is_smaller_already_stays() -> None:
     short, changed = shortened("align/image", cfg)
     assert (short["evaluate"], short["algorithm"]["epochs"], short["algorithm"]["samples"]) == (3, 1, 32)
     assert "evaluate" not in changed and "algorithm.samples" in changed
+    cfg = composed("align/image", {"fast_dev_run": True, "algorithm": "diffusion_dpo",
+                                   "algorithm.preferences": "a.npz"})
+    assert "algorithm.samples" not in shortened("align/image", cfg)[1]  # nothing is sampled
 
 
 def test_what_the_command_line_gives_reaches_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

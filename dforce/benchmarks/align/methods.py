@@ -1,6 +1,7 @@
 """What each method of `dforce benchmark align` does: a model tuned, or samples searched for, and both judged alike."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,11 +80,12 @@ class ScoredSamples(NamedTuple):
     kl: np.ndarray | None
 
     def summary(self) -> dict[str, Any]:
-        """Flat and JSON-able. diversity: squared distance within a class, with its interval."""
+        """Flat and JSON-able. diversity: squared distance within a class, with its interval, None of two a class."""
         spread = diversity_interval(self.x.clamp(-1, 1), self.label)
+        low, high = (None if math.isnan(bound) else bound for bound in (spread.low, spread.high))
         return {"reward": float(self.reward.mean()), "accuracy": float(self.right.mean()),
                 "kl": None if self.kl is None else float(self.kl.mean()), "diversity": spread.value,
-                "diversity_low": spread.low, "diversity_high": spread.high, "n": len(self.reward)}
+                "diversity_low": low, "diversity_high": high, "n": len(self.reward)}
 
     def lines(self) -> list[dict[str, Any]]:
         """One flat object a sample."""

@@ -112,7 +112,9 @@ def diversity_share(runs: Runs) -> Interval:
     for shard, base in zip(runs.shards, runs.bases, strict=True):
         now, before = shard.header["summary"], base.header["summary"]["diversity"]
         share.append(now["diversity"] / before)
-        within.append(((now["diversity_high"] - now["diversity_low"]) / 2 / statistics.Z95 / before) ** 2)
+        known = now["diversity_low"] is not None
+        width = now["diversity_high"] - now["diversity_low"] if known else math.nan
+        within.append((width / 2 / statistics.Z95 / before) ** 2)
     between = float(np.var(share, ddof=1)) if len(share) > 1 else 0.0
     error = ((between + float(np.mean(within))) / len(share)) ** 0.5
     return normal_interval(float(np.mean(share)), error, sum(len(shard.lines) for shard in runs.shards), least=0.0)

@@ -86,8 +86,7 @@ def peak_memory(run: Callable[[], Any]) -> float:
 
 
 @cache
-def gemm_peak(dtype: torch.dtype, device: torch.device, *, sides: tuple[int, ...] = (1024, 2048),
-              seconds: float = 0.5) -> float:
+def gemm_peak(dtype: torch.dtype, device: torch.device, *, sides: tuple[int, ...], seconds: float = 0.5) -> float:
     """FLOP/s of square matrix products in `dtype`, the best of those that fit into `seconds` for each side."""
     best = 0.0
     for side in sides:

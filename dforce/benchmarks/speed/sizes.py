@@ -15,7 +15,8 @@ OBSERVATION, ACTION = 4, 2  # of a maze: (x, y, vx, vy) and two forces
 class Sizes(NamedTuple):
     """tokens, stack: T tokens of `stack` environment steps, so of stack * 6 numbers. widths: of `RecurrentNet`; 448 has
     the 3 million parameters of the official maze network, 192 is our default. plan_widths: those that sampling and
-    guidance are timed at; width: that of whole plans. rounds, seconds: of a race (see `race`). bf16: whether bfloat16
+    guidance are timed at; width: that of whole plans. rounds, seconds: of a race (see `race`). sides: of the square
+    matrices whose products show what the machine can do. bf16: whether bfloat16
     runs too; where the machine emulates it, one step of training takes minutes."""
 
     tokens: int = 60
@@ -31,6 +32,7 @@ class Sizes(NamedTuple):
     episode_steps: int = 5000
     rounds: int = 9
     seconds: float = 60.0
+    sides: tuple[int, ...] = (1024, 2048)
     device: torch.device = torch.device("cpu")
     bf16: bool = True
 
@@ -42,7 +44,7 @@ class Sizes(NamedTuple):
 
 # Runs everything in seconds; its times mean nothing.
 QUICK = Sizes(tokens=6, stack=2, widths=(16,), plan_widths=(16,), width=16, train_batch=4, batches=(2,), steps=4,
-              draws=4, episodes=4, episode_steps=40, rounds=3, seconds=1.0)
+              draws=4, episodes=4, episode_steps=40, rounds=3, seconds=1.0, sides=(64,))
 
 
 def maze_denoiser(sizes: Sizes, width: int) -> tuple[Precond, Schedule]:

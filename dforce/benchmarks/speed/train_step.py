@@ -83,7 +83,7 @@ def _costs(sizes: Sizes, chosen: list[tuple[str, bool, Name]], variant: dict[str
     batch = random_batch(QUICK._replace(tokens=sizes.tokens, stack=sizes.stack, device=sizes.device), 2)
     work = flops(ways[0].run)
     for (name, once_a_token, precision), way in zip(chosen, ways, strict=True):
-        peak = gemm_peak(DTYPE[precision], sizes.device)
+        peak = gemm_peak(DTYPE[precision], sizes.device, sides=sizes.sides)
         rate = work / raced.seconds[name]
         rows.append(median_row(TASK, name, "rate", rate / 1e9, variant=variant, unit="GFLOP/s", higher=True))
         rows.append(median_row(TASK, name, "of GEMM peak", rate / peak, variant=variant,
