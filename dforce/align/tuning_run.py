@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dforce.align.algorithms.common import Algorithm
+from dforce.align.episodes import EpisodeMonitor
 from dforce.align.loop import Aligning, Epoch, tuning_epochs
 from dforce.align.lora import adapter_state, add_lowrank, fold, load_adapters, save_adapters
 from dforce.align.monitor import Monitor, has_density
@@ -31,7 +32,7 @@ class PreparedTuning(NamedTuple):
     """All that can be refused before a run begins."""
 
     aligning: Aligning
-    monitor: Monitor | None  # looks at the policy on the way
+    monitor: Monitor | EpisodeMonitor | None  # looks at the policy on the way
     base: Bundle             # the checkpoint begun with, whose layout and normaliser the tuned ones have
     describe: Callable[[dict[str, Any]], dict[str, Any]]  # configuration -> what checkpoints say of themselves
     about: dict[str, Any]    # JSON-able, what is tuned towards what, into state.json
@@ -196,7 +197,7 @@ def _after_epoch(run: TuningRun, prepared: PreparedTuning, epoch: Epoch, folder:
     return {}
 
 
-def _look(folder: RunFolder, monitor: Monitor, step: int, epoch: int, queries: int,
+def _look(folder: RunFolder, monitor: Monitor | EpisodeMonitor, step: int, epoch: int, queries: int,
           advance: Advance = no_advance) -> dict[str, float]:
     measured = monitor.look(advance)
     folder.log(step, epoch=epoch, queries=queries, **{f"watch_{name}": value for name, value in measured.items()})

@@ -11,6 +11,7 @@ DRIFT = {"feature_steps": 5, "window": 4}
 SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where that is less than what would be
     "align/image": {**ALGORITHM, "watch": 20, "evaluate": 20, "best_of": 2},
     "align/planner": {"algorithm.epochs": 2, "algorithm.samples": 16, "episodes": 6, "watch.plans": 6, "pictures": 1},
+    "align/policy": {"algorithm.epochs": 2, "algorithm.samples": 4, "algorithm.updates": 2, "watch": 4, "evaluate": 4},
     "align/video": {**ALGORITHM, **DRIFT, "watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12},
     "benchmark/align": {"epochs": 2, "samples": 32, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3,
                         "weak_steps": 3, "judge_steps": 3, "spread": [1]},

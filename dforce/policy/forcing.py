@@ -64,7 +64,7 @@ class ForcingPolicy:
         self.energy, self.scale = energy, scale
         self.noise: NoiseSource = no_noise if regression else Noise(seed)
         self.levels = schedule.grid(1 if regression else steps).to(schedule.alpha.device)
-        self.descend = Descent(schedule, self.levels)
+        self.descend: Callable[..., Tensor] = Descent(schedule, self.levels)
 
     @torch.no_grad()
     def reset(self, n: int) -> State:

@@ -2,6 +2,8 @@
 
 Importing this module registers them with Gymnasium; MuJoCo is only imported when an environment is made.
 """
+from typing import Any
+
 import gymnasium
 
 # Name of a task -> id of its environment.
@@ -13,3 +15,8 @@ _PLACES = {"swap": "swap:SwapEnv", "remember_color": "cues:RememberColorEnv",
 for _task, _id in TASKS.items():
     if _id not in gymnasium.registry:          # a second import of the module would warn of overriding
         gymnasium.register(_id, entry_point=f"{__name__}.{_PLACES[_task]}")
+
+
+def make_task(env: str, **settings: Any) -> Any:
+    """An environment by its Gymnasium name, one of TASKS or any that is registered."""
+    return gymnasium.make(env, **settings)

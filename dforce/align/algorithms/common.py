@@ -33,6 +33,7 @@ class Setup(NamedTuple):
     # (cond, B) -> the prompts of a batch, for rewards that the loss itself asks
     prompts: Callable[[Cond | None, int], Sequence[Any]] = lambda cond, count: [None] * count
     seed: int = 0
+    batches: Callable[..., OnPolicy] = OnPolicy  # what makes the samples of an epoch, of these
     rows: int | None = None   # rows, checkpoint: memory of replaying traces, as in `replay`
     checkpoint: bool = False
 
@@ -121,10 +122,10 @@ def on_policy(algorithm: Any, setup: Setup, loss: Loss, credit: Credit, *, refer
               weight: Callable[[Tensor], Tensor] = lambda advantage: advantage, **source: Any) -> Aligning:
     """An algorithm that samples anew every epoch; sync: the reference moves along. source: more of `OnPolicy`."""
     objective = AlignObjective(setup.sampler.denoiser, setup.sampler.schedule, loss, reference=reference)
-    batches = OnPolicy(setup.sampler, setup.reward, setup.ask, samples=algorithm.samples, group=algorithm.group,
-                       updates=updates, passes=passes, decode=setup.decode, seed=setup.seed,
-                       credit=lambda reward, prompts, group: weight(credit(reward, prompts, group)),
-                       before=(lambda epoch: objective.sync()) if sync else None, **source)
+    batches = setup.batches(setup.sampler, setup.reward, setup.ask, samples=algorithm.samples, group=algorithm.group,
+                            updates=updates, passes=passes, decode=setup.decode, seed=setup.seed,
+                            credit=lambda reward, prompts, group: weight(credit(reward, prompts, group)),
+                            before=(lambda epoch: objective.sync()) if sync else None, **source)
     made = aligning(algorithm, objective, batches, updates * passes, lambda epochs: epochs * algorithm.samples)
     return replace(made, credit=credit if isinstance(credit, PerPromptStats) else None)
 
