@@ -19,7 +19,7 @@ from dforce.policy.protocol import stacked_observations
 from dforce.report.statistics import ERROR, Z95
 
 
-class Played(NamedTuple):
+class PlayedEpisodes(NamedTuple):
     """Episodes that were played, R plans having been made in them."""
 
     returns: Tensor       # [N] float64, sums of rewards
@@ -50,14 +50,14 @@ class EpisodePlayer:
     make_env: () -> an environment as gymnasium has them. levels, eta: as of `Recorder`, None plays as the policy does.
     """
 
-    def __init__(self, policy: ForcingPolicy, make_env: Callable[[], Any], *, copies: int, levels: Tensor | None = None,
-                 eta: float = 1.0):
+    def __init__(self, policy: ForcingPolicy, make_env: Callable[[], Any], *, copies: int,
+                 levels: Tensor | None = None, eta: float = 1.0):
         self.policy, self.make_env, self.copies, self.levels, self.eta = policy, make_env, copies, levels, eta
         self._envs: list[Any] = []
         self._descend, self._noise = policy.descend, policy.noise
 
     def __call__(self, seeds: Sequence[int], noise: NoiseSource,
-                 advance: Callable[[float], object] | None = None) -> Played:
+                 advance: Callable[[float], object] | None = None) -> PlayedEpisodes:
         """Episodes from the starts `seeds` [N]. noise: of plans that are recorded; the row of an episode counts."""
         parts = []
         for begin in range(0, len(seeds), self.copies):
@@ -67,11 +67,12 @@ class EpisodePlayer:
                 advance(len(chosen) / len(seeds))
         offsets = [self.copies * number for number in range(len(parts))]
         traces = [part.trace for part in parts if part.trace is not None]
-        return Played(torch.cat([part.returns for part in parts]), np.concatenate([part.success for part in parts]),
-                      torch.cat([part.episode + offset for part, offset in zip(parts, offsets, strict=True)]),
-                      map_state(lambda *part: torch.cat(part), *traces) if traces else None)
+        return PlayedEpisodes(torch.cat([part.returns for part in parts]),
+                              np.concatenate([part.success for part in parts]),
+                              torch.cat([part.episode + offset for part, offset in zip(parts, offsets, strict=True)]),
+                              map_state(lambda *part: torch.cat(part), *traces) if traces else None)
 
-    def _together(self, seeds: Sequence[int], noise: NoiseSource) -> Played:
+    def _together(self, seeds: Sequence[int], noise: NoiseSource) -> PlayedEpisodes:
         self._envs += [self.make_env() for _ in range(len(seeds) - len(self._envs))]
         envs, policy, recorder = self._envs[:len(seeds)], self.policy, None
         if self.levels is not None:
@@ -96,8 +97,8 @@ class EpisodePlayer:
         policy.descend, policy.noise = self._descend, self._noise
         episode = torch.cat(planned) if planned else torch.zeros(0, dtype=torch.long)
         kept = [select(trace, rows) for trace, rows in zip(recorder.traces, planned, strict=True)] if recorder else []
-        return Played(torch.from_numpy(returns), success, episode,
-                      map_state(lambda *part: torch.cat(part), *kept) if kept else None)
+        return PlayedEpisodes(torch.from_numpy(returns), success, episode,
+                              map_state(lambda *part: torch.cat(part), *kept) if kept else None)
 
 
 def by_row(noise: NoiseSource) -> NoiseSource:
@@ -121,7 +122,7 @@ class EpisodesOnPolicy(OnPolicy):
         group = torch.arange(len(query.prompts)).repeat_interleave(self.group)
         prompts, seeds = ([values[i] for i in group.tolist()] for values in (query.prompts, query.metadata or ()))
         player: Any = self.reward
-        played: Played = player(seeds, Noise(seed_of(self.seed, epoch, SAMPLE)), self.sampler.advance)
+        played: PlayedEpisodes = player(seeds, Noise(seed_of(self.seed, epoch, SAMPLE)), self.sampler.advance)
         advantage = self.credit(played.returns.clone(), prompts, group)
         if self.limit is not None:
             advantage = clip_advantage(advantage, self.limit)

@@ -91,10 +91,11 @@ class PolicyTuning(TuningRun):
                                         variant=variant),
                          difference_row(task, "tuned - base", "reached", after.success.astype(float),
                                         before.success.astype(float), variant=variant)]
-        change = next(row for row in rows if row["method"] == "tuned - base" and row["metric"].startswith("return"))
+        change = next(row for row in rows if row["metric"] == "return_difference")
         folder.results(rows, summary=f"{task}: tuning by {prepared.aligning.name} changed the return of an episode, "
                        f"sampled as in tuning, by {change['value']:+.2f} [95% interval {change['low']:+.2f} to "
-                       f"{change['high']:+.2f}], {change['n']} starts.", checkpoints=[str(self.checkpoint)], first_seed=seeds[0])
+                       f"{change['high']:+.2f}], {change['n']} starts.", checkpoints=[str(self.checkpoint)],
+                       first_seed=seeds[0])
         print(terminal_table(rows, metrics=("return", "reached", "return_difference")))
 
     def _player(self, where: str, sampling: str) -> EpisodePlayer:

@@ -117,7 +117,9 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
     from dforce.train.checkpoint import build_denoiser
 
     layouts = {"image": {"event_shape": [1, 8, 8], "static": {"class": 10}},
-               "video": {"event_shape": [3, 16, 16], "token": {"action": 2}}}
+               "video": {"event_shape": [3, 16, 16], "token": {"action": 2}},
+               "policy": {"event_shape": [8], "token": {"kind": 2},
+                          "tokens": {"parts": {"state": 3}, "action": 2, "chunk": 4}}}
     config = {"net": OmegaConf.load(file), "schedule": {"_target_": "dforce.core.schedule.linear"}, "predict": "x0"}
     layout = layouts.get(file.stem.partition("_")[0], {"event_shape": [6], "static": {"start": 4}})
     denoiser = build_denoiser(config, layout)
