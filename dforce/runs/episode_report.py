@@ -18,7 +18,7 @@ from dforce.report.rows import make_row
 from dforce.runs.folder import RunFolder
 
 TALL, COLUMNS, RIM = 240, 8, 4  # pixels of a picture's height, at about; pictures of a camera in a row; pixels
-FILMED, FPS = 400, 10   # frames of a film at most; frames a second where the data do not say
+FILMED, FPS = 600, 10   # frames of a film at most; frames a second where the data do not say
 PANELS = 8              # parts of observations that are drawn
 
 
@@ -58,8 +58,9 @@ class EpisodeReport:
         if success is not None:
             said.append(f"success from step {success[0]} on" if len(success) else "no success")
         said += [f"sum of rewards {rewards.sum():.3g}"] if rewards.any() else []
-        rows = [make_row(name, "demonstration", "steps", float(len(actions)), n=1),
-                make_row(name, "demonstration", "return", float(rewards.sum()), n=1)]
+        rows = [make_row(name, "demonstration", "steps", float(len(actions)), n=1)]
+        if rewards.any():
+            rows.append(make_row(name, "demonstration", "return", float(rewards.sum()), n=1))
         if success is not None:
             rows.append(make_row(name, "demonstration", "success", float(len(success) > 0), n=1, higher=True))
         folder.episodes([{"episode": e, **{row["metric"]: row["value"] for row in rows}}])

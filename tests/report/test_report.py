@@ -20,6 +20,7 @@ from dforce.report.plots import curves, style
 from dforce.report.plots import maze as maze_plots
 from dforce.report.plots.benchmark import forest
 from dforce.report.plots.maze_axes import draw_maze, timed_lines, view
+from dforce.report.plots.traces import traces
 from dforce.report.statistics import median_interval
 
 UMAZE = np.array([[c == "#" for c in row] for row in ("#####", "#GOO#", "###O#", "#OOO#", "#####")])
@@ -436,3 +437,20 @@ def test_median_interval():
     assert (median, n) == (np.median(values), 400) and median_interval(values) == (median, low, high, n)
     # the median of n normal values has standard deviation sqrt(pi / 2 / n)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(np.pi / 2 / 400), rel=0.3)
+
+
+def test_traces_draw_every_number_over_seconds_and_name_the_first_ones():
+    wide, actions = np.random.default_rng(0).normal(size=(6, 9)), np.arange(10.0).reshape(5, 2)
+    figure = traces({"state": ([f"j{i}" for i in range(9)], wide), "actions": (["x", "y"], actions)}, dt=0.5,
+                    mark=("success", 3))
+    state, acted = figure.axes
+    drawn = {line.get_label(): line for line in acted.lines}
+    np.testing.assert_array_equal(drawn["y"].get_xydata(), np.stack([np.arange(5) * .5, actions[:, 1]], 1))
+    assert len(state.lines) == 9 + 1 and state.lines[-1].get_xdata()[0] == 1.5
+    legend = state.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [f"j{i}" for i in range(7)]
+    assert legend.get_title().get_text() == "and 2 more, grey"
+    with pytest.raises(ValueError, match="at least one group"):
+        traces({})
+    with pytest.raises(ValueError, match=r"state must have shape \[T, 3\]"):
+        traces({"state": (["a", "b", "c"], wide)})

@@ -27,7 +27,7 @@ def traces(groups: Mapping[str, tuple[Sequence[str], np.ndarray]], *, dt: float 
         time = np.arange(len(rows)) * (dt or 1)
         for i in reversed(range(len(names))):
             named = i < NAMED
-            ax.plot(time, rows[:, i], color=style.PALETTE[i] if named else style.GRID, linewidth=1.6 if named else 1.0,
+            ax.plot(time, rows[:, i], color=style.PALETTE[i] if named else style.WALL, linewidth=1.6 if named else 1.0,
                     label=names[i] if named else None, zorder=3 if named else 2)
         if len(names) > 1:
             handles, labels = ax.get_legend_handles_labels()
