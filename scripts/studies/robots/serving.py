@@ -26,7 +26,7 @@ from dforce.runs.imitation import load_policy
 
 PICTURES = {"observation": 10, "front": 64 * 64 * 3, "top": 64 * 64 * 3}
 PLAIN = {"observation": 10}
-FEW, MANY = 300, 2000  # calls of "swap" and of "no policy"
+FEW, MANY = 160, 1000  # calls of "swap" and of "no policy"
 
 
 class Nothing:
