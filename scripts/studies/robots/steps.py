@@ -40,7 +40,7 @@ def main() -> None:
                 for seed in range(args.episodes)]
     for each in warned:
         print(each.message)
-    rows = [make_row("dforce/Swap-v0", "random actions", "the same seed, the same episode",
+    rows = [make_row("dforce/Swap-v0", "random actions", "same seed same episode",
                      wilson_interval(sum(same), len(same)), unit="share", higher=True),
             make_row("dforce/Swap-v0", "random actions", "warnings", len(warned), n=2 * args.episodes * args.steps,
                      unit="warnings", higher=False)]
