@@ -1,7 +1,8 @@
 """Statistics of features as lerobot computes them: of an episode, and joined over episodes by their numbers of frames.
 
 The deviation is that of the whole (1 / n). Quantiles of several episodes are averaged, as lerobot does; those of an
-episode are exact, where lerobot has histograms. Of pictures a sample of frames is taken, in 0..1, a number a channel.
+episode are exact, where lerobot has histograms. Of pictures a sample of frames is taken, in 0..1, a number a channel;
+their deviation is exact, too, where lerobot 0.4.4 squares in 8 bits.
 Source: LeRobot's compute_stats, version 3.0 of the data.
 """
 
