@@ -78,6 +78,7 @@ def pytest_runtest_setup(item):
     pictures = "report" in item.path.parts
     Figure.get_layout_engine = LAYOUT if pictures else lambda _: None
     rcParams["savefig.dpi"] = "figure" if pictures else 20
+    rcParams["axes.titley"] = None if pictures else 1.0  # a title's place is not searched for among the ticks
     global FILE
     if item.path != FILE:  # what the imports left is not looked through again by every collection (imageio's, a film)
         FILE = item.path
