@@ -39,8 +39,9 @@ DOMAINS = {name: domain for domain, names in (
             "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride "
             "pixels until"),
     (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
-             "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail"),
-    (SIZE, "channels image_size latent lowrank patch rank size stack width window"),
+             "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail "
+             "colors"),
+    (SIZE, "channels image_size latent lowrank patch rank side size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
            "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static "

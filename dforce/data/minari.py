@@ -12,7 +12,7 @@ import numpy as np
 from dforce.data.arrays import open_hdf5, part, read_part
 from dforce.data.columns import checked_column, column_names, flatten_rows, opened_storage
 from dforce.data.episodes import Episodes, pack
-from dforce.data.minari_pictures import MAIN, EpisodePictures, cameras_of
+from dforce.data.minari_pictures import MAIN, EpisodePictures, stored_cameras
 from dforce.data.seal import leads_out
 from dforce.data.store import datasets_root, recovered, staged, verify_checksums
 from dforce.data.token_layout import parts_of
@@ -80,7 +80,7 @@ def read_minari(folder: Path, infos: Sequence[str], name: str) -> Episodes:
     metadata, storage = read_metadata(folder), opened_storage(folder / "data")
     spaces = storage.observation_space, storage.action_space
     names = column_names(spaces[0], "observation"), column_names(spaces[1], "action")
-    cameras = cameras_of(spaces[0], folder / "data", jpeg=storage.jpeg_encoding, hdf5=_in_hdf5(metadata))
+    cameras = stored_cameras(spaces[0], folder / "data", jpeg=storage.jpeg_encoding, hdf5=_in_hdf5(metadata))
     keys = "observations", "actions", "rewards", "terminations", "truncations"
     columns: dict[str, list] = {key: [] for key in keys}
     extra: dict[str, list] = {key: [] for key in infos}

@@ -16,7 +16,7 @@ from dforce.core.tree import State, reset
 from dforce.data.normalize import Affine
 from dforce.data.token_layout import KIND, TokenLayout
 from dforce.guidance.energy import guided
-from dforce.policy.protocol import Observation, observation_vectors
+from dforce.policy.protocol import Coders, Observation, encoded_pictures, observation_vectors
 from dforce.policy.window import Windowed
 
 START, MISSING, UNKNOWN, WARM = 1, 2, 3, 4  # salts: streams of noise
@@ -39,7 +39,8 @@ class ForcingPolicy:
 
     def __init__(self, denoiser: Denoiser, schedule: Schedule, normalizer: Affine, layout: Mapping[str, Any], *,
                  steps: int = 4, execute: int | None = None, sensor_std: float = 0.0, warm_std: float | None = None,
-                 regression: bool = False, energy: ActionEnergy | None = None, scale: float = 1.0, seed: int = 0):
+                 regression: bool = False, energy: ActionEnergy | None = None, scale: float = 1.0, seed: int = 0,
+                 coders: Coders | None = None):
         """layout: as `WholeEpisodes` has it. steps: of sampling.
 
         execute: actions of a chunk that are executed before the next observation; None: all.
@@ -47,6 +48,7 @@ class ForcingPolicy:
         warm_std: plans begin with what was left of the last one, noised with this standard deviation; None: with noise.
         regression: the network regresses: its actions are the estimate at pure noise, for which zeros stand, and are
             not remembered.
+        coders: of the cameras, whose pictures are parts of an observation.
         energy, scale: what plans are tilted by, larger is better (`dforce.guidance.energy.guided`).
         """
         self.tokens = TokenLayout(**layout["tokens"])
@@ -61,7 +63,7 @@ class ForcingPolicy:
         inputs = sum(self.tokens.parts.values())
         self.of_observation, self.of_action = normalizer.part(0, inputs), normalizer.part(inputs, normalizer.width)
         self.sensor, self.warm = schedule.nearest(sensor_std), warm_std and schedule.nearest(warm_std)
-        self.energy, self.scale = energy, scale
+        self.energy, self.scale, self.coders = energy, scale, coders
         self.noise: NoiseSource = no_noise if regression else Noise(seed)
         self.levels = schedule.grid(1 if regression else steps).to(schedule.alpha.device)
         self.descend: Callable[..., Tensor] = Descent(schedule, self.levels)
@@ -80,16 +82,21 @@ class ForcingPolicy:
             ) -> tuple[np.ndarray, State]:
         """The next actions [N, execute, A], and the state after them.
 
-        observation: [N, O], or a dict of arrays [N, ...]. missing: [N] bool, or a dict of them, one for each part.
+        observation: [N, O], or a dict of arrays [N, ...], pictures uint8 [N, H, W, 3]; a camera may be left out where
+        it is said to be missing. missing: [N] bool, or a dict of them, one for each part.
         executed: [N], how many of the actions returned last time were executed; None: all.
         ValueError for an observation of another shape.
         """
-        rows = len(state["clock"])
-        values = torch.from_numpy(observation_vectors(observation, self.tokens.parts, rows)).to(state["first"].device)
+        values, stream = self._values(observation, missing, state)
+        return self._absorb(values, stream, state, missing, executed)
+
+    def _absorb(self, values: Tensor, stream: Tensor, state: State, missing: Any,
+                executed: Any) -> tuple[np.ndarray, State]:
+        """As `act`, of the observation as vectors."""
         blank = self._blank(values, missing)
         values = torch.where(values.isfinite(), values, 0.0)
-        state = self._begin(values, state)
-        count = self._count(executed, rows).to(values.device)
+        state = self._begin(values, stream, state)
+        count = self._count(executed, len(values)).to(values.device)
         memory = self._remember(state, count)
         shown = self.of_observation.normalize(values)
         for place, (name, columns) in enumerate(self.tokens.columns.items()):
@@ -122,14 +129,28 @@ class ForcingPolicy:
             blank[name] = blank[name] | torch.as_tensor(np.asarray(where, dtype=bool), device=values.device)
         return blank
 
-    def _begin(self, values: Tensor, state: State) -> State:
+    def _values(self, observation: Observation, missing: Any, state: State) -> tuple[Tensor, Tensor]:
+        """The observation as vectors [N, O], and a number for each row [N], from which the noise of an episode follows:
+        of what was seen and not of what coders make of it, whose last bits differ between batches.
+        """
+        rows, device = len(state["clock"]), state["first"].device
+        numbers, hidden = np.zeros(rows, np.int64), torch.zeros(self.of_observation.width, dtype=torch.bool)
+        if self.coders is not None:
+            observation, numbers = encoded_pictures(observation, self.coders, rows, missing, device)
+            for name in self.coders.sizes:
+                hidden[self.tokens.columns[name]] = True
+        values = torch.from_numpy(observation_vectors(observation, self.tokens.parts, rows)).to(device)
+        plain = torch.where(values.isfinite() & ~hidden.to(device), values, 0.0)
+        bits = plain.contiguous().view(torch.int32).long()
+        odd = 2 * torch.arange(values.shape[1], device=device) + 1
+        return values, (mix(bits, odd) * odd).sum(1) + torch.from_numpy(numbers).to(device)
+
+    def _begin(self, values: Tensor, stream: Tensor, state: State) -> State:
         """The state in which the rows that have seen nothing yet know their first observation [N, O]."""
         if state["begun"].all():
             return state
-        bits = values.contiguous().view(torch.int32).long()
-        odd = 2 * torch.arange(values.shape[1], device=values.device) + 1
         first = self.of_observation.normalize(values)
-        fresh = {**self.reset(len(values)), "stream": (mix(bits, odd) * odd).sum(1), "first": first}
+        fresh = {**self.reset(len(values)), "stream": stream, "first": first}
         if self.first:
             fresh["memory"] = self.denoiser.init_state(len(values), self._cond(first=first))
         return reset(state, fresh, ~state["begun"])

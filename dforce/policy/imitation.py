@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from dforce.core.loss import Levels, independent
 
-BUILDABLE = ("Imitation", "Receding")  # by name, in a configuration
+BUILDABLE = ("Imitation", "PictureCoding", "Receding")  # by name, in a configuration
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,23 @@ class Imitation:
         plans = {} if self.receding is None else asdict(self.receding)
         return {"steps": self.steps, "regression": self.regression} | {
             name: value for name, value in plans.items() if name not in ("stride", "past")}
+
+
+@dataclass(frozen=True)
+class PictureCoding:
+    """How pictures of cameras become numbers: `dforce.runs.picture_coding` trains the coders.
+
+    side: pixels that a picture is brought to. colors: whose place and area are three numbers each; they are found by
+    k-means among what moves. width: further numbers, of a convolutional net. channels: of its first layer. steps: of
+    training, for each camera. batch: pictures a step. lr: of the step.
+    From all the numbers the picture is drawn again; the squared error of a pixel is weighted by its variance within
+    episodes, so that what never moves counts for nothing.
+    """
+
+    colors: int = 3
+    width: int = 16
+    side: int = 64
+    channels: int = 16
+    steps: int = 1000
+    batch: int = 32
+    lr: float = 3e-3

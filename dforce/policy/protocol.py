@@ -4,10 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dforce.core.tree import State
 
 Observation = np.ndarray | Mapping[str, np.ndarray]  # [N, O], or a dict of arrays [N, ...]
+
+
+class Coders(Protocol):
+    """What turns pictures into numbers; sizes: camera -> (height, width). `dforce.nets.pictures` has such."""
+
+    sizes: dict[str, tuple[int, int]]
+    numbers: int
+
+    def encode(self, camera: str, pictures: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] -> [N, numbers]."""
 
 
 class Policy(Protocol):
@@ -44,6 +56,35 @@ def observation_vectors(observation: Observation, parts: Mapping[str, int], rows
         got = shapes or f"an array of shape {np.shape(observation)}"  # type: ignore[arg-type]
         raise ValueError(f"wanted are observations of {rows} episodes, made of {dict(parts)} numbers each, got {got}")
     return np.concatenate([np.asarray(given[name], dtype=np.float32).reshape(rows, -1) for name in parts], 1)
+
+
+def encoded_pictures(observation: Observation, coders: Coders, rows: int, missing: Any,
+                     device: Any) -> tuple[Observation, np.ndarray]:
+    """The observation with numbers [N, n] in the place of every camera's pictures, and a number for each row, [N]
+    int64, that follows from the pictures.
+
+    missing: as `ForcingPolicy.act` takes it; a camera that is missing in every row may be left out. ValueError for
+    pictures of another size or type, and for a camera that is lacking without being called missing.
+    """
+    given = dict(observation) if isinstance(observation, Mapping) else dict.fromkeys(
+        coders.sizes if len(coders.sizes) == 1 else (), observation)
+    numbers = np.zeros(rows, np.int64)
+    for name, size in coders.sizes.items():
+        gone = missing.get(name, False) if isinstance(missing, Mapping) else missing
+        if name not in given and gone is not None and np.all(gone):
+            given[name] = np.zeros((rows, coders.numbers), np.float32)
+            continue
+        if name not in given:
+            raise ValueError(f"the observation has no pictures of the camera {name}, it has {', '.join(given)}; where "
+                             f"the camera is off, say missing={{{name!r}: [True, ...]}}")
+        pictures = np.asarray(given[name])
+        if pictures.dtype != np.uint8 or pictures.shape != (rows, *size, 3):
+            raise ValueError(f"pictures of the camera {name} are {pictures.dtype} {pictures.shape}, this policy wants "
+                             f"uint8 {(rows, *size, 3)}, 0 to 255")
+        flat = pictures.reshape(rows, -1).astype(np.int64)
+        numbers = 31 * numbers + flat @ (2 * np.arange(flat.shape[1]) + 1)
+        given[name] = coders.encode(name, torch.from_numpy(pictures).to(device)).cpu().numpy()
+    return given, numbers
 
 
 def check_actions(actions: Any, rows: int) -> None:

@@ -14,7 +14,7 @@ from dforce.core.tree import State, reset
 from dforce.data.normalize import Affine
 from dforce.guidance.wrapper import clipped
 from dforce.policy.forcing import ForcingPolicy
-from dforce.policy.protocol import Observation, observation_vectors
+from dforce.policy.protocol import Observation
 from dforce.policy.window import Windowed
 
 
@@ -67,18 +67,16 @@ class RecedingPolicy(ForcingPolicy):
 
         What is missing before anything was seen is, with lost="last", the mean, or the middle, of the data.
         """
+        values, stream = self._values(observation, missing, state)
         if self.lost == "last":
-            parts = self.tokens.parts
-            values = torch.from_numpy(observation_vectors(observation, parts, len(state["clock"]))).to(state["last"])
             for name, blank in self._blank(values, missing).items():
                 columns = self.tokens.columns[name]
                 values[:, columns] = torch.where(blank[:, None], state["last"][:, columns], values[:, columns])
             state, missing = {**state, "last": values}, None
-            observation = {name: values[:, columns].cpu().numpy() for name, columns in self.tokens.columns.items()}
-        return super().act(observation, state, missing=missing, executed=executed)
+        return self._absorb(values, stream, state, missing, executed)
 
-    def _begin(self, values: Tensor, state: State) -> State:
-        return {**super()._begin(values, state), "last": state["last"]}
+    def _begin(self, values: Tensor, stream: Tensor, state: State) -> State:
+        return {**super()._begin(values, stream, state), "last": state["last"]}
 
     def _remember(self, state: State, count: Tensor) -> State:
         """Nothing of what was done, for plans overlap in training: noise, or no token where a window has none."""

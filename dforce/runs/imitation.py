@@ -10,15 +10,19 @@ from typing import Any
 
 from dforce.core.files import sha256
 from dforce.data import load_episodes
+from dforce.data.draws import split_episodes
+from dforce.data.episodes import Episodes
 from dforce.data.whole_episodes import WholeEpisodes
+from dforce.nets.pictures import CameraCoders
 from dforce.policy.forcing import ForcingPolicy
-from dforce.policy.imitation import Imitation
+from dforce.policy.imitation import Imitation, PictureCoding
 from dforce.policy.receding import RecedingPolicy
 from dforce.runs.folder import RunFolder
-from dforce.runs.training_run import DenoiserTraining, Prepared, other_statistics
+from dforce.runs.picture_coding import coders_of, encoded
+from dforce.runs.training_run import DenoiserTraining, Prepared, has_checkpoint, other_statistics
 from dforce.train.checkpoint import CheckpointError, load, load_state
 
-WORLD = ("observations", "noise", "span", "objects")  # settings of a robot task that its demonstrations name
+WORLD = ("observations", "image_size", "noise", "span", "objects")  # settings that demonstrations name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +34,11 @@ class ImitationTraining(DenoiserTraining):
     held_out: float
     imitation: Imitation
     subset: str | None = None
+    pictures: PictureCoding = PictureCoding()
 
     def prepare(self) -> Prepared:
         """Data, model and training loop, or ValueError."""
-        episodes = load_episodes(self.data, subset=self.subset)
+        episodes, coders = self._with_numbers(load_episodes(self.data, subset=self.subset))
         sequences = functools.partial(WholeEpisodes, episodes, chunk=self.chunk, batch=self.batch, seed=self.seed,
                                       held_out=self.held_out, **self.imitation.sequences)
         train, about = sequences(), episodes.about
@@ -43,10 +48,23 @@ class ImitationTraining(DenoiserTraining):
             levels = functools.partial(levels, cycle=train.turn)
         training = replace(self, objective=functools.partial(self.objective, levels=levels))
         layout = {**train.layout, "method": self.imitation.name, "policy": self.imitation.acting,
-                  "env_settings": {key: about[key] for key in WORLD if about.get(key) is not None}}
+                  "env_settings": {key: about[key] for key in WORLD if about.get(key) is not None},
+                  **({} if coders is None else {"cameras": coders.arguments})}
         return training.begin(layout, train.batch_at, what="the data",
-                              differing=other_statistics(train.normalizer), normalizer=train.normalizer,
+                              differing=other_statistics(train.normalizer), normalizer=train.normalizer, coders=coders,
                               shards=train.virtual_shards, validate=held_out and held_out.batch_at)
+
+    def _with_numbers(self, episodes: Episodes) -> tuple[Episodes, CameraCoders | None]:
+        """The episodes, numbers in the place of pictures, and the coders of the cameras where there are any."""
+        if not episodes.images:
+            return episodes, None
+        coders = None
+        if self.resume and has_checkpoint(Path(self.resume)):
+            coders = load(self.resume, trust=self.trust).coders
+        if coders is None:
+            chosen = split_episodes(len(episodes), self.held_out, self.seed)[0]
+            coders = coders_of(self.pictures, episodes, chosen, seed=self.seed)
+        return encoded(episodes, coders), coders
 
     def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
         """Says how large the network is, since methods are compared at equal weights."""
@@ -76,4 +94,5 @@ def load_policy(where: str | Path, *, device: Any = "cpu", raw: bool = False, tr
         raise CheckpointError(f"{where} is no policy: those are made by `dforce imitate`")
     acting = {**bundle.layout["policy"], **settings}
     kind = RecedingPolicy if "stride" in bundle.layout else ForcingPolicy
-    return kind(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, **acting), bundle.layout
+    policy = kind(bundle.denoiser, bundle.schedule, bundle.normalizer, bundle.layout, coders=bundle.coders, **acting)
+    return policy, bundle.layout

@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
     """All that can be refused before a run begins."""
 
     logs: Iterator[Log]  # what `fit` yields, step by step
-    about: dict[str, Any]  # layout and normalizer, for the checkpoints
+    about: dict[str, Any]  # layout, normalizer and coders of cameras, for the checkpoints
     begin: int  # steps done already, of `steps`; a run that was killed after its last step has all of them
     steps: int
     data: Any = None  # whatever `finish` wants of what was prepared
@@ -53,7 +53,7 @@ class DenoiserTraining:
 
     def begin(self, layout: dict[str, Any], batch_at: Callable[..., Any], *, what: str,
               differing: Callable[[Bundle], str | None], data: Any = None, normalizer: Affine | None = None,
-              **options: Any) -> Prepared:
+              coders: Any = None, **options: Any) -> Prepared:
         """Model and training loop for data of this layout, from the beginning or from where the run stopped.
 
         batch_at, options: as `fit` takes them. data: for `finish`. differing: says how the data, called `what`, differ
@@ -70,7 +70,8 @@ class DenoiserTraining:
                                  "bring the old ones back, or start a new run")
             state = load_state(self.resume)
         logs = self.fit(objective, batch_at, seed=self.seed, resume=state, **options)
-        return Prepared(logs, {"layout": layout} | ({"normalizer": normalizer} if normalizer is not None else {}),
+        beside = {"normalizer": normalizer, "coders": coders}
+        return Prepared(logs, {"layout": layout, **{key: each for key, each in beside.items() if each is not None}},
                         state.step if state else 0, self.fit.keywords["steps"], data)
 
 
@@ -155,7 +156,7 @@ class Keeper:
 
     folder: RunFolder
     keep: int
-    about: dict[str, Any]  # config, layout and normalizer, as `dforce.train.checkpoint.save` takes them
+    about: dict[str, Any]  # config, layout, normalizer and coders, as `dforce.train.checkpoint.save` takes them
     newest: Path | None = None  # the last one written
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints are folders, sealed against damage, and loading one runs no code from it.
 
-    model.safetensors   weights of the objective by its own names, their average under "ema.", "normalizer." statistics
+    model.safetensors   weights of the objective by its own names, their average under "ema.", "normalizer." statistics,
+                        "coders." of a policy's cameras
     optim.safetensors   the optimiser's moments (not in a checkpoint made for others to use)
     carried.safetensors the states that the next windows begin in, where training carries them from window to window
     state.json          step, what going on exactly takes, what the caller added
@@ -30,16 +31,18 @@ from dforce.config import CHECKPOINT_ROOMS, bounded_yaml, build, nearest, presen
 from dforce.core.denoiser import Precond
 from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
+from dforce.nets.pictures import CameraCoders
 from dforce.train.atomic_folder import CheckpointError, recover, sealed, verified, write_tensors
 from dforce.train.contents import NEEDED, Contents, check_contents, used
 from dforce.train.model_card import model_card
-from dforce.train.state import TrainingState, check_weights, load_weights
+from dforce.train.state import TrainingState, built_for, check_weights, load_weights
 
 __all__ = ["Bundle", "CheckpointError", "build_denoiser", "find", "keep_last", "latest", "load", "load_state",
            "model_of", "save", "step_folder", "step_folders", "verify"]
 
 FORMAT = 1
 MODEL = ("net", "schedule", "predict", "data_std")  # what a configuration says of the denoiser
+BESIDE = ("ema.", "normalizer.", "coders.")  # what names begin with that are no weights of the objective
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -56,6 +59,7 @@ class Bundle(NamedTuple):
     layout: dict[str, Any]  # what the numbers of a token mean
     config: dict[str, Any]  # the configuration of the run
     step: int  # training steps done
+    coders: CameraCoders | None = None  # of a policy's cameras
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,16 +92,18 @@ def _build_net(config: Mapping[str, Any], layout: Mapping[str, Any], trust: Iter
 
 
 def save(folder: str | Path, state: TrainingState, *, config: Mapping[str, Any], layout: Mapping[str, Any],
-         normalizer: nn.Module | None = None, extra: Mapping[str, Any] | None = None) -> Path:
+         normalizer: nn.Module | None = None, coders: nn.Module | None = None,
+         extra: Mapping[str, Any] | None = None) -> Path:
     """Writes a checkpoint, replacing one of the same name; killed or out of space, it leaves the old one whole.
 
     state: `log.training.state()` of an objective that calls its denoiser `denoiser`; its `optim` may be empty.
     config, layout, extra: plain and JSON-able. Raises CheckpointError if the disk refuses, ValueError for the rest.
     """
-    statistics = normalizer.state_dict() if normalizer is not None else {}
-    tensors = {**state.model, **_prefixed("ema.", state.ema), **_prefixed("normalizer.", statistics)}
-    if len(tensors) != len(state.model) + len(state.ema) + len(statistics):
-        raise ValueError("the objective has weights named 'ema.…' or 'normalizer.…', names a checkpoint needs")
+    if any(name.startswith(BESIDE) for name in state.model):
+        raise ValueError(f"the objective has weights named {', '.join(BESIDE)}…, names a checkpoint needs")
+    tensors = {**state.model, **_prefixed("ema.", state.ema)}
+    for prefix, module in (("normalizer.", normalizer), ("coders.", coders)):
+        tensors |= _prefixed(prefix, module.state_dict() if module is not None else {})
     for name, value in [*tensors.items(), *state.optim.items()]:
         if not value.isfinite().all():
             raise FloatingPointError(f"training diverged: {name} is not finite after step {state.step}, and is not "
@@ -137,18 +143,22 @@ def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = F
         load_weights(denoiser, weights, origin=origin)
         statistics = _stripped("normalizer.", parts.tensors)
         normalizer = Affine(**statistics).to(device) if statistics else None
+        cameras, seen = parts.layout.get("cameras"), _stripped("coders.", parts.tensors)
+        coders = built_for(lambda: CameraCoders(**cameras), seen, origin=origin) if cameras else None
+        coders = coders and coders.to(device).eval().requires_grad_(False)
     if not raw:  # on top of the raw ones: frozen weights have no average, tied ones only under their first name
         weights = denoiser.state_dict()
         for name, value in _stripped("ema.denoiser.", parts.tensors).items():
             weights[name].copy_(value)
     denoiser = denoiser.to(device).eval()
-    return Bundle(denoiser, denoiser.schedule, normalizer, parts.layout, parts.config, parts.state["step"])
+    return Bundle(denoiser, denoiser.schedule, normalizer, parts.layout, parts.config, parts.state["step"],
+                  coders)
 
 
 def load_state(where: str | Path) -> TrainingState:
     """What `fit(resume=...)` takes, from a checkpoint or a run folder. Raises CheckpointError."""
     parts = _read(find(where))
-    model = {name: value for name, value in parts.tensors.items() if not name.startswith(("ema.", "normalizer."))}
+    model = {name: value for name, value in parts.tensors.items() if not name.startswith(BESIDE)}
     average = _stripped("ema.", parts.tensors)
     return TrainingState(parts.state["step"], model, average, parts.optim, parts.state["record"], parts.carried)
 

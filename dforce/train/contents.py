@@ -75,10 +75,20 @@ class _Layout(TypedDict, total=False):
     channels: int
     actions: int
     latents: str | None
+    cameras: dict[str, Any]
+
+
+class _Cameras(TypedDict):
+    sizes: dict[str, tuple[int, int]]
+    side: int
+    width: int
+    colors: int
+    channels: int
 
 
 SIZES = ("event_shape", "stack", "horizon", "frames", "size", "channels", "stride", "dt")  # of a layout
-TOGETHER = {"observation": ("action", "stack", "horizon"), "classes": ("dataset",)}  # who has one needs those
+TOGETHER = {"observation": ("action", "stack", "horizon"), "classes": ("dataset",),  # who has one needs those
+            "cameras": ("tokens",)}
 OF_KIND = {None: (), "video": ("size", "channels", "frames", "stack"), "policy": ("tokens", "names")}
 
 
@@ -116,6 +126,7 @@ def check_contents(folder: Path, manifest: Mapping[str, Any], parts: Contents) -
                 raise ValueError(f"layout.json has {key}, but no {', '.join(lost)}")
         _check_tensors(parts)
         _check_normalizer(parts)
+        _check_cameras(parts.layout)
 
 
 def _fits(value: Any, schema: Any, where: str) -> None:
@@ -170,6 +181,20 @@ def _alike(key: str, value: Tensor, name: str, weights: Mapping[str, Tensor]) ->
     if (value.shape, value.dtype) != (weights[name].shape, weights[name].dtype):
         raise ValueError(f"{key} has shape {[*value.shape]} and format {value.dtype}, its weights "
                          f"{[*weights[name].shape]} and {weights[name].dtype}")
+
+
+def _check_cameras(layout: Mapping[str, Any]) -> None:
+    """Every camera is a part of an observation, as wide as its coder has numbers."""
+    if "cameras" not in layout:
+        return
+    _fits(layout["cameras"], _Cameras, "cameras in layout.json")
+    check_numbers(layout["cameras"], where="cameras")
+    check_numbers({"size": [*layout["cameras"]["sizes"].values()]}, where="cameras")
+    numbers = layout["cameras"]["width"] + 3 * layout["cameras"]["colors"]
+    for name in layout["cameras"]["sizes"]:
+        if layout["tokens"]["parts"].get(name) != numbers:
+            raise ValueError(f"layout.json has the camera {name} of {numbers} numbers, and parts "
+                             f"{layout['tokens']['parts']}")
 
 
 def _check_normalizer(parts: Contents) -> None:

@@ -122,9 +122,11 @@ def check_task(env: Any, layout: Mapping[str, Any]) -> None:
     lacking = [key for key in NEEDED if key not in info]
     if lacking:
         raise ValueError(f"{env} is no task with stages: its info lacks {', '.join(lacking)}")
-    parts, action = layout["tokens"]["parts"], layout["tokens"]["action"]
-    given = {key: int(np.size(value)) for key, value in observation.items()} if isinstance(observation, Mapping) else {
-        next(iter(parts)): int(np.size(observation))}
+    parts, action = dict(layout["tokens"]["parts"]), layout["tokens"]["action"]
+    if cameras := layout.get("cameras"):
+        parts |= {name: (*size, 3) for name, size in cameras["sizes"].items()}
+    seen = observation if isinstance(observation, Mapping) else {next(iter(parts)): observation}
+    given = {key: value.shape if np.ndim(value) == 3 else int(np.size(value)) for key, value in seen.items()}
     if given != parts or env.action_space.shape != (action,):
         raise ValueError(f"the policy is for another robot: it is shown {parts} and does {action} numbers, {env} shows "
                          f"{given} and wants {env.action_space.shape}")

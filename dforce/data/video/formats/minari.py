@@ -9,7 +9,7 @@ import numpy as np
 from dforce.data.arrays import open_hdf5, part, read_part
 from dforce.data.columns import flatten_rows, opened_storage
 from dforce.data.minari import read_metadata
-from dforce.data.minari_pictures import MAIN, Camera, cameras_of, stored_episode
+from dforce.data.minari_pictures import MAIN, Camera, stored_cameras, stored_episode
 from dforce.data.store import recovered, verify_checksums
 from dforce.data.video.clip import BadClip, Clip, ClipSet
 
@@ -59,7 +59,7 @@ def minari_clips(folder: Path) -> ClipSet:
     name = metadata.get("dataset_id", folder.name)
     storage = opened_storage(data)
     hdf5 = metadata.get("data_format", "hdf5") == "hdf5"
-    cameras = cameras_of(storage.observation_space, data, jpeg=storage.jpeg_encoding, hdf5=hdf5)
+    cameras = stored_cameras(storage.observation_space, data, jpeg=storage.jpeg_encoding, hdf5=hdf5)
     if not cameras:
         raise ValueError(f"the observations of {name} hold no images (uint8, height x width x 1 or 3): vectors are for "
                          "`dforce train data=...`")
