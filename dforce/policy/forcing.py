@@ -68,6 +68,12 @@ class ForcingPolicy:
         self.levels = schedule.grid(1 if regression else steps).to(schedule.alpha.device)
         self.descend: Callable[..., Tensor] = Descent(schedule, self.levels)
 
+    @property
+    def inputs(self) -> dict[str, int | tuple[int, int, int]]:
+        """Name of a part of an observation -> its numbers, or (height, width, 3) of a camera's pictures."""
+        cameras = {name: (*size, 3) for name, size in self.coders.sizes.items()} if self.coders else {}
+        return {**self.tokens.parts, **cameras}
+
     @torch.no_grad()
     def reset(self, n: int) -> State:
         zeros = self.of_action.mean.new_zeros

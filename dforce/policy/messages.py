@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
+Parts = Mapping[str, int | tuple[int, int, int]]  # name -> numbers of a part of an observation; (H, W, 3) of a camera
 KINDS = {"<f4", "<f8", "<f2", "|u1", "|i1", "<i2", "<i4", "<i8", "|b1"}  # dtypes of arrays
 KEYS = {"number", "time", "deadline", "reset", "executed", "missing", "observation"}
 DIMENSIONS, LONGEST = 4, 3600.0  # of an array; seconds of a deadline
@@ -24,9 +25,15 @@ class Request(NamedTuple):
     observation: dict[str, np.ndarray]
 
 
-def largest(parts: Mapping[str, int]) -> int:
-    """Bytes of the longest message about an observation of these parts (name -> numbers)."""
-    return 4096 + sum(8 * width + len(name.encode()) + 256 for name, width in parts.items())
+def largest(parts: Parts) -> int:
+    """Bytes of the longest message about an observation of these parts."""
+    return 4096 + sum((8 * size if isinstance(size, int) else math.prod(size)) + len(name.encode()) + 256
+                      for name, size in parts.items())
+
+
+def blank(size: int | tuple[int, int, int]) -> np.ndarray:
+    """Zeros [1, numbers] in the place of a part that is missing, or a black picture [1, H, W, 3]."""
+    return np.zeros((1, size), np.float32) if isinstance(size, int) else np.zeros((1, *size), np.uint8)
 
 
 def unpacked(message: Any) -> dict[str, Any]:
@@ -42,10 +49,10 @@ def unpacked(message: Any) -> dict[str, Any]:
     return fields
 
 
-def checked(fields: Mapping[str, Any], parts: Mapping[str, int], *, execute: int, number: int | None) -> Request:
+def checked(fields: Mapping[str, Any], parts: Parts, *, execute: int, number: int | None) -> Request:
     """The request of a message's fields; ValueError says what is wrong.
 
-    parts: name -> numbers of each part of an observation. execute: actions of a reply. number: that is due, None at
+    execute: actions of a reply. number: that is due, None at
     the first message, which may begin with any.
     """
     count = fields["number"]
@@ -66,11 +73,10 @@ def checked(fields: Mapping[str, Any], parts: Mapping[str, int], *, execute: int
             name not in arrays and not missing[name] for name in parts):
         raise ValueError(f"an observation has arrays named {', '.join(parts)}, got {_shown(arrays)}")
     return Request(count, time, deadline, reset, executed, missing, {
-        name: _numbers(name, arrays[name], width) if name in arrays else np.zeros((1, width), np.float32)
-        for name, width in parts.items()})
+        name: _array(name, arrays[name], size) if name in arrays else blank(size) for name, size in parts.items()})
 
 
-def _missing(value: Any, parts: Mapping[str, int]) -> dict[str, bool]:
+def _missing(value: Any, parts: Parts) -> dict[str, bool]:
     value = dict.fromkeys(parts, value) if isinstance(value, bool) else {} if value is None else value
     if not isinstance(value, dict) or not value.keys() <= parts.keys() or not all(
             isinstance(each, bool) for each in value.values()):
@@ -78,20 +84,25 @@ def _missing(value: Any, parts: Mapping[str, int]) -> dict[str, bool]:
     return {name: value.get(name, False) for name in parts}
 
 
-def _numbers(name: str, array: Any, width: int) -> np.ndarray:
-    """[1, width] float32 of an array of a message; what lies beyond float32 is not finite then, so missing."""
+def _array(name: str, array: Any, size: int | tuple[int, int, int]) -> np.ndarray:
+    """[1, size] float32 of an array of a message, where what lies beyond float32 is not finite, so missing; or a
+    picture, uint8 [1, H, W, 3]."""
     if not isinstance(array, dict) or array.keys() != {"dtype", "shape", "data"}:
         raise ValueError(f"{name} is an array {{dtype, shape, data}}, got {_shown(array)}")
     kind, shape, data = array["dtype"], array["shape"], array["data"]
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{name} has dtype {_shown(kind)}, wanted is one of {', '.join(sorted(KINDS))}")
-    if not isinstance(shape, list) or not all(_whole(size, 1, width) for size in shape) or math.prod(shape) != width:
+    width = size if isinstance(size, int) else math.prod(size)
+    if size != width and (kind != "|u1" or shape != [*size]):  # type: ignore[misc]
+        raise ValueError(f"{name} is a picture, |u1 of shape {size}, got {kind} of shape {_shown(shape)}")
+    if not isinstance(shape, list) or not all(_whole(side, 1, width) for side in shape) or math.prod(shape) != width:
         raise ValueError(f"{name} has {width} numbers, got shape {_shown(shape)}")
     if not isinstance(data, bytes) or len(data) != width * np.dtype(kind).itemsize:
         raise ValueError(f"{name} of {width} {kind} needs {width * np.dtype(kind).itemsize} bytes, got "
                          f"{len(data) if isinstance(data, bytes) else _shown(data)}")
     with np.errstate(all="ignore"):
-        return np.frombuffer(data, kind).astype(np.float32).reshape(1, width)
+        values = np.frombuffer(data, kind)
+        return values.astype(np.float32).reshape(1, width) if size == width else values.reshape(1, *shape)
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

@@ -61,7 +61,7 @@ def observation_vectors(observation: Observation, parts: Mapping[str, int], rows
 def encoded_pictures(observation: Observation, coders: Coders, rows: int, missing: Any,
                      device: Any) -> tuple[Observation, np.ndarray]:
     """The observation with numbers [N, n] in the place of every camera's pictures, and a number for each row, [N]
-    int64, that follows from the pictures.
+    int64, that follows from the pictures that are not missing.
 
     missing: as `ForcingPolicy.act` takes it; a camera that is missing in every row may be left out. ValueError for
     pictures of another size or type, and for a camera that is lacking without being called missing.
@@ -70,10 +70,10 @@ def encoded_pictures(observation: Observation, coders: Coders, rows: int, missin
         coders.sizes if len(coders.sizes) == 1 else (), observation)
     numbers = np.zeros(rows, np.int64)
     for name, size in coders.sizes.items():
-        gone = missing.get(name, False) if isinstance(missing, Mapping) else missing
-        if name not in given and gone is not None and np.all(gone):
-            given[name] = np.zeros((rows, coders.numbers), np.float32)
-            continue
+        lost = missing.get(name) if isinstance(missing, Mapping) else missing
+        gone = np.broadcast_to(False if lost is None else lost, rows)
+        if name not in given and gone.all():
+            given[name] = np.zeros((rows, *size, 3), np.uint8)
         if name not in given:
             raise ValueError(f"the observation has no pictures of the camera {name}, it has {', '.join(given)}; where "
                              f"the camera is off, say missing={{{name!r}: [True, ...]}}")
@@ -81,7 +81,7 @@ def encoded_pictures(observation: Observation, coders: Coders, rows: int, missin
         if pictures.dtype != np.uint8 or pictures.shape != (rows, *size, 3):
             raise ValueError(f"pictures of the camera {name} are {pictures.dtype} {pictures.shape}, this policy wants "
                              f"uint8 {(rows, *size, 3)}, 0 to 255")
-        flat = pictures.reshape(rows, -1).astype(np.int64)
+        flat = np.where(gone[:, None], 0, pictures.reshape(rows, -1)).astype(np.int64)
         numbers = 31 * numbers + flat @ (2 * np.arange(flat.shape[1]) + 1)
         given[name] = coders.encode(name, torch.from_numpy(pictures).to(device)).cpu().numpy()
     return given, numbers

@@ -21,7 +21,7 @@ from dforce.core.loopback import HOST, LOOPBACK, asks_for, served_names
 from dforce.policy.batching import Batching
 from dforce.policy.client import packed_array
 from dforce.policy.forcing import ForcingPolicy
-from dforce.policy.messages import Request, checked, largest, unpacked
+from dforce.policy.messages import Request, blank, checked, largest, unpacked
 
 BUFFER = 1 << 16  # bytes of replies that wait for one client, in the kernel and here
 STOPPED = "the server was stopped"
@@ -64,7 +64,7 @@ class PolicyServer:
     def __init__(self, policy: ForcingPolicy, about: Mapping[str, Any], limits: ServingLimits, *,
                  token: str | None = None, hosts: Sequence[str] = ()):
         self.policy, self.limits, self.hosts = policy, limits, hosts
-        self.parts = policy.tokens.parts
+        self.parts = policy.inputs
         self.about = {**about, "protocol": 1, "parts": dict(self.parts), "actions": [policy.execute,
                       policy.tokens.action], "chunk": policy.tokens.chunk, "deadline": limits.deadline}
         self.token = token and f"Bearer {token}".encode()
@@ -77,7 +77,8 @@ class PolicyServer:
             state = self.policy.reset(rows)
             for _ in range(calls):
                 begin = time.perf_counter()
-                _, state = self.policy.act({name: np.zeros((rows, width)) for name, width in self.parts.items()}, state)
+                _, state = self.policy.act({name: blank(each).repeat(rows, 0) for name, each in self.parts.items()},
+                                           state)
         return time.perf_counter() - begin
 
     async def run(self, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -13,12 +13,14 @@ from dforce.cli.main import main
 from dforce.data.minari import save_episodes
 from dforce.data.token_layout import parts_of
 from dforce.nets.pictures import CameraCoders, PictureCoder
+from dforce.policy.client import PolicyClient
 from dforce.policy.imitation import PictureCoding
 from dforce.runs import picture_coding
 from dforce.runs.imitation import load_policy
 from dforce.runs.picture_coding import coders_of, encoded
 from dforce.train.checkpoint import CheckpointError, find, load
 from tests.pictures import SIDE, filmed, picture
+from tests.policy.serving import serving
 from tests.train.test_checkpoint import reseal
 from tests.train.test_contents import changed
 
@@ -145,6 +147,21 @@ def test_a_camera_that_is_off_is_a_missing_token_and_only_if_it_is_called_so(tra
             policy.act(wrong, policy.reset(2))
     with pytest.raises(ValueError, match="no pictures of the camera left"):
         policy.act(gone, policy.reset(2), missing={"left": np.array([True, False])})
+
+
+def test_a_policy_from_pictures_is_served_bit_for_bit(trained):
+    pytest.importorskip("websockets")
+    policy, _ = load_policy("run")
+    one = observed(1)
+    gone = {"right": np.ones(1, bool)}
+    wanted, _ = policy.act({**one, "right": 255 - one["right"]}, policy.reset(1), missing=gone)
+    with serving(policy) as (_, url), PolicyClient(url) as client:
+        assert client.about["parts"] == {"left": [SIDE, SIDE, 3], "right": [SIDE, SIDE, 3], "joint": 1}
+        seen = {name: one[name][0] for name in ("left", "joint")}
+        np.testing.assert_array_equal(client.act(seen, missing={"right": True}), wanted[0])
+        for wrong in (np.zeros((SIDE, SIDE, 3), np.float32), np.zeros((SIDE, 2 * SIDE, 3), np.uint8)):
+            with pytest.raises(ValueError, match=r"left is a picture, \|u1 of shape \(16, 16, 3\), got"):
+                client.act({**seen, "left": wrong}, missing={"right": True})
 
 
 @pytest.mark.parametrize("key, value, message", [
