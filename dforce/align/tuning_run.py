@@ -147,7 +147,7 @@ class Saver:
             state = state._replace(model=weights)
             save_adapters(self.folder.checkpoints / f"{ADAPTERS}{log.step:08d}", model)
         about = {**self.prepared.about, "epochs": epoch.number, "queries": epoch.queries}
-        save(place, state, config=self.config, layout=base.layout, normalizer=base.normalizer,
+        save(place, state, config=self.config, layout=base.layout, normalizer=base.normalizer, coders=base.coders,
              extra={"aligned": about, "memory": epoch.memory})
         self.newest, self.step = place, log.step
         keep_last(self.folder.checkpoints, self.keep)

@@ -105,7 +105,7 @@ def test_sampling_is_ddim_as_diffusers_has_it():
     _, state = each.act(seen(0), each.reset(3))
     other = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing", clip_sample=True)
     other.set_timesteps(10)
-    before = {**each._begin(torch.zeros(3, 5), torch.zeros(3, dtype=torch.long), each.reset(3)), "stream": state["stream"]}
+    before = each._begin(torch.zeros(3, 5), state["stream"], each.reset(3))
     x = each._noise(torch.zeros(3, 1, 8), {**before, "clock": torch.zeros(3, dtype=torch.long)}, 2, 1)
     cond, label = {"token": {"kind": torch.tensor([0.0, 0, 1]).expand(3, 1, 3)}}, SCHEDULE.label.float()
     with torch.no_grad():
