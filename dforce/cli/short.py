@@ -13,7 +13,7 @@ SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where th
     "align/planner": {"algorithm.epochs": 2, "algorithm.samples": 16, "episodes": 6, "watch.plans": 6, "pictures": 1},
     "align/policy": {"algorithm.epochs": 2, "algorithm.samples": 4, "algorithm.updates": 2, "watch": 4, "evaluate": 4},
     "align/video": {**ALGORITHM, **DRIFT, "watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12},
-    "benchmark/align": {"epochs": 2, "samples": 32, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3,
+    "benchmark/align": {"epochs": 1, "samples": 32, "points": 1, "judged": 80, "searched": 40, "seeds": 1, "steps": 3,
                         "weak_steps": 3, "judge_steps": 3, "spread": [1]},
     "benchmark/speed": {"quick": True},
     "data/lerobot": {"episodes": 2},
