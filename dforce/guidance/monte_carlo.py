@@ -50,8 +50,8 @@ def jump_levels(schedule: Schedule, lookahead: int) -> list[int]:
 class monte_carlo(WithEnergy):
     """Monte Carlo Tree Guidance (Chen et al. 2024, section 3.4). draws = 1 is `guided`, exactly.
 
-    The defaults are a planner's heuristic; `exact_tilt` sets branch, futures, lookahead and reduce as the law wants. The
-    tilt is the gradient of log E[exp(energy)] over futures of noisy tokens. The noise of a row has its levels as counter.
+    The defaults are a planner's heuristic; `exact_tilt` sets branch, futures, lookahead, reduce as the law wants. The
+    tilt is the gradient of log E[exp(energy)] over futures of noisy tokens. A row's noise has its levels as counter.
 
     branch: "tree": draw 1 keeps every token as it is; draw j keeps the tokens up to a split and draws the later ones
     anew from pure noise, splits stratified over the unfinished tokens. A token's gradient is combined only over the
@@ -240,8 +240,7 @@ def exact_tilt(denoiser: Denoiser, schedule: Schedule, energy: Energy | GoalEner
     `GoalEnergy` must be log N(goal; features(x0), std^2), and is matched by mean and covariance; other energies, in
     nats, are combined by log-mean-exp, which needs more draws the further they pull (64 or more). Sample at second
     order, in 20 steps or more, a causal denoiser with a delay of a quarter of them or more. (On an AR(1) process the
-    defaults of `monte_carlo` miss the posterior's mean by 3.36 standard deviations, these by .03; by 2.32 and .05 where
-    two goals are near: docs/results/tilt.json.)
+    defaults of `monte_carlo` miss a mean by 3.36 standard deviations, these by .03; of two near goals, 2.32 and .05.)
     """
     if draws < 2:
         raise ValueError(f"draws must be >= 2 (one says nothing of what is uncertain), got {draws}")
