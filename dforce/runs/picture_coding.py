@@ -24,10 +24,11 @@ from dforce.runs.folder import Ticker
 from dforce.train.auxiliary import load_net, save_net, seeded, train_auxiliary
 from dforce.train.sealed_file import load_file_sealed, save_file_sealed
 
-FORMAT = 1        # of the coders in the cache
+FORMAT = 2        # of the coders in the cache
 POOL = 16384      # pictures of a camera that it is trained on, and that lie in memory
 COLORED = 1024    # of them, in which colours are looked for
 PIXELS = 20_000   # that are grouped by colour
+REACH = 4.0       # mean squared distances from a pixel to its colour: wider, a large pale table outweighs a cube
 SAMPLE = 64       # pictures that tell one data set from another
 BLOCK = 2048      # pictures that are encoded between two reads of the file
 STREAMS = 71, 72  # of the counters: which pictures are in the pool, which in a batch
@@ -113,9 +114,9 @@ def _find_colors(coders: CameraCoders, number: int, pool: Tensor, episode: np.nd
         PIXELS, generator=generator, dtype=torch.float64) * away.double().sum()).clamp(max=away.numel() - 1)
     pixels = seen.flatten(0, 1)[chosen]
     tries = [_k_means(pixels, len(blobs.colors), generator) for _ in range(8)]
-    blobs.colors.copy_(min(tries, key=lambda each: each[1])[0])
-    apart = torch.pdist(blobs.colors).square()
-    blobs.reach.copy_(0.25 * apart.min().clamp(min=0.01) if len(apart) else torch.ones(()))
+    colors, spread = min(tries, key=lambda each: each[1])
+    blobs.colors.copy_(colors)
+    blobs.reach.copy_(torch.tensor(REACH * max(spread, 1e-3)))
 
 
 def _k_means(pixels: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, float]:
