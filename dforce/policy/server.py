@@ -109,7 +109,8 @@ class PolicyServer:
             status, line = 403, f"robots are served, not browsers, and by the names {', '.join(names)} alone"
         elif query.path == "/healthz":
             return connection.respond(200, json.dumps(self.health()))
-        elif self.token and not (len(given) == 1 and hmac.compare_digest(given[0].encode(), self.token)):
+        elif self.token and not (len(given) == 1 and hmac.compare_digest(given[0].encode(errors="replace"),
+                                                                         self.token)):
             status, line = 401, "this server wants its token: Authorization: Bearer TOKEN"
         elif any(each not in hashes.values() for each in wanted):
             status, line = 409, f"another policy is wanted, {wanted[0][:80]}; served is {hashes}"

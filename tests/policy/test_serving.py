@@ -292,7 +292,8 @@ def test_who_is_refused_at_the_door(policy):
         for token in (None, "another-token", TOKEN + "x", TOKEN[:-1]):
             with pytest.raises(ConnectionError, match="this server wants its token"):
                 PolicyClient(url, token=token)
-        for headers, status in (({"Origin": page}, 403), ({"Host": "evil.example"}, 403), ({}, 401)):
+        for headers, status in (({"Origin": page}, 403), ({"Host": "evil.example"}, 403), ({}, 401),
+                                ({"Authorization": "Bearer \xfc" + TOKEN}, 401)):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(urllib.request.Request(page, headers=headers))
             assert refused.value.code == status and refused.value.read().count(b"\n") == 1
@@ -301,7 +302,7 @@ def test_who_is_refused_at_the_door(policy):
             with pytest.raises(ConnectionError, match="all 2 places are taken"):
                 PolicyClient(url, token=TOKEN)
             health = json.loads(urllib.request.urlopen(page + "/healthz").read())
-            assert health["alive"] and health["clients"] == 2 and health["replies"] == 1 and health["refused"] == 8
+            assert health["alive"] and health["clients"] == 2 and health["replies"] == 1 and health["refused"] == 9
             assert health["p99"] >= health["p50"] > 0 and health["late"] == 0
 
 

@@ -18,6 +18,8 @@ def run(cfg: Any, call: Invocation) -> None:
     """Serves until it is stopped."""
     if not cfg["checkpoint"]:
         raise no_checkpoint("imitate")
+    if call.out:
+        raise ValueError(f"out={call.out}: serving writes nothing; leave it out")
     token = token_of(cfg["token_file"], os.environ.get("DFORCE_TOKEN"))
     settings = {key: cfg[key] for key in ("steps", "execute") if cfg[key] is not None}
     folder = find(cfg["checkpoint"])
