@@ -53,7 +53,7 @@ def test_a_minari_data_set_becomes_one_of_lerobot_which_is_shown_and_trains(tmp_
     assert "set exists: choose another folder" in capsys.readouterr().err
 
 
-def test_films_of_two_cameras_at_thirty_frames_a_second_are_shown(tmp_path, capsys):
+def test_films_of_two_cameras_at_thirty_frames_a_second_are_shown_and_train(tmp_path, capsys):
     filmed_v3(tmp_path / "set")
     assert main(["report", "episode", "data=set", "number=1", "infos=[next.done]", "out=page"]) == 0
     said = capsys.readouterr().out
@@ -61,6 +61,10 @@ def test_films_of_two_cameras_at_thirty_frames_a_second_are_shown(tmp_path, caps
     check_page(tmp_path / "page" / "index.html")
     captions = json.loads((tmp_path / "page/media/captions.json").read_text())
     assert list(captions) == ["cameras.png", "film.mp4", "traces.png"]
+    small = [f"pictures.{key}" for key in ("steps=2", "side=16", "width=3", "channels=4", "batch=4")]
+    assert main(["imitate", "data=set", *SHORT, *small, "held_out=0", "out=trained"]) == 0, capsys.readouterr().err
+    tokens = load("trained").layout["tokens"]["parts"]
+    assert list(tokens) == ["top", "wrist", "state", "environment_state"] and tokens["top"] == tokens["wrist"]
 
 
 def test_subsets_train_alone(tmp_path, capsys):
