@@ -93,7 +93,11 @@ def read_npz(path: str | Path, what: str) -> dict[str, Tensor]:
     try:
         require_honest_sizes(path)
         with np.load(path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+        wrong = [f"{name} is {values.dtype}" for name, values in arrays.items() if values.dtype.kind not in "fiub"]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}, wanted are real numbers")
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
     except FileNotFoundError:
         raise
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError,

@@ -114,3 +114,10 @@ def test_a_checkpoint_whose_configuration_explodes_is_refused(tmp_path, monkeypa
     call = Invocation.__new__(Invocation, *[None] * len(Invocation._fields))
     with pytest.raises(ValueError, match="config.yaml has inf values"):
         resumed({"resume": str(tmp_path)}, call, frozenset())
+
+
+@pytest.mark.parametrize("values", [np.ones(4, dtype="c8"), np.array(["a"] * 4), np.zeros(4, dtype="M8[s]")])
+def test_arrays_that_are_no_real_numbers_are_refused_by_name(tmp_path, values) -> None:
+    np.savez(tmp_path / "pairs.npz", win=np.zeros(4), lose=values)
+    with pytest.raises(ValueError, match="no .npz file of pairs: lose is .*, wanted are real numbers"):
+        read_npz(tmp_path / "pairs.npz", "pairs")
