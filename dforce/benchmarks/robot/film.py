@@ -70,6 +70,8 @@ def do_again(make: Callable[..., Any], policy: ForcingPolicy, episode: RobotEpis
 
 
 def _vector(observation: Any, policy: ForcingPolicy) -> np.ndarray:
+    if policy.coders is not None:  # pictures: there is nothing to draw lines of
+        return np.zeros(0)
     return observation_vectors(stacked_observations([observation]), policy.tokens.parts, 1)[0]
 
 

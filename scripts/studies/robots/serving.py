@@ -35,6 +35,7 @@ class Nothing:
     execute = 5
 
     def __init__(self, parts: dict[str, int]):
+        self.inputs = {name: width if width == 10 else (64, 64, 3) for name, width in parts.items()}
         self.tokens = type("Tokens", (), {"parts": parts, "action": 4, "chunk": 5})
 
     def reset(self, n: int) -> Any:
