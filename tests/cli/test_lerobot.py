@@ -23,7 +23,7 @@ from tests.data.test_robomimic import robomimic
 from tests.page_rules import check_page
 
 DATA = "dforce/cue-v0"
-SHORT = ["chunk=2", "net.width=8", "batch=4", "fit.steps=2", "fit.warmup=1", "fit.validate_every=2"]
+SHORT = ["chunk=2", "net.width=8", "batch=4", "fit.steps=2", "fit.warmup=1", "fit.validate_every=2", "imitation.hold=0"]
 
 
 @pytest.fixture(autouse=True)
