@@ -39,19 +39,24 @@ class PolicyClient:
         self._hold, self._held = hold is not None, hold  # given by the user; what is done when actions come late
         self._number, self.late, self.latency = 0, False, 0.0
 
-    def act(self, observation: dict[str, Any], *, executed: int | None = None, missing: Any = None,
+    def act(self, observation: Any, *, executed: int | None = None, missing: Any = None,
             reset: bool = False) -> np.ndarray:
         """The next actions [C, A]; TimeoutError where there is nothing to hold, ValueError for a refused observation.
 
-        observation: name -> array. missing: True, or name -> whether that part is. executed: how many of the last
+        observation: name -> array, or the array of a policy that sees a single part. missing: True, or name -> whether that part is. executed: how many of the last
         actions were; None: all, or none where they were held. reset: an episode begins.
         """
-        begin, self._number = time.monotonic(), self._number + 1
-        message = {"number": self._number, "time": time.time(), "deadline": self.deadline, "reset": reset,
+        begin, parts = time.monotonic(), self.about["parts"]
+        if not isinstance(observation, dict):
+            if len(parts) != 1:
+                raise ValueError(f"observation is name -> array of {list(parts)}, got {type(observation).__name__}")
+            observation = dict.fromkeys(parts, observation)
+        message = {"number": self._number + 1, "time": time.time(), "deadline": self.deadline, "reset": reset,
                    "executed": 0 if executed is None and self.late and not reset else executed, "missing": missing,
                    "observation": {name: packed_array(value) for name, value in observation.items()}}
+        packed, self._number = msgpack.packb(message), self._number + 1
         try:
-            self._socket.send(msgpack.packb(message))
+            self._socket.send(packed)
             reply: dict[str, Any] = {"number": 0}
             while reply["number"] is not None and reply["number"] < self._number:  # those before came late
                 reply = msgpack.unpackb(self._socket.recv(max(0.0, begin + self.deadline - time.monotonic())))
