@@ -1,7 +1,6 @@
 """A policy tuned on what its episodes return, beside the policy begun with."""
 
 import copy
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,6 @@ from dforce.align.on_policy import Query, Sampler
 from dforce.align.trace import replay
 from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
 from dforce.core.noise import Noise
-from dforce.envs.robot import make_task
 from dforce.guidance.wrapper import module_inside
 from dforce.policy.forcing import ForcingPolicy
 from dforce.report.rows import Row, difference_row, make_row
@@ -22,7 +20,7 @@ from dforce.report.statistics import bootstrap_interval, wilson_interval
 from dforce.report.terminal import terminal_table
 from dforce.runs.checkpoint_defaults import no_checkpoint
 from dforce.runs.folder import RunFolder
-from dforce.runs.imitation import load_policy
+from dforce.runs.imitation import load_policy, played_task
 from dforce.runs.progress import bar
 from dforce.train.checkpoint import find, load, model_of
 from dforce.train.precision import device_of
@@ -103,11 +101,7 @@ class PolicyTuning(TuningRun):
         policy, layout = load_policy(where, device=device_of(self.device), raw=self.raw, trust=self.trust)
         if policy.regression or policy.energy is not None:
             raise ValueError(f"{where} regresses its actions: they have no probabilities to be tuned")
-        name = self.env or layout.get("env")
-        if not name:
-            raise ValueError(f"{where} does not say which environment its data came from: give env=")
-        make = functools.partial(make_task, name, **layout.get("env_settings", {}))
-        return EpisodePlayer(policy, make, copies=self.copies, eta=self.eta,
+        return EpisodePlayer(policy, played_task(layout, self.env)[1], copies=self.copies, eta=self.eta,
                              levels=self._levels(policy) if sampling == TUNED else None)
 
     def _levels(self, policy: ForcingPolicy) -> torch.Tensor:

@@ -43,8 +43,9 @@ class PolicyClient:
             reset: bool = False) -> np.ndarray:
         """The next actions [C, A]; TimeoutError where there is nothing to hold, ValueError for a refused observation.
 
-        observation: name -> array, or the array of a policy that sees a single part. missing: True, or name -> whether that part is. executed: how many of the last
-        actions were; None: all, or none where they were held. reset: an episode begins.
+        observation: name -> array, or the array of a policy that sees a single part. missing: True, or name -> whether
+        that part is. executed: how many of the last actions were; None: all, or none where they were held. reset: an
+        episode begins.
         """
         begin, parts = time.monotonic(), self.about["parts"]
         if not isinstance(observation, dict):

@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dforce.data import load_episodes
 from dforce.data.draws import split_episodes
 from dforce.data.episodes import Episodes
 from dforce.data.whole_episodes import WholeEpisodes
+from dforce.envs.robot import TASKS, make_task
 from dforce.nets.pictures import CameraCoders
 from dforce.policy.forcing import ForcingPolicy
 from dforce.policy.imitation import Imitation, PictureCoding
@@ -20,7 +22,7 @@ from dforce.policy.receding import RecedingPolicy
 from dforce.runs.folder import RunFolder
 from dforce.runs.picture_coding import coders_of, encoded
 from dforce.runs.training_run import DenoiserTraining, Prepared, has_checkpoint, other_statistics
-from dforce.train.checkpoint import CheckpointError, load, load_state
+from dforce.train.checkpoint import CheckpointError, find, load, load_state
 
 WORLD = ("observations", "image_size", "noise", "span", "objects")  # settings that demonstrations name
 
@@ -80,6 +82,30 @@ def policy_facts(folder: Path, policy: ForcingPolicy, layout: Mapping[str, Any])
     actions = layout["names"][-policy.tokens.action:]
     return {"task": layout.get("env"), "settings": layout["env_settings"], "method": layout["method"],
             "dt": layout.get("dt"), "action_names": actions, "hashes": hashes}
+
+
+def played_task(layout: Mapping[str, Any], env: str | None = None) -> tuple[str, Callable[..., Any]]:
+    """Name of the task that a policy plays, and what makes it, with the settings of the policy's data.
+
+    env: its name, from the user; None: the task of the data. A checkpoint may name a robot task of dforce's alone:
+    Gymnasium imports the module of other names. ValueError where none is named.
+    """
+    of_data = layout.get("env")
+    name = env or of_data
+    if not name or env is None and name not in TASKS.values():
+        raise ValueError(f"the policy's data came from {of_data or 'an environment that they do not name'}, which is "
+                         "no task of dforce: name one with env=module:name, whose info has stage, success and "
+                         "decision_due, or play episodes with dforce.policy.evaluation.run_policy")
+    settings = {key: layout["env_settings"][key] for key in WORLD if key in layout["env_settings"]}
+    return name, functools.partial(make_task, name, **settings if name == of_data else {})
+
+
+def see_it_act(folder: Path) -> str:
+    """What plays the policy in a run folder: a command where its task is one of dforce's."""
+    layout = json.loads((find(folder) / "layout.json").read_text(encoding="utf-8"))
+    command = f"dforce evaluate robot checkpoint={folder}"
+    return command if layout.get("env") in TASKS.values() else (
+        "dforce.policy.evaluation.run_policy, in an environment of your own (docs/robots.md)")
 
 
 def load_policy(where: str | Path, *, device: Any = "cpu", raw: bool = False, trust: Any = None,

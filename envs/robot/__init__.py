@@ -18,5 +18,13 @@ for _task, _id in TASKS.items():
 
 
 def make_task(env: str, **settings: Any) -> Any:
-    """An environment by its Gymnasium name, one of TASKS or any that is registered."""
-    return gymnasium.make(env, **settings)
+    """An environment by its Gymnasium name, one of TASKS or any other, `module:name` where a module registers it.
+
+    ValueError, in one line, where there is no such environment, or it does not take these settings.
+    """
+    try:
+        return gymnasium.make(env, **settings)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"env={env} cannot be made ({type(error).__name__}: {said}); an environment of your own is "
+                         "named with the module that registers it: env=module:name") from error

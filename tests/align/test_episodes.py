@@ -93,8 +93,8 @@ def test_the_divergence_from_itself_is_nothing(learnt):
 def test_what_pays_becomes_more_frequent_and_a_run_goes_on(learnt, monkeypatch, capsys):
     """The expert's error is unlearnt: the return rises beyond its interval, on starts that were never tuned on."""
     monkeypatch.chdir(learnt)
-    words = ["align", "policy", "checkpoint=base", "algorithm.samples=128", "algorithm.lr=2e-3", "steps=4",
-             "copies=128", "watch=16", "evaluate=64", "watch_every=6"]
+    words = ["align", "policy", "checkpoint=base", "env=test/Reach-v0", "algorithm.samples=128",
+             "algorithm.lr=2e-3", "steps=4", "copies=128", "watch=16", "evaluate=64", "watch_every=6"]
     assert main([*words, "algorithm.epochs=6", "out=tuned"]) == 0, capsys.readouterr().err
     assert main(["align", "policy", "resume=tuned", "algorithm.epochs=12"]) == 0, capsys.readouterr().err
     rows = read_results(learnt / "tuned" / "results.json").rows

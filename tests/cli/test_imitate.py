@@ -44,7 +44,7 @@ def imitate(*words):
 def test_a_run_gives_a_policy_that_resumes_bit_for_bit(tmp_path, capsys):
     assert imitate("fit.steps=4", "out=whole") == 0, capsys.readouterr().err
     said, weights = capsys.readouterr().out, sum(value.numel() for value in load_state("whole").model.values())
-    assert "dforce evaluate robot checkpoint=whole" in said and f"Diffusion Forcing: {weights:,} weights" in said
+    assert "see it act with: dforce" in said and f"Diffusion Forcing: {weights:,} weights" in said
     assert imitate("fit.steps=4", "out=parts", "save_every=1", "keep=9") == 0
     for step in (3, 4):
         (tmp_path / "parts" / "checkpoints" / f"step_{step:08d}").rename(tmp_path / str(step))

@@ -1,14 +1,11 @@
 """`dforce evaluate robot`: a policy's success by stage, under faults, against others on the same episodes."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-import dforce.envs.robot  # noqa: F401  (registers the tasks)
 from dforce.benchmarks.robot.episodes import Remembered, RobotEpisode, check_task, play_episodes, play_expert
 from dforce.benchmarks.robot.film import write_films
 from dforce.data import load_episodes
@@ -18,7 +15,7 @@ from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import wilson_interval
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker
-from dforce.runs.imitation import load_policy
+from dforce.runs.imitation import load_policy, played_task
 
 BLOCK = 1_000_000  # seeds of episodes between one `seed` and the next; demonstrations have those of seed -1
 LATENCY = 200      # calls of `act` that are timed
@@ -51,8 +48,7 @@ class RobotEvaluation:
             raise ValueError(f"only={sorted(unknown)}: the corruptions are {', '.join(self.corruptions)}")
         places = [self.checkpoint] if isinstance(self.checkpoint, str) else list(self.checkpoint)
         layouts = [self._policy(place)[1] for place in places]
-        name = self.env or layouts[0].get("env") or _no_env(places[0])
-        make = functools.partial(gymnasium.make, name, **layouts[0]["env_settings"])
+        name, make = played_task(layouts[0], self.env)
         beginnings: dict[int, Any] = {}
         envs = [Remembered(make(), beginnings) for _ in range(min(self.copies, self.episodes))]
         for layout in layouts:
@@ -127,10 +123,6 @@ class RobotEvaluation:
             seconds += play_episodes(policy, [env], [0], Corruption())[1]
         return [make_row(name, method, f"latency_p{share}", 1000 * float(np.percentile(seconds, share)),
                          n=len(seconds), unit="ms", higher=False) for share in (50, 99)]
-
-
-def _no_env(place: str) -> str:
-    raise ValueError(f"{place} does not say which environment its data came from: give env=")
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from dforce.align.tuning_run import run_tuning
 from dforce.cli.compose import resumed
 from dforce.config import read
 from dforce.runs.folder import Invocation
+from dforce.runs.imitation import see_it_act
 
 KEYS = frozenset({"checkpoint", "algorithm", "starts", "copies"})  # what the configuration of its runs has
 
@@ -16,4 +17,4 @@ def run(cfg: Any, call: Invocation) -> None:
     cfg, call = resumed(cfg, call, KEYS)
     folder = run_tuning(read(cfg, PolicyTuning, trust=cfg["trust"]), call)
     if folder is not None:
-        print(f"see it act with: dforce evaluate robot checkpoint={folder}")
+        print(f"see it act with: {see_it_act(folder)}")

@@ -5,7 +5,7 @@ from typing import Any
 from dforce.cli.compose import resumed
 from dforce.config import read
 from dforce.runs.folder import Invocation
-from dforce.runs.imitation import ImitationTraining
+from dforce.runs.imitation import ImitationTraining, see_it_act
 from dforce.runs.training_run import run_training
 from dforce.train.checkpoint import model_of
 
@@ -17,4 +17,4 @@ def run(cfg: Any, call: Invocation) -> None:
     cfg, call = resumed(cfg, call, KEYS)
     folder = run_training(read(cfg, ImitationTraining, trust=cfg["trust"], model=model_of(cfg)), call)
     if folder is not None:
-        print(f"see it act with: dforce evaluate robot checkpoint={folder}")
+        print(f"see it act with: {see_it_act(folder)}")
