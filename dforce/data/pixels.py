@@ -51,6 +51,17 @@ def read_picture(file: str | os.PathLike | IO[bytes]) -> np.ndarray:
     return shades[..., None] if shades.ndim == 2 else shades
 
 
+def picture_sides(file: str | os.PathLike) -> list[int]:
+    """The two sides of an image, the shorter first, from its header alone. PictureError where that cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return sorted(picture.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PictureError(str(error)) from error
+
+
 def _white(picture: Any) -> int | None:
     """The number that is white where a picture's numbers have more than 8 bits; None where Pillow scales them."""
     bits, kinds = _tag(picture, BITS_PER_SAMPLE), _tag(picture, SAMPLE_FORMAT)

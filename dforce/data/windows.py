@@ -38,7 +38,9 @@ class Windows:
         check_window(split, horizon=horizon, stack=stack, batch=batch, virtual_shards=virtual_shards)
         longest = int(episodes.lengths.max())
         if horizon > longest:
-            raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps")
+            fits = longest // stack * stack
+            raise ValueError(f"horizon {horizon} is longer than every episode, the longest has {longest} steps: "
+                             + (f"take horizon={fits} or less" if fits else f"stack={stack} does not fit, either"))
         self.horizon, self.stack, self.batch, self.seed, self.sequential = horizon, stack, batch, seed, sequential
         self.virtual_shards = shard_count(batch, virtual_shards)
         self.split = split
@@ -103,7 +105,8 @@ class Windows:
         """Puts normalised tokens of the chosen episodes into one array, padded to whole windows, and numbers those."""
         chosen = chosen[episodes.lengths[chosen] >= self.stack]
         if not len(chosen):
-            raise ValueError(f"no {self.split} episode has one token of {self.stack} steps: use a smaller stack")
+            raise ValueError(f"no {self.split} episode is as long as a token, {self.stack} steps: take a smaller "
+                             "stack=")
         if self.sequential:
             draws = philox_uniform(len(chosen), seed=self.seed, stream=SPLIT, step=1)
             chosen = chosen[np.argsort(draws, kind="stable")]

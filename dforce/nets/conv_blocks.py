@@ -38,8 +38,8 @@ class Layout:
         height, wide = self.shape[1:]
         if height % shrink or wide % shrink:
             raise ValueError(f"frames of {height}x{wide} do not divide by patch {patch} times {shrink // patch} for "
-                             f"{len(multipliers)} resolutions: choose sides that are multiples of {shrink}, a smaller "
-                             "patch or fewer multipliers")
+                             f"{len(multipliers)} resolutions: choose sides that are multiples of {shrink} (size=), a "
+                             "smaller net.patch or fewer net.multipliers")
         self.coarse = (height // shrink, wide // shrink)
 
 

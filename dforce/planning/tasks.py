@@ -132,7 +132,7 @@ def task_of(bundle: Bundle, maze: str | None = None) -> Task:
     except ValueError as error:
         if maze is not None:
             raise
-        named = "if its data are of a maze, name that: dforce plan maze=umaze" if widths in PLANAR else hint
+        named = "if its data are of a maze, name that beside checkpoint=, say maze=umaze" if widths in PLANAR else hint
         raise CheckpointError(f"{error}; {named}") from error
     world = task.world.observation_width, task.world.action_width
     if widths != world:

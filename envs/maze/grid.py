@@ -160,6 +160,8 @@ def get_maze(name_or_text: str | Maze) -> Maze:
     if name_or_text not in MAZES:
         if Path(name_or_text).is_file():
             return maze_from_text(Path(name_or_text).read_text(encoding="utf-8"))
+        if name_or_text and set(name_or_text) <= set("OG/"):
+            raise ValueError(f"the grid {name_or_text!r} has no walls '#': close it by them all around")
         near = difflib.get_close_matches(name_or_text, MAZES, n=1, cutoff=0.5)
         raise ValueError(f"unknown maze {name_or_text!r}; {f'did you mean {near[0]!r}? ' if near else ''}choose one of "
                          f"{', '.join(sorted(MAZES))}, or give a text grid of '#', 'O' and 'G' such as "

@@ -65,6 +65,7 @@ def test_a_grid_of_ones_own_from_the_command_line_and_from_a_file(tmp_path: Path
     ("nowhere.txt", "unknown maze 'nowhere.txt'"),
     ("broken.txt", "not closed by walls"),
     ("'#####/#OO##/####'", "not rectangular"),
+    ("'OOO/OGO/OOO'", "has no walls '#'"),
 ])  # fmt: skip
 def test_what_is_no_maze(maze: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.txt").write_text("####\n#OGO\n####\n")

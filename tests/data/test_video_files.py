@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dforce.data import VideoClips
 from dforce.data.video.index import find_clips
@@ -152,6 +153,19 @@ def test_mixed_resolutions_are_told_and_a_size_makes_them_one(tmp_path):
     np.savez(tmp_path / "grey.npz", video=stripes(10)[..., :1])
     with pytest.raises(ValueError, match="grey and colour do not go together"):
         VideoClips(tmp_path, frames=4, size=16, held_out=0)
+
+
+def test_a_frame_of_another_size_is_seen_before_anything_is_learnt(tmp_path):
+    for name, sides in (("whole", (32, 32, 32)), ("mixed", (32, 32, 20)), ("torn", (32, 32, 32))):
+        (tmp_path / name).mkdir()
+        for i, side in enumerate(sides):
+            Image.fromarray(np.full((side, 32), 9, np.uint8)).save(tmp_path / name / f"f{i}.png")
+    (tmp_path / "torn" / "f2.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="2 of 3 clips are left out"):
+        clips = VideoClips(tmp_path, frames=2, held_out=0)
+    assert clips.skipped["mixed"] == "f2.png is of another size than the first frame, 32x32"
+    assert clips.skipped["torn"].startswith("f2.png cannot be read")
+    assert clips.sequence(range(len(clips.clips))).x.shape[:2] == (1, 3)
 
 
 def test_a_film_that_breaks_in_the_middle_is_left_out_while_running(tmp_path):

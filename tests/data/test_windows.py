@@ -248,7 +248,7 @@ def test_windows_refuse():
     episodes = ragged()
     for arguments, message in [(dict(horizon=10, stack=3),
                                 "horizon=10 is not divisible by stack=3: the nearest horizon is 9"),
-                               (dict(horizon=41), "longer than every episode, the longest has 40"),
+                               (dict(horizon=41), "every episode, the longest has 40 .*take horizon=40 or less"),
                                (dict(horizon=4, split="test"), "'train' or 'val', got 'test'"),
                                (dict(horizon=0), "must be positive"), (dict(horizon=4, held_out=1.0), r"in \[0, 1\)"),
                                (dict(horizon=4, normalizer=Affine.identity(4)),

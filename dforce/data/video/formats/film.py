@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dforce.data.pixels import PictureError, read_picture
+from dforce.data.pixels import PictureError, picture_sides, read_picture
 from dforce.data.video.clip import ACTIONS, BadClip, Clip, natural
 
 EVEN = 1.5  # evenly spaced: the longest frame lasts at most so many times the shortest (time stamps are rounded)
@@ -151,11 +151,19 @@ class FrameFolder(Clip):
 
     @classmethod
     def probe(cls, path: Path, name: str, *, fps: float | None = None) -> FrameFolder:
-        """Reads the first picture; fps is not used. BadClip where there is none or it cannot be read."""
+        """Reads the first picture and the headers of all; fps is not used. BadClip where there is none, one cannot be
+        read, or they are of several sizes."""
         files = sorted((f.name for f in path.iterdir() if f.suffix.lower() in cls.parts), key=natural)
         if not files:
             raise BadClip("it has no frame")
         height, width, channels = _picture(path / files[0]).shape
+        for file in files:
+            try:
+                sides = picture_sides(path / file)
+            except PictureError as error:
+                raise BadClip(f"{file} cannot be read ({error})") from error
+            if sides != sorted((height, width)):
+                raise BadClip(f"{file} is of another size than the first frame, {height}x{width}")
         beside = [path / f"{ACTIONS}.npz", path / f"{ACTIONS}.npy"]
         return cls(name=name, path=str(path), frames=len(files), height=height, width=width, channels=channels,
                    files=files, action_path=next((str(p) for p in beside if p.is_file()), None))
