@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dforce.data import VideoClips
+from dforce.data.seal import SETTLED
 from dforce.data.video.index import find_clips
 
 iio = pytest.importorskip("imageio.v3")
@@ -191,6 +193,7 @@ def test_the_cache_shows_the_same_frames_and_is_made_once(tmp_path, monkeypatch)
     for i in range(3):
         film(tmp_path / "set" / f"{i}.mp4", stripes())
         np.savez(tmp_path / "set" / f"{i}.npz", actions=np.arange(40) % 3)
+    time.sleep(2 * SETTLED)  # what has just changed is not remembered
     make = lambda **more: VideoClips(tmp_path / "set", frames=6, size=16, held_out=0, stack=2, **more)  # noqa: E731
     plain, cached = make().batch_at(3), make(cache=True).batch_at(3)
     np.testing.assert_array_equal(plain.x, cached.x)
