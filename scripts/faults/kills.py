@@ -36,10 +36,11 @@ VERBS: dict[str, list[str]] = {
     "train reward": ["train", "reward", "steps=60", "batch=20", "width=8", "depth=1"],
     "align image": ["align", "image", "reward=bright", "algorithm.epochs=6", "algorithm.samples=8",
                     "algorithm.updates=2", "steps=3", "watch=0", "evaluate=0", "save_every=1", "classifier=null"],
-    "imitate": ["imitate", "batch=4", "chunk=5", "held_out=0.2", "net.width=8", "imitation.hold=0", "fit.steps=20",
-                *FIT],
+    "imitate": ["imitate", "batch=4", "chunk=5", "held_out=0.2", "net.width=8", "imitation.hold=0",
+                "+imitation.window=8", "fit.steps=20", *FIT],
     "align video": ["align", "video", "checkpoint=balls", "reward=bright", "frames=4", "steps=2", "watch=0",
-                    "evaluate=0", "algorithm.epochs=4", "algorithm.samples=4", "algorithm.updates=2", "save_every=1"],
+                    "evaluate=0", "algorithm.epochs=4", "algorithm.samples=4", "algorithm.group=2",
+                    "algorithm.updates=2", "save_every=1"],
     "align policy": ["align", "policy", "checkpoint=swap", "algorithm.epochs=3", "algorithm.samples=2",
                      "algorithm.updates=1", "steps=2", "watch=0", "evaluate=0", "save_every=1"],
 }
@@ -99,8 +100,8 @@ def data(work: Path) -> dict[str, str]:
     list(bouncing_balls(work / "balls", clips=8, test_clips=1, frames=8, size=16))
     x = torch.rand(80, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     write_pairs(work / "pairs.npz", Pairs(x[::2] + 1, x[1::2], {}, torch.ones(40)))
-    return {"train": name, "train, states carried": name, "imitate": name, "train image": "digits", "train video": str(work / "balls"),
-            "train reward": str(work / "pairs.npz")}
+    return {"train": name, "train, states carried": name, "imitate": name, "train image": "digits",
+            "train video": str(work / "balls"), "train reward": str(work / "pairs.npz")}
 
 
 def faults(work: Path, count: int, seed: int) -> Iterator[tally.Fault]:
