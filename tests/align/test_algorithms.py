@@ -418,6 +418,7 @@ def test_credit_of_steps_by_hand() -> None:
         StepCredit(sampler)(drawn._replace(trace=None))
 
 
+@pytest.mark.slow
 def test_credit_of_steps_leaves_the_expected_gradient_with_less_noise() -> None:
     model, sampler = world()
     source = OnPolicy(sampler, reward, ask, samples=128, credit=GroupAdvantage(), group=128)

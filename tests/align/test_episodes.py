@@ -90,6 +90,7 @@ def test_the_divergence_from_itself_is_nothing(learnt):
     assert looked["kl"] == pytest.approx(0, abs=1e-6) and 0 < looked["return"] < STEPS
 
 
+@pytest.mark.slow
 def test_what_pays_becomes_more_frequent_and_a_run_goes_on(learnt, monkeypatch, capsys):
     """The expert's error is unlearnt: the return rises beyond its interval, on starts that were never tuned on."""
     monkeypatch.chdir(learnt)

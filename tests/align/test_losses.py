@@ -155,6 +155,7 @@ def test_dpok_is_reward_and_kl_in_one_unit() -> None:
     assert float(with_old) == pytest.approx(float(alone) + 0.5 * 0.15)
 
 
+@pytest.mark.slow
 def test_dpok_finds_the_optimum_of_reward_less_kl() -> None:
     """E[-(x0 - 1)^2] - w KL over the mean: gradient ascent by the loss ends where the closed form says."""
     schedule = linear(1000)

@@ -67,6 +67,7 @@ def test_an_image_is_weighed_alone_and_clamped_as_on_a_screen() -> None:
     assert torch.equal(jpeg_compressibility(loud), jpeg_compressibility(loud.detach().clamp(-1, 1)))
 
 
+@pytest.mark.slow
 def test_the_digits_weigh_what_is_known_of_them() -> None:
     digits = pytest.importorskip("sklearn.datasets").load_digits().images
     x = torch.tensor(digits / 8 - 1).float()[:, None, None]

@@ -121,6 +121,7 @@ def test_direct_backpropagation_reaches_the_optimum(last, random) -> None:
     assert float(model.mean.detach()) == pytest.approx(OPTIMUM, abs=0.1)
 
 
+@pytest.mark.slow
 def test_kl_control_holds_the_policy_back() -> None:
     ends = {}
     for weight in (0.0, 0.05, 1.0):

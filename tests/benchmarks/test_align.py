@@ -181,6 +181,7 @@ def test_units_need_what_they_read_and_methods_fit_their_task(tmp_path: Path) ->
         list(align_jobs(benchmark(tmp_path, only=["DPOC"])))
 
 
+@pytest.mark.slow
 def test_rows_are_paired_with_the_model_before_and_split_by_class(tmp_path: Path) -> None:
     bench = benchmark(tmp_path / "run", tasks=["jpeg"], only=["DPOK"], spread=[3], spread_methods=["DPOK"])
     for seed in (100, 0, 1):

@@ -348,6 +348,7 @@ def test_a_benchmark_that_was_stopped_often_ends_as_one_that_was_not(
     assert files_of(tmp_path) == files_of(whole.out) and rows_of(piece) == rows_of(whole)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_meant_otherwise_is_made_again_and_nothing_else(
         finished: tuple[PlanningBenchmark, list[tuple[int, int]]], tmp_path: Path) -> None:
     whole, _ = finished

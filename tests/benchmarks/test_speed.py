@@ -69,6 +69,7 @@ def test_double_loop_evaluates_every_cell(monkeypatch):
     assert cells == [3] * (len(matrix) - 1) * QUICK.tokens
 
 
+@pytest.mark.slow
 def test_second_order_takes_a_fifth_of_the_calls():
     rows = {(row["method"], row["variant"]["path"], row["metric"]): row["value"] for row in sampling._calls(QUICK).rows}
     assert rows["100 steps, order 1", "rows", "calls"] == 100 * QUICK.tokens

@@ -256,6 +256,7 @@ def test_the_ablation_changes_one_thing_at_a_time_and_shares_the_benchmarks_netw
         assert compose("train", {**shipped["train"], **shipped["models"][name]}) == composed[name]
 
 
+@pytest.mark.slow
 def test_one_future_guides_where_plain_guidance_does_and_more_of_them_elsewhere(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     script = runpy.run_path(str(SCRIPTS / "futures.py"))

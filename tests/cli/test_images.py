@@ -141,6 +141,7 @@ def test_without_a_classifier_and_without_samples(data: Path) -> None:
     assert not (train(data, "none", "samples=0", "fit.steps=3") / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_held_out_images_are_of_all_classes(data: Path) -> None:
     lines = read_episodes(train(data, "few", "classifier=0", "samples=4", "fit.steps=1") / "episodes.jsonl")
     assert [line["class"] for line in lines] == 2 * ["above", "above", "below", "below"]

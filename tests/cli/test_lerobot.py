@@ -53,6 +53,7 @@ def test_a_minari_data_set_becomes_one_of_lerobot_which_is_shown_and_trains(tmp_
     assert "set exists: choose another folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_films_of_two_cameras_at_thirty_frames_a_second_are_shown_and_train(tmp_path, capsys):
     filmed_v3(tmp_path / "set")
     assert main(["report", "episode", "data=set", "number=1", "infos=[next.done]", "out=page"]) == 0

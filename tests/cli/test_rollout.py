@@ -71,6 +71,7 @@ def test_what_was_interrupted_goes_on_with_the_same_frames(checkpoint: Path, tmp
     assert not (tmp_path / "unseen" / "media" / "rollout.mp4").exists()
 
 
+@pytest.mark.slow
 def test_actions_from_a_file_and_at_random(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", shape=(3, 8, 8), stack=2, actions=3, data="")
     told = np.random.default_rng(0).integers(3, size=12)
@@ -106,6 +107,7 @@ def test_mistakes_are_answered_in_one_message(checkpoint: Path, tmp_path: Path, 
     assert told in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_run_of_other_settings_is_not_gone_on_with(checkpoint: Path, tmp_path: Path,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     command = ["rollout", f"checkpoint={checkpoint}", "measure=false", *QUICK, f"out={tmp_path / 'run'}"]

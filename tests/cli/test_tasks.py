@@ -49,6 +49,7 @@ def test_a_checkpoint_names_its_task() -> None:
         trained_task({"env": "pendulum", "rows": grid})
 
 
+@pytest.mark.slow
 def test_what_a_recipe_fixes_cannot_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                               capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)

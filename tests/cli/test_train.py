@@ -169,6 +169,7 @@ def test_resume_of_a_finished_run_and_beyond(finished: Path, capsys: pytest.Capt
     assert load_state(folder).step == 45 and metrics(folder)[-1]["step"] == 45
 
 
+@pytest.mark.slow
 def test_resume_before_the_first_checkpoint_begins_at_the_beginning(finished: Path) -> None:
     killed = copied(finished, "killed")
     shutil.rmtree(killed / "checkpoints")
@@ -242,6 +243,7 @@ def test_a_sweep_gives_a_folder_a_job() -> None:
         assert (sweep / job / "STATUS").read_text() == "done\n" and dforce.load(sweep / job).step == 20
 
 
+@pytest.mark.slow
 def test_without_held_out_episodes_there_is_no_best() -> None:
     folder = trained("run", "held_out=0", "fit.steps=15")
     assert checkpoints(folder) == ["step_00000015"] and "val_loss" not in metrics(folder)[-1]

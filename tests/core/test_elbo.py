@@ -42,6 +42,7 @@ def standard_error(values):
 
 # ------------------------------------------------------------------------------------------------- the law of the bound
 
+@pytest.mark.slow
 def test_below_the_likelihood_and_approaching_it():
     """Stated: within 1, .3 and .1 nats a token of log p(x_t | x_<t) at K = 50, 200, 1000 levels, even in log-SNR."""
     gaps = []

@@ -47,6 +47,7 @@ def test_two_processes_make_the_same_as_one() -> None:
     assert np.array_equal(sets[0].actions, sets[1].actions) and sets[0].about["dataset"] != sets[1].about["dataset"]
 
 
+@pytest.mark.slow
 def test_pictures_are_kept_without_loss() -> None:
     generation = RobotGeneration("swap", episodes=1, observations="mixed", image_size=16, tail=0)
     played: list = []

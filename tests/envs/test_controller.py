@@ -127,6 +127,7 @@ def compare_with_released(name, runs, *, mean, std, reward):
     assert mine[8] == pytest.approx(reward_mean, rel=reward)
 
 
+@pytest.mark.slow
 def test_generator_has_the_statistics_of_the_released_umaze():
     data = generate("umaze", steps=400_000, chains=400, seed=0)
     compare_with_released("umaze", [data], mean=0.03, std=0.025, reward=0.09)

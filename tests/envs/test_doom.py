@@ -176,6 +176,7 @@ def test_without_the_engine_the_extra_is_named(monkeypatch):
         DoomWalker(random_maze(np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 def test_data_sets_go_on_where_they_stopped(tmp_path, monkeypatch):
     pytest.importorskip("vizdoom")
     settings = {"mazes": 2, "test_mazes": 1, "clips": 2, "frames": 12, "size": 8, "rooms": 2, "zones": 2}
@@ -207,6 +208,7 @@ def test_balls_as_a_data_set(tmp_path):
         next(bouncing_balls(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_verb_makes_clips_a_page_and_results(tmp_path, monkeypatch, capsys):
     from dforce.cli.main import main
     from dforce.report.rows import read_results

@@ -104,6 +104,7 @@ def test_drivers_find_their_way_in_this_frame() -> None:
     assert (score_report(task.world, [straight], [blocked]).values["wall_contact"][blocked] > 0.5).any()
 
 
+@pytest.mark.slow
 def test_demonstrations_and_their_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     task = get_task("pointmaze-umaze")

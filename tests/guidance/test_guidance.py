@@ -90,6 +90,7 @@ def test_a_linear_energy_tilts_alike_for_every_draw_and_branch(draws, branch, fu
     torch.testing.assert_close(spread, covariance(T), rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_plug_in_fails_as_known():
     """A goal at 2 (std .3) for the last of 16 tokens drags the early ones to 4: the mean is wrong by more than 3."""
     time, goal, std = 16, 2.0, 0.3
@@ -265,6 +266,7 @@ def test_classifier_free_on_every_path(path):
     torch.testing.assert_close(generate(classifier_free(denoiser, 2.0, null), S, matrix, x, cond=cond, path=path), loop)
 
 
+@pytest.mark.slow
 def test_classifier_free_under_guidance_and_its_draws():
     denoiser, cond, null, _ = conditional()
     guide = monte_carlo(classifier_free(denoiser, 2.0, null), S, lambda x0: -x0.square().sum((1, 2)), 3, lookahead=2)

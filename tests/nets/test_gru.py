@@ -55,6 +55,7 @@ def test_float32_to_rounding():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_gradients():
     core, code, z = bed(2, 1, 2, width=3, inner=2)
     assert torch.autograd.gradgradcheck(lambda c, h: gru.unroll(core, c, h)[0], (code, z))

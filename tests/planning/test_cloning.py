@@ -86,6 +86,7 @@ def test_inverse_dynamics_executes_a_plan_of_states(executor):
     assert np.abs(played.trajectory[:, 1:] - plan.states).max() < 0.05
 
 
+@pytest.mark.slow
 def test_lookahead_looks_that_far_ahead():
     """With 3 steps to go for the same displacement, a third of the force will do, and the target is 3 states on."""
     made = inverse_dynamics(*chains(), lookahead=3, steps=300, hold=False, **SMALL)

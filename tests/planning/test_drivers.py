@@ -96,6 +96,7 @@ def test_retrieval_serves_each_episode_its_own_goal_and_is_cut_to_what_remains(d
     np.testing.assert_array_equal(short.states, plan.states[:, :5])
 
 
+@pytest.mark.slow
 def test_retrieval_solves_the_blocked_starts(starts, data):
     planner = retrieval_planner(data["observations"], data["actions"], horizon=UMAZE.max_steps)
     chosen = starts[:100]

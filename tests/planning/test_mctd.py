@@ -83,6 +83,7 @@ def test_a_chain_is_semi_autoregressive_sampling(causal, delay):
                                atol=1e-5)
 
 
+@pytest.mark.slow
 def test_factors_scale_the_guidance():
     for factor in (0.0, 0.5, 2.0):
         for draws in (1, 3):
@@ -105,6 +106,7 @@ def test_a_simulation_is_jumpy():
 
 # ------------------------------------------------------------------------------------------------------- the search
 
+@pytest.mark.slow
 def test_more_iterations_never_find_less():
     values = torch.stack([search(tree(iterations=n)).values for n in (1, 2, 5)])
     assert (values.diff(dim=0) >= 0).all() and (values[-1] > values[0]).any()
@@ -146,6 +148,7 @@ def test_a_tree_that_is_all_known_ends_early():
     assert (search(tree(sub_plans=2, scale=0.0, iterations=50)).expanded == 1 + 3).all()
 
 
+@pytest.mark.slow
 def test_stop_ends_a_search_at_the_first_arrival():
     anywhere = partial(Arrival, radius=1e3, leap=None)              # every first step arrives
     settings = {"sub_plans": 3, "iterations": 4, "scales": (1.0, 0.0)}
@@ -231,6 +234,7 @@ def test_bad_settings(settings, message):
         small(TreeDiffusionPlanner, **settings)
 
 
+@pytest.mark.slow
 def test_bad_values():
     with pytest.raises(ValueError, match="SumOfDistances cannot"):
         search(tree(stop=True))

@@ -40,6 +40,7 @@ def test_goals_of_multi2d_are_uniform_over_cells_and_within_them(name: str) -> N
     assert task.starts(5, 1)[1].tolist() != task.starts(5, 2)[1].tolist()
 
 
+@pytest.mark.slow
 def test_a_grid_of_ones_own_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "mine.txt").write_text(GRID.replace("/", "\n"))

@@ -64,6 +64,7 @@ def test_the_reward_refuses_what_it_cannot_drive() -> None:
         returns(torch.full((2, 20, 12), torch.nan), ["", ""], asked(starts, goals))
 
 
+@pytest.mark.slow
 def test_blocked_starts_are_blocked_and_a_function_of_the_seed() -> None:
     starts, goals = StartSampler(UMAZE, blocked=True)(9, 7)
     assert starts.shape == (9, 4) and blocked_mask(UMAZE.world, starts, goals).all()

@@ -116,6 +116,7 @@ def test_plans_are_made_driven_and_scored_without_a_maze(planner: DiffusionPlann
         TASK.maze  # noqa: B018
 
 
+@pytest.mark.slow
 def test_baselines_need_no_maze_either(demonstrations: tuple[np.ndarray, np.ndarray]) -> None:
     starts, goals = TASK.starts(12, 3)
     memory = retrieval_planner(*demonstrations, horizon=60, arrive=0.6)

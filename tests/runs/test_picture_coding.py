@@ -76,6 +76,7 @@ def test_the_numbers_of_a_picture_tell_where_the_square_is_and_pictures_of_noise
     assert error(np.random.default_rng(0).normal(size=numbers.shape)) > 0.8 * place[rows & test].std()
 
 
+@pytest.mark.slow
 def test_coders_are_trained_once_and_made_anew_where_the_file_is_wrong(monkeypatch, tmp_path):
     episodes, short = filmed(4), replace(TINY, steps=2)
     first = coders_of(short, episodes, np.arange(4))

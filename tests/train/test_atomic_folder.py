@@ -51,6 +51,7 @@ def test_every_flipped_byte_is_reported(saved, name):
         load(saved)
 
 
+@pytest.mark.slow
 def test_a_kill_in_mid_write_costs_nothing(trained, tmp_path):
     """SIGKILL at random moments of replacing one checkpoint again and again: a whole one is found, and not too old."""
     folder, draw = tmp_path / "last", random.Random(0)

@@ -45,6 +45,7 @@ def direct(model: ForcingObjective, index: int, state=None) -> torch.Tensor:
     return held_out_bound(model.denoiser, S, held_out(index), rows=4, levels=BOUND_LEVELS, state=state, noise=noise)
 
 
+@pytest.mark.slow
 def test_fit_logs_the_bound_and_training_raises_it():
     model = objective()
     before = torch.stack([direct(model, i) for i in range(2)]).mean()

@@ -100,6 +100,7 @@ def test_spans_are_those_of_the_tables():
         assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_the_jackknife_interval_covers():
     """Of a distance whose expectation is known by many clips: clips are what varies, not their frames."""
     g = torch.Generator().manual_seed(0)
@@ -114,6 +115,7 @@ def test_the_jackknife_interval_covers():
     assert math.isnan(frechet_interval(drawn(2), to).low)
 
 
+@pytest.mark.slow
 def test_measured_rows_are_rows_of_results(of, tmp_path):
     made = stored(clips(5, 60, 4))
     found = measure_drift(made, of, RowMaker("balls", "forcing", {"steps": 3}))

@@ -104,6 +104,7 @@ def test_what_is_refused(folder, tmp_path):
         load_latents(folder)
 
 
+@pytest.mark.slow
 def test_a_world_model_is_trained_on_latents(folder, tmp_path, monkeypatch, capsys):
     from dforce.train.checkpoint import load
     from tests.cli.test_train_video import clips, train

@@ -90,6 +90,7 @@ def test_frechet_of_few_samples_of_many_features_and_of_one_feature():
     assert frechet(a, b) == pytest.approx(float(wanted), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_features_tell_motion_apart(tmp_path):
     """Frozen clips show the same single frames: only what features say of pairs can tell them from moving ones."""
     encoder = train_features(lambda step: clips(step)[0], steps=60, width=8)
@@ -109,6 +110,7 @@ def test_features_tell_motion_apart(tmp_path):
         load_features(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_probe_sees_what_was_told_and_chance_is_zero():
     probe = train_probe(clips, 2, steps=80)
     frames, actions = clips(5000, batch=64)

@@ -204,6 +204,7 @@ process.exit(0);
 """
 
 
+@pytest.mark.slow
 def test_the_script_of_the_page_steers(model, tmp_path):
     node = shutil.which("node")
     sockets = "process.exit(typeof WebSocket === 'undefined' ? 1 : 0)"

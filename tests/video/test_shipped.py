@@ -48,6 +48,7 @@ def test_it_rolls_out_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / "media" / "rollout.mp4").stat().st_size > 500
 
 
+@pytest.mark.slow
 def test_mazes_are_steered_from_nothing():
     """No clips at hand: a visitor begins in a frame of noise's own making, and left is not right."""
     model = load_video("doom16")

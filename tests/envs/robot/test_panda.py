@@ -78,6 +78,7 @@ def test_the_tool_arrives_pointing_down_however_it_came(position: np.ndarray) ->
     assert np.abs(postures[0] - postures[1]).max() < 0.01
 
 
+@pytest.mark.slow
 def test_a_backend_is_chosen_even_if_mujoco_was_imported_before(pictures: None) -> None:
     code = ("import mujoco, os\nfrom dforce.envs.robot.rendering import Cameras\n"
             "model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos=\"0 0 1\"/>"
