@@ -16,7 +16,7 @@ from dforce.core.tree import State, reset
 from dforce.data.normalize import Affine
 from dforce.data.token_layout import KIND, TokenLayout
 from dforce.guidance.energy import guided
-from dforce.policy.protocol import Coders, Observation, encoded_pictures, observation_vectors
+from dforce.policy.protocol import Coders, Observation, encoded_pictures, observation_vectors, picture_numbers
 from dforce.policy.window import Windowed
 
 START, MISSING, UNKNOWN, WARM = 1, 2, 3, 4  # salts: streams of noise
@@ -137,19 +137,21 @@ class ForcingPolicy:
 
     def _values(self, observation: Observation, missing: Any, state: State) -> tuple[Tensor, Tensor]:
         """The observation as vectors [N, O], and a number for each row [N], from which the noise of an episode follows:
-        of what was seen and not of what coders make of it, whose last bits differ between batches.
+        of what was seen first and not of what coders make of it, whose last bits differ between batches.
         """
         rows, device = len(state["clock"]), state["first"].device
-        numbers, hidden = np.zeros(rows, np.int64), torch.zeros(self.of_observation.width, dtype=torch.bool)
+        pictures: dict[str, np.ndarray] = {}
         if self.coders is not None:
-            observation, numbers = encoded_pictures(observation, self.coders, rows, missing, device)
-            for name in self.coders.sizes:
-                hidden[self.tokens.columns[name]] = True
+            observation, pictures = encoded_pictures(observation, self.coders, rows, missing, device)
         values = torch.from_numpy(observation_vectors(observation, self.tokens.parts, rows)).to(device)
-        plain = torch.where(values.isfinite() & ~hidden.to(device), values, 0.0)
+        if state["begun"].all():
+            return values, state["stream"]
+        plain = torch.where(values.isfinite(), values, 0.0)
+        for name in pictures:
+            plain[:, self.tokens.columns[name]] = 0.0
         bits = plain.contiguous().view(torch.int32).long()
         odd = 2 * torch.arange(values.shape[1], device=device) + 1
-        return values, (mix(bits, odd) * odd).sum(1) + torch.from_numpy(numbers).to(device)
+        return values, (mix(bits, odd) * odd).sum(1) + torch.from_numpy(picture_numbers(pictures, rows)).to(device)
 
     def _begin(self, values: Tensor, stream: Tensor, state: State) -> State:
         """The state in which the rows that have seen nothing yet know their first observation [N, O]."""

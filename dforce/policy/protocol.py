@@ -59,16 +59,16 @@ def observation_vectors(observation: Observation, parts: Mapping[str, int], rows
 
 
 def encoded_pictures(observation: Observation, coders: Coders, rows: int, missing: Any,
-                     device: Any) -> tuple[Observation, np.ndarray]:
-    """The observation with numbers [N, n] in the place of every camera's pictures, and a number for each row, [N]
-    int64, that follows from the pictures that are not missing.
+                     device: Any) -> tuple[Observation, dict[str, np.ndarray]]:
+    """The observation with numbers [N, n] in the place of every camera's pictures, and the pictures [N, H * W * 3],
+    black in the rows where they are missing.
 
     missing: as `ForcingPolicy.act` takes it; a camera that is missing in every row may be left out. ValueError for
     pictures of another size or type, and for a camera that is lacking without being called missing.
     """
     given = dict(observation) if isinstance(observation, Mapping) else dict.fromkeys(
         coders.sizes if len(coders.sizes) == 1 else (), observation)
-    numbers = np.zeros(rows, np.int64)
+    seen = {}
     for name, size in coders.sizes.items():
         lost = missing.get(name) if isinstance(missing, Mapping) else missing
         gone = np.broadcast_to(False if lost is None else lost, rows)
@@ -81,10 +81,18 @@ def encoded_pictures(observation: Observation, coders: Coders, rows: int, missin
         if pictures.dtype != np.uint8 or pictures.shape != (rows, *size, 3):
             raise ValueError(f"pictures of the camera {name} are {pictures.dtype} {pictures.shape}, this policy wants "
                              f"uint8 {(rows, *size, 3)}, 0 to 255")
-        flat = np.where(gone[:, None], 0, pictures.reshape(rows, -1)).astype(np.int64)
-        numbers = 31 * numbers + flat @ (2 * np.arange(flat.shape[1]) + 1)
+        flat = pictures.reshape(rows, -1)
+        seen[name] = np.where(gone[:, None], 0, flat) if gone.any() else flat
         given[name] = coders.encode(name, torch.from_numpy(pictures).to(device)).cpu().numpy()
-    return given, numbers
+    return given, seen
+
+
+def picture_numbers(pictures: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    """A number for each row, [N] int64, that follows from its pictures, camera -> [N, H * W * 3]."""
+    numbers = np.zeros(rows, np.int64)
+    for flat in pictures.values():
+        numbers = 31 * numbers + flat.astype(np.int64) @ (2 * np.arange(flat.shape[1]) + 1)
+    return numbers
 
 
 def check_actions(actions: Any, rows: int) -> None:
