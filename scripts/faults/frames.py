@@ -1,10 +1,7 @@
 """Frames that nobody should send to a policy server: each is answered by a line or by actions, and disturbs nobody."""
 
-import asyncio
 import random
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import msgpack
 import mutations
@@ -18,6 +15,7 @@ from dforce.core.denoiser import Precond
 from dforce.core.schedule import linear
 from dforce.data.normalize import Affine
 from dforce.nets.recurrent import RecurrentNet
+from dforce.policy.background import served_in_thread
 from dforce.policy.client import PolicyClient, packed_array
 from dforce.policy.forcing import ForcingPolicy
 from dforce.policy.server import PolicyServer, ServingLimits
@@ -62,33 +60,15 @@ def answered(url: str, frame: bytes) -> tuple[str, str]:
 
 def faults(count: int, seed: int = 0) -> Iterator[tally.Fault]:
     """Mutated frames; all the while another client's actions must be those of local calls, bit for bit."""
-    draw, local, here = random.Random(seed), policy(), dict[str, Any]()
+    draw, local = random.Random(seed), policy()
     about = {"task": "faults", "dt": 0.1, "hashes": {"normalizer": "0", "checkpoint": "0"}}
-    server, there = PolicyServer(policy(), about, ServingLimits(deadline=10.0)), threading.Event()
-
-    def ready(port: int) -> None:
-        here.update(url=f"ws://127.0.0.1:{port}", loop=asyncio.get_running_loop(), task=asyncio.current_task())
-        there.set()
-
-    def serve() -> None:
-        with asyncio.Runner() as runner:
-            try:
-                runner.run(server.run("127.0.0.1", 0, ready))
-            except asyncio.CancelledError:
-                pass
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    there.wait(60)
-    state = local.reset(1)
-    with PolicyClient(here["url"], deadline=30) as bystander:
+    server, state = PolicyServer(policy(), about, ServingLimits(deadline=10.0)), local.reset(1)
+    with served_in_thread(server) as url, PolicyClient(url, deadline=30) as bystander:
         for number in range(count):
             way, frame = mutations.mutated(message(draw), message(draw), draw)
-            outcome, text = answered(here["url"], frame)
+            outcome, text = answered(url, frame)
             seen = {name: np.full((1, width), draw.gauss(0, 1), np.float32) for name, width in PARTS.items()}
             wanted, state = local.act(seen, state)
             if not np.array_equal(bystander.act({name: value[0] for name, value in seen.items()}), wanted[0]):
                 outcome, text = tally.LOST, "another client got other actions"
             yield tally.Fault(KIND, f"{number}, {way}: {text}", outcome)
-    here["loop"].call_soon_threadsafe(here["task"].cancel)
-    thread.join(30)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from contextlib import contextmanager
 
 import numpy as np
 
+from dforce.policy.background import served_in_thread
 from dforce.policy.server import PolicyServer, ServingLimits
 
 HASHES = {"normalizer": "a" * 64, "checkpoint": "b" * 64}
@@ -18,27 +17,8 @@ ABOUT = {"task": "a test", "dt": 0.1, "action_names": ["x", "y"], "hashes": HASH
 def serving(policy, *, token=None, **limits):
     """(server, url) of a server that is running, and has ended afterwards."""
     server = PolicyServer(policy, ABOUT, ServingLimits(**{"deadline": 30.0, **limits}), token=token)
-    there, running = threading.Event(), {}
-
-    def ready(port):
-        running.update(port=port, loop=asyncio.get_running_loop(), task=asyncio.current_task())
-        there.set()
-
-    def run():
-        try:
-            asyncio.run(server.run("127.0.0.1", 0, ready))
-        except asyncio.CancelledError:
-            pass
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert there.wait(20)
-    try:
-        yield server, f"ws://127.0.0.1:{running['port']}"
-    finally:
-        running["loop"].call_soon_threadsafe(running["task"].cancel)
-        thread.join(20)
-        assert not thread.is_alive()
+    with served_in_thread(server, seconds=20) as url:
+        yield server, url
 
 
 def local(policy, calls):
