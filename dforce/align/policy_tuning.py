@@ -14,6 +14,7 @@ from dforce.align.trace import replay
 from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
 from dforce.core.noise import Noise
 from dforce.guidance.wrapper import module_inside
+from dforce.policy.evaluation import BLOCK
 from dforce.policy.forcing import ForcingPolicy
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import bootstrap_interval, wilson_interval
@@ -25,7 +26,6 @@ from dforce.runs.progress import bar
 from dforce.train.checkpoint import find, load, model_of
 from dforce.train.precision import device_of
 
-BLOCK = 1_000_000         # seeds of episodes between one `eval_seed` and the next, as `dforce evaluate robot` has them
 TUNED_ON = 1_000_000_000  # starts that are tuned on have seeds from here on
 START = "start"
 TUNED, SERVED = "as in tuning", "as it is served"  # ways to sample

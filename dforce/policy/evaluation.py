@@ -11,6 +11,8 @@ import torch
 from dforce.core.tree import reset, select
 from dforce.policy.protocol import Policy, check_actions, stacked_observations
 
+BLOCK = 1_000_000  # seeds of episodes between one `seed` of an evaluation and the next; demonstrations have those of -1
+
 
 class PolicyEpisode(NamedTuple):
     """One episode that was played."""

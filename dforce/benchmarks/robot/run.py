@@ -11,13 +11,13 @@ from dforce.benchmarks.robot.film import write_films
 from dforce.data import load_episodes
 from dforce.policy.corruption import Corruption
 from dforce.policy.demonstration import NearestDemonstration
+from dforce.policy.evaluation import BLOCK
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import wilson_interval
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker
 from dforce.runs.imitation import load_policy, played_task
 
-BLOCK = 1_000_000  # seeds of episodes between one `seed` and the next; demonstrations have those of seed -1
 LATENCY = 200      # calls of `act` that are timed
 EXPERT, NEAREST = "expert", "nearest demonstration"
 

@@ -14,11 +14,11 @@ import yaml
 
 import dforce.envs.robot  # noqa: F401  (registers the tasks)
 from dforce.benchmarks.robot.episodes import Remembered, RobotEpisode, play_episodes, play_expert
-from dforce.benchmarks.robot.run import BLOCK
 from dforce.cli.main import main
 from dforce.data import load_episodes
 from dforce.policy.corruption import Corruption
 from dforce.policy.demonstration import NearestDemonstration
+from dforce.policy.evaluation import BLOCK
 from dforce.report.rows import Row, difference_row, make_row, read_episodes, write_episodes
 from dforce.report.statistics import success_interval, wilson_interval
 from dforce.runs.imitation import load_policy
