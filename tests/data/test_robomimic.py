@@ -16,6 +16,7 @@ import pytest
 
 from dforce.data import load_episodes
 from dforce.data.whole_episodes import WholeEpisodes
+from tests.spoiled import refused_in_one_line
 
 LENGTHS = (6, 3, 11)
 SIDE = 4
@@ -121,9 +122,8 @@ def test_bad_robomimic_files_get_one_clear_line(tmp_path, name):
     spoil, message = BAD_HDF5[name]
     with h5py.File(path, "a") as file:
         spoil(file["data/demo_2"])
-    with pytest.raises(ValueError, match=message) as error:
+    with refused_in_one_line(path, message):
         load_episodes(path, subset="valid" if "mask" in name else None).images["front_image"][:]
-    assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
 def zarr(root: Path, key: str, array: np.ndarray, chunks: tuple[int, ...], compressor: dict | None, *,
@@ -232,9 +232,8 @@ def test_bad_replay_buffers_get_one_clear_line(tmp_path, name):
     root = buffer(tmp_path / "buffer.zarr")
     spoil, message = BAD_ZARR[name]
     spoil(root)
-    with pytest.raises(ValueError, match=message) as error:
+    with refused_in_one_line(root, message):
         load_episodes(root).images["img"][:]
-    assert "\n" not in str(error.value) and str(root) in str(error.value)
 
 
 def test_links_out_of_a_buffer_are_not_followed(tmp_path):
