@@ -86,8 +86,22 @@ def pytest_runtest_setup(item):
         gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are deselected
 def pytest_collection_modifyitems(items):
-    """The slow tests may take as long as CI gives them all: how fast a machine is is not what they test."""
+    """Of a test with `quick(n)`, n cases, evenly spread over all, stay quick; the others are slow.
+
+    The slow tests may take as long as CI gives them all: how fast a machine is is not what they test.
+    """
+    cases = {}
+    for item in items:
+        if item.get_closest_marker("quick"):
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for each in cases.values():
+        count, = each[0].get_closest_marker("quick").args
+        stay = {round(number * (len(each) - 1) / max(count - 1, 1)) for number in range(count)}
+        for number, item in enumerate(each):
+            if number not in stay:
+                item.add_marker(pytest.mark.slow)
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1500))

@@ -65,6 +65,7 @@ def here(*tensors: Tensor) -> bool:
 
 @EVERY
 @FORMATS
+@pytest.mark.quick(2)
 def test_networks_there_and_back(name, bf16, schedule):
     with cast(bf16):
         denoiser, batch, level = bed(name, schedule)
@@ -87,6 +88,7 @@ def test_networks_there_and_back(name, bf16, schedule):
 @FORMATS
 @pytest.mark.parametrize("levels", [independent, rising, partial(pyramids, steps=5), teacher_forcing],
                          ids=["independent", "rising", "pyramids", "teacher forcing"])
+@pytest.mark.quick(4)
 def test_losses(name, bf16, levels, schedule):
     with cast(bf16):
         denoiser, batch, _ = bed(name, schedule)
@@ -129,6 +131,7 @@ APART = {("logmeanexp", "transformer"), ("logmeanexp", "transformer without mask
     pytest.param(reduce, name, marks=[pytest.mark.slow] * (not REAL and (reduce, name) in APART))
     for reduce in ["plain", "logmeanexp", "gaussian", *["mean"] * REAL] for name in NETS])
 @FORMATS
+@pytest.mark.quick(3)
 def test_a_guided_row(name, bf16, reduce, schedule, monkeypatch):
     if not REAL:  # they are found among the numbers of the tables
         monkeypatch.setattr(import_module("dforce.guidance.monte_carlo"), "jump_levels",

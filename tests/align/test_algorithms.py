@@ -87,6 +87,7 @@ def world(**how):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name == "d3po" else [])
                                   for name in ALGORITHMS])
+@pytest.mark.quick(4)
 def test_every_algorithm_reaches_the_optimum(name) -> None:
     model, sampler = world()
     aligning = prepared(name, sampler, reward, ask, settings={"lr": 0.07, "samples": 128, **OWN[name]})

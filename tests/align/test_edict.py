@@ -39,6 +39,7 @@ def error(edict, x, y=None):
 
 @pytest.mark.parametrize("name", ["recurrent", "transformer", "temporal", "image"])
 @pytest.mark.parametrize("delay", [0, 3])
+@pytest.mark.quick(3)
 def test_round_trips_are_exact_in_float64(name, delay) -> None:
     schedule = linear(1000)
     model = stirred(networks(schedule)[name].double())

@@ -274,6 +274,7 @@ class Kept:
 
 @pytest.mark.parametrize("stepwise", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.quick(4)
 def test_rows_bound_what_is_held_and_shown_at_once(name, stepwise) -> None:
     """Whatever the rows: the network is never shown more, no graph keeps more of its activations, equal results."""
     schedule, model = world()

@@ -102,6 +102,7 @@ SHAPES = {"images": (1, 1, 8, 8), "trajectories": (20, 3)}
 
 
 @pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.slow
 def test_a_reward_of_images_and_of_trajectories_is_learnt(kind) -> None:
     """Against pairs it never saw: those whose hidden score (brightness at the left; the last positions) is higher."""
     def hidden(x):

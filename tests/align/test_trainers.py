@@ -66,6 +66,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.quick(3)
 def test_policy_gradients_reach_the_optimum(method) -> None:
     how, credit, loss, updates = METHODS[method]
     schedule, model = world(how.get("path", "ddpm"))
@@ -98,6 +99,7 @@ def test_regressions_reach_the_optimum(method) -> None:
 
 
 @pytest.mark.parametrize("method", ["Diffusion-DPO", "D3PO", "DiffusionNFT"])
+@pytest.mark.quick(1)
 def test_online_methods_with_a_moving_reference_reach_the_optimum(method) -> None:
     schedule, model = world()
     loss = {"Diffusion-DPO": preference(beta=20.0, weight=min_snr()), "D3PO": stepwise_preference(beta=0.5),

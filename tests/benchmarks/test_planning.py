@@ -130,6 +130,7 @@ COMPOSED: set[frozenset[tuple[str, str | None]]] = set()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suites").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.quick(4)
 def test_every_shipped_suite_is_one_and_all_its_trainings_compose(file: Path) -> None:
     text = changed_suite(file, {})
     suite = read_suite(text, files=[file])
@@ -333,6 +334,7 @@ def test_all_rows_are_there_and_a_borrowed_choice_is_the_lender_s(
     assert len(lines) == 1 + len(tables.rows) and lines[0].startswith("task,method,starts,executor")
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_was_stopped_often_ends_as_one_that_was_not(
         finished: tuple[PlanningBenchmark, list[tuple[int, int]]], tmp_path: Path) -> None:
     whole, _ = finished

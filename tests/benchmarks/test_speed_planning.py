@@ -11,6 +11,7 @@ from dforce.benchmarks.speed.sizes import QUICK
 
 
 @pytest.mark.parametrize("batch, delay, guided", [(1, 1, False), (1, 1, True), (1, 5, True), (3, 1, True)])
+@pytest.mark.quick(1)
 def test_plans_agree(batch, delay, guided):
     sizes = QUICK._replace(tokens=11, steps=8)
     ways = planning.planning_ways(sizes, batch, delay, guided)

@@ -93,6 +93,7 @@ def test_low_rank_adapters_are_in_the_weights_and_beside_them() -> None:
 
 @pytest.mark.parametrize("more", [["algorithm.kl=0.1", "algorithm.kl_target=1.0"],
                                   pytest.param(["lowrank=2"], marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(more: list[str]) -> None:
     quick = ["algorithm.samples=20", "algorithm.updates=2", "steps=4", "evaluate=0", "watch=0", "device=cpu", *more]
     assert align("algorithm.epochs=3", "out=whole", *quick, small=False) == 0
@@ -151,6 +152,7 @@ def reward(samples, prompts, metadata):
     ("nan", "return [math.nan] * len(samples)", "not finite"),
     pytest.param("shape", "return samples.mean()", "one number for each", marks=pytest.mark.slow),
     ("raises", "raise OSError('the scorer is down')", "the scorer is down")])
+@pytest.mark.quick(1)
 def test_a_reward_that_fails_in_mid_run(name: str, what: str, message: str, tmp_path: Path,
                                         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / f"bad_{name}.py").write_text(BAD.format(what=what))

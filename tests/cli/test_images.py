@@ -93,6 +93,7 @@ def test_the_weights_that_sample_are_the_averaged_ones(run: Path) -> None:
     assert not torch.equal(state.ema[f"denoiser.{name}"], state.model[f"denoiser.{name}"])
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_is_the_undisturbed_run(run: Path, data: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     write = follow.Keeper.write

@@ -41,6 +41,7 @@ def imitate(*words):
     return main(["imitate", *SHORT, *short, *words])
 
 
+@pytest.mark.slow
 def test_a_run_gives_a_policy_that_resumes_bit_for_bit(tmp_path, capsys):
     assert imitate("fit.steps=4", "out=whole") == 0, capsys.readouterr().err
     said, weights = capsys.readouterr().out, sum(value.numel() for value in load_state("whole").model.values())
@@ -68,6 +69,7 @@ def test_a_run_gives_a_policy_that_resumes_bit_for_bit(tmp_path, capsys):
     ("imitation=chunks", "chunk=4", "net.heads=2", "imitation.window=null", "imitation.levels.dropout=0.5",
      "imitation.receding.lost=noise", "imitation.hold=0"),
     ("net=transformer", "net.width=8", "net.heads=2", "imitation.cut=0.3")], ids=str)
+@pytest.mark.slow
 def test_every_way_to_learn_trains_and_acts(words, capsys):
     assert imitate("fit.steps=2", "out=run", "fit.precision=fp32", *words) == 0, capsys.readouterr().err
     policy, layout = load_policy("run")

@@ -58,6 +58,7 @@ def test_a_rollout_leaves_film_strip_curves_and_rows(checkpoint: Path, tmp_path:
     assert [line["sample"] for line in lines] == [0, 1]
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on_with_the_same_frames(checkpoint: Path, tmp_path: Path) -> None:
     command = ["rollout", f"checkpoint={checkpoint}", "measure=false", "mode=noise", "eta=1.0", "refresh=[3,5]", *QUICK]
     assert main([*command, "frames=17", f"out={tmp_path / 'whole'}"]) == 0

@@ -55,6 +55,7 @@ def lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_gives_a_model_that_resumes_bit_for_bit(tmp_path, capsys):
     data = clips(tmp_path / "data")
     assert train(f"data={data}", "fit.steps=4", "out=whole", "samples=0") == 0

@@ -111,6 +111,7 @@ def test_an_untrained_network_is_worse_and_a_wrong_process_too():
 # --------------------------------------------------------------------------------------------------- the estimator
 
 @pytest.mark.parametrize("levels", [1, 6, 30, 99])
+@pytest.mark.quick(2)
 def test_a_subset_of_levels_is_unbiased(levels):
     schedule = linear(100)
     whole, part = (elbo(Causal(schedule), schedule, X, levels=n, samples=8) for n in (None, levels))

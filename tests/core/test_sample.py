@@ -88,6 +88,7 @@ def test_the_random_matrices_are_what_they_are_meant_to_be():
 @pytest.mark.parametrize("name, eta, order", [
     pytest.param(name, eta, order, marks=[pytest.mark.slow] * ((i + (eta > 0) + order) % 2))
     for i, name in enumerate(MATRICES) for eta in (0.0, 0.7) for order in (1, 2)])
+@pytest.mark.quick(6)
 def test_wavefront_is_rows_is_double_loop(name, eta, order):
     denoiser, cond = conditioned()
     options = dict(cond=cond, eta=eta, order=order, noise=Noise(5))

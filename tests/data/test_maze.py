@@ -28,6 +28,7 @@ def made(*arguments: str) -> int:
 
 @pytest.mark.parametrize("maze", [pytest.param(maze, marks=[pytest.mark.slow] * (maze != "medium"))
                                   for maze in sorted(MAZES)])
+@pytest.mark.slow
 def test_every_maze_sparse_and_dense(maze: str, _store: Path) -> None:
     assert made(f"maze={maze}", "dense=true") == 0
     sparse, dense = (load_episodes(f"dforce/maze2d-{maze}{suffix}-v1", infos=["goal"]) for suffix in ("", "-dense"))

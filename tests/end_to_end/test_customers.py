@@ -46,6 +46,7 @@ def texts():
 
 
 @pytest.mark.parametrize("kind, predict", [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
+@pytest.mark.quick(1)
 def test_a_pretrained_unet_samples_as_diffusers_does(kind, predict):
     from dforce.nets.diffusers import PretrainedUNet
 
@@ -217,6 +218,7 @@ def test_padded_dimensions_of_the_smaller_token_do_not_count(net):
 
 
 @pytest.mark.parametrize("path", ["auto", "rows"])
+@pytest.mark.quick(1)
 def test_classifier_free_guidance_on_the_conditioning_of_tokens(net, path):
     schedule = cosine(100)
     null = {"static": {"start": torch.zeros(1, 1)}, "token": {"kind": torch.zeros(1, 1, 2)}}
@@ -246,6 +248,7 @@ START = {"static": {"start": torch.tensor([[1.0, 0.0], [0.0, 1.0]])}}
     lambda d, s: d, lambda d, s: classifier_free(d, 2.0, {"static": {"start": torch.zeros(2, 2)}}),
     lambda d, s: clipped(d, -1, 1), lambda d, s: guided(d, s, lambda x0: x0.sum((1, 2)), 0.1),
     lambda d, s: monte_carlo(d, s, lambda x0: x0.sum((1, 2)), 1, scale=0.1)])
+@pytest.mark.quick(2)
 def test_every_wrapper_absorbs_and_gives_the_double_loop(wrap):
     schedule = cosine(50)
     denoiser = wrap(transformer(schedule), schedule)
@@ -335,6 +338,7 @@ def temporal(schedule):
     lambda d, s: d, lambda d, s: guided(d, s, lambda x0: x0.sum((1, 2))),
     lambda d, s: classifier_free(d, 2.0, {"static": {"start": torch.zeros(2, 2)}}),
     lambda d, s: clipped(d, -1, 1), lambda d, s: monte_carlo(d, s, lambda x0: x0.sum((1, 2)), 2)])
+@pytest.mark.quick(5)
 def test_who_is_not_causal_neither_absorbs_nor_rolls_out(make, wrap):
     schedule = cosine(50)
     inner = make(schedule)

@@ -45,6 +45,7 @@ def errors(denoiser, energy):
 
 @pytest.mark.parametrize("energy", [pytest.param(Goals([5], [-1.5]), id="one goal", marks=pytest.mark.slow),
                                     pytest.param(Goals([3, 5], [1.0, -1.5]), id="two near goals")])
+@pytest.mark.slow
 def test_it_gives_the_posterior_where_the_heuristic_does_not(energy):
     mean, cov = errors(exact_tilt(Causal(S, RHO), S, energy), energy)
     assert mean < 0.1 and cov < 0.1

@@ -80,6 +80,7 @@ WAYS = [("tree", "joint"), ("tree", "sequential"), ("posterior", "sequential")]
 @pytest.mark.parametrize("draws, branch, futures, reduce", [
     pytest.param(draws, *way, reduce, marks=[pytest.mark.slow] * (draws == 1 or (draws + i + j) % 2))
     for draws in (1, 2, 5) for i, way in enumerate(WAYS) for j, reduce in enumerate(("mean", "logmeanexp"))])
+@pytest.mark.quick(2)
 def test_a_linear_energy_tilts_alike_for_every_draw_and_branch(draws, branch, futures, reduce):
     weights = torch.zeros(T)
     weights[-1] = 1.0

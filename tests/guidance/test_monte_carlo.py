@@ -93,6 +93,7 @@ def test_one_moment_matched_draw_is_plain_guidance():
     pytest.param(branch, futures, reduce, marks=[pytest.mark.slow] * ((i + j + k) % 2))
     for i, branch in enumerate(("tree", "posterior")) for j, futures in enumerate(("joint", "sequential"))
     for k, reduce in enumerate(("mean", "logmeanexp", "gaussian"))])
+@pytest.mark.quick(2)
 def test_neither_chunk_nor_path_matters(branch, futures, reduce):
     denoiser, schedule = small()
     x, cond = given(time=4)

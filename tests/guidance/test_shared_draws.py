@@ -49,6 +49,7 @@ def both(monkeypatch, run):
 
 @pytest.mark.parametrize("kind", ["recurrent", "deep", "transformer", "classifier-free", "learning"])
 @pytest.mark.parametrize("draws, lookahead, chunk", [(2, 2, None), (4, 3, None), (7, 2, 2), (5, 4, 1)])
+@pytest.mark.quick(6)
 def test_equal_to_the_draws_one_by_one(kind, draws, lookahead, chunk, monkeypatch):
     denoiser, x, cond = bed(kind, 3)
     level = pyramid(S.grid(8), TIME, 1)[6].expand(3, -1)
@@ -69,6 +70,7 @@ def test_equal_to_the_draws_one_by_one(kind, draws, lookahead, chunk, monkeypatc
 
 @pytest.mark.parametrize("kind, batch, delay", [("recurrent", 1, 1), ("recurrent", 1, 3), ("recurrent", 2, 0),
                                                 ("recurrent", 2, 4), ("learning", 2, 3)])
+@pytest.mark.quick(2)
 def test_whole_plans_are_equal(kind, batch, delay, monkeypatch):
     """Prefixes absorbed on the way, draws that keep everything, rows with one unfinished token."""
     denoiser, x, cond = bed(kind, batch)

@@ -123,6 +123,7 @@ def wrapped(pair, bed):
 
 
 @pytest.mark.parametrize("kind, outer, inner", CASES)
+@pytest.mark.quick(181)
 def test_all_paths_are_the_double_loop(outer, inner, kind):
     bed, pair = BEDS[kind](), {outer, inner}
     if "without_adapters" in pair and kind.startswith("exact"):
@@ -153,6 +154,7 @@ def test_all_paths_are_the_double_loop(outer, inner, kind):
 
 @pytest.mark.parametrize("kind", ["exact, causal", "GRU", "causal transformer"])
 @pytest.mark.parametrize("outer, inner", [pair for pair in PAIRS if not {*pair} & (ENERGIES | WHOLE | {"history"})])
+@pytest.mark.quick(16)
 def test_a_rollout_is_one_long_sequence(outer, inner, kind):
     """Chunks carried from state to state are the tokens of one matrix in which every chunk waits for the last."""
     bed, chunk = BEDS[kind](), CHUNK

@@ -35,6 +35,7 @@ def rolled(steps, *, spacing="log_snr", order=2, eta=0.0, schedule=S, chunk=10, 
     *(pytest.param(20, *row, marks=pytest.mark.slow)
       for row in [("index", 1, 0.84, 0.77), ("log_snr", 1, 0.87, 0.79), ("log_snr", 2, 1.00, 1.04)]),
 ])
+@pytest.mark.quick(2)
 def test_first_order_shrinks_a_rollout_and_second_order_does_not(steps, spacing, order, eta0, eta1):
     """Stationary std, wanted 1: the sampler alone loses half of it at 5 to 10 first-order steps."""
     for eta, wanted in ((0.0, eta0), (1.0, eta1)):

@@ -71,6 +71,7 @@ def test_a_non_causal_denoiser_needs_no_delay():
     assert mean < 0.25 and spread < 0.12
 
 
+@pytest.mark.slow
 def test_the_tree_pulls_less_than_the_plug_in_though_more_than_the_posterior():
     """Later tokens drawn from scratch forget what is known of them: better than 3.75 by far, but not the law."""
     mean, _ = errors(24, 3, steps=10, draws=16, lookahead=4, reduce="gaussian")

@@ -158,6 +158,7 @@ def goal(x0):
 
 
 @pytest.mark.parametrize("futures", ["joint", "sequential"])
+@pytest.mark.quick(1)
 def test_monte_carlo_guidance_runs_unchanged(futures):
     schedule = cosine(50)
     denoiser = Precond(make(context=3), schedule)

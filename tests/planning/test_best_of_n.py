@@ -55,6 +55,7 @@ def test_it_costs_n_times_as_much():
 
 
 @pytest.mark.parametrize("settings", [{"scale": 0.0}, {"draws": 2, "delay": 3}, {"episodes": 2}])
+@pytest.mark.slow
 def test_the_shares_of_the_work_that_a_plan_tells_add_up_to_one(settings):
     for planner in (small(DiffusionPlanner, **settings), small(BestOfN, n=3, **settings)):
         shares = []

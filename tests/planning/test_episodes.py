@@ -27,6 +27,7 @@ PLANNERS = {
 
 
 @pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.quick(3)
 def test_plans_do_not_depend_on_how_many_are_made_at_once(name) -> None:
     kind, settings = PLANNERS[name]
     settings = dict(settings)

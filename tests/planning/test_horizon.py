@@ -108,6 +108,7 @@ def test_a_causal_denoiser_is_not_padded():
 
 @pytest.mark.parametrize("net", [RecurrentNet, seen])
 @pytest.mark.parametrize("steps, tokens", [(1, 1), (150, 15), (295, 30), (600, 60)])
+@pytest.mark.quick(3)
 def test_any_horizon_whatever_is_asked_for(net, steps, tokens):
     plans = [plan(planner(net, scale=0.1), steps), plan(planner(net, scale=0.1, horizon=steps), 40)]
     assert plans[0].shape == (2, tokens * 10, 4)

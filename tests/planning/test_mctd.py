@@ -114,6 +114,7 @@ def test_more_iterations_never_find_less():
 
 
 @pytest.mark.parametrize("settings", [{}, {"draws": 2}, {"eta": 0.5}, {"causal": False}])
+@pytest.mark.quick(2)
 def test_permuting_episodes_permutes_plans(settings):
     planner, order = tree(iterations=3, **settings), np.array([3, 0, 4, 2, 1])
     there, here = search(planner), search(planner, order, episode=order)

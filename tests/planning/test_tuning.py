@@ -160,6 +160,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_run_has_numbers_pictures_and_a_checkpoint_that_plans(run: Path, base: Path) -> None:
     assert (run / "STATUS").read_text() == "done\n"
     rows = read_results(run / "results.json").rows

@@ -139,6 +139,7 @@ def test_executing_whole_chunks_is_the_plain_rollout():
 
 @pytest.mark.parametrize("layout", [{}, {"window": 2}, {"first": True}, {"cut": 0.3}], ids=str)
 @pytest.mark.parametrize("net", NETS)
+@pytest.mark.quick(3)
 def test_a_row_does_alone_what_it_does_in_a_batch(net, layout):
     policy = mixed(net, {**MIXED, **layout})
     count = {"executed": lambda time: np.array([1, 3, 2])} if layout.get("cut") else {}

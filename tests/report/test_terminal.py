@@ -12,6 +12,7 @@ RESULTS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results").glob
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=[file.stem for file in RESULTS])
+@pytest.mark.quick(12)
 def test_published_tables_fit_a_terminal(file: Path) -> None:
     rows = read_results(file).rows
     text = terminal_table(rows)

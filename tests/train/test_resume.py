@@ -106,6 +106,7 @@ def test_carried_states_are_those_of_the_window_before():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.quick(1)
 def test_resume_is_bit_exact_with_carried_states(accumulate):
     options = PLAIN | {"steps": 14, "accumulate": accumulate, "validate": batch_at, "validate_every": 4}
     *_, straight = fit(objective(True), batch_at, **options)

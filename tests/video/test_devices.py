@@ -54,6 +54,7 @@ def drawn(schedule: Schedule, shape: tuple[int, int], generator: torch.Generator
 
 @EVERY
 @FORMATS
+@pytest.mark.quick(1)
 def test_losses_of_video_and_their_gradients(name, bf16):
     denoiser, batch = bed(name)
     generator = torch.Generator(DEVICE) if REAL else None
@@ -76,6 +77,7 @@ def test_losses_of_video_and_their_gradients(name, bf16):
 @EVERY
 @FORMATS
 @pytest.mark.parametrize("size, refresh", [(1, None), (2, (2, 4))])
+@pytest.mark.quick(3)
 def test_a_rollout(name, bf16, size, refresh, monkeypatch):
     monkeypatch.setattr(Schedule, "nearest", lambda self, std: 2)  # sought among the numbers of the tables
     matrix = torch.tensor([[20, 20], [9, 20], [9, 9], [0, 9], [0, 0]])[:, :size]

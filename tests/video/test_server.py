@@ -56,6 +56,7 @@ def pixels(data):
     return np.asarray(Image.open(io.BytesIO(data)))[32::64, 32::64]
 
 
+@pytest.mark.slow
 def test_a_visitor_sees_the_frames_that_its_keys_make(model):
     world = World(model, RECIPE, None, context=0, seed=0)
     wanted, first = [], pixels(png(world.first))

@@ -77,6 +77,7 @@ def weights(where: str | Path) -> dict[str, torch.Tensor]:
     return dict(load(where).denoiser.state_dict())
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert align(f"checkpoint={checkpoint}", "algorithm.kl=0.1", *QUICK, "out=a") == 0
     assert "dforce rollout checkpoint=a" in capsys.readouterr().out
@@ -108,6 +109,7 @@ def test_what_a_run_leaves(checkpoint: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("more", [["algorithm=dpok", "algorithm.group=2"],
                                   pytest.param(["lowrank=2"], marks=pytest.mark.slow),
                                   pytest.param(["algorithm=nft", "algorithm.group=2"], marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(checkpoint: Path, more: list[str]) -> None:
     common = [f"checkpoint={checkpoint}", *BARE, *more]
     if "lowrank=2" in more:                                                        # a GRU over vectors has few layers

@@ -230,6 +230,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("words", [["context=0", "mode=noise", "eta=1.0", "refresh=[3,5]"],
                                    ["method=sliding", "chunk=2", "keep=3"],
                                    pytest.param(["method=regression", "context=2"], marks=pytest.mark.slow)])
+@pytest.mark.quick(1)
 def test_a_rollout_with_a_walker_goes_on_with_the_same_frames(data, tmp_path, words):
     pytest.importorskip("av")
     model = save_model(tmp_path / "model", shape=SHAPE, actions=A, data=str(data))

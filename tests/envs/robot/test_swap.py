@@ -30,6 +30,7 @@ def played(env: SwapEnv, seed: int, steps: int | None = None) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("observations", ["low_dim", pytest.param("image", marks=pytest.mark.slow), "mixed"])
+@pytest.mark.quick(1)
 def test_gymnasium_finds_no_fault(observations: str, pictures: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
