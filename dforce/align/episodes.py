@@ -14,8 +14,9 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise, NoiseSource, seed_of, shifted
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State, map_state, select
+from dforce.policy.evaluation import steps_of
 from dforce.policy.forcing import ForcingPolicy
-from dforce.policy.protocol import stacked_observations
+from dforce.policy.protocol import check_actions, stacked_observations
 from dforce.report.statistics import ERROR, Z95
 
 
@@ -74,27 +75,31 @@ class EpisodePlayer:
 
     def _together(self, seeds: Sequence[int], noise: NoiseSource) -> PlayedEpisodes:
         self._envs += [self.make_env() for _ in range(len(seeds) - len(self._envs))]
-        envs, policy, recorder = self._envs[:len(seeds)], self.policy, None
-        if self.levels is not None:
-            recorder = Recorder(policy.schedule, self.levels, eta=self.eta, noise=noise)
-            policy.descend, policy.noise = recorder, by_row(noise)
+        if self.levels is None:
+            return self._played(seeds, None)
+        policy, recorder = self.policy, Recorder(self.policy.schedule, self.levels, eta=self.eta, noise=noise)
+        policy.descend, policy.noise = recorder, by_row(noise)
+        try:
+            return self._played(seeds, recorder)
+        finally:
+            policy.descend, policy.noise = self._descend, self._noise
+
+    def _played(self, seeds: Sequence[int], recorder: Recorder | None) -> PlayedEpisodes:
+        envs, policy = self._envs[:len(seeds)], self.policy
         observations = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
         over, success = np.zeros(len(envs), dtype=bool), np.zeros(len(envs), dtype=bool)
         returns, state, planned = np.zeros(len(envs)), policy.reset(len(envs)), []
         while not over.all():
             before = len(recorder.traces) if recorder else 0
             actions, state = policy.act(stacked_observations(observations), state)
+            check_actions(actions, len(envs))
             if recorder and len(recorder.traces) > before:
                 planned.append(torch.from_numpy(np.flatnonzero(~over)))
             for row in np.flatnonzero(~over).tolist():
-                for action in actions[row]:
-                    observations[row], reward, terminated, truncated, info = envs[row].step(action)
+                for observations[row], reward, terminated, truncated, info in steps_of(envs[row], actions[row]):
                     returns[row] += float(reward)
                     success[row] |= bool(info.get("success", False))
                     over[row] = terminated or truncated
-                    if over[row]:
-                        break
-        policy.descend, policy.noise = self._descend, self._noise
         episode = torch.cat(planned) if planned else torch.zeros(0, dtype=torch.long)
         kept = [select(trace, rows) for trace, rows in zip(recorder.traces, planned, strict=True)] if recorder else []
         return PlayedEpisodes(torch.from_numpy(returns), success, episode,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,16 +67,22 @@ class _Running(NamedTuple):
     def after(self, actions: np.ndarray) -> _Running:
         """After an action [A], or several [C, A] as far as the episode goes on."""
         now = self
-        for action in actions if actions.ndim == 2 else actions[None]:
-            observation, reward, terminated, truncated, _ = now.env.step(np.array(action))
+        for observation, reward, terminated, truncated, _ in steps_of(self.env, actions):
             now = now._replace(observation=observation, total=now.total + float(reward), steps=now.steps + 1,
                                failed=bool(terminated), done=bool(terminated or truncated))
-            if now.done:
-                break
         return now
 
     def result(self) -> PolicyEpisode:
         return PolicyEpisode(self.seed, self.total, self.steps, self.failed)
+
+
+def steps_of(env: Any, actions: np.ndarray) -> Iterator[tuple[Any, Any, bool, bool, dict[str, Any]]]:
+    """What the environment answers to an action [A], or to several [C, A] as far as the episode goes on."""
+    for action in np.atleast_2d(actions):
+        answer = env.step(np.array(action))
+        yield answer
+        if answer[2] or answer[3]:
+            return
 
 
 def _begin(env: Any, seed: int) -> _Running:
