@@ -96,7 +96,8 @@ class EpisodePlayer:
             if recorder and len(recorder.traces) > before:
                 planned.append(torch.from_numpy(np.flatnonzero(~over)))
             for row in np.flatnonzero(~over).tolist():
-                for observations[row], reward, terminated, truncated, info in steps_of(envs[row], actions[row]):
+                for observation, reward, terminated, truncated, info in steps_of(envs[row], actions[row]):
+                    observations[row] = observation
                     returns[row] += float(reward)
                     success[row] |= bool(info.get("success", False))
                     over[row] = terminated or truncated
