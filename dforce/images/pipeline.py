@@ -13,6 +13,15 @@ from dforce.core.denoiser import Cond, Denoiser, Precond
 from dforce.core.diffusers_schedule import UNET, from_diffusers, refusals, sampling_levels
 from dforce.core.schedule import Schedule
 from dforce.guidance.wrapper import classifier_free
+from dforce.images.pipeline_families import (
+    Prompts,
+    Size,
+    diffusion_schedule,
+    network_of,
+    read_pipeline,
+    shape_of,
+)
+from dforce.nets.autoencoder import Decode
 from dforce.nets.diffusers import load_scheduler, load_unet
 
 # prediction_type of a scheduler -> what a denoiser predicts
@@ -45,21 +54,55 @@ def class_cond(labels: Tensor) -> Cond:
     return {"static": {"class": labels.long()}}
 
 
-def from_unet(folder: str | Path) -> Pipeline:
+def load_pipeline(source: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                  size: Size | None = None, negative: str | None = None, hub: bool = False) -> Pipeline:
+    """A pretrained pipeline of diffusers: prompts become images as in diffusers' own sampling without noise.
+
+    source: its folder, or the pipeline itself, which is frozen where it stands; or, with hub=True, a name on the hub.
+    dtype: of the weights; None as they are (of a folder float32). device: None where it is. size: (height, width) in
+    pixels, None for that of the network. negative: the prompt that guidance leads away from, None for none.
+
+    A note is printed where another sampler stands for the pipeline's. ValueError, one line, for what is not reproduced:
+    networks that edit images, learned variances, other schedulers, missing parts; FileNotFoundError without a folder.
+    """
+    if isinstance(source, (str, Path)) and _holds_images(Path(source)):
+        return from_unet(source, dtype=dtype, device=device)
+    pipe, family = read_pipeline(source, dtype=dtype, hub=hub)
+    if dtype is not None or device is not None:
+        pipe.to(device=device, dtype=dtype)
+    net = network_of(pipe, family)
+    schedule, levels, kind, note = diffusion_schedule(pipe.scheduler)
+    if note:
+        print(f"note: {note}")
+    shape, size = shape_of(pipe, family, size)
+    prompts = Prompts(pipe, family, size)
+    schedule = schedule.to(pipe.device)
+    return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, shape, prompts, prompts.null(negative),
+                    Decode(pipe.vae), levels)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Is it the folder of a UNet2DModel, of images without text?"""
+    return (folder / "unet" / "config.json").is_file() and not (folder / "model_index.json").is_file() or (
+        (folder / "model_index.json").is_file() and '"UNet2DModel"' in (folder / "model_index.json").read_text())
+
+
+def from_unet(folder: str | Path, *, dtype: torch.dtype | None = None,
+              device: torch.device | str | None = None) -> Pipeline:
     """The pipeline of a diffusers folder with a `UNet2DModel` in unet/ and a scheduler in scheduler/, without any hub.
 
     Prompts are numbers of classes where the network has some. ValueError, by name, for what is not reproduced: text,
     clipping or thresholding of samples, a learned variance.
     """
-    net, scheduler = load_unet(str(folder)), load_scheduler(str(folder))
+    net, scheduler = load_unet(str(folder), dtype=dtype).to(device), load_scheduler(str(folder))
     kind = str(scheduler.config.get("prediction_type"))
-    unet: Any = net.eval().requires_grad_(False).unet
-    unlike = {"a network of text": "encoder_hidden_states" in net.accepted, "an autoencoder": any(
+    unet: Any = net.eval().requires_grad_(False).module
+    unlike = {"a network of text": "text" in net.call.needed, "an autoencoder": any(
         (Path(folder) / part).is_dir() for part in ("vae", "vqvae")), f"prediction_type {kind}": kind not in PREDICT}
     wrong = [name for name, present in unlike.items() if present]
     if wrong or (wrong := refusals(unet, UNET)):
         raise ValueError(f"{folder} has {', '.join(wrong)}, which is not reproduced here")
-    schedule, levels = from_diffusers(scheduler), partial(sampling_levels, scheduler)
+    schedule, levels = from_diffusers(scheduler).to(device), partial(sampling_levels, scheduler)
     levels(min(10, schedule.levels))  # refuses a scheduler whose sampling is not reproduced
     unet = unet.config
     side = unet["sample_size"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dforce.core.diffusers_schedule import AUTOENCODER, refusals
+from dforce.nets.autoencoder import latent_scale
 
 AT_ONCE = 16  # frames that go through the autoencoder together: its finest maps are large
 
@@ -22,7 +22,7 @@ class Latents:
     def __init__(self, vae: Any):
         self.vae = vae.eval().requires_grad_(False)
         config = vae.config
-        self.scale, self.shift = _scale_and_shift(vae)
+        self.scale, self.shift = latent_scale(vae)
         self.channels, self.colours = int(config.latent_channels), int(config.in_channels)
         self.shrink = 2 ** (len(config.block_out_channels) - 1)
 
@@ -53,23 +53,6 @@ class Latents:
     def _in_parts(self, function: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
         parts = clips.flatten(0, 1).split(AT_ONCE)
         return torch.cat([function(part.to(self.vae.device)) for part in parts]).unflatten(0, clips.shape[:2])
-
-
-def _scale_and_shift(vae: Any) -> tuple[Tensor, Tensor]:
-    """What latents are multiplied by, after subtracting the second: [c, 1, 1] or [1, 1, 1]."""
-    if wrong := refusals(vae, AUTOENCODER):
-        raise ValueError(f"the autoencoder has {', '.join(wrong)}, which is not reproduced here")
-    config = vae.config
-    mean, std, shift = config.get("latents_mean"), config.get("latents_std"), config.get("shift_factor")
-    if (mean is None) != (std is None) or (mean is not None and shift):
-        raise ValueError("the autoencoder's latents are scaled by latents_mean and latents_std together, or by "
-                         f"shift_factor; got latents_mean={mean}, latents_std={std}, shift_factor={shift}")
-    shifts = torch.tensor([float(shift or 0)] if mean is None else mean, dtype=torch.float64)
-    spreads = torch.tensor([1.0] if std is None else std, dtype=torch.float64)
-    channels = 1 if mean is None else config.latent_channels
-    if len(shifts) != channels or len(spreads) != channels or not (spreads > 0).all():
-        raise ValueError(f"latents_mean and latents_std are {channels} numbers, the latter positive; got {mean}, {std}")
-    return float(config.scaling_factor) / spreads[:, None, None], shifts[:, None, None]
 
 
 def load_latents(folder: str | Path, *, device: torch.device | str = "cpu") -> Latents:

@@ -48,7 +48,7 @@ def texts():
 @pytest.mark.parametrize("kind, predict", [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
 @pytest.mark.quick(1)
 def test_a_pretrained_unet_samples_as_diffusers_does(kind, predict):
-    from dforce.nets.diffusers import PretrainedUNet
+    from dforce.nets.diffusers import PretrainedNet
 
     unet, (cond, null), scale, steps = tiny_unet(), texts(), 5.0, 10
     from diffusers import DDIMScheduler
@@ -64,7 +64,7 @@ def test_a_pretrained_unet_samples_as_diffusers_does(kind, predict):
             expected = scheduler.step(without + scale * (with_text - without), t, expected, eta=0.0).prev_sample
 
         schedule = from_diffusers(scheduler)
-        denoiser = classifier_free(Precond(PretrainedUNet(unet), schedule, predict), scale, null)
+        denoiser = classifier_free(Precond(PretrainedNet(unet), schedule, predict), scale, null)
         grid = torch.cat([scheduler.timesteps + 1, torch.zeros(1, dtype=torch.long)])  # level k is timestep k - 1
         *_, last = sample(denoiser, schedule, grid[:, None], x[:, None], cond=cond, order=1, eta=0.0)
     torch.testing.assert_close(last.x[:, 0], expected, rtol=1e-4, atol=1e-4)
@@ -73,10 +73,10 @@ def test_a_pretrained_unet_samples_as_diffusers_does(kind, predict):
 
 @pytest.mark.slow
 def test_a_pretrained_unet_under_guidance_forks_its_conditioning():
-    from dforce.nets.diffusers import PretrainedUNet
+    from dforce.nets.diffusers import PretrainedNet
 
     schedule, (cond, null) = cosine(100), texts()
-    denoiser = classifier_free(Precond(PretrainedUNet(tiny_unet()), schedule, "v"), 3.0, null)
+    denoiser = classifier_free(Precond(PretrainedNet(tiny_unet()), schedule, "v"), 3.0, null)
     bright = monte_carlo(denoiser, schedule, lambda x0: x0.mean((1, 2, 3, 4)), 3, scale=20.0)
     x = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     matrix = torch.tensor([[60], [40], [20], [0]])
@@ -88,10 +88,10 @@ def test_a_pretrained_unet_under_guidance_forks_its_conditioning():
 
 
 def test_a_pretrained_unet_says_what_it_cannot_do(tmp_path):
-    from dforce.nets.diffusers import PretrainedUNet, load_unet
+    from dforce.nets.diffusers import PretrainedNet, load_unet
 
     schedule, (cond, _) = cosine(100), texts()
-    net = PretrainedUNet(tiny_unet())
+    net = PretrainedNet(tiny_unet())
     denoiser, x = Precond(net, schedule, "v"), torch.randn(2, 2, 4, 8, 8)
     state = denoiser.init_state(2, cond)
     with pytest.raises(ValueError, match="one token"):

@@ -41,7 +41,8 @@ PLACES = {
     "gymnasium_robotics": ("envs",),
     "ogbench": ("envs",),
     "vizdoom": ("envs",),
-    "diffusers": ("dforce/nets/diffusers.py", "dforce/images/pipeline.py", "dforce/video/latents.py"),
+    "diffusers": ("dforce/nets/diffusers.py", "dforce/images/pipeline_families.py",
+                  "dforce/video/latents.py"),
     "omegaconf": ("dforce/cli", "dforce/config/values.py"),
     "hydra": ("dforce/cli",),
 }

@@ -1,0 +1,183 @@
+"""The pipelines of diffusers that are read: one table of what each family has, and what is made of one."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dforce.core.denoiser import Cond
+from dforce.core.diffusers_schedule import from_diffusers, sampling_levels
+from dforce.core.schedule import Schedule
+from dforce.nets.diffusers import PretrainedNet, base_of, diffusers_for
+
+Size = tuple[int, int]  # height and width of an image
+
+
+class Family(NamedTuple):
+    """One class of pipelines.
+
+    parts: components without which it cannot run. answer: what its `encode_prompt` answers with, in order: names of
+    cond["static"], "-name" those of the negative prompt, "" what is not used. constants: size -> further entries, the
+    same for every image.
+    """
+
+    parts: tuple[str, ...]
+    answer: tuple[str, ...]
+    constants: Callable[[Any, Size], Mapping[str, Sequence[float]]] = lambda pipe, size: {}
+
+    @property
+    def network(self) -> str:
+        """The component that denoises."""
+        return next(part for part in self.parts if part in ("unet", "transformer"))
+
+
+_ONE, _TWO = ("tokenizer", "text_encoder", "vae"), ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae")
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": Family((*_ONE, "unet"), ("text", "-text")),
+    "StableDiffusionXLPipeline": Family((*_TWO, "unet"), ("text", "-text", "pooled", "-pooled"),
+                                        lambda pipe, size: {"size": [*size, 0, 0, *size]}),
+}
+
+
+def read_pipeline(source: Any, *, dtype: torch.dtype | None, hub: bool) -> tuple[Any, Family]:
+    """The diffusers pipeline of a folder, or `source` itself, complete and of a known family; or ValueError."""
+    if isinstance(source, (str, Path)):
+        source = _loaded(str(source), dtype, hub)
+    kind = type(source).__name__
+    if kind not in FAMILIES:
+        raise ValueError(f"{kind} is none of the pipelines that are read ({', '.join(FAMILIES)}, or a folder of a "
+                         "UNet2DModel)")
+    family = FAMILIES[kind]
+    if missing := [part for part in family.parts if getattr(source, part, None) is None]:
+        raise ValueError(f"this {kind} has no {', no '.join(missing)}: it cannot turn prompts into images")
+    for part in ("vae", *(name for name in family.parts if name.startswith("text_encoder"))):
+        getattr(source, part).eval().requires_grad_(False)
+    return source, family
+
+
+def _loaded(place: str, dtype: torch.dtype | None, hub: bool) -> Any:
+    more: dict[str, Any] = {}
+    if Path(place).is_dir():
+        index = _index(Path(place))
+        more = {part: None for part in ("safety_checker", "feature_extractor", "image_encoder") if part in index}
+    elif not hub:
+        raise FileNotFoundError(f"there is no folder {place}; hub=True asks the hub of Hugging Face for that name")
+    diffusers = diffusers_for(None)
+    try:
+        return diffusers.DiffusionPipeline.from_pretrained(place, torch_dtype=dtype, local_files_only=not hub,
+                                                           use_safetensors=True, **more)
+    except Exception as error:  # diffusers, transformers and safetensors have errors of their own
+        raise ValueError(f"cannot load the pipeline in {place}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """model_index.json, if it names a known family and no code but that of diffusers and transformers."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        kind = index["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is no folder of a diffusers pipeline: its model_index.json cannot be read "
+                         f"({type(error).__name__})") from error
+    if kind not in FAMILIES:
+        raise ValueError(f"{folder} holds a {kind}, none of the pipelines that are read ({', '.join(FAMILIES)})")
+    for part, value in index.items():
+        library = value[0] if isinstance(value, list) and value else None
+        if library not in (None, "diffusers", "transformers", "stable_diffusion"):
+            raise ValueError(f"{folder} takes its {part} from {library!r}; only diffusers and transformers are trusted")
+        if library is not None and part in FAMILIES[kind].parts and not (folder / part).is_dir():
+            raise ValueError(f"{folder} is incomplete: its part {part} is missing; copy the whole folder")
+    return index
+
+
+def network_of(pipe: Any, family: Family) -> PretrainedNet:
+    """The denoising network of a pipeline, frozen and in evaluation mode; ValueError for one that edits images."""
+    module = getattr(pipe, family.network)
+    net, config = PretrainedNet(module.eval().requires_grad_(False)), base_of(module).config
+    wanted = int(pipe.vae.config.latent_channels) * (4 if net.call.packed else 1)
+    if config.in_channels != wanted:
+        raise ValueError(f"this network takes {config.in_channels} channels where a latent has {wanted}: one for "
+                         "inpainting or editing, which is not reproduced; take the pipeline that draws from text alone")
+    if config.out_channels not in (None, wanted) and not net.call.halved:
+        raise ValueError(f"this network answers with {config.out_channels} channels for {wanted}: it also predicts a "
+                         "variance, which is not reproduced")
+    for entry in ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type"):
+        if (value := config.get(entry)) not in (None, "text_time"):
+            raise ValueError(f"this network has {entry}={value}, whose conditioning is not reproduced")
+    return net
+
+
+def shape_of(pipe: Any, family: Family, size: Size | None) -> tuple[tuple[int, int, int], Size]:
+    """Shape of a latent and size of an image in pixels; size: None for the size the network was made for."""
+    config = base_of(getattr(pipe, family.network)).config
+    shrink, side = int(pipe.vae_scale_factor), config.get("sample_size") or pipe.default_sample_size
+    if size is None:
+        height, width = (side, side) if isinstance(side, int) else side
+        size = (height * shrink, width * shrink)
+    step = shrink * (2 if "Flux" in type(pipe).__name__ else 1)
+    if min(size) < step or any(length % step for length in size):
+        raise ValueError(f"the sides of an image must be multiples of {step} pixels, got {size}")
+    return (int(pipe.vae.config.latent_channels), size[0] // shrink, size[1] // shrink), size
+
+
+class Prompts:
+    """The text encoders of a pipeline: prompts -> conditioning, as its own `encode_prompt` makes it."""
+
+    def __init__(self, pipe: Any, family: Family, size: Size):
+        self.pipe, self.family, self.size = pipe, family, size
+        self.takes = inspect.signature(pipe.encode_prompt).parameters
+
+    def __call__(self, prompts: Sequence[Any]) -> Cond:
+        """prompts: B texts -> {"static": {name: [B, ...]}}; ValueError for what is no text."""
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts) or not len(prompts):
+            wrong = prompts if isinstance(prompts, str) else [type(prompt).__name__ for prompt in prompts][:4]
+            raise ValueError(f"prompts must be a list of at least one text, got {wrong!r}")
+        return self._cond(self._asked(list(prompts), do_classifier_free_guidance=False), "", len(prompts))
+
+    def null(self, negative: str | None) -> Cond:
+        """The conditioning of the negative prompt, one row; None: that of no prompt, as the family makes it."""
+        if not any(name.startswith("-") for name in self.family.answer):
+            return self([negative or ""])
+        more = {} if negative is None else {"negative_prompt": [negative]}
+        return self._cond(self._asked([""], do_classifier_free_guidance=True, **more), "-", 1)
+
+    @torch.no_grad()
+    def _asked(self, prompts: list[str], **more: Any) -> dict[str, Tensor]:
+        given = {"prompt": prompts, "prompt_2": None, "prompt_3": None, "device": self.pipe.device,
+                 "num_images_per_prompt": 1, **more}
+        answer = self.pipe.encode_prompt(**{name: value for name, value in given.items() if name in self.takes})
+        return dict(zip(self.family.answer, answer, strict=True))
+
+    def _cond(self, answer: Mapping[str, Tensor], sign: str, rows: int) -> Cond:
+        names = [name for name in self.family.answer if name and not name.startswith("-")]
+        static = {name: answer[sign + name] for name in names}
+        for name, values in self.family.constants(self.pipe, self.size).items():
+            static[name] = static["text"].new_tensor([*values]).expand(rows, -1)
+        return {"static": static}
+
+
+def diffusion_schedule(scheduler: Any) -> tuple[Schedule, Callable[[int], Tensor], str, str]:
+    """(table, levels of a number of steps, prediction_type, note) of a scheduler with betas.
+
+    Samplers with several steps or an order of their own (PNDM, Euler, DPM-Solver, UniPC) become the DDIM scheduler of
+    the same table without clipping, which a line says. ValueError for what is not reproduced.
+    """
+    table, kind, note = from_diffusers(scheduler), type(scheduler).__name__, ""
+    if not kind.startswith(("DDIM", "DDPM")):
+        import diffusers
+
+        config = {**scheduler.config, "clip_sample": False}
+        if config.get("timestep_type", "discrete") != "discrete":
+            raise ValueError(f"{kind} has timestep_type={config['timestep_type']}, which is not reproduced")
+        if config.get("timestep_spacing") == "linspace":
+            config["timestep_spacing"] = "leading"
+        scheduler = diffusers.DDIMScheduler.from_config(config)
+        note = (f"its {kind} is sampled as the DDIMScheduler of the same table, timestep_spacing="
+                f"{scheduler.config.timestep_spacing!r}, clip_sample=False")
+    levels = partial(sampling_levels, scheduler)
+    levels(min(10, table.levels))
+    return table, levels, str(scheduler.config.prediction_type), note
