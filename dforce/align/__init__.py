@@ -20,7 +20,7 @@ from dforce.align.rewards.protocol import RewardError, ask_reward
 from dforce.align.rewards.ratings import (FittedRatings, MeanRating, RatingHead, Ratings, fit_rating, read_ratings,
                                           spearman, write_ratings)
 from dforce.align.rewards.store import find_reward, load_reward, needed_encoder, save_reward
-from dforce.align.sde import dance, flow_sde, window
+from dforce.align.sde import cps, dance, flow_sde, window
 from dforce.align.search.best_of_n import Best, best_of_n
 from dforce.align.search.demon import demon, descend
 from dforce.align.search.edict import Edict, Optimised, doodl

@@ -20,6 +20,7 @@ of .9). For small steps both agree. `published=True` gives a rule of that step (
 the last one's noise included.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,6 +46,18 @@ def flow_sde(schedule: Schedule, scale: float = 0.7, *, published: bool = False)
 def dance(schedule: Schedule, eta: float = 0.3, *, published: bool = False) -> Rule:
     """DanceGRPO's std, eta sqrt(s - s'), s and s' as in `flow_sde`; capped at sigma(s'), unless published."""
     return _rule(schedule, eta, lambda s, after: (s - after).sqrt(), published)
+
+
+def cps(schedule: Schedule, scale: float = 0.7) -> Rule:
+    """Flow-CPS's std, sigma(s') sin(scale pi / 2) (Wang & Yu 2025, arXiv 2509.05952), scale in (0, 1], as published.
+
+    Coefficients-preserving sampling is DDIM's step on a flow: its mean is the one above, signal and noise add up to
+    alpha_s and sigma_s. The code that goes with it calls -|x - mean|^2 / dims the log-probability, std^2 left out, and
+    so weighs a step by 2 std^2: ours is the density.
+    """
+    if not 0 < scale <= 1:
+        raise ValueError(f"the scale of coefficients-preserving noise lies in (0, 1], got {scale}")
+    return lambda level, to: math.sin(scale * math.pi / 2) * schedule.sigma[to]
 
 
 def window(rule: Rule, schedule: Schedule, first: int, last: int) -> Rule:

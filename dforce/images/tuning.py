@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dforce.align import Query, Sampler, dance, flow_sde
+from dforce.align import Query, Sampler, cps, dance, flow_sde
 from dforce.align.algorithms.common import Setup
 from dforce.align.monitor import Measure, Monitor
 from dforce.align.on_policy import Ask
@@ -30,7 +30,7 @@ from dforce.runs.progress import bar
 from dforce.train.checkpoint import find, load, model_of
 from dforce.train.precision import device_of
 
-RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance,
+RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance, "cps": cps,
                                         "flow_published": partial(flow_sde, published=True),
                                         "dance_published": partial(dance, published=True)}
 BUILDABLE = ("class_log_prob",)  # by name, in a configuration

@@ -12,6 +12,7 @@ import torch
 from dforce.align import (
     OffPolicyError,
     check_on_policy,
+    cps,
     dance,
     flow_sde,
     kl,
@@ -27,7 +28,7 @@ from dforce.core.denoiser import Precond
 from dforce.core.matrix import full_sequence, pyramid
 from dforce.core.noise import Noise
 from dforce.core.sample import sample
-from dforce.core.schedule import cosine, flow, linear
+from dforce.core.schedule import Schedule, cosine, flow, linear
 from dforce.core.transition import transition
 from dforce.core.tree import select
 from dforce.guidance.energy import guided
@@ -124,6 +125,39 @@ def test_the_variance_that_a_flow_sde_leaves_of_a_normal_law(steps, ours, capped
             mean = 1 - velocity * (s - to) - drawn**2 / (2 * s) * (1 + (1 - s) * velocity)
             left[i] = mean**2 * left[i] + drawn**2
     assert left == pytest.approx([ours, capped, published], abs=2e-4) and kept == pytest.approx(left[2], rel=1e-9)
+
+
+@pytest.mark.parametrize("steps, shift, variance, left", [
+    (10, 1, 1.0, 0.580), (10, 3, 1.0, 0.516), (40, 3, 1.0, 0.650), (10, 3, 0.25, 0.429)])
+def test_the_variance_that_coefficients_preserving_sampling_leaves_of_a_normal_law(steps, shift, variance, left) -> None:
+    """Of the true one, x0_hat being the exact posterior mean; the table was made by code of its own (Wang & Yu 2025)."""
+    time = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    time = shift * time / (1 + (shift - 1) * time)
+    schedule, kept = Schedule(1 - time.flip(0), time.flip(0)), 1.0
+    for now, after in pairwise(torch.arange(steps, -1, -1).view(-1, 1, 1)):
+        x, s = torch.ones(1, 1, 1).double(), float(schedule.sigma[now])
+        x0 = x * (1 - s) * variance / ((1 - s) ** 2 * variance + s**2)
+        kernel = transition(schedule, x, x0, now, after, std=cps(schedule)(now, after))
+        kept = float(kernel.mean) ** 2 * kept + float(kernel.std) ** 2
+    assert kept / variance == pytest.approx(left, abs=6e-4)
+
+
+def test_a_step_of_coefficients_preserving_sampling_is_the_published_one_and_is_replayed() -> None:
+    """(1 - s') x0 + s' cos(scale pi / 2) eps, std s' sin(scale pi / 2) (Wang & Yu 2025, algorithm 1)."""
+    schedule = flow(1000)
+    model = Gaussian(schedule, 0.4, 0.7, dim=3, dtype=torch.float64)
+    trace = record(model, schedule, full_sequence(schedule.grid(6, "index"), 2), start(4, 2, dtype=torch.float64),
+                   std=cps(schedule, 0.6), **SEEDED)
+    for step in range(5):
+        x, level = trace.x[:, step], trace.level[:, step]
+        s, after = (float(schedule.sigma[int(trace.level[0, i, 0])]) for i in (step, step + 1))
+        x0, angle = model(x, level, model.init_state(4))[0], 0.3 * math.pi
+        mean = (1 - after) * x0 + after * math.cos(angle) * (x - (1 - s) * x0) / s
+        wanted = normal(trace.x[:, step + 1], mean, after * math.sin(angle))
+        torch.testing.assert_close(trace.log_prob[:, step], wanted, rtol=1e-8, atol=1e-8)
+    assert mismatch(trace, model, schedule).largest < 1e-9 and not trace.euler.any()
+    with pytest.raises(ValueError, match="lies in"):
+        cps(schedule, 1.2)
 
 
 @pytest.mark.parametrize("rule", [flow_sde, dance])
