@@ -26,4 +26,5 @@ from dforce.align.search.demon import demon, descend
 from dforce.align.search.edict import Edict, Optimised, doodl
 from dforce.align.search.smc import Particles, steer, steering
 from dforce.align.trace import Replay, Trace, kl, record, replay, subsample
+from dforce.align.trajectory import trace_of
 from dforce.guidance.universal import backward_guided, classifier_guided, time_travel

@@ -75,20 +75,27 @@ def record(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *,
             xs.append(step.x)
             levels += [step.to] if levels else [step.level, step.to]
             del step
+    level = torch.stack(levels, 1)
+    spread, dims, euler = spreads(schedule, level, x, eta=eta, std=std, min_std=min_std, mask=valid)
+    model = torch.full((len(x),), fingerprint(denoiser, schedule), dtype=torch.int64, device=x.device)
+    return Trace(torch.stack(xs, 1), level, spread, torch.stack(log_probs, 1), dims, euler, model, valid, state, cond)
+
+
+def spreads(schedule: Schedule, level: Tensor, x: Tensor, *, eta: float, std: Std | None, min_std: float,
+            mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`std`, `dims` and `euler` of a `Trace` of tokens like x [B, T, *E] at levels [B, S + 1, T]; as in `record`."""
     stds, dims = [], []
-    for level, to in pairwise(levels):  # not before: what is small adds up beside the network's activations
-        rule = std(level, to) if callable(std) else std
-        stds.append(coefficients(schedule, level, to, level, eta=eta, min_std=min_std, std=rule)[2])
-        spread = stds[-1].to(x.dtype).view(*level.shape, *(1,) * (x.ndim - 2)).expand_as(x)
-        dims.append(Gaussian(x, spread).dims(valid))
+    for now, to in pairwise(level.unbind(1)):  # after the run: what is small adds up beside the network's activations
+        rule = std(now, to) if callable(std) else std
+        stds.append(coefficients(schedule, now, to, now, eta=eta, min_std=min_std, std=rule)[2])
+        spread = stds[-1].to(x.dtype).view(*now.shape, *(1,) * (x.ndim - 2)).expand_as(x)
+        dims.append(Gaussian(x, spread).dims(mask))
     if not any(bool((d > 0).any()) for d in dims):
         raise ValueError(f"no step of this run has a density (eta={eta}, std={std}, min_std={min_std}): a sampler that "
                          "is deterministic has no policy gradient. Pass eta > 0 or std; for the step to level 0, "
                          "min_std > 0")
-    model = torch.full((len(x),), fingerprint(denoiser, schedule), dtype=torch.int64, device=x.device)
     euler = torch.full((len(x),), isinstance(rule, Euler), device=x.device)
-    return Trace(torch.stack(xs, 1), torch.stack(levels, 1), torch.stack(stds, 1), torch.stack(log_probs, 1),
-                 torch.stack(dims, 1), euler, model, valid, state, cond)
+    return torch.stack(stds, 1), torch.stack(dims, 1), euler
 
 
 def replay(trace: Trace, denoiser: Denoiser, schedule: Schedule, *, steps: Tensor | None = None,

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dforce.core.denoiser import Cond, Denoiser
-from dforce.core.tree import State
+from dforce.core.tree import State, map_state
 
 
 class Wrapper:
@@ -99,16 +100,18 @@ class classifier_free(Wrapper):
 
     null: the conditioning that training put in place of a dropped one, None where the network takes none; "static"
     entries [B, ...] (a negative prompt for each row) or [1, ...], "token" entries [1, 1, ...], for all tokens.
+    one_forward: both in one forward of 2 B rows, wherever both take the same conditioning in the same shapes; the
+    result is that of two forwards of B rows up to rounding.
     State: {"cond": ..., "null": ...}, the states with and without conditioning.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, null: Cond | None = None):
+    def __init__(self, denoiser: Denoiser, scale: float, null: Cond | None = None, *, one_forward: bool = True):
         super().__init__(denoiser)
         for name, value in ((null or {}).get("token") or {}).items():
             if value.shape[:2] != (1, 1):
                 raise ValueError(f"null['token'][{name!r}] must be one entry for all tokens, [1, 1, ...], "
                                  f"got {[*value.shape]}")
-        self.scale, self.null = scale, null
+        self.scale, self.null, self.one_forward = scale, null, one_forward
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         null = {**(self.null or {})}
@@ -126,6 +129,27 @@ class classifier_free(Wrapper):
                 "null": self.denoiser.absorb(x, level, state["null"], self._without(cond))}
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
-        with_cond, after = self.denoiser(x, level, state["cond"], cond)
-        without, null = self.denoiser(x, level, state["null"], self._without(cond))
-        return without + self.scale * (with_cond - without), {"cond": after, "null": null}
+        bare = self._without(cond)
+        shown = (state["cond"], {"token": (cond or {}).get("token") or {}}), (state["null"], bare)
+        if self.one_forward and _alike(*shown):
+            inner, token = map_state(lambda *both: torch.cat(both), *shown)
+            x0, after = self.denoiser(torch.cat([x, x]), torch.cat([level, level]), inner, token)
+            with_cond, without = x0.chunk(2)
+            states = [map_state(lambda leaf, half=half: leaf.chunk(2)[half], after) for half in (0, 1)]
+        else:
+            with_cond, conditioned = self.denoiser(x, level, state["cond"], cond)
+            without, unconditioned = self.denoiser(x, level, state["null"], bare)
+            states = [conditioned, unconditioned]
+        return without + self.scale * (with_cond - without), {"cond": states[0], "null": states[1]}
+
+
+def _alike(one: State, other: State) -> bool:
+    """Have both the same leaves, in the same shapes: can they be rows of one batch?"""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.shape == other.shape
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_alike(one[key], other[key])
+                                                                             for key in one)
+    if isinstance(one, (tuple, list)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(_alike, one, other))
+    return one is None and other is None

@@ -129,8 +129,8 @@ def test_the_variance_that_a_flow_sde_leaves_of_a_normal_law(steps, ours, capped
 
 @pytest.mark.parametrize("steps, shift, variance, left", [
     (10, 1, 1.0, 0.580), (10, 3, 1.0, 0.516), (40, 3, 1.0, 0.650), (10, 3, 0.25, 0.429)])
-def test_the_variance_that_coefficients_preserving_sampling_leaves_of_a_normal_law(steps, shift, variance, left) -> None:
-    """Of the true one, x0_hat being the exact posterior mean; the table was made by code of its own (Wang & Yu 2025)."""
+def test_the_variance_that_coefficients_preserving_steps_leave_of_a_normal_law(steps, shift, variance, left) -> None:
+    """Of the true one, x0_hat being the exact posterior mean; numbers from a recursion in NumPy (Wang & Yu 2025)."""
     time = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     time = shift * time / (1 + (shift - 1) * time)
     schedule, kept = Schedule(1 - time.flip(0), time.flip(0)), 1.0

@@ -15,6 +15,7 @@ from dforce.core.noise import Noise, shifted
 from dforce.core.rollout import rollout
 from dforce.core.sample import generate
 from dforce.core.schedule import linear
+from dforce.core.tree import leaves
 from dforce.guidance.energy import guided
 from dforce.guidance.history import fractional, history_guided
 from dforce.guidance.inpaint import inpaint, padded
@@ -23,6 +24,7 @@ from dforce.guidance.universal import backward_guided, classifier_guided
 from dforce.guidance.wrapper import Wrapper, classifier_free, clipped
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
+from tests.align_bed import Vectors
 from tests.gaussian_bed import Causal, NonCausal
 
 S, B, T, P = linear(200), 2, 3, 1
@@ -211,3 +213,28 @@ def test_a_wrapper_forwards_all_that_a_denoiser_has():
     for name, make in WRAPPERS.items():
         bed = BEDS["exact, non-causal" if name == "padded" else "GRU"]()
         assert isinstance(make(bed.denoiser, bed), Denoiser) and isinstance(make(bed.denoiser, bed), Wrapper)
+
+
+@pytest.mark.parametrize("name, null", [
+    ("recurrent", {"static": {"start": torch.zeros(1, 2)}, "token": {"place": torch.zeros(1, 1, 1)}}),
+    ("image", {"static": {"class": torch.zeros(1, dtype=torch.long)}})])
+def test_guidance_in_one_forward_is_that_of_two(name, null):
+    """x0_hat, gradients by x, and states, in float64."""
+    torch.manual_seed(0)
+    if name == "recurrent":
+        net = RecurrentNet((2,), width=8, token={"place": 1}, static={"start": 2})
+        cond = {"static": {"start": torch.randn(B, 2).double()}, "token": {"place": torch.randn(B, T, 1).double()}}
+        null = {part: {key: value.double() for key, value in entries.items()} for part, entries in null.items()}
+    else:
+        net, cond = Vectors(2), {"static": {"class": torch.tensor([1, 2])}}
+    inner = Precond(net, S, "v").double()
+    x, level = torch.randn(B, T, 2, requires_grad=True, dtype=torch.float64), torch.tensor([[90, 90, 90], [4, 4, 4]])
+    answers = []
+    for one_forward in (True, False):
+        counted = Counted(inner)
+        free = classifier_free(counted, 3.0, null, one_forward=one_forward)
+        x0, after = free(x, level, free.init_state(B, cond), cond)
+        assert (counted.calls, counted.tokens) == (1 if one_forward else 2, 2 * B * T)
+        answers.append([x0, torch.autograd.grad(x0.square().sum(), x)[0], *leaves(after)])
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
