@@ -38,7 +38,7 @@ DOMAINS = {name: domain for domain, names in (
             "judged jumpy_steps keep_last points rooms rounds save_every searched spread starts steps tune_episodes "
             "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride "
             "pixels until"),
-    (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
+    (AMOUNT, "retries action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail "
              "colors"),
     (SIZE, "channels image_size latent lowrank patch rank side size stack width window"),
@@ -46,9 +46,9 @@ DOMAINS = {name: domain for domain, names in (
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
            "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static "
            "token"),
-    (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones"),
+    (FEW, "layer longest balls depth floors fps heads layers multipliers objects processes textures threads zones"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
-    (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
+    (POSITIVE, "pause timeout beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
                "power rate slow file_mb"),
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
                    "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt"),

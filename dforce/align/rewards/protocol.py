@@ -1,6 +1,6 @@
 """The protocol of rewards, and the call that checks their answers: one finite number for each sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ class Subject(NamedTuple):
     device: torch.device | str = "cpu"
     few: bool = False              # as little work as goes
     encoder: Callable[[str], Any] | None = None  # name -> the network that a head of ratings was fitted on
+    settings: Mapping[str, Mapping[str, Any]] | None = None  # of published rewards, by name
 
     @property
     def side(self) -> int:

@@ -14,6 +14,7 @@ from dforce.align.rewards.builtin import per_frame
 from dforce.align.rewards.learnt import BradleyTerry
 from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.protocol import Reward, Subject, Watched
+from dforce.align.rewards.published import PUBLISHED, REFUSED, published_reward
 from dforce.align.rewards.ratings import MeanRating, RatingHead
 from dforce.config import build, check_numbers, nearest, option, options, resolve
 from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
@@ -158,14 +159,16 @@ def named_reward(name: str, subject: Subject, *, trust: Any = None) -> Watched:
     """The reward of this name for what is tuned. ValueError for what there is not."""
     if name in options(GROUP):
         return build(option(GROUP, name))(subject)
+    if name in PUBLISHED or name in REFUSED:
+        return Watched(published_reward(name, subject))
     if Path(name).is_dir():
         needed = needed_encoder(name)
         learnt = load_reward(name, encoder=subject.encoder(needed) if needed and subject.encoder else None)
         return Watched(lambda x, prompts, metadata: learnt(x.clamp(-1, 1).cpu(), prompts, metadata))  # as files are
     if "." in name:
         return Watched(resolve(name, trust=trust))
-    raise ValueError(f"no reward {name!r}{nearest(name, options(GROUP))}; or a run folder of `dforce train reward`, "
-                     "or a function of a package of yours, mine.rewards.bright, with trust=mine")
+    raise ValueError(f"no reward {name!r}{nearest(name, [*options(GROUP), *PUBLISHED])}; or a run folder of `dforce "
+                     "train reward`, or a function of a package of yours, mine.rewards.bright, with trust=mine")
 
 
 def reward_of_frames(reward: Any, subject: Subject, *, trust: Any = None) -> Rewards:
