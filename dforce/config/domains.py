@@ -38,18 +38,18 @@ DOMAINS = {name: domain for domain, names in (
             "judged jumpy_steps keep_last points rooms rounds save_every searched spread starts steps tune_episodes "
             "tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every stride "
             "pixels until"),
-    (AMOUNT, "retries action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
+    (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail "
-             "colors"),
+             "colors retries"),
     (SIZE, "channels image_size latent lowrank patch rank side size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
            "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static "
            "token"),
-    (FEW, "layer longest balls depth floors fps heads layers multipliers objects processes textures threads zones"),
+    (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones layer longest"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
-    (POSITIVE, "pause timeout beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
-               "power rate slow file_mb"),
+    (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
+               "power rate slow file_mb pause timeout"),
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
                    "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt"),
     (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-CLIP_WORDS = ["a</w>", "red</w>", "cat</w>", "dog</w>", "at"]
-BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat", "dog", "the", "image", "contains", "what",
-              "is", "it", "##s", "[DEC]", "[ENC]"]
+BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat", "dog", "the", "image", "contains",
+              "what", "is", "it", "##s", "[DEC]", "[ENC]"]
 
 
 def clip_tokenizer(folder):
@@ -33,6 +32,7 @@ def bert_tokenizer(folder):
 
 def clip_model(words, width=32, projected=16):
     from transformers import CLIPConfig, CLIPModel
+    torch.manual_seed(0)
     tower = {"hidden_size": width, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(text_config={**tower, "vocab_size": words, "bos_token_id": words - 2, "eos_token_id": words - 1,
                                      "pad_token_id": words - 1},

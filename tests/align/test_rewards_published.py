@@ -50,6 +50,7 @@ def encoder(tmp_path_factory):
     """A folder of a tiny BERT with its tokenizer."""
     from transformers import BertConfig, BertModel
     folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
     randomised(BertModel(BertConfig(vocab_size=bert_tokenizer(folder), hidden_size=32, num_hidden_layers=3,
                                     num_attention_heads=2, intermediate_size=40))).save_pretrained(folder)
     return folder
@@ -59,7 +60,8 @@ def processed(samples, **settings):
     """By the publisher's image processor, from 8-bit files."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, **settings)
-    return processor([Image.fromarray(picture) for picture in pictures_of(samples)], return_tensors="pt")["pixel_values"]
+    files = [Image.fromarray(picture) for picture in pictures_of(samples)]
+    return processor(files, return_tensors="pt")["pixel_values"]
 
 
 def publishers(clip):
@@ -96,8 +98,7 @@ def test_grey_images_are_those_of_three_equal_channels_and_the_gradient_passes_t
     out = Preprocess(14)(x)
     assert torch.equal(out, Preprocess(14)(x.expand(-1, -1, 3, -1, -1)))
     out.sum().backward()
-    smooth = F.interpolate(x.detach()[:, 0].clamp(-1, 1).expand(-1, 3, -1, -1) / 2, size=14, mode="bicubic", antialias=True)
-    assert x.grad is not None and smooth.shape == out.shape
+    assert x.grad is not None
     inside = x.detach().abs() < 1
     assert bool((x.grad[inside] != 0).all()) and not bool(x.grad[~inside].any())
 
@@ -206,7 +207,8 @@ def test_imagereward_is_the_publishers(tmp_path) -> None:
 def test_bert_score_is_the_packages(encoder) -> None:
     from transformers import BertModel, BertTokenizerFast
     model, tokenizer = BertModel.from_pretrained(encoder).eval(), BertTokenizerFast.from_pretrained(encoder)
-    said, wanted = ["the cat is red", "a dog", "", "cats"], ["the image contains a red cat", "a dog", "a dog", "a cat is"]
+    said = ["the cat is red", "a dog", "", "cats"]
+    wanted = ["the image contains a red cat", "a dog", "a dog", "a cat is"]
     recalls = []
     for candidate, reference in zip(said, wanted, strict=True):  # bert_score.utils.greedy_cos_idf, no idf
         a, b = (tokenizer(text, return_tensors="pt") for text in (candidate, reference))
@@ -295,4 +297,4 @@ def test_prompts_and_images_that_a_reward_cannot_judge_are_told_in_one_line(clip
         ask_reward(judge, images(), ["dog", 7, "dog"])
     with pytest.raises(RewardError, match=r"images \[B, 1, C, H, W\] with C = 1 or 3, got \[3, 1, 2, 28, 28\]"):
         ask_reward(judge, images(channels=2), PROMPTS)
-    assert set(PUBLISHED) >= {"clip", "aesthetic", "pickscore", "hpsv2", "imagereward", "description", "ocr", "server"}
+    assert set(PUBLISHED) >= {"clip", "aesthetic", "pickscore", "hpsv2", "imagereward", "description", "server"}

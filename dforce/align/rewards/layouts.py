@@ -159,5 +159,5 @@ def _sizes(tensors: Mapping[str, Tensor], blocks: str, hidden: str) -> dict[str,
 
 
 def _numbers(names: Iterable[str], blocks: str) -> list[int]:
-    found = (re.match(rf"{re.escape(blocks)}\.(\d+)\.", name) for name in names)
-    return [int(match[1]) for match in found if match]
+    matches = (re.match(rf"{re.escape(blocks)}\.(\d+)\.", name) for name in names)
+    return [int(match[1]) for match in matches if match]

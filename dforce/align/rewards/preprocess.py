@@ -33,14 +33,16 @@ class Preprocess(NamedTuple):
 
         Values are rounded to 8 bits where an image file would be; gradients pass through the rounding.
         """
-        x = _eight_bits((rgb(samples).clamp(-1, 1) + 1) / 2)
+        x = (rgb(samples).clamp(-1, 1) + 1) * 127.5
+        x = _replaced(x, x.round()) / 255
         height, width = x.shape[2:]
         reference = max(height, width) if self.fit == "pad" else min(height, width)
         sizes = [self.side if self.fit == "squash" or one == reference else self._other(one, reference)
                  for one in (height, width)]
         for size in ((height, sizes[1]), tuple(sizes)):  # across, then down, as Pillow
             if size != tuple(x.shape[2:]):
-                x = _eight_bits(F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False))
+                x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+                x = _replaced(x, (x.clamp(0, 1) * 255 + 0.5 + ROUNDING).floor() / 255)  # halves up, as Pillow does
         room = [self.side - size for size in sizes]  # negative: cut off
         top, left = (one // 2 if one >= 0 else -(-one // 2) for one in room)
         x = F.pad(x, (left, room[1] - left, top, room[0] - top))
@@ -107,6 +109,6 @@ class Texts(NamedTuple):
         return self.classes[number]
 
 
-def _eight_bits(x: Tensor) -> Tensor:
-    """x in 0..1, clamped and rounded to n / 255, halves up, as Pillow does; the gradient is that of x."""
-    return x + ((x.detach().clamp(0, 1) * 255 + 0.5 + ROUNDING).floor() / 255 - x.detach())
+def _replaced(x: Tensor, value: Tensor) -> Tensor:
+    """The value, with the gradient of x."""
+    return value.detach() + x - x.detach()

@@ -1,31 +1,18 @@
 """Rewards that others published, by their names: read from local folders, from a hub only where one is named."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from dforce.align.rewards.clip_rewards import aesthetic, clip_score, hpsv2, pickscore
 from dforce.align.rewards.description import description
 from dforce.align.rewards.image_reward import imagereward
-from dforce.align.rewards.preprocess import Texts, pictures_of
+from dforce.align.rewards.preprocess import pictures_of
 from dforce.align.rewards.protocol import Reward, Subject
-from dforce.align.rewards.reading import Reading, rapidocr_reader, tesseract_reader
 from dforce.align.rewards.server import server
 from dforce.config.values import described, fits, hints_of, nearest, require_name
-
-
-def ocr(subject: Subject, *, template: str = "{}", score: Literal["distance", "exact"] = "distance",
-        case: bool = False) -> Reward:
-    """`Reading` by RapidOCR's recognition, which its package ships."""
-    return Reading(rapidocr_reader(), texts=Texts(subject.classes, template), score=score, case=case)
-
-
-def tesseract(subject: Subject, *, template: str = "{}", score: Literal["distance", "exact"] = "distance",
-              case: bool = False, language: str = "eng") -> Reward:
-    """`Reading` by the system's tesseract, for judging what was tuned by another reader."""
-    return Reading(tesseract_reader(language), texts=Texts(subject.classes, template), score=score, case=case)
 
 
 def brisque(subject: Subject) -> Reward:
@@ -43,7 +30,7 @@ def brisque(subject: Subject) -> Reward:
 
 PUBLISHED: dict[str, Callable[..., Reward]] = {
     "clip": clip_score, "aesthetic": aesthetic, "pickscore": pickscore, "hpsv2": hpsv2, "imagereward": imagereward,
-    "description": description, "brisque": brisque, "ocr": ocr, "tesseract": tesseract, "server": server,
+    "description": description, "brisque": brisque, "server": server,
 }
 REFUSED = {"hpsv3": "HPSv3 is a head on Qwen2-VL-7B with tokens of its own: ask it as a server of yours, reward=server"}
 
@@ -66,8 +53,3 @@ def published_reward(name: str, subject: Subject) -> Reward:
         raise ValueError(f"the reward {name} needs {', '.join(wanted)}: give reward_settings.{name}.{wanted[0]}=...")
     return make(subject, **settings)
 
-
-def check_settings(settings: Mapping[str, Any] | None) -> None:
-    """ValueError for settings of what is no published reward."""
-    for name in settings or {}:
-        require_name(name, PUBLISHED, "reward_settings are those of published rewards: no reward")

@@ -16,7 +16,7 @@ from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.protocol import Reward, Subject, Watched
 from dforce.align.rewards.published import PUBLISHED, REFUSED, published_reward
 from dforce.align.rewards.ratings import MeanRating, RatingHead
-from dforce.config import build, check_numbers, nearest, option, options, resolve
+from dforce.config import build, check_numbers, nearest, option, options, require_name, resolve
 from dforce.train.atomic_folder import CheckpointError, sealed, verified, write_tensors
 from dforce.train.contents import used
 from dforce.train.state import built_for
@@ -157,6 +157,8 @@ class Rewards(NamedTuple):
 
 def named_reward(name: str, subject: Subject, *, trust: Any = None) -> Watched:
     """The reward of this name for what is tuned. ValueError for what there is not."""
+    for settled in subject.settings or {}:
+        require_name(settled, PUBLISHED, "reward_settings are for published rewards, there is no")
     if name in options(GROUP):
         return build(option(GROUP, name))(subject)
     if name in PUBLISHED or name in REFUSED:
