@@ -19,11 +19,12 @@ from dforce.core.tree import State, private
 
 
 class RunStarts(NamedTuple):
-    """What runs begin in: pure noise [B, T, *E], the conditioning, and a seed [B] of the noise of their steps."""
+    """What runs begin in."""
 
-    x: Tensor
+    x: Tensor     # [B, T, *E] pure noise
     cond: Cond | None
-    seed: Tensor
+    seed: Tensor  # [B] of the noise of their steps
+    row: Tensor   # [B] which of the query's prompts each belongs to
 
 
 def starts(ask: Ask, batch: int, shape: tuple[int, ...], *, seed: int = 0) -> Callable[[int], RunStarts]:
@@ -32,7 +33,7 @@ def starts(ask: Ask, batch: int, shape: tuple[int, ...], *, seed: int = 0) -> Ca
         cond = ask(batch, torch.Generator().manual_seed(seed_of(seed, step, ASK))).cond
         number = seed_of(seed, step, SAMPLE)
         x = Noise(number)(0, torch.arange(shape[0]), torch.empty(batch, *shape), salt=START_SALT)
-        return RunStarts(x, cond, torch.full((batch,), number))
+        return RunStarts(x, cond, torch.full((batch,), number), torch.arange(batch))
     return batch_at
 
 
@@ -61,15 +62,15 @@ def through(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, x: Tensor, *
     return x
 
 
-def direct_reward(reward: Callable[[Tensor, Cond | None], Tensor], matrix: Tensor, *, last: int = 1,
+def direct_reward(reward: Callable[[Tensor, RunStarts], Tensor], matrix: Tensor, *, last: int = 1,
                   random: bool = False, eta: float = 0.0, order: int = 1, checkpoint: bool = True) -> Loss:
-    """L = -E[ reward(x0, cond) ] of `RunStarts`, the reward differentiable, [B]. random: through 1..last steps."""
+    """L = -E[ reward(x0, batch) ] of `RunStarts`, the reward differentiable, [B]. random: through 1..last steps."""
     def loss(objective: AlignObjective, batch: RunStarts, generator: torch.Generator | None) -> Result:
         device = generator.device if generator is not None else None
         depth = int(torch.randint(1, last + 1, (), generator=generator, device=device)) if random else last
         x0 = through(objective.policy, objective.schedule, matrix, batch.x, last=depth, cond=batch.cond, eta=eta,
                      order=order, noise=Noise(int(batch.seed[0])), checkpoint=checkpoint)
-        value = reward(x0.clone(), private(batch.cond))
+        value = reward(x0.clone(), batch._replace(cond=private(batch.cond)))
         if value.shape != x0.shape[:1] or not value.requires_grad:
             raise ValueError(f"this loss takes a differentiable reward, one number for each of {len(x0)} samples; got "
                              f"{[*value.shape]}, {'with' if value.requires_grad else 'without'} gradient. For one that "

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from dforce.align.on_policy import Ask, Query, Sampler
+from dforce.align.rewards.protocol import Reward, ask_reward
+from dforce.align.rewards.store import Rewards
 from dforce.align.trace import kl
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise, NoiseSource
@@ -13,6 +15,16 @@ from dforce.core.tree import map_state, private
 from dforce.report.statistics import ERROR, Z95
 
 Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
+
+
+def reward_measures(rewards: Rewards) -> dict[str, Measure]:
+    """"reward", each of its parts by name, and "held_out", the same wish by another instrument, where there is one."""
+    def value_of(reward: Reward) -> Measure:
+        return lambda x, query: ask_reward(reward, x, query.prompts, query.metadata, where="the watch")
+
+    named = {"reward": rewards.tuned, **rewards.parts}
+    return {name: value_of(reward) for name, reward in named.items()} | (
+        {"held_out": value_of(rewards.held_out)} if rewards.held_out is not None else {})
 
 
 class Monitor:

@@ -11,7 +11,7 @@ from dforce.align.algorithms.common import PolicyGradient, Setup
 from dforce.align.episodes import EpisodeMonitor, EpisodePlayer, EpisodesOnPolicy
 from dforce.align.on_policy import Query, Sampler
 from dforce.align.trace import replay
-from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
+from dforce.align.tuning_run import PreparedTuning, TuningRun, checkpoint_store, resumed_state
 from dforce.core.noise import Noise
 from dforce.guidance.wrapper import module_inside
 from dforce.policy.evaluation import BLOCK
@@ -35,6 +35,7 @@ TUNED, SERVED = "as in tuning", "as it is served"  # ways to sample
 class PolicyTuning(TuningRun):
     """A run of `dforce align policy`. The keys are explained in configs/verbs/align/policy.yaml."""
 
+    checkpoint: str | None
     env: str | None
     steps: int
     spacing: Literal["index", "log_snr"]
@@ -65,14 +66,15 @@ class PolicyTuning(TuningRun):
         seeds = self._held_out(self.watch, 1)
         monitor = EpisodeMonitor(player, base, seeds, sampler=sampler, seed=self.eval_seed) if self.watch else None
         bundle = load(find(self.checkpoint), trust=self.trust)
-        return PreparedTuning(aligning, monitor, bundle, lambda config: {**model_of(bundle.config), **config},
-                              self.record(aligning), resumed_state(aligning, self.resume))
+        store = checkpoint_store(bundle, lambda config: {**model_of(bundle.config), **config})
+        return PreparedTuning(aligning, monitor, store, self.record(self.checkpoint, aligning),
+                              resumed_state(aligning, self.resume), bundle.layout)
 
     def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
         """Episodes of both policies from the same starts, sampled as in tuning and as they are served."""
         rows: list[Row] = []
-        method, seeds = str(prepared.base.layout["method"]), self._held_out(self.evaluate, 0)
-        task = str(self.env or prepared.base.layout["env"])
+        method, seeds = str(prepared.data["method"]), self._held_out(self.evaluate, 0)
+        task = str(self.env or prepared.data["env"])
         with bar("play") as advance:
             for sampling in (TUNED, SERVED):
                 played = {name: self._player(str(where), sampling)(

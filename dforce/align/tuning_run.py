@@ -7,34 +7,46 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from dforce.align.algorithms.common import Algorithm
-from dforce.align.episodes import EpisodeMonitor
 from dforce.align.loop import Aligning, Epoch, tuning_epochs
 from dforce.align.lora import adapter_state, add_lowrank, fold, load_adapters, save_adapters
-from dforce.align.monitor import Monitor, has_density
+from dforce.align.monitor import has_density
+from dforce.align.on_policy import Sampler
 from dforce.align.rewards.protocol import RewardError
 from dforce.report.plots.monitor import watch_curves
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.progress import Advance, Ticker, bar, no_advance
 from dforce.runs.training_run import finished, has_checkpoint, resuming, rewind
 from dforce.train.checkpoint import Bundle, find, keep_last, load_state, save, step_folder
-from dforce.train.fit import TrainingState, stop_requested
+from dforce.train.fit import Training, TrainingState, stop_requested
 
 ADAPTERS = "adapters_"  # beside step_*: what a low-rank run goes on from
+
+
+# (checkpoint to write, the weights of now, configuration of the run, what else state.json says)
+Store = Callable[[Path, Training, dict[str, Any], dict[str, Any]], None]
+
+
+class Look(Protocol):
+    """Measures a policy on the way, such as `Monitor`."""
+
+    @property
+    def sampler(self) -> Sampler: ...
+
+    def look(self, advance: Advance = no_advance) -> dict[str, float]: ...
 
 
 class PreparedTuning(NamedTuple):
     """All that can be refused before a run begins."""
 
     aligning: Aligning
-    monitor: Monitor | EpisodeMonitor | None  # looks at the policy on the way
-    base: Bundle             # the checkpoint begun with, whose layout and normaliser the tuned ones have
-    describe: Callable[[dict[str, Any]], dict[str, Any]]  # configuration -> what checkpoints say of themselves
+    monitor: Look | None     # looks at the policy on the way
+    store: Store             # writes its checkpoints
     about: dict[str, Any]    # JSON-able, what is tuned towards what, into state.json
     state: TrainingState | None  # of the resumed run
     data: Any = None         # whatever `finish` wants of what was prepared
@@ -44,7 +56,6 @@ class PreparedTuning(NamedTuple):
 class TuningRun:
     """What runs of every kind of model share: see configs/verbs/align/image.yaml. A kind adds its own settings."""
 
-    checkpoint: str | None
     algorithm: Algorithm
     lowrank: int | None
     eta: float
@@ -76,10 +87,10 @@ class TuningRun:
             add_lowrank(module, rank=self.lowrank, generator=torch.Generator().manual_seed(self.seed))
         return module
 
-    def record(self, aligning: Aligning, **more: Any) -> dict[str, Any]:
-        """What state.json says of the tuning."""
+    def record(self, base: str | None, aligning: Aligning, **more: Any) -> dict[str, Any]:
+        """What state.json says of the tuning. base: name or folder of the model begun with."""
         learning = sum(each.numel() for each in aligning.objective.parameters() if each.requires_grad)
-        return {"base": str(self.checkpoint), "algorithm": aligning.name, "settings": aligning.settings,
+        return {"base": str(base), "algorithm": aligning.name, "settings": aligning.settings,
                 "lowrank": self.lowrank, "learning": learning, **more}
 
 
@@ -94,7 +105,7 @@ def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
             print(f"the run in {run.resume} has all its {steps} steps; raise algorithm.epochs to go on")
             return None
         with call.folder(resume=bool(run.resume)) as folder:
-            saver = Saver(folder, run.keep_last, prepared, prepared.describe(call.config))
+            saver = Saver(folder, run.keep_last, prepared, call.config)
             follow_epochs(run, prepared, folder, saver)
             if folder.writes and run.evaluate:
                 run.finish(prepared, folder)
@@ -113,23 +124,42 @@ def resumed_state(aligning: Aligning, resume: str | None) -> TrainingState | Non
     extra = json.loads((place / "state.json").read_text(encoding="utf-8"))["extra"]
     aligning.remember(extra.get("memory") or {})
     model = aligning.objective.denoiser
+    beside = place.parent / f"{ADAPTERS}{state.step:08d}"
     if adapter_state(model):
-        load_adapters(place.parent / f"{ADAPTERS}{state.step:08d}", model)
-        state = state._replace(model={name: value.detach().clone()
-                                      for name, value in aligning.objective.state_dict().items()})
+        if beside.is_dir():
+            load_adapters(beside, model)
+            state = state._replace(model={})
+        state = state._replace(model={**aligning.objective.state_dict(), **state.model})  # the base is as it was
     return state
+
+
+def checkpoint_store(base: Bundle, describe: Callable[[dict[str, Any]], dict[str, Any]]) -> Store:
+    """Checkpoints like that of `base`, with its layout and normaliser. describe: configuration -> what they say of it.
+
+    Low-rank adapters are in the weights of step_*, which any reader of checkpoints then understands, and on their own
+    beside it, to go on from.
+    """
+    def write(place: Path, training: Training, config: dict[str, Any], extra: dict[str, Any]) -> None:
+        state, model = training.state(), training.objective.get_submodule("denoiser")
+        if adapter_state(model):
+            plain = copy.deepcopy(model)
+            fold(plain)
+            state = state._replace(model={f"denoiser.{name}": value.detach()
+                                          for name, value in plain.state_dict().items()})
+            save_adapters(place.parent / f"{ADAPTERS}{state.step:08d}", model)
+        save(place, state, config=describe(config), layout=base.layout, normalizer=base.normalizer, coders=base.coders,
+             extra=extra)
+    return write
 
 
 @dataclass
 class Saver:
-    """Checkpoints of a tuning run, of which config says what they are. Low-rank adapters are in the weights of step_*,
-    which any reader of checkpoints then understands, and on their own beside it, to go on from.
-    """
+    """The checkpoints of a tuning run."""
 
     folder: RunFolder
     keep: int
     prepared: PreparedTuning
-    config: dict[str, Any]
+    config: dict[str, Any]  # of the run
     newest: Path | None = None
     step: int = -1
 
@@ -138,17 +168,8 @@ class Saver:
         log, place = epoch.log, step_folder(self.folder.checkpoints, epoch.log.step)
         if log.step == self.step or not self.folder.writes:
             return
-        state, base = log.training.state(), self.prepared.base
-        model: Any = log.training.objective.denoiser
-        if adapter_state(model):
-            plain = copy.deepcopy(model)
-            fold(plain)
-            weights = {f"denoiser.{name}": value.detach() for name, value in plain.state_dict().items()}
-            state = state._replace(model=weights)
-            save_adapters(self.folder.checkpoints / f"{ADAPTERS}{log.step:08d}", model)
         about = {**self.prepared.about, "epochs": epoch.number, "queries": epoch.queries}
-        save(place, state, config=self.config, layout=base.layout, normalizer=base.normalizer, coders=base.coders,
-             extra={"aligned": about, "memory": epoch.memory})
+        self.prepared.store(place, log.training, self.config, {"aligned": about, "memory": epoch.memory})
         self.newest, self.step = place, log.step
         keep_last(self.folder.checkpoints, self.keep)
         for old in sorted(self.folder.checkpoints.glob(f"{ADAPTERS}*"))[:-self.keep]:
@@ -197,7 +218,7 @@ def _after_epoch(run: TuningRun, prepared: PreparedTuning, epoch: Epoch, folder:
     return {}
 
 
-def _look(folder: RunFolder, monitor: Monitor | EpisodeMonitor, step: int, epoch: int, queries: int,
+def _look(folder: RunFolder, monitor: Look, step: int, epoch: int, queries: int,
           advance: Advance = no_advance) -> dict[str, float]:
     measured = monitor.look(advance)
     folder.log(step, epoch=epoch, queries=queries, **{f"watch_{name}": value for name, value in measured.items()})

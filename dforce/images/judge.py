@@ -1,7 +1,7 @@
 """Sets of images judged: measures, their rows of results.json, and lines of episodes.jsonl about single images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +57,10 @@ class Judged(NamedTuple):
         return make_row(task, self.method, metric, with_bounds(estimate), n=estimate.n, variant=variant, unit=unit,
                         higher=higher)
 
-    def lines(self, *, task: str, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-        """One flat object an image."""
-        return [{"task": task, "method": self.method, "sample": i, "class": classes[int(label)],
+    def lines(self, *, task: str, names: Sequence[str], kind: str = "classes") -> list[dict[str, Any]]:
+        """One flat object an image. names: of what images are asked for; kind: what these are, classes or prompts."""
+        key = {"classes": "class", "prompts": "prompt"}[kind]
+        return [{"task": task, "method": self.method, "sample": i, key: names[int(label)],
                  **{metric: float(values[i]) for metric, values in self.values.items()}}
                 for i, label in enumerate(self.label)]
 

@@ -1,15 +1,21 @@
-"""Grids of images: sets side by side, a class a row."""
+"""Grids of images: sets side by side, a class a row; or image by image, under its prompt and over its reward."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dforce.images.judge import Judged
 from dforce.images.model import pixels
 from dforce.report.plots import style
 
 CELL, GAP = 0.42, 0.06  # inches of an image, and of the gap between two as a share of an image
+ACROSS = 8              # images of a class in a picture of judged sets
+WIDE, SIDE = 12.0, 1.8  # inches of a picture of cards, and of the side of an image in it
+CARDS = 12              # of a picture
+LINES = 3               # of a prompt
 
 
 def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str], *, per_class: int = 8,
@@ -35,6 +41,46 @@ def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[s
                        [classes[label] for label in shown], fontsize=style.TICK, color=style.INK)
     axes[0].tick_params(axis="y", length=0)
     style.heading(figure, title)
+    return figure
+
+
+def by_class(sets: Mapping[str, Judged], labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Judged sets side by side, a class a row."""
+    return side_by_side({name: each.x for name, each in sets.items()}, labels, classes,
+                        per_class=min(ACROSS, int(labels.bincount().max())))
+
+
+def by_prompt(sets: Mapping[str, Judged], labels: Tensor, prompts: Sequence[str]) -> Figure:
+    """Cards of images from the same noise, a set beside the other, each over its reward and all under their prompt.
+
+    Some of every prompt in turn, until there are `CARDS`.
+    """
+    turn = [int((labels[:i] == label).sum()) for i, label in enumerate(labels)]  # the how manieth of its prompt
+    chosen = sorted(range(len(labels)), key=lambda i: (turn[i], i))[:CARDS]
+    chosen = sorted(chosen, key=lambda i: (int(labels[i]), i))
+    across = min(max(1, int(WIDE / (SIDE * len(sets) + 0.3))), len(chosen))
+    down = -(-len(chosen) // across)
+    letters = int(SIDE * len(sets) * 11.5)
+    texts = [textwrap.shorten(" ".join(str(prompts[int(labels[i])]).split()), LINES * letters - 4, placeholder="…")
+             for i in chosen]
+    texts = [textwrap.fill(text, letters) for text in texts]
+    lines = max(text.count("\n") + 1 for text in texts)
+    figure = style.new_figure(across * (SIDE * len(sets) + 0.3), down * (SIDE + 0.55 + 0.2 * lines))
+    grids = figure.subfigures(down, across, squeeze=False, wspace=0.04).flatten()
+    shown = {name: pixels(each.x[chosen]) for name, each in sets.items()}
+    for place, (grid, i, text) in enumerate(zip(grids, chosen, texts, strict=False)):
+        grid.suptitle(text + "\n" * (lines - 1 - text.count("\n")), fontsize=style.TICK, color=style.INK, x=0.02,
+                      ha="left")
+        for ax, (name, each) in zip(grid.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
+            image = shown[name][place]
+            ax.imshow(np.repeat(image, 3, -1) if image.shape[-1] == 1 else image, interpolation="nearest")
+            value = f"{each.values['reward'][i]:.3g}" if "reward" in each.values else ""
+            ax.set_xlabel(" ".join(filter(None, [name if len(sets) > 1 else "", value])), fontsize=style.TICK,
+                          color=style.INK)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            for spine in ax.spines.values():
+                spine.set_visible(False)
     return figure
 
 

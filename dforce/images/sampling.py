@@ -69,7 +69,7 @@ def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], l
     for name, x in drawn.items():
         judged = judge(name, x, labels, classifier=classifier, more=_more(x, first))
         rows += judged.rows(task=model.data, variant=variant)
-        folder.episodes(judged.lines(task=model.data, classes=model.classes))
+        folder.episodes(judged.lines(task=model.data, names=model.classes))
     folder.results(rows, summary=_summary(model, drawn, rows))
     print(terminal_table(rows))
 

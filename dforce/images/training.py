@@ -92,7 +92,7 @@ class ImageTraining(DenoiserTraining):
         folder.results(rows, summary=f"Of {len(x)} samples the classifier sees {seen['samples']} as their class, of as "
                        f"many held-out images {seen['data']}." if seen else "")
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
-        folder.episodes(line for judged in sets for line in judged.lines(task=task, classes=real.classes))
+        folder.episodes(line for judged in sets for line in judged.lines(task=task, names=real.classes))
         print(terminal_table(rows))
 
 

@@ -8,11 +8,11 @@ import torch
 
 from dforce.align import Query, Sampler
 from dforce.align.algorithms.common import Setup
-from dforce.align.monitor import Measure, Monitor
+from dforce.align.monitor import Monitor, reward_measures
 from dforce.align.on_policy import Ask
-from dforce.align.rewards.protocol import Reward, Subject, ask_reward
+from dforce.align.rewards.protocol import Subject
 from dforce.align.rewards.store import reward_of_frames
-from dforce.align.tuning_run import PreparedTuning, TuningRun, resumed_state
+from dforce.align.tuning_run import PreparedTuning, TuningRun, checkpoint_store, resumed_state
 from dforce.config import Node
 from dforce.core.matrix import pyramid
 from dforce.runs.checkpoint_defaults import no_checkpoint
@@ -30,6 +30,7 @@ from dforce.video.tuning_report import Contestants, TuningReport
 class VideoTuning(TuningRun):
     """A run of `dforce align video`. The keys are explained in configs/verbs/align/video.yaml."""
 
+    checkpoint: str | None
     raw: bool
     reward: str
     reward_node: Node | None
@@ -63,9 +64,10 @@ class VideoTuning(TuningRun):
                            lambda tokens: model.frames(tokens).clamp(-1, 1))
         aligning = self.algorithm.prepare(Setup(sampler, rewards.tuned, windows_query(train, context),
                                                  decode=both.decode, seed=self.seed, rows=self.rows))
-        return PreparedTuning(aligning, self._monitor(both), load(base.checkpoint, trust=self.trust),
-                              lambda config: {**base.config, "align": config},
-                              self.record(aligning, reward=rewards.name, context=context),
+        store = checkpoint_store(load(base.checkpoint, trust=self.trust),
+                                 lambda config: {**base.config, "align": config})
+        return PreparedTuning(aligning, self._monitor(both), store,
+                              self.record(self.checkpoint, aligning, reward=rewards.name, context=context),
                               resumed_state(aligning, self.resume), both)
 
     def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
@@ -106,12 +108,7 @@ class VideoTuning(TuningRun):
             return Query([f"clip {i}" for i in clip.numbers],
                          continuation_cond(both.model, clip.frames, clip.actions, both.context))
 
-        def value_of(reward: Reward) -> Measure:
-            return lambda x, query: ask_reward(reward, x, query.prompts, where="the watch")
-
-        measures = {"reward": value_of(both.rewards.tuned)}
-        if both.rewards.held_out is not None:
-            measures["held_out"] = value_of(both.rewards.held_out)
+        measures = reward_measures(both.rewards)
         if self.frames > 1:
             measures["change"] = lambda x, query: (x[:, 1:] - x[:, :-1]).abs().flatten(1).mean(1)
         return Monitor(both.sampler, both.reference, ask, measures, samples=min(self.watch, len(both.held_out)),

@@ -15,6 +15,7 @@ from dforce.align import Ratings, fit_rating, load_adapters, merge, save_reward
 from dforce.cli.main import main
 from dforce.data.images import load_images
 from dforce.images import class_cond, draw, load_classifier, load_model
+from dforce.images.tuning_report import TunedModel
 from dforce.report.rows import filter_rows, read_results
 from dforce.train.checkpoint import find, load, verify
 
@@ -115,7 +116,7 @@ def test_classes_never_tuned_on_are_judged_too() -> None:
         assert {row["method"] for row in found} >= {"base", "tuned"}
     drawn = [json.loads(line) for line in Path("a/episodes.jsonl").read_text().splitlines()]
     assert {line["class"] for line in drawn} == set("0123456789")
-    assert Path("a/media/other_classes.png").is_file()
+    assert Path("a/media/not_tuned_on.png").is_file()
 
 
 @pytest.mark.slow
@@ -196,11 +197,11 @@ def test_a_head_on_a_classifier_is_a_reward_by_its_folder() -> None:
     assert np.isfinite(json.loads(Path("a", "metrics.jsonl").read_text().splitlines()[0])["reward"])
 
 
-def test_prompts_of_a_batch_are_its_classes() -> None:
-    from dforce.images.tuning import query_of
-
-    query = query_of([2, 5])(6, torch.Generator().manual_seed(0))
-    assert sorted(query.prompts) == [2, 2, 2, 5, 5, 5]
-    assert query.cond == {"static": {"class": query.cond["static"]["class"]}}
-    assert query.cond["static"]["class"].tolist() == list(query.prompts) == class_cond(
-        torch.tensor(query.prompts))["static"]["class"].tolist()
+def test_images_are_asked_for_by_number_as_many_of_each_as_goes() -> None:
+    tuned = TunedModel(**{**dict.fromkeys(TunedModel._fields), "prompts": range(10), "cond": class_cond})
+    query = tuned.ask([2, 5])(6, torch.Generator().manual_seed(0))
+    assert sorted(query.prompts) == [2, 2, 2, 5, 5, 5] and query.metadata is None
+    assert list(query.cond) == ["static"] and query.cond["static"]["class"].tolist() == list(query.prompts)
+    generator = torch.Generator().manual_seed(1)
+    drawn = [each for _ in range(20) for each in tuned.ask(range(10))(3, generator).prompts]
+    assert set(drawn) == set(range(10))                            # of more than are wanted, others every time

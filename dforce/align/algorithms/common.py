@@ -1,7 +1,7 @@
 """What algorithms of alignment share: the settings that all have, what they are given, how they are put together."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from dforce.align.on_policy import Ask, OnPolicy, Sampler
 from dforce.align.rewards.protocol import Reward
 from dforce.align.value import StepCredit
 from dforce.config import require_name
-from dforce.core.denoiser import Cond, Denoiser
+from dforce.core.denoiser import Denoiser
 from dforce.guidance.wrapper import module_inside
 
 BUFFER = 64  # rewards of a prompt that its mean and std are taken from
@@ -30,8 +30,6 @@ class Setup(NamedTuple):
     reward: Reward
     ask: Ask          # what samples are asked for
     decode: Callable[[Tensor], Tensor] | None = None  # tokens -> what the reward takes
-    # (cond, B) -> the prompts of a batch, for rewards that the loss itself asks
-    prompts: Callable[[Cond | None, int], Sequence[Any]] = lambda cond, count: [None] * count
     seed: int = 0
     batches: Callable[..., OnPolicy] = OnPolicy  # what makes the samples of an epoch, of these
     rows: int | None = None   # rows, checkpoint: memory of replaying traces, as in `replay`

@@ -1,14 +1,15 @@
 """DRaFT-K (Clark et al. 2024): the gradient of a differentiable reward through the last steps of the sampler."""
 
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from dforce.align.algorithms.common import Algorithm, Setup, aligning
-from dforce.align.backprop import direct_reward, starts
+from dforce.align.backprop import RunStarts, direct_reward, starts
 from dforce.align.loop import Aligning
 from dforce.align.objectives import AlignObjective
+from dforce.align.on_policy import Query
 
 BUILDABLE = ("DRaFT",)  # by name, in a configuration
 
@@ -28,12 +29,20 @@ class DRaFT(Algorithm):
         if sampler.std is not None or sampler.min_std > 0:
             raise ValueError("draft goes through a sampler of eta alone: leave std and min_std out")
 
-        def value(x0: Tensor, cond: Any) -> Tensor:
-            shown = setup.decode(x0) if setup.decode else x0
-            return setup.reward(shown, setup.prompts(cond, len(x0)), [None] * len(x0))
+        query = Query([])  # what the batch of now was asked for
+
+        def ask(count: int, generator: torch.Generator) -> Query:
+            nonlocal query
+            query = setup.ask(count, generator)
+            return query
+
+        def value(x0: Tensor, batch: RunStarts) -> Tensor:
+            shown, rows = setup.decode(x0) if setup.decode else x0, batch.row.tolist()
+            metadata = query.metadata or [None] * len(query.prompts)
+            return setup.reward(shown, [query.prompts[row] for row in rows], [metadata[row] for row in rows])
 
         loss = direct_reward(value, sampler.matrix, last=self.last, random=self.random, eta=sampler.eta,
                              order=sampler.order, checkpoint=setup.checkpoint)
-        batches = starts(setup.ask, self.samples // self.updates, tuple(sampler.shape), seed=setup.seed)
+        batches = starts(ask, self.samples // self.updates, tuple(sampler.shape), seed=setup.seed)
         return aligning(self, AlignObjective(sampler.denoiser, sampler.schedule, loss), batches, self.updates,
                         lambda epochs: epochs * self.samples)

@@ -1,0 +1,85 @@
+"""What tunings of image models and of pipelines share: sampling, rewards, the monitor, and the report at the end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dforce.align import Sampler, dance, flow_sde
+from dforce.align.monitor import Monitor, reward_measures
+from dforce.align.rewards.combined import Weighted, scales_of
+from dforce.align.rewards.protocol import Subject
+from dforce.align.rewards.store import Rewards, named_reward
+from dforce.align.tuning_run import PreparedTuning, TuningRun
+from dforce.config import require_name
+from dforce.core.denoiser import Denoiser
+from dforce.core.schedule import Schedule
+from dforce.images.judge import accuracy, diversity
+from dforce.images.tuning_report import TunedModel, write_report
+from dforce.runs.folder import RunFolder
+from dforce.runs.progress import bar
+
+RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance,
+                                        "flow_published": partial(flow_sde, published=True),
+                                        "dance_published": partial(dance, published=True)}
+SCALED_ON = 200     # images of the base that several rewards are brought to one scale on
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureTuning(TuningRun):
+    """The settings that both have: see configs/verbs/align/image.yaml."""
+
+    reward: str
+    rewards: Mapping[str, float] | None
+    steps: int
+    tune_steps: int | None
+    sde: str | None
+    guidance: float
+    best_of: int
+    fast_dev_run: bool = False
+
+    def sampler(self, denoiser: Denoiser, schedule: Schedule, matrix: Tensor, shape: tuple[int, ...]) -> Sampler:
+        """First order, as policy gradients want it; matrix: levels [steps + 1, 1]; shape: (C, H, W)."""
+        if self.sde is not None:
+            require_name(self.sde, RULES, "no sde")
+        rule = None if self.sde is None else RULES[self.sde](schedule)
+        return Sampler(denoiser, schedule, matrix, (1, *shape), eta=self.eta if rule is None else 0.0, std=rule,
+                       min_std=self.min_std, rows=self.rows)
+
+    def rewards_for(self, subject: Subject, draw: Callable[[], tuple[Tensor, list[Any]]]) -> Rewards:
+        """The reward of the name, or the weighted sum of several at one scale. draw: images of the base, prompts."""
+        if self.rewards is None:
+            tuned, held_out = named_reward(self.reward, subject, trust=self.trust)
+            return Rewards(self.reward, tuned, held_out, {})
+        weights = {str(name): float(weight) for name, weight in self.rewards.items()}
+        if not weights:
+            raise ValueError("rewards is empty: give {jpeg: 1, class: 0.5}, or reward alone")
+        parts = {name: named_reward(name, subject, trust=self.trust).tuned for name in weights}
+        total = Weighted(parts, weights, statistics=scales_of(parts, *draw()))
+        return Rewards(" + ".join(f"{weight:g} {name}" for name, weight in weights.items()), total, None, parts)
+
+    def monitor(self, tuned: TunedModel, numbers: list[int], *, seed: int) -> Monitor | None:
+        """Looks at reward, held-out reward, class accuracy and diversity of images of what has these numbers."""
+        if not self.watch:
+            return None
+        judge, measures = tuned.judge, reward_measures(tuned.rewards)
+
+        def labels_of(query: Any) -> Tensor:
+            return torch.tensor([tuned.prompts.index(prompt) for prompt in query.prompts])
+
+        if judge is not None:
+            measures["class_accuracy"] = lambda x, query: accuracy(judge, x, labels_of(query).to(x.device))
+        if self.watch > len(numbers):
+            measures["diversity"] = lambda x, query: diversity(x.clamp(-1, 1).cpu(), labels_of(query))
+        return Monitor(tuned.sampler, tuned.reference, tuned.ask(numbers), measures, samples=self.watch, seed=seed,
+                       decode=tuned.decode)
+
+    def finish(self, prepared: PreparedTuning, folder: RunFolder) -> None:
+        """Images of both models, in the same noise."""
+        tuned: TunedModel = prepared.data
+        with bar("judge") as advance:
+            write_report(tuned, folder, algorithm=prepared.aligning.name, seed=self.eval_seed, advance=advance,
+                         count=self.evaluate, best_of=self.best_of)
