@@ -10,6 +10,7 @@ ALGORITHM = {"algorithm.epochs": 2, "algorithm.samples": 32, "algorithm.updates"
 DRIFT = {"feature_steps": 5, "window": 4}
 SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where that is less than what would be
     "align/image": {**ALGORITHM, "watch": 20, "evaluate": 20, "best_of": 2},
+    "align/pipeline": {**ALGORITHM, "algorithm.samples": 8, "steps": 4, "watch": 4, "evaluate": 4},
     "align/planner": {"algorithm.epochs": 2, "algorithm.samples": 16, "episodes": 6, "watch.plans": 6, "pictures": 1},
     "align/policy": {"algorithm.epochs": 2, "algorithm.samples": 4, "algorithm.updates": 2, "watch": 4, "evaluate": 4},
     "align/video": {**ALGORITHM, **DRIFT, "watch": 8, "evaluate": 6, "rollouts": 2, "rollout_frames": 12},
@@ -28,6 +29,7 @@ SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where th
     "report/episode": {"film": False},
     "rollout": {**DRIFT, "frames": 12, "samples": 2},
     "sample/image": {"per_class": 2, "steps": 4},
+    "sample/pipeline": {"count": 2, "steps": 4},
     "train": {**FIT, "batch": 16},
     "train/image": {**FIT, "batch": 32, "classifier": 20, "samples": 20},
     "train/reward": {"steps": 10},

@@ -161,16 +161,16 @@ def _judge(name: str, x: Tensor, base: Tensor, labels: Tensor, tuned: TunedModel
 
 
 def rows_of_sets(sets: dict[str, Judged], *, task: str, variant: dict[str, Any]) -> list[Row]:
-    """Rows of every set; differences of rewards to the tuned one, paired by noise; the share of diversity left."""
-    tuned = sets["tuned"]
-    paired = [metric for metric in tuned.values if metric not in UNREWARDED]
+    """Rows of every set; differences to the tuned one, if any, paired by noise; the share of diversity left."""
+    tuned = sets.get("tuned")
+    paired = [metric for metric in sets["base"].values if metric not in UNREWARDED]
     rows = [row for each in sets.values() for row in each.rows(task=task, variant=variant)]
     for row in rows:
         row["higher_is_better"] = True if row["metric"] in paired else row["higher_is_better"]
     rows += [difference_row(task, f"tuned - {name}", metric, tuned.values[metric], each.values[metric],
                             variant=variant, unit="paired by noise")
-             for name, each in sets.items() if name != "tuned" for metric in paired]
-    overall = {name: diversity_interval(each.x) for name, each in sets.items()}  # over all classes
+             for name, each in sets.items() if tuned and name != "tuned" for metric in paired]
+    overall = {name: diversity_interval(each.x) for name, each in sets.items() if len(each.x) > 1}  # over all classes
     rows += [make_row(task, name, "diversity_overall", with_bounds(spread), n=spread.n, variant=variant,
                       unit="squared distance of two samples") for name, spread in overall.items()]
     within = {name: diversity_interval(each.x, each.label) for name, each in sets.items()

@@ -134,6 +134,9 @@ def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = F
     """
     folder = find(where)
     parts = _read(folder)
+    if parts.layout.get("kind") == "pipeline":
+        raise CheckpointError(f"{folder} holds what was tuned of the pipeline {parts.layout['pipeline']}, and no model "
+                              f"of its own: dforce sample pipeline pipeline={parts.layout['pipeline']} lora={where}")
     with used(folder, "checkpoint"):
         weights, origin = _stripped("denoiser.", parts.tensors), f"the weights in {folder}"
         with torch.device("meta"):  # compared before anything of its size is allocated

@@ -76,6 +76,7 @@ class _Layout(TypedDict, total=False):
     actions: int
     latents: str | None
     cameras: dict[str, Any]
+    pipeline: str
 
 
 class _Cameras(TypedDict):
@@ -89,7 +90,8 @@ class _Cameras(TypedDict):
 SIZES = ("event_shape", "stack", "horizon", "frames", "size", "channels", "stride", "dt")  # of a layout
 TOGETHER = {"observation": ("action", "stack", "horizon"), "classes": ("dataset",),  # who has one needs those
             "cameras": ("tokens",)}
-OF_KIND = {None: (), "video": ("size", "channels", "frames", "stack"), "policy": ("tokens", "names")}
+OF_KIND = {None: (), "video": ("size", "channels", "frames", "stack"), "policy": ("tokens", "names"),
+           "pipeline": ("pipeline",)}
 
 
 @contextmanager
@@ -110,8 +112,9 @@ def check_contents(folder: Path, manifest: Mapping[str, Any], parts: Contents) -
     with used(folder, "checkpoint"):
         _fits(parts.state, _State, "state.json")
         _fits(parts.state["record"], _Record, "record in state.json")
-        _fits(parts.config, _Config, "config.yaml")
         _fits(parts.layout, _Layout, "layout.json")
+        if parts.layout.get("kind") != "pipeline":  # whose networks are in a folder of their own
+            _fits(parts.config, _Config, "config.yaml")
         for key in ("static", "token"):
             check_numbers([*(parts.layout.get(key) or {}).values()], where=key)
         check_numbers({key: parts.layout.get(key) for key in SIZES})

@@ -42,11 +42,15 @@ class Training:
     step: int = 0
     carried: list[Tensor] | None = None  # what the objective gave back for this process's rows, if it carries states
 
-    def state(self) -> TrainingState:
-        """A copy of all that `fit(resume=...)` needs. With states carried over processes, all must call it together."""
+    def state(self, *, learnt: bool = False) -> TrainingState:
+        """A copy of all that `fit(resume=...)` needs; learnt: of the weights those alone that learn.
+
+        With states carried over processes, all must call it together.
+        """
         moments = {f"{name}.{moment}": value.clone() for name, parameter in self.parameters.items()
                    for moment, value in self.optimizer.state[parameter].items()}
-        model = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
+        weights = self.parameters if learnt else self.objective.state_dict()
+        model = {name: value.detach().clone() for name, value in weights.items()}
         ema = {name: value.clone() for name, value in self.ema.items()}
         carried = {str(i): _all_rows(leaf) for i, leaf in enumerate(self.carried or [])}
         return TrainingState(self.step, model, ema, moments, {**self.record, "skipped": int(self.skipped)}, carried)

@@ -1,0 +1,20 @@
+"""`dforce align pipeline`: a pretrained pipeline of diffusers towards a reward, beside the pipeline begun with."""
+
+from typing import Any
+
+from dforce.align.tuning_run import run_tuning
+from dforce.cli.compose import resumed
+from dforce.config import read
+from dforce.images.pipeline_tuning import PipelineTuning
+from dforce.runs.folder import Invocation
+
+KEYS = frozenset({"pipeline", "algorithm", "reward", "prompts"})  # what the configuration of its runs has
+
+
+def run(cfg: Any, call: Invocation) -> None:
+    """Tunes; adapters, metrics, results, pictures and the page go into the run folder."""
+    cfg, call = resumed(cfg, call, KEYS)
+    tuning = read(cfg, PipelineTuning, trust=cfg["trust"])
+    folder = run_tuning(tuning, call)
+    if folder is not None:
+        print(f"draw more with: dforce sample pipeline pipeline={tuning.pipeline} lora={folder} prompts=...")
