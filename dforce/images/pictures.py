@@ -65,7 +65,7 @@ def by_prompt(sets: Mapping[str, Judged], labels: Tensor, prompts: Sequence[str]
              for i in chosen]
     texts = [textwrap.fill(text, letters) for text in texts]
     lines = max(text.count("\n") + 1 for text in texts)
-    figure = style.new_figure(across * (SIDE * len(sets) + 0.3), down * (SIDE + 0.55 + 0.2 * lines))
+    figure = style.new_figure(across * (SIDE * len(sets) + 0.3), down * (SIDE + 0.4 + 0.2 * lines))
     grids = figure.subfigures(down, across, squeeze=False, wspace=0.04).flatten()
     shown = {name: pixels(each.x[chosen]) for name, each in sets.items()}
     for place, (grid, i, text) in enumerate(zip(grids, chosen, texts, strict=False)):
@@ -74,7 +74,7 @@ def by_prompt(sets: Mapping[str, Judged], labels: Tensor, prompts: Sequence[str]
         for ax, (name, each) in zip(grid.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
             image = shown[name][place]
             ax.imshow(np.repeat(image, 3, -1) if image.shape[-1] == 1 else image, interpolation="nearest")
-            value = f"{each.values['reward'][i]:.3g}" if "reward" in each.values else ""
+            value = f"{each.values['reward'][i]:#.3g}".rstrip(".") if "reward" in each.values else ""
             ax.set_xlabel(" ".join(filter(None, [name if len(sets) > 1 else "", value])), fontsize=style.TICK,
                           color=style.INK)
             ax.set_xticks([])

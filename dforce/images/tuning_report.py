@@ -31,8 +31,8 @@ CHUNK = 4096   # runs at a time of best of n
 UNREWARDED = ("class_accuracy", "moved")  # of single images; what else is measured of them is some reward
 SHOWN = ("reward", "held_out_reward", "class_accuracy", "diversity_share", "diversity_overall_share", "kl",
          "reward_difference")
-CAPTIONS = {"before_after.png": "Before and after, and the best of several before: the same noise at the same place.",
-            "not_tuned_on.png": "{kind} that were never tuned on, before and after.",
+CAPTIONS = {"before_after.png": "Before and after{best}, from the same noise{over}.",
+            "not_tuned_on.png": "{kind} that were never tuned on, before and after{over}.",
             "watch.png": "What became of the policy; the dashed line is the model begun with."}
 
 
@@ -105,7 +105,9 @@ def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count:
         file = "before_after" if name == "tuned on" else "not_tuned_on"
         tuned.picture(sets, labels, tuned.names).savefig(folder.media / f"{file}.png")
     folder.results(rows)
-    folder.captions({file: text.format(kind=tuned.kind.capitalize()) for file, text in CAPTIONS.items()})
+    words = {"kind": tuned.kind.capitalize(), "best": ", and the best of several before" if best_of else "",
+             "over": ", each over its reward" if tuned.kind == "prompts" else ""}
+    folder.captions({file: text.format(**words) for file, text in CAPTIONS.items()})
     parts = [*tuned.rewards.parts, *(f"{name}_difference" for name in tuned.rewards.parts)]
     print(terminal_table([row for row in rows if row["metric"] in (*SHOWN, *parts)]))
 

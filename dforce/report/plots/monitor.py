@@ -17,6 +17,8 @@ PANELS = {  # measure: (title, unit)
     "diversity": ("diversity", "squared distance within a class"),
     "success": ("success", "share"),
     "kl": ("KL to the model begun with", "nats of a run"),
+    "unseen_reward": ("reward, other prompts", "never tuned on"),
+    "unseen_kl": ("KL, other prompts", "nats of a run"),
 }
 PLANNER_PANELS = (("watched_return", "return (steps at the goal)"), ("watched_success", "success (fraction)"),
                   ("watched_kl", "KL to the base (nats of a plan)"))
