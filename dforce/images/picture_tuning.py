@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dforce.align import Sampler, dance, flow_sde
+from dforce.align import Sampler, cps, dance, flow_sde
 from dforce.align.monitor import Monitor, reward_measures
 from dforce.align.rewards.combined import Weighted, scales_of
 from dforce.align.rewards.protocol import Subject
@@ -22,7 +22,7 @@ from dforce.images.tuning_report import TunedModel, write_report
 from dforce.runs.folder import RunFolder
 from dforce.runs.progress import bar
 
-RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance,
+RULES: dict[str, Callable[..., Any]] = {"flow": flow_sde, "dance": dance, "cps": cps,
                                         "flow_published": partial(flow_sde, published=True),
                                         "dance_published": partial(dance, published=True)}
 SCALED_ON = 200     # images of the base that several rewards are brought to one scale on

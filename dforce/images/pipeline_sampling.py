@@ -18,7 +18,7 @@ from dforce.images.chosen_prompts import chosen_prompts
 from dforce.images.judge import Judged, judge
 from dforce.images.model import pixels
 from dforce.images.pictures import by_prompt
-from dforce.images.pipeline_tuning import AskedPrompts, asked_of, image_shape
+from dforce.images.pipeline_tuning import PromptTable, image_shape, prompt_table
 from dforce.images.tuned_pipeline import open_pipeline, tuned_pipelines
 from dforce.images.tuning_report import rows_of_sets
 from dforce.report.rows import Row
@@ -64,7 +64,7 @@ class PipelineSampling:
             subject = Subject(image_shape(pipeline), seed=self.seed, device=pipeline.schedule.alpha.device)
             reward = named_reward(self.reward, subject, trust=self.trust).tuned
         labels = torch.arange(self.count or len(prompts.texts)) % len(prompts.texts)
-        return PreparedSampling(models, asked_of(pipeline, prompts), labels.sort().values, reward)
+        return PreparedSampling(models, prompt_table(pipeline, prompts), labels.sort().values, reward)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class PreparedSampling:
     """models: name -> pipeline; labels: [N] the number of each image's prompt."""
 
     models: Mapping[str, Any]
-    asked: AskedPrompts
+    table: PromptTable
     labels: Tensor
     reward: Reward | None
 
@@ -80,7 +80,7 @@ class PreparedSampling:
 def write_samples(sampling: PipelineSampling, prepared: PreparedSampling, folder: RunFolder) -> None:
     """Images as files, a picture of them, results.json, episodes.jsonl and the table."""
     sets: dict[str, Judged] = {}
-    texts = [str(text) for text in prepared.asked.texts]
+    texts = [str(text) for text in prepared.table.texts]
     with bar("sample") as advance:
         for name in prepared.models:
             sets[name] = _drawn(sampling, prepared, name, share_of(advance, 1 / len(prepared.models)), sets)
@@ -102,14 +102,14 @@ def write_samples(sampling: PipelineSampling, prepared: PreparedSampling, folder
 def _drawn(sampling: PipelineSampling, prepared: PreparedSampling, name: str, advance: Any,
            before: Mapping[str, Judged]) -> Judged:
     """Images of one pipeline, with their rewards, and how far they are from those of the first one."""
-    pipeline, labels, asked = prepared.models[name], prepared.labels, prepared.asked
+    pipeline, labels, table = prepared.models[name], prepared.labels, prepared.table
     sampler = pipeline.sampler(sampling.steps, guidance=sampling.guidance, eta=sampling.eta, order=sampling.order,
                                rows=sampling.rows, advance=advance)
-    x = pipeline.decode(sampler.tokens(len(labels), asked.cond(labels), Noise(sampling.seed))).clamp(-1, 1)
+    x = pipeline.decode(sampler.tokens(len(labels), table.cond(labels), Noise(sampling.seed))).clamp(-1, 1)
     more: dict[str, Tensor] = {}
     if prepared.reward is not None:
-        metadata = None if asked.metadata is None else [asked.metadata[i] for i in labels.tolist()]
-        more["reward"] = ask_reward(prepared.reward, x, asked.prompts_of(labels), metadata).cpu()
+        metadata = None if table.metadata is None else [table.metadata[i] for i in labels.tolist()]
+        more["reward"] = ask_reward(prepared.reward, x, table.prompts_of(labels), metadata).cpu()
     x = x.float().cpu()
     if before:
         more["moved"] = (x - before["base"].x).square().flatten(1).sum(1)

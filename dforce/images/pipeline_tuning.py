@@ -53,7 +53,7 @@ class PipelineTuning(PictureTuning):
                              "adapters are fp32 beside frozen weights, or leave dtype out")
         pipeline = open_pipeline(self.pipeline, hub=self.hub, dtype=self.dtype, device=self.device, size=self.size,
                                  negative=self.negative)
-        asked = asked_of(pipeline, learnt, unseen)
+        table = prompt_table(pipeline, learnt, unseen)
         adapt(module_inside(pipeline.denoiser), self.lowrank, self.seed)
         sampler = self._sampler(pipeline, self.steps)
         reference = without_adapters(sampler.denoiser) if self.lowrank else copy.deepcopy(sampler.denoiser)
@@ -63,15 +63,15 @@ class PipelineTuning(PictureTuning):
 
         def drawn() -> tuple[Tensor, list[Any]]:
             labels = torch.arange(SCALED_ON) % len(learnt.texts)
-            x = sampler.tokens(SCALED_ON, asked.cond(labels), Noise(self.eval_seed + 2))
-            return pipeline.decode(x).clamp(-1, 1), asked.prompts_of(labels)
+            x = sampler.tokens(SCALED_ON, table.cond(labels), Noise(self.eval_seed + 2))
+            return pipeline.decode(x).clamp(-1, 1), table.prompts_of(labels)
 
         rewards = self.rewards_for(subject, drawn)
         numbers = list(range(len(learnt.texts)))
-        others = list(range(len(numbers), len(asked.texts)))
+        others = list(range(len(numbers), len(table.texts)))
         tuned = TunedModel(sampler, reference, rewards, None, Path(str(self.pipeline)).name, "prompts",
-                           [str(text) for text in asked.texts], asked.texts, numbers, others, asked.cond, by_prompt,
-                           asked.metadata, lambda x: pipeline.decode(x).clamp(-1, 1))
+                           [str(text) for text in table.texts], table.texts, numbers, others, table.cond, by_prompt,
+                           table.metadata, lambda x: pipeline.decode(x).clamp(-1, 1))
         aligning = self.algorithm.prepare(Setup(self._sampler(pipeline, self.tune_steps or self.steps), rewards.tuned,
                                                 tuned.ask(numbers), decode=tuned.decode, seed=self.seed,
                                                 rows=self.rows))
@@ -105,7 +105,7 @@ class BothMonitors:
 
 
 @dataclass(frozen=True)
-class AskedPrompts:
+class PromptTable:
     """All prompts of a run, counted. metadata: of each, None where none has any."""
 
     texts: list[Any]
@@ -125,12 +125,12 @@ class AskedPrompts:
                 for key, entries in cond.items()} if cond else None
 
 
-def asked_of(pipeline: Pipeline, *sets: ChosenPrompts | None) -> AskedPrompts:
+def prompt_table(pipeline: Pipeline, *sets: ChosenPrompts | None) -> PromptTable:
     """The prompts of all sets, in turn; ValueError for what the pipeline cannot encode."""
     texts = [text for each in sets if each for text in each.texts]
     metadata = [more for each in sets if each for more in each.metadata]
     pipeline.encode([*{type(text): text for text in texts}.values()])
-    return AskedPrompts(texts, metadata if any(more is not None for more in metadata) else None,
+    return PromptTable(texts, metadata if any(more is not None for more in metadata) else None,
                         lambda prompts: pipeline.encode(prompts))
 
 

@@ -33,7 +33,7 @@ from dforce.core.schedule import Schedule
 from dforce.data.normalize import Affine
 from dforce.nets.pictures import CameraCoders
 from dforce.train.atomic_folder import CheckpointError, recover, sealed, verified, write_tensors
-from dforce.train.contents import NEEDED, Contents, check_contents, used
+from dforce.train.contents import NEEDED, Contents, check_contents, check_whole, used
 from dforce.train.model_card import model_card
 from dforce.train.state import TrainingState, built_for, check_weights, load_weights
 
@@ -44,7 +44,6 @@ FORMAT = 1
 MODEL = ("net", "schedule", "predict", "data_std")  # what a configuration says of the denoiser
 BESIDE = ("ema.", "normalizer.", "coders.")  # what names begin with that are no weights of the objective
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-
 
 # format n -> what turns the parts of format n into those of n + 1. Every format ever released has to stay here.
 MIGRATIONS: dict[int, Callable[[Contents], Contents]] = {}
@@ -134,9 +133,7 @@ def load(where: str | Path, *, device: torch.device | str = "cpu", raw: bool = F
     """
     folder = find(where)
     parts = _read(folder)
-    if parts.layout.get("kind") == "pipeline":
-        raise CheckpointError(f"{folder} holds what was tuned of the pipeline {parts.layout['pipeline']}, and no model "
-                              f"of its own: dforce sample pipeline pipeline={parts.layout['pipeline']} lora={where}")
+    check_whole(folder, parts)
     with used(folder, "checkpoint"):
         weights, origin = _stripped("denoiser.", parts.tensors), f"the weights in {folder}"
         with torch.device("meta"):  # compared before anything of its size is allocated

@@ -132,6 +132,14 @@ def check_contents(folder: Path, manifest: Mapping[str, Any], parts: Contents) -
         _check_cameras(parts.layout)
 
 
+def check_whole(folder: Path, parts: Contents) -> None:
+    """CheckpointError where there is no model, but what was tuned of one in another folder."""
+    source = parts.layout.get("pipeline")
+    if source is not None:
+        raise CheckpointError(f"{folder} holds what was tuned of the pipeline {source}, and no model of its own: "
+                              f"dforce sample pipeline pipeline={source} lora={folder}")
+
+
 def _fits(value: Any, schema: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{where} must hold a mapping, got {str(value)[:40]!r}")
