@@ -16,7 +16,7 @@ FOLDERS = {"dforce": "dforce", "envs": "dforce/envs", "configs": "dforce/configs
 
 
 def sources() -> list[Path]:
-    kinds = ".py", ".yaml", ".xml", ".html"
+    kinds = ".py", ".yaml", ".xml", ".html", ".txt"
     return [file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in kinds]
 
 
