@@ -2,13 +2,16 @@
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dforce.core.schedule import Schedule, from_betas
+
+FLOW_STEPS = 100  # of sampling, at most, in the table of a flow pipeline
+SAME = 2e-7       # sigmas of float32 nearer to one another are one
 
 
 def from_diffusers(scheduler: Any, steps: int | None = None) -> Schedule:
@@ -78,6 +81,37 @@ def sampling_levels(scheduler: Any, steps: int) -> Tensor:
     return torch.cat([timestep + 1, torch.tensor([last])])
 
 
+def flow_sampling(scheduler: Any, given: Callable[[int], Mapping[str, Any]]) -> tuple[
+        Schedule, Callable[[int], Tensor]]:
+    """The table of a FlowMatchEulerDiscreteScheduler that holds its sampling, and steps -> its levels [steps + 1].
+
+    given: steps -> what else the pipeline gives `set_timesteps`: sigmas of its own, or mu where shifting is dynamic.
+    The table has the sigmas of 1 to `FLOW_STEPS` steps, each exactly, and those of num_train_timesteps steps, so that
+    levels lie as evenly as the scheduler's own. ValueError, by name, for what is not reproduced.
+    """
+    name = type(scheduler).__name__
+    if name != "FlowMatchEulerDiscreteScheduler":
+        raise ValueError(f"the sampling of a {name} is not reproduced, only that of a FlowMatchEulerDiscreteScheduler")
+    _refuse(name, refusals(scheduler, SCHEDULERS[name]) + refusals(scheduler, STOCHASTIC, known=False))
+    count, fresh = int(scheduler.config.num_train_timesteps), copy.deepcopy(scheduler)
+
+    def sigmas(steps: int) -> Tensor:
+        fresh.set_timesteps(steps, **given(steps))
+        return fresh.sigmas.double().cpu()
+
+    every = torch.cat([sigmas(steps) for steps in (*range(1, FLOW_STEPS + 1), count)]).unique()
+    table = every[torch.cat([every.new_ones(1), every.diff()]) > SAME]  # one of those that rounding alone sets apart
+
+    def levels(steps: int) -> Tensor:
+        if not 1 <= steps <= FLOW_STEPS:
+            raise ValueError(f"steps must lie in 1..{FLOW_STEPS}, got {steps}")
+        return (table - sigmas(steps)[:, None]).abs().argmin(1)
+
+    label = count * table
+    label[0] = label[1]
+    return Schedule(1 - table, table, label=label), levels
+
+
 def _after_set_timesteps(scheduler: Any, steps: int) -> Any:
     """A copy on which `set_timesteps` was called: the caller's scheduler stays as it is."""
     fresh = copy.deepcopy(scheduler)
@@ -134,6 +168,7 @@ SCHEDULERS = {
 _FLOW_SAMPLING: dict[str, tuple[Any, ...]] = dict.fromkeys(
     ("use_dynamic_shifting", "shift_terminal", "stochastic_sampling", *_KARRAS.split()), _OFF)
 SAMPLING = _entries("", "", **_FLOW_SAMPLING)
+STOCHASTIC = _entries("", "", stochastic_sampling=_OFF)
 
 _LAYERS = "down_block_types up_block_types layers_per_block act_fn norm_num_groups"
 AUTOENCODER = _entries(

@@ -1,5 +1,6 @@
 """Guidance wrappers, denoisers around another one with the traits of the one inside: the base, and two simple ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -93,6 +94,21 @@ class clipped(Wrapper):
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
         x0, state = self.denoiser(x, level, state, cond)
         return x0.clamp(self.low, self.high), state
+
+
+class conditioned(Wrapper):
+    """The denoiser with further conditioning that is the same for every sequence, such as a distilled guidance scale.
+
+    static: name -> one row [1, ...].
+    """
+
+    def __init__(self, denoiser: Denoiser, static: Mapping[str, Tensor]):
+        super().__init__(denoiser)
+        self.static = dict(static)
+
+    def init_state(self, batch: int, cond: Cond | None = None) -> State:
+        more = {name: row.expand(batch, *row.shape[1:]) for name, row in self.static.items()}
+        return self.denoiser.init_state(batch, {**(cond or {}), "static": {**(cond or {}).get("static", {}), **more}})
 
 
 class classifier_free(Wrapper):

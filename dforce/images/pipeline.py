@@ -1,5 +1,6 @@
 """An image generator as one value, whoever trained it: ours, or a pretrained network of diffusers."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,20 +13,22 @@ from dforce.align.on_policy import Sampler
 from dforce.core.denoiser import Cond, Denoiser, Precond
 from dforce.core.diffusers_schedule import UNET, from_diffusers, refusals, sampling_levels
 from dforce.core.schedule import Schedule
-from dforce.guidance.wrapper import classifier_free
+from dforce.guidance.wrapper import classifier_free, conditioned
 from dforce.images.pipeline_families import (
     Prompts,
     Size,
-    diffusion_schedule,
+    distilled_guidance,
     network_of,
     read_pipeline,
+    schedule_of,
     shape_of,
 )
 from dforce.nets.autoencoder import Decode
 from dforce.nets.diffusers import load_scheduler, load_unet
 
 # prediction_type of a scheduler -> what a denoiser predicts
-PREDICT: dict[str, Literal["eps", "v", "x0"]] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+PREDICT: dict[str, Literal["eps", "v", "x0", "flow"]] = {
+    "epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow": "flow"}
 
 
 class Pipeline(NamedTuple):
@@ -38,11 +41,17 @@ class Pipeline(NamedTuple):
     null: Cond | None                   # that of no prompt, one row; None where there is none
     decode: Callable[[Tensor], Tensor]  # tokens [B, 1, C, H, W] -> images in [-1, 1]
     levels: Callable[[int], Tensor]     # number of steps -> levels [steps + 1] from K down to 0
+    distilled: Callable[[float], dict[str, Tensor]] | None = None  # guidance scale -> input of a network that takes it
 
     def sampler(self, steps: int, *, guidance: float = 1.0, **how: Any) -> Sampler:
-        """Draws tokens or records their runs; guidance: scale of classifier-free guidance; how: more of `Sampler`."""
+        """Draws tokens or records their runs; guidance: scale of classifier-free guidance; how: more of `Sampler`.
+
+        A network that takes the scale as an input (Flux, consistency models) is shown it instead.
+        """
         denoiser = self.denoiser
-        if guidance != 1:
+        if self.distilled is not None:
+            denoiser = conditioned(denoiser, self.distilled(guidance))
+        elif guidance != 1:
             if self.null is None:
                 raise ValueError("classifier-free guidance wants a model that knows images without a prompt")
             denoiser = classifier_free(denoiser, guidance, self.null)
@@ -71,20 +80,22 @@ def load_pipeline(source: Any, *, dtype: torch.dtype | None = None, device: torc
     if dtype is not None or device is not None:
         pipe.to(device=device, dtype=dtype)
     net = network_of(pipe, family)
-    schedule, levels, kind, note = diffusion_schedule(pipe.scheduler)
+    shape, size = shape_of(pipe, family, size)
+    schedule, levels, kind, note = schedule_of(pipe, family, shape)
     if note:
         print(f"note: {note}")
-    shape, size = shape_of(pipe, family, size)
-    prompts = Prompts(pipe, family, size)
-    schedule = schedule.to(pipe.device)
+    prompts, schedule = Prompts(pipe, family, size), schedule.to(pipe.device)
     return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, shape, prompts, prompts.null(negative),
-                    Decode(pipe.vae), levels)
+                    Decode(pipe.vae), levels, distilled_guidance(pipe, family))
 
 
 def _holds_images(folder: Path) -> bool:
     """Is it the folder of a UNet2DModel, of images without text?"""
-    return (folder / "unet" / "config.json").is_file() and not (folder / "model_index.json").is_file() or (
-        (folder / "model_index.json").is_file() and '"UNet2DModel"' in (folder / "model_index.json").read_text())
+    try:
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("_class_name") == "UNet2DModel"
 
 
 def from_unet(folder: str | Path, *, dtype: torch.dtype | None = None,

@@ -4,18 +4,21 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dforce.core.denoiser import Cond
-from dforce.core.diffusers_schedule import from_diffusers, sampling_levels
+from dforce.core.diffusers_schedule import SCHEDULERS, flow_sampling, from_diffusers, sampling_levels
 from dforce.core.schedule import Schedule
-from dforce.nets.diffusers import PretrainedNet, base_of, diffusers_for
+from dforce.nets.diffusers import CALLS, PretrainedNet, base_of, diffusers_for
 
 Size = tuple[int, int]  # height and width of an image
+CLEAN = all(find_spec(name) for name in ("bs4", "ftfy"))  # PixArt cleans its prompts where it can
 
 
 class Family(NamedTuple):
@@ -23,12 +26,13 @@ class Family(NamedTuple):
 
     parts: components without which it cannot run. answer: what its `encode_prompt` answers with, in order: names of
     cond["static"], "-name" those of the negative prompt, "" what is not used. constants: size -> further entries, the
-    same for every image.
+    same for every image. sigmas: of a flow, the pipeline counts its sigmas itself, from 1 to 1 / steps.
     """
 
     parts: tuple[str, ...]
     answer: tuple[str, ...]
     constants: Callable[[Any, Size], Mapping[str, Sequence[float]]] = lambda pipe, size: {}
+    sigmas: bool = False
 
     @property
     def network(self) -> str:
@@ -36,11 +40,23 @@ class Family(NamedTuple):
         return next(part for part in self.parts if part in ("unet", "transformer"))
 
 
+def _aspect(pipe: Any, size: Size) -> dict[str, Sequence[float]]:
+    """What PixArt-alpha of 1024 pixels is told about the size; smaller ones are told nothing."""
+    if not pipe.transformer.use_additional_conditions:
+        return {}
+    return {"resolution": size, "aspect": (size[0] / size[1],)}
+
+
 _ONE, _TWO = ("tokenizer", "text_encoder", "vae"), ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae")
+_POOLED = ("text", "-text", "pooled", "-pooled")
+_PIXART = Family((*_ONE, "transformer"), ("text", "text_mask", "-text", "-text_mask"), _aspect)
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family((*_ONE, "unet"), ("text", "-text")),
-    "StableDiffusionXLPipeline": Family((*_TWO, "unet"), ("text", "-text", "pooled", "-pooled"),
-                                        lambda pipe, size: {"size": [*size, 0, 0, *size]}),
+    "StableDiffusionXLPipeline": Family((*_TWO, "unet"), _POOLED, lambda pipe, size: {"size": [*size, 0, 0, *size]}),
+    "StableDiffusion3Pipeline": Family((*_TWO, "transformer"), _POOLED),  # the third encoder, T5, may be missing
+    "FluxPipeline": Family((*_TWO, "transformer"), ("text", "pooled", ""), sigmas=True),
+    "PixArtAlphaPipeline": _PIXART,
+    "PixArtSigmaPipeline": _PIXART,
 }
 
 
@@ -55,8 +71,9 @@ def read_pipeline(source: Any, *, dtype: torch.dtype | None, hub: bool) -> tuple
     family = FAMILIES[kind]
     if missing := [part for part in family.parts if getattr(source, part, None) is None]:
         raise ValueError(f"this {kind} has no {', no '.join(missing)}: it cannot turn prompts into images")
-    for part in ("vae", *(name for name in family.parts if name.startswith("text_encoder"))):
-        getattr(source, part).eval().requires_grad_(False)
+    for name, part in source.components.items():
+        if isinstance(part, nn.Module) and name != family.network:
+            part.eval().requires_grad_(False)
     return source, family
 
 
@@ -118,7 +135,7 @@ def shape_of(pipe: Any, family: Family, size: Size | None) -> tuple[tuple[int, i
     if size is None:
         height, width = (side, side) if isinstance(side, int) else side
         size = (height * shrink, width * shrink)
-    step = shrink * (2 if "Flux" in type(pipe).__name__ else 1)
+    step = shrink * (2 if CALLS[type(base_of(getattr(pipe, family.network))).__name__].packed else 1)
     if min(size) < step or any(length % step for length in size):
         raise ValueError(f"the sides of an image must be multiples of {step} pixels, got {size}")
     return (int(pipe.vae.config.latent_channels), size[0] // shrink, size[1] // shrink), size
@@ -148,7 +165,7 @@ class Prompts:
     @torch.no_grad()
     def _asked(self, prompts: list[str], **more: Any) -> dict[str, Tensor]:
         given = {"prompt": prompts, "prompt_2": None, "prompt_3": None, "device": self.pipe.device,
-                 "num_images_per_prompt": 1, **more}
+                 "num_images_per_prompt": 1, "clean_caption": CLEAN, **more}
         answer = self.pipe.encode_prompt(**{name: value for name, value in given.items() if name in self.takes})
         return dict(zip(self.family.answer, answer, strict=True))
 
@@ -160,24 +177,56 @@ class Prompts:
         return {"static": static}
 
 
-def diffusion_schedule(scheduler: Any) -> tuple[Schedule, Callable[[int], Tensor], str, str]:
-    """(table, levels of a number of steps, prediction_type, note) of a scheduler with betas.
+def schedule_of(pipe: Any, family: Family, shape: tuple[int, int, int]) -> tuple[
+        Schedule, Callable[[int], Tensor], str, str]:
+    """(table, levels of a number of steps, prediction_type or "flow", note) of a pipeline that draws latents of shape.
 
     Samplers with several steps or an order of their own (PNDM, Euler, DPM-Solver, UniPC) become the DDIM scheduler of
-    the same table without clipping, which a line says. ValueError for what is not reproduced.
+    the same table without clipping, which the note says. ValueError for what is not reproduced.
     """
-    table, kind, note = from_diffusers(scheduler), type(scheduler).__name__, ""
+    scheduler = pipe.scheduler
+    config, kind, note = scheduler.config, type(scheduler).__name__, ""
+    if kind not in SCHEDULERS:
+        raise ValueError(f"the sampling of a {kind} is not reproduced here; give the pipeline another one before: "
+                         "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)")
+    if kind.startswith("FlowMatch"):
+        return *flow_sampling(scheduler, partial(_timesteps, config, family, _patches(pipe, shape))), "flow", ""
+    table = from_diffusers(scheduler)
     if not kind.startswith(("DDIM", "DDPM")):
-        import diffusers
-
-        config = {**scheduler.config, "clip_sample": False}
         if config.get("timestep_type", "discrete") != "discrete":
             raise ValueError(f"{kind} has timestep_type={config['timestep_type']}, which is not reproduced")
-        if config.get("timestep_spacing") == "linspace":
-            config["timestep_spacing"] = "leading"
-        scheduler = diffusers.DDIMScheduler.from_config(config)
-        note = (f"its {kind} is sampled as the DDIMScheduler of the same table, timestep_spacing="
-                f"{scheduler.config.timestep_spacing!r}, clip_sample=False")
+        spacing = config["timestep_spacing"] if config.get("timestep_spacing") != "linspace" else "leading"
+        scheduler = diffusers_for(None).DDIMScheduler.from_config(config, clip_sample=False, timestep_spacing=spacing)
+        note = (f"its {kind} is sampled as the DDIMScheduler of the same table, timestep_spacing={spacing!r}, "
+                "clip_sample=False")
     levels = partial(sampling_levels, scheduler)
     levels(min(10, table.levels))
-    return table, levels, str(scheduler.config.prediction_type), note
+    return table, levels, str(config.prediction_type), note
+
+
+def _patches(pipe: Any, shape: tuple[int, int, int]) -> int:
+    """Into how many patches a transformer cuts a latent of this shape."""
+    config = base_of(pipe.transformer).config
+    side = 2 if CALLS[type(base_of(pipe.transformer)).__name__].packed else int(config.patch_size)
+    return (shape[1] // side) * (shape[2] // side)
+
+
+def _timesteps(config: Mapping[str, Any], family: Family, patches: int, steps: int) -> dict[str, Any]:
+    """What a flow pipeline gives `set_timesteps`: its sigmas, and mu, which rises with the number of patches."""
+    given: dict[str, Any] = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if family.sigmas else {}
+    if config.get("use_dynamic_shifting"):
+        first, last = config["base_image_seq_len"], config["max_image_seq_len"]
+        rise = (config["max_shift"] - config["base_shift"]) / (last - first)
+        given["mu"] = config["base_shift"] + rise * (patches - first)
+    return given
+
+
+def distilled_guidance(pipe: Any, family: Family) -> Callable[[float], dict[str, Tensor]] | None:
+    """Guidance scale -> what a network that takes it as an input is shown, one row; None for one that does not."""
+    network = base_of(getattr(pipe, family.network))
+    if network.config.get("guidance_embeds"):
+        return lambda scale: {"guidance": torch.tensor([float(scale)], device=pipe.device)}
+    if (width := network.config.get("time_cond_proj_dim")) is not None:
+        return lambda scale: {"guidance": pipe.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), width).to(
+            pipe.device)}
+    return None

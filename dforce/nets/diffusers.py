@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -14,7 +15,7 @@ class Call(NamedTuple):
     """How the forward of one class of networks is called.
 
     image: name of the argument that takes the images. arguments: cond["static"] name -> argument. added: the same for
-    entries of added_cond_kwargs. needed: names without which it cannot run. label: what timesteps are multiplied by.
+    entries of added_cond_kwargs. needed: names without which it cannot run. divisor: of timesteps.
     packed: latents enter as a row of 2x2 patches with their positions. halved: the second half of the answer, a
     variance, is not used. folder: its part of a pipeline.
     """
@@ -23,7 +24,7 @@ class Call(NamedTuple):
     arguments: Mapping[str, str] = {}
     added: Mapping[str, str] = {}
     needed: tuple[str, ...] = ()
-    label: float = 1.0
+    divisor: float = 1.0
     packed: bool = False
     halved: bool = False
     folder: str = "unet"
@@ -38,9 +39,9 @@ CALLS: dict[str, Call] = {
                                  added={"pooled": "text_embeds", "size": "time_ids"}, needed=("text",)),
     "SD3Transformer2DModel": Call("hidden_states", _POOLED, needed=("text", "pooled"), folder="transformer"),
     "FluxTransformer2DModel": Call("hidden_states", {**_POOLED, "guidance": "guidance"}, needed=("text", "pooled"),
-                                   label=1e-3, packed=True, folder="transformer"),
+                                   divisor=1000.0, packed=True, folder="transformer"),
     "PixArtTransformer2DModel": Call("hidden_states", _MASKED, {"resolution": "resolution", "aspect": "aspect_ratio"},
-                                     needed=("text", "text_mask"), folder="transformer"),
+                                     needed=("text", "text_mask"), halved=True, folder="transformer"),
 }
 
 
@@ -89,12 +90,36 @@ class PretrainedNet(nn.Module):
                                      if name in call.arguments}
         if added := {call.added[name]: value for name, value in given.items() if name in call.added}:
             arguments["added_cond_kwargs"] = added
-        arguments[call.image], arguments["timestep"] = x[:, 0].to(dtype), label[:, 0] * call.label
-        out = self.module(**arguments, return_dict=False)[0]
+        image = x[:, 0].to(dtype)
+        if call.packed:
+            arguments["img_ids"], arguments["txt_ids"] = positions(image), image.new_zeros(given["text"].shape[1], 3)
+        arguments[call.image] = patches_of(image) if call.packed else image
+        out = self.module(timestep=label[:, 0] / call.divisor, return_dict=False, **arguments)[0]
+        if call.packed:
+            out = image_of_patches(out, x.shape[-2])
+        if call.halved and out.shape[1] == 2 * x.shape[2]:
+            out = out.chunk(2, 1)[0]
         if out.shape[1] != x.shape[2]:
             raise ValueError(f"this network answers with {out.shape[1]} channels for {x.shape[2]}: one that also "
                              "predicts a variance, or that takes masks beside the image, is not supported")
         return out[:, None], state
+
+
+def patches_of(x: Tensor) -> Tensor:
+    """Latents [B, C, H, W] as a row of 2x2 patches [B, H W / 4, 4 C], as Flux takes them."""
+    return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
+
+
+def image_of_patches(x: Tensor, height: int) -> Tensor:
+    """The inverse of `patches_of`: [B, H W / 4, 4 C] -> [B, C, H, W]."""
+    return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=height // 2, p=2, q=2)
+
+
+def positions(x: Tensor) -> Tensor:
+    """[H W / 4, 3]: of each patch of latents [B, C, H, W] 0, its row and its column."""
+    height, width = x.shape[-2] // 2, x.shape[-1] // 2
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).to(x)
 
 
 def base_of(module: Any) -> Any:
