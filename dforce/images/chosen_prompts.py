@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dforce.config import resolve
+from dforce.config import nearest, resolve
+from dforce.images.prompts import PROMPT_SETS, prompt_set, split_prompts
 
 HOW = ("give a list, ['a cat','a dog'], a text file of one a line (.jsonl: objects with \"prompt\", the rest is "
-       "metadata), or a function of a package of yours that returns them, mine.prompts, with trust=mine")
+       "metadata), a set such as animals45, or a function of a package of yours that returns them, mine.prompts, with "
+       "trust=mine")
 
 
 class ChosenPrompts(NamedTuple):
@@ -16,6 +18,10 @@ class ChosenPrompts(NamedTuple):
 
     texts: list[Any]
     metadata: list[Any]
+
+    def some(self, numbers: list[int]) -> "ChosenPrompts":
+        """Those of these numbers."""
+        return ChosenPrompts([self.texts[i] for i in numbers], [self.metadata[i] for i in numbers])
 
 
 def chosen_prompts(given: Any, *, key: str = "prompts", trust: Any = None) -> ChosenPrompts:
@@ -34,6 +40,16 @@ def chosen_prompts(given: Any, *, key: str = "prompts", trust: Any = None) -> Ch
     return ChosenPrompts([each for each, _ in pairs], [metadata for _, metadata in pairs])
 
 
+def with_held_out(given: Any, held_out: Any, *, seed: int,
+                  trust: Any = None) -> tuple[ChosenPrompts, ChosenPrompts | None]:
+    """Prompts to tune on, and those that are held out: a share of the former, or prompts of their own, or None."""
+    prompts = chosen_prompts(given, trust=trust)
+    if isinstance(held_out, float):
+        kept, out = split_prompts(len(prompts.texts), held_out, seed=seed)
+        return prompts.some(kept), prompts.some(out)
+    return prompts, chosen_prompts(held_out, key="held_out", trust=trust) if held_out else None
+
+
 def _named(name: str, key: str, trust: Any) -> Sequence[Any]:
     """Prompts, or pairs of a prompt and its metadata."""
     file = Path(name)
@@ -47,7 +63,9 @@ def _named(name: str, key: str, trust: Any) -> Sequence[Any]:
                     for each in objects]
         except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{key}={name} is no file of prompts ({type(error).__name__}: {error}): {HOW}") from error
+    if name in PROMPT_SETS:
+        return prompt_set(name)
     if " " not in name and "." in name:
         function: Any = resolve(name, trust=trust)
         return list(function()) if callable(function) else function
-    raise ValueError(f"no prompts {name!r}: {HOW}")
+    raise ValueError(f"no prompts {name!r}{nearest(name, PROMPT_SETS)}: {HOW}")

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dforce.align import Sampler, cps, dance, flow_sde
 from dforce.align.monitor import Monitor, reward_measures
-from dforce.align.rewards.combined import Weighted, scales_of
-from dforce.align.rewards.protocol import Subject
+from dforce.align.rewards.combined import Vote, Weighted, scales_of
+from dforce.align.rewards.protocol import Subject, Watched
 from dforce.align.rewards.store import Rewards, named_reward
 from dforce.align.tuning_run import PreparedTuning, TuningRun
 from dforce.config import require_name
@@ -34,6 +34,9 @@ class PictureTuning(TuningRun):
 
     reward: str
     rewards: Mapping[str, float] | None
+    vote: Literal["rank", "majority"] | None
+    reward_settings: Mapping[str, Any] | None
+    held_out_reward: str | None
     steps: int
     tune_steps: int | None
     sde: str | None
@@ -50,16 +53,26 @@ class PictureTuning(TuningRun):
                        min_std=self.min_std, rows=self.rows)
 
     def rewards_for(self, subject: Subject, draw: Callable[[], tuple[Tensor, list[Any]]]) -> Rewards:
-        """The reward of the name, or the weighted sum of several at one scale. draw: images of the base, prompts."""
+        """The reward of the name, or of several the weighted sum at one scale, or vote. draw: images of the base and
+        their prompts.
+        """
+        def reward_of(name: str) -> Watched:
+            return named_reward(name, subject._replace(settings=self.reward_settings), trust=self.trust)
+
+        judge = reward_of(self.held_out_reward).tuned if self.held_out_reward else None
         if self.rewards is None:
-            tuned, held_out = named_reward(self.reward, subject, trust=self.trust)
-            return Rewards(self.reward, tuned, held_out, {})
+            if self.vote is not None:
+                raise ValueError(f"vote={self.vote} is of several rewards: give rewards={{jpeg: 1, class: 1}}")
+            tuned, held_out = reward_of(self.reward)
+            return Rewards(self.reward, tuned, judge or held_out, {})
         weights = {str(name): float(weight) for name, weight in self.rewards.items()}
         if not weights:
             raise ValueError("rewards is empty: give {jpeg: 1, class: 0.5}, or reward alone")
-        parts = {name: named_reward(name, subject, trust=self.trust).tuned for name in weights}
-        total = Weighted(parts, weights, statistics=scales_of(parts, *draw()))
-        return Rewards(" + ".join(f"{weight:g} {name}" for name, weight in weights.items()), total, None, parts)
+        parts = {name: reward_of(name).tuned for name in weights}
+        title = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+        if self.vote is not None:
+            return Rewards(f"{self.vote} of {title}", Vote(parts, self.vote, weights=weights), judge, parts)
+        return Rewards(title, Weighted(parts, weights, statistics=scales_of(parts, *draw())), judge, parts)
 
     def monitor(self, tuned: TunedModel, numbers: list[int], *, seed: int) -> Monitor | None:
         """Looks at reward, held-out reward, class accuracy and diversity of images of what has these numbers."""

@@ -44,6 +44,7 @@ class PipelineSampling:
     negative: str | None
     size: Any
     reward: str | None
+    reward_settings: Mapping[str, Any] | None
     seed: int
     rows: int | None
     hub: bool
@@ -61,7 +62,8 @@ class PipelineSampling:
             models = dict(zip(("base", "tuned"), tuned_pipelines(pipeline, self.lora), strict=True))
         reward = None
         if self.reward is not None:
-            subject = Subject(image_shape(pipeline), seed=self.seed, device=pipeline.schedule.alpha.device)
+            subject = Subject(image_shape(pipeline), seed=self.seed, device=pipeline.schedule.alpha.device,
+                              settings=self.reward_settings)
             reward = named_reward(self.reward, subject, trust=self.trust).tuned
         labels = torch.arange(self.count or len(prompts.texts)) % len(prompts.texts)
         return PreparedSampling(models, prompt_table(pipeline, prompts), labels.sort().values, reward)

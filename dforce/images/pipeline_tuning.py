@@ -20,7 +20,7 @@ from dforce.core.noise import Noise
 from dforce.core.tree import select
 from dforce.guidance.reporting import share_of
 from dforce.guidance.wrapper import module_inside
-from dforce.images.chosen_prompts import ChosenPrompts, chosen_prompts
+from dforce.images.chosen_prompts import ChosenPrompts, with_held_out
 from dforce.images.picture_tuning import PictureTuning
 from dforce.images.pictures import by_prompt
 from dforce.images.pipeline import Pipeline
@@ -46,8 +46,7 @@ class PipelineTuning(PictureTuning):
 
     def prepare(self) -> PreparedTuning:
         """Pipeline, prompts, reward and algorithm, or ValueError."""
-        learnt = chosen_prompts(self.prompts, trust=self.trust)
-        unseen = chosen_prompts(self.held_out, key="held_out", trust=self.trust) if self.held_out else None
+        learnt, unseen = with_held_out(self.prompts, self.held_out, seed=self.seed, trust=self.trust)
         if self.lowrank is None and self.dtype in ("bf16", "fp16"):
             raise ValueError(f"all weights learn in fp32 (lowrank=null), got dtype={self.dtype}: give lowrank=4, whose "
                              "adapters are fp32 beside frozen weights, or leave dtype out")

@@ -1,8 +1,9 @@
 """A world model of video tuned towards a reward of images."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -34,6 +35,7 @@ class VideoTuning(TuningRun):
     raw: bool
     reward: str
     reward_node: Node | None
+    reward_settings: Mapping[str, Any] | None
     data: str | None
     context: int | None
     frames: int
@@ -56,8 +58,8 @@ class VideoTuning(TuningRun):
         model = base._replace(denoiser=AfterContext(copy.deepcopy(base.denoiser).requires_grad_(True)))
         self.adapted(model.denoiser)
         context, sampler = base.context_frames(self.context), self._sampler(model)
-        rewards = reward_of_frames(self.reward_node or self.reward, Subject(base.shape, device=device),
-                                   trust=self.trust)
+        rewards = reward_of_frames(self.reward_node or self.reward,
+                                   Subject(base.shape, device=device, settings=self.reward_settings), trust=self.trust)
         train, held_out = (RealVideo(base, self.data or base.data, split=split, window=context + self.frames, seed=seed)
                            for split, seed in (("train", self.seed), ("val", self.eval_seed)))
         both = Contestants(base, model, sampler, AfterContext(base.denoiser), rewards, held_out, context,

@@ -325,6 +325,7 @@ def test_evaluators_that_fail_are_named() -> None:
                        (lambda: Weighted([bright], normalise=False, statistics={"0": Scale(0, 1)}), "do nothing"),
                        (lambda: Vote([bright], "loudest"), "'rank' or 'majority'"),
                        (lambda: Vote([bright], within="all"), "'prompt' or 'batch'"),
+                       (lambda: Vote([bright], weights=[0]), "nobody has a vote"),
                        (lambda: Vote([bright])(x, []), "0 prompts for 3 samples"),
                        (lambda: scales_of([bright], x[:1], ["a"]), "two samples or more")):
         with pytest.raises(ValueError, match=told):
@@ -345,6 +346,9 @@ def test_votes_by_hand() -> None:
     apart = Vote(jury)(x, ["a", "b", "a", "c"])
     assert apart.tolist() == pytest.approx([1 / 3, 0.5, 2 / 3, 0.5])
     assert torch.equal(Vote(jury, within="batch")(x, []), ranks)
+    # the first has two votes, the second none, the third votes the other way round
+    weighted = Vote(jury, weights=[2, 0, -1])(x, ["a"] * 4)
+    assert weighted.tolist() == pytest.approx([0, (2 + 3) / 9, (5 + 2) / 9, (5 + 1) / 9])
 
 
 @pytest.mark.parametrize("rule", ["rank", "majority"])

@@ -18,6 +18,8 @@ from dforce.images import class_cond, draw, load_classifier, load_model
 from dforce.images.tuning_report import TunedModel
 from dforce.report.rows import filter_rows, read_results
 from dforce.train.checkpoint import find, load, verify
+from tests.align.published_folders import clip_model, clip_tokenizer
+from tests.align.test_reward_server import brightness, serving
 
 SMALL = ["algorithm.epochs=2", "algorithm.samples=20", "algorithm.updates=2", "steps=4", "evaluate=20", "best_of=2",
          "watch=20", "watch_every=1", "device=cpu"]
@@ -31,7 +33,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def align(*words: str, small: bool = True) -> int:
-    return main(["align", "image", *words, *(SMALL if small else [])])
+    return main(["align", "image", *(SMALL if small else []), *words])
 
 
 def weights(where: str | Path) -> dict[str, torch.Tensor]:
@@ -129,6 +131,42 @@ def test_several_rewards_at_once_are_each_measured() -> None:
     assert {"watch_jpeg", "watch_class", "watch_reward"} <= set(looks("a")[0])
     for words in (["rewards={}"], ["rewards={jpg: 1}"]):
         assert main(["align", "image", *words, "out=b"]) == 2
+
+
+@pytest.mark.slow
+def test_a_published_reward_is_read_from_its_folder_and_another_judges(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    clip_model(clip_tokenizer(folder)).save_pretrained(folder)
+    pick = f"{{folder: {folder}, template: 'the digit {{}}'}}"
+    settings, few = f"reward_settings={{pickscore: {pick}, clip: {{folder: {folder}}}}}", ["evaluate=10", "watch=0"]
+    assert align("reward=pickscore", "held_out_reward=clip", "algorithm=draft", settings, "out=a", *few) == 0
+    tuned = {row["metric"]: row["value"] for row in filter_rows(read_results("a/results.json").rows, method="tuned")}
+    assert -15 < tuned["reward"] < 15 and 0 <= tuned["held_out_reward"] <= 2.5
+    assert align("rewards={pickscore: 2, jpeg: 1}", "vote=rank", settings, "out=b", *few) == 0
+    for words, told in ((["reward=pickscore"], "give folder or hub"), (["vote=rank"], "is of several rewards"),
+                        (["reward_settings={clap: {}}"], "did you mean 'clip'")):
+        assert align(*words, "out=c") == 2 and told in capsys.readouterr().err
+    assert not Path("c").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_its_reward_server_is_up_again(capsys) -> None:
+    def tires(request, number):
+        return brightness(request) if number < 3 else 503
+
+    words = ["algorithm.samples=20", "algorithm.updates=2", "algorithm.epochs=3", "steps=4", "evaluate=0", "watch=0",
+             "reward=server", "device=cpu"]
+    with serving(tires) as (url, _):
+        assert align(*words, f"reward_settings={{server: {{url: '{url}', retries: 0}}}}", "out=a", small=False) == 2
+    assert "answered with status 503" in (told := capsys.readouterr().err) and "has those of epoch" in told
+    stopped = find("a").name
+    with serving(brightness) as (url, _):
+        assert align("resume=a", f"reward_settings={{server: {{url: '{url}'}}}}", small=False) == 0
+        assert align(*words, f"reward_settings={{server: {{url: '{url}'}}}}", "out=b", small=False) == 0
+    assert stopped < find("a").name == find("b").name
+    for (name, one), other in zip(weights("a").items(), weights("b").values(), strict=True):
+        assert torch.equal(one, other), name
 
 
 @pytest.mark.slow

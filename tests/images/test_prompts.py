@@ -2,6 +2,7 @@
 
 import pytest
 
+from dforce.images.chosen_prompts import chosen_prompts, with_held_out
 from dforce.images.prompts import PROMPT_SETS, prompt_set, split_prompts
 
 
@@ -31,3 +32,13 @@ def test_nothing_to_hold_out_is_refused() -> None:
     for count, share in ((1, 0.5), (9, 0.0), (9, 1.0)):
         with pytest.raises(ValueError, match="of two prompts or more is held out"):
             split_prompts(count, share)
+
+
+def test_a_configuration_names_sets_and_the_share_that_is_held_out() -> None:
+    assert chosen_prompts("activities_unseen").texts == prompt_set("activities_unseen")
+    kept, out = with_held_out("animals45", 0.2, seed=1)
+    assert out is not None and sorted(kept.texts + out.texts) == sorted(prompt_set("animals45")) and len(out.texts) == 9
+    assert with_held_out(["a", "b"], None, seed=0) == (chosen_prompts(["a", "b"]), None)
+    assert with_held_out(["a"], ["b"], seed=0) == (chosen_prompts(["a"]), chosen_prompts(["b"]))
+    with pytest.raises(ValueError, match="no prompts 'animal45'; did you mean 'animals45'"):
+        chosen_prompts("animal45")

@@ -85,22 +85,29 @@ class Vote:
 
     rule "rank" (Borda): the share of the others that a sample is better than, averaged over the evaluators; "majority"
     (Copeland): the share against which more evaluators are for it than against it. Ties count half: answers lie in
-    [0, 1], mean 1/2. within: samples of one "prompt" are compared, or all of the "batch".
+    [0, 1], mean 1/2. weights: votes of each evaluator, None for one each; negative turns an evaluator round. within:
+    samples of one "prompt" are compared, or all of the "batch".
     """
 
     def __init__(self, evaluators: Evaluators, rule: Literal["rank", "majority"] = "rank", *,
+                 weights: Sequence[float] | Mapping[str, float] | None = None,
                  within: Literal["prompt", "batch"] = "prompt"):
         if rule not in ("rank", "majority"):
             raise ValueError(f"rule must be 'rank' or 'majority', got {rule!r}")
         if within not in ("prompt", "batch"):
             raise ValueError(f"within must be 'prompt' or 'batch', got {within!r}")
         self.evaluators, self.rule, self.within = _named(evaluators), rule, within
+        self.weights = _weights(weights, list(self.evaluators))
+        if not any(self.weights.values()):
+            raise ValueError("nobody has a vote: every weight is 0")
 
     def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] | None = None) -> Tensor:
         """[B] float64 in [0, 1]. O(B^2) comparisons."""
         answers = torch.stack(list(_ask_all(self.evaluators, samples, prompts, metadata).values()))
         signs = (answers[:, :, None] - answers[:, None, :]).sign()  # [evaluators, B, B] 1: the row is the better one
-        won = signs.mean(0) if self.rule == "rank" else signs.sum(0).sign()
+        votes = signs.new_tensor([self.weights[name] for name in self.evaluators])[:, None, None]
+        total = (votes * signs).sum(0)
+        won = total / votes.abs().sum() if self.rule == "rank" else total.sign()
         others = ~torch.eye(len(samples), dtype=torch.bool, device=won.device)
         if self.within == "prompt":
             number = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(str, prompts)))}
