@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dforce.align.lora_peft import peft_disabled, peft_layers
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.tree import State
 from dforce.guidance.wrapper import Wrapper, module_inside
@@ -73,6 +74,9 @@ def add_lowrank(model: nn.Module, *, rank: int = 4, alpha: float | None = None, 
         raise ValueError(f"rank must be >= 1, got {rank}")
     if _adapters(model):
         raise ValueError("this model has adapters already; fold(model) keeps their effect and takes them off")
+    if peft_layers(model):
+        raise ValueError("this model has adapters of peft already: tune those, or put them into the weights before, by "
+                         "fuse_lora() and unload_lora_weights() of its pipeline")
     chosen = [(name, module) for name, module in model.named_modules()
               if _fits(module) and (targets is None or targets(name, module))]
     if not chosen:
@@ -108,7 +112,8 @@ def disabled(model: nn.Module) -> Iterator[None]:
     try:
         for adapter in adapters:
             adapter.on = False
-        yield
+        with peft_disabled(model):
+            yield
     finally:
         for adapter, on in zip(adapters, before, strict=True):
             adapter.on = on
@@ -163,6 +168,11 @@ def fold(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
+def has_adapters(model: nn.Module) -> bool:
+    """Has the model adapters, ours or of peft, beneath which it is its own base?"""
+    return bool(_adapters(model) or peft_layers(model))
+
+
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """The adapters' weights alone, by their names in the model."""
     return {f"{name}.lowrank.{factor}": getattr(adapter, factor).detach()
@@ -193,7 +203,16 @@ def load_adapters(folder: str | Path, model: nn.Module) -> list[str]:
         ranks = {name: (int(rank), float(alpha)) for name, (rank, alpha) in about["adapters"].items()}
         if not all(rank >= 1 and math.isfinite(alpha) for rank, alpha in ranks.values()):
             raise ValueError("a rank is below 1, or an alpha not finite")
-    _compare(model, tensors, ranks, str(folder))
+    return hang_adapters(model, tensors, ranks, str(folder))
+
+
+def hang_adapters(model: nn.Module, tensors: Mapping[str, Tensor], ranks: Mapping[str, tuple[int, float]],
+                  origin: str) -> list[str]:
+    """Adapters of these weights, named as in `adapter_state`, on `model`, or in place of those there; ValueError.
+
+    ranks: name of a module -> (rank, alpha) of its adapter. origin: where they come from, for the error.
+    """
+    _compare(model, tensors, ranks, origin)
     if not _adapters(model):
         add_lowrank(model, targets=lambda name, _: name in ranks)
     for name, (_, adapter) in _adapters(model).items():

@@ -67,10 +67,10 @@ class AlignObjective(nn.Module):
     @torch.no_grad()
     def sync(self, keep: float = 0.0) -> None:
         """reference <- keep * reference + (1 - keep) * policy: the old policy of online methods, moved every epoch."""
-        reference = module_inside(self.need_reference("sync"))
+        reference, now = module_inside(self.need_reference("sync")), self.denoiser.state_dict()
         for name, value in reference.state_dict().items():
-            value.copy_(torch.lerp(self.denoiser.state_dict()[name], value, keep) if value.is_floating_point()
-                        else self.denoiser.state_dict()[name])
+            if value.data_ptr() != now[name].data_ptr():  # else it is one of the weights that nothing moves
+                value.copy_(torch.lerp(now[name], value, keep) if value.is_floating_point() else now[name])
 
     def train(self, mode: bool = True) -> AlignObjective:
         super().train(mode)

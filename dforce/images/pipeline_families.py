@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dforce.align.lora_peft import peft_layers
 from dforce.core.denoiser import Cond
 from dforce.core.diffusers_schedule import SCHEDULERS, flow_sampling, from_diffusers, sampling_levels
 from dforce.core.schedule import Schedule
 from dforce.nets.diffusers import CALLS, PretrainedNet, base_of, diffusers_for
 
 Size = tuple[int, int]  # height and width of an image
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts that are not loaded
 CLEAN = all(find_spec(name) for name in ("bs4", "ftfy"))  # PixArt cleans its prompts where it can
 
 
@@ -81,7 +83,7 @@ def _loaded(place: str, dtype: torch.dtype | None, hub: bool) -> Any:
     more: dict[str, Any] = {}
     if Path(place).is_dir():
         index = _index(Path(place))
-        more = {part: None for part in ("safety_checker", "feature_extractor", "image_encoder") if part in index}
+        more = {part: None for part, value in index.items() if part in UNUSED or value == [None, None]}
     elif not hub:
         raise FileNotFoundError(f"there is no folder {place}; hub=True asks the hub of Hugging Face for that name")
     diffusers = diffusers_for(None)
@@ -112,9 +114,12 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def network_of(pipe: Any, family: Family) -> PretrainedNet:
-    """The denoising network of a pipeline, frozen and in evaluation mode; ValueError for one that edits images."""
-    module = getattr(pipe, family.network)
-    net, config = PretrainedNet(module.eval().requires_grad_(False)), base_of(module).config
+    """The denoising network of a pipeline in evaluation mode; ValueError for one that edits images.
+
+    It is frozen, unless it brings adapters of peft, which learn as they do there.
+    """
+    module = getattr(pipe, family.network).eval()
+    net, config = PretrainedNet(module if peft_layers(module) else module.requires_grad_(False)), base_of(module).config
     wanted = int(pipe.vae.config.latent_channels) * (4 if net.call.packed else 1)
     if config.in_channels != wanted:
         raise ValueError(f"this network takes {config.in_channels} channels where a latent has {wanted}: one for "

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dforce.align.lora import add_lowrank, without_adapters
+from dforce.align.lora_diffusers import LORA_FILE, load_lora, save_lora
 from dforce.align.tuning_run import Store
 from dforce.guidance.wrapper import module_inside
 from dforce.images.pipeline import Pipeline, load_pipeline
@@ -44,13 +45,15 @@ def adapt(network: nn.Module, rank: int | None, seed: int) -> None:
 
 
 def pipeline_store(pipeline: Pipeline, source: str, *, whole: bool) -> Store:
-    """Checkpoints of what learns; a whole network beside them in diffusers' layout, as the pipeline's folder has it."""
+    """Checkpoints of what learns, and in the run folder in diffusers' layout the adapters or the whole network."""
     network: Any = module_inside(pipeline.denoiser)
     layout = {"kind": "pipeline", "event_shape": [*pipeline.shape], "pipeline": source}
 
     def write(place: Path, training: Training, config: dict[str, Any], extra: dict[str, Any]) -> None:
         save(place, training.state(learnt=not whole), config=config, layout=layout, extra=extra)
-        if whole:
+        if not whole:
+            save_lora(place.parents[1], network)
+        else:
             module = network.net.module
             with sealed(place.parents[1] / network_folder(pipeline), about={"kind": "diffusers"}) as inside:
                 module.save_pretrained(inside)
@@ -60,14 +63,20 @@ def pipeline_store(pipeline: Pipeline, source: str, *, whole: bool) -> Store:
 def network_folder(pipeline: Pipeline) -> str:
     """unet or transformer: where the folder of a diffusers pipeline has its denoising network."""
     network: Any = module_inside(pipeline.denoiser)
-    return "unet" if "UNet" in type(network.net.module).__name__ else "transformer"
+    return network.net.call.folder
 
 
 def tuned_pipelines(pipeline: Pipeline, where: str) -> tuple[Pipeline, Pipeline]:
-    """(base, tuned) of a run folder of `dforce align pipeline`; both share what was not tuned."""
+    """(base, tuned) of a run folder of `dforce align pipeline`, or of adapters in diffusers' layout; both share what
+    was not tuned."""
+    network = module_inside(pipeline.denoiser)
     if not has_checkpoint(Path(where)):
-        raise CheckpointError(f"{where} is no run folder of `dforce align pipeline`")
-    folder, network = find(where), module_inside(pipeline.denoiser)
+        if not (Path(where) / LORA_FILE).is_file() and not Path(where).is_file():
+            raise CheckpointError(f"{where} is no run folder of `dforce align pipeline`, and holds no {LORA_FILE}")
+        load_lora(where, network)
+        network.requires_grad_(False)
+        return pipeline._replace(denoiser=without_adapters(pipeline.denoiser)), pipeline
+    folder = find(where)
     learnt = {name.removeprefix("denoiser."): value for name, value in load_state(folder).model.items()}
     ranks = {name.removesuffix(".lowrank.a"): len(value) for name, value in learnt.items()
              if name.endswith(".lowrank.a")}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dforce.align.advantage import Credit, GroupAdvantage, PerPromptStats, standardised
 from dforce.align.loop import Aligning, KLControl
-from dforce.align.lora import adapter_state, without_adapters
+from dforce.align.lora import has_adapters, without_adapters
 from dforce.align.objectives import AlignObjective, Loss, Result, policy_gradient
 from dforce.align.on_policy import Ask, OnPolicy, Sampler
 from dforce.align.rewards.protocol import Reward
@@ -58,11 +58,17 @@ class Algorithm:
 
 def reference_of(policy: Denoiser) -> Denoiser:
     """The policy as it is now: beneath its adapters if it has any, else a copy that does not learn."""
-    if adapter_state(module_inside(policy)):
+    if has_adapters(module_inside(policy)):
         return without_adapters(policy)
-    reference = copy.deepcopy(policy)
+    reference = moving_copy(policy)
     module_inside(reference).requires_grad_(False).eval()
     return reference
+
+
+def moving_copy(policy: Denoiser) -> Denoiser:
+    """A copy of the policy that may be moved: its own copy of what learns, and the same weights where nothing does."""
+    frozen = [weight for weight in module_inside(policy).parameters() if not weight.requires_grad]
+    return copy.deepcopy(policy, {id(weight): weight for weight in frozen})
 
 
 def credit_of(advantage: str, buffer: int = BUFFER) -> Credit:

@@ -1,6 +1,5 @@
 """Learning from own samples by how good each is: weighted regression, a fixed set of the best, DiffusionNFT."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +55,7 @@ class NFT(SampleLearning):
 
     def prepare(self, setup: Setup) -> Aligning:
         return self.learning(setup, nft(beta=self.beta, limit=self.limit), credit_of(self.advantage),
-                             reference=copy.deepcopy(setup.sampler.denoiser), traces=False, sync=True)
+                             reference=common.moving_copy(setup.sampler.denoiser), traces=False, sync=True)
 
 
 @dataclass(frozen=True, kw_only=True)
