@@ -37,7 +37,7 @@ DOMAINS = {name: domain for domain, names in (
     (COUNT, "accumulate copies count data_steps execute epochs every evaluations feature_steps frames iterations "
             "judge_steps judged jumpy_steps keep_last points rooms rounds save_every searched spread starts steps "
             "tune_episodes tune_steps validate_batches validate_every watch_every weak_steps refresh replan_every "
-            "stride pixels until"),
+            "stride pixels until buffer"),
     (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail "
              "colors retries"),

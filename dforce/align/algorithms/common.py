@@ -1,8 +1,8 @@
 """What algorithms of alignment share: the settings that all have, what they are given, how they are put together."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
@@ -21,6 +21,8 @@ from dforce.guidance.wrapper import module_inside
 BUFFER = 64  # rewards of a prompt that its mean and std are taken from
 COUNTS = ("epochs", "samples", "updates", "passes", "group")
 Advantage = Literal["prompt", "batch", "group"]
+# Of `fit`. Weight decay would pull at the weights whatever the reward says; warmup None: the updates of one epoch
+ADAMW: Mapping[str, Any] = {"betas": (0.9, 0.999), "weight_decay": 0.0, "clip": 1.0, "warmup": None}
 
 
 class Setup(NamedTuple):
@@ -45,8 +47,11 @@ class Algorithm:
     samples: int = 256
     lr: float = 3e-4
     decay: Literal["constant", "cosine"] = "constant"
+    adamw: Mapping[str, Any] = field(default_factory=lambda: dict(ADAMW))
 
     def __post_init__(self) -> None:
+        for key in self.adamw:
+            require_name(key, ADAMW, "no setting of adamw")
         for key in COUNTS:
             if hasattr(self, key) and not (isinstance(getattr(self, key), int) and getattr(self, key) >= 1):
                 raise ValueError(f"{key} must be a number >= 1, got {getattr(self, key)!r}")
@@ -137,7 +142,8 @@ def on_policy(algorithm: Any, setup: Setup, loss: Loss, credit: Credit, *, refer
 def aligning(algorithm: Algorithm, objective: AlignObjective, source: Callable[[int], Any], per_epoch: int,
              queries: Callable[[int], int]) -> Aligning:
     """per_epoch: optimiser steps of an epoch. queries: epochs done -> rewards asked for until then."""
-    # Weight decay would pull at the weights whatever the reward says, and an average lags behind the policy.
-    options = {"lr": algorithm.lr, "warmup": per_epoch, "decay": algorithm.decay, "weight_decay": 0.0, "ema": None,
+    adamw = {**ADAMW, **algorithm.adamw}
+    options = {**adamw, "betas": tuple(adamw["betas"]), "lr": algorithm.lr, "decay": algorithm.decay, "ema": None,
+               "warmup": per_epoch if adamw["warmup"] is None else adamw["warmup"],  # an average would lag behind
                "precision": "fp32"}
     return Aligning(algorithm.name, asdict(algorithm), objective, source, per_epoch, options, queries)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dforce.align.advantage import GroupAdvantage
-from dforce.align.algorithms.common import Advantage, PolicyGradient, Setup, credit_of
+from dforce.align.algorithms.common import BUFFER, Advantage, PolicyGradient, Setup, credit_of
 from dforce.align.loop import Aligning
 
 BUILDABLE = ("ScoreFunction", "ImportanceSampling", "DPOK", "GRPO")  # by name, in a configuration
@@ -15,9 +15,10 @@ class ScoreFunction(PolicyGradient):
 
     name = "ddpo_sf"
     advantage: Advantage = "prompt"
+    buffer: int = BUFFER
 
     def prepare(self, setup: Setup) -> Aligning:
-        return self.gradient(setup, credit_of(self.advantage))
+        return self.gradient(setup, credit_of(self.advantage, self.buffer))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +29,12 @@ class ImportanceSampling(PolicyGradient):
     updates: int = 4
     passes: int = 1
     advantage: Advantage = "prompt"
+    buffer: int = BUFFER
     clip_nats: float = 1.0
 
     def prepare(self, setup: Setup) -> Aligning:
-        return self.gradient(setup, credit_of(self.advantage), clip_nats=self.clip_nats, updates=self.updates,
-                             passes=self.passes)
+        return self.gradient(setup, credit_of(self.advantage, self.buffer), clip_nats=self.clip_nats,
+                             updates=self.updates, passes=self.passes)
 
 
 @dataclass(frozen=True, kw_only=True)
