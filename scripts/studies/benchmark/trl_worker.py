@@ -1,4 +1,4 @@
-"""TRL's side of against_trl.py, a process that answers commands, a line of JSON each: PYTHON trl_worker.py FOLDER CONFIG
+"""TRL's side of against_trl.py, a process that answers commands, lines of JSON: PYTHON trl_worker.py FOLDER CONFIG
 
 It runs in the environment of TRL 0.23.1 and imports no dforce. CONFIG: JSON of DDPOConfig's entries.
 """
