@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dforce.align.advantage import Credit, clip_advantage
+from dforce.align.cells import cells_of
 from dforce.align.policy_check import TOLERANCE, check_on_policy
 from dforce.align.rewards.protocol import Reward, ask_reward
 from dforce.align.trace import Trace, record, running_in
@@ -106,10 +107,11 @@ class OnPolicy:
     that are dealt out (preference pairs), in random order, into `updates` batches, `passes` times. before(epoch) is
     called before an epoch samples (to move a reference).
 
-    Before an epoch's first update `check_on_policy` replays every step in one of the first `checked` runs and raises
-    OffPolicyError beyond `tolerance`; a reward that fails raises RewardError. All randomness is counted, (seed, epoch); an epoch's samples
-    live in memory only, so a run resumes at the beginning of an epoch. `epochs` holds what was measured of each. Give
-    `fit` weight_decay=0, which else pulls at the weights whatever the reward says, and decay="constant".
+    Before an epoch's first update `check_on_policy` replays `checked` steps, spread over runs and path, and raises
+    OffPolicyError beyond `tolerance`; a reward that fails raises RewardError. All randomness is counted, (seed, epoch);
+    an epoch's samples live in memory only, so a run resumes at the beginning of an epoch. `epochs` holds what was
+    measured of each. Give `fit` weight_decay=0, which else pulls at the weights whatever the reward says, and
+    decay="constant".
     """
 
     def __init__(self, sampler: Sampler, reward: Reward, ask: Ask, *, samples: int, credit: Credit, group: int = 1,
@@ -173,13 +175,11 @@ class OnPolicy:
         metrics = {"epoch": float(epoch), "queries": float((epoch + 1) * self.samples),
                    "reward": float(samples.reward.mean()), "reward_std": float(samples.reward.std(correction=0))}
         if samples.trace is not None:
-            run = torch.arange(min(self.checked, self.samples), device=samples.x.device)
-            count = samples.trace.log_prob.shape[1]
-            steps = (run[:, None] + torch.arange(0, count, len(run), device=run.device)) % count
-            metrics["ratio_error"] = check_on_policy(select(samples.trace, run), self.sampler.denoiser,
-                                                     self.sampler.schedule, tolerance=self.tolerance, steps=steps,
-                                                     rows=self.sampler.rows,
-                                                     autocast=self.sampler.autocast).largest
+            run, step = (samples.trace.dims > 0).any(2).nonzero().unbind(1)
+            some = torch.linspace(0, len(run) - 1, min(self.checked, len(run))).round().long().to(run.device)
+            metrics["ratio_error"] = check_on_policy(
+                cells_of(samples.trace, run[some], step[some]), self.sampler.denoiser, self.sampler.schedule,
+                tolerance=self.tolerance, rows=self.sampler.rows, autocast=self.sampler.autocast).largest
         rows = self.prepare(samples) if self.prepare else samples
         count = len(leaves(rows)[0])
         if count % self.updates:

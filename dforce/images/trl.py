@@ -3,6 +3,7 @@
 TRL is not imported; its last release with a DDPOTrainer is 0.23.1. Every field: docs/from_trl.md.
 """
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -141,11 +142,25 @@ def _refuse(value: Mapping[str, Any]) -> None:
                                      "server to have it computed elsewhere"),
         "per_prompt_stat_tracking_min_count": (
             value["per_prompt_stat_tracking"] and value["per_prompt_stat_tracking_min_count"] != min(
-                16, value["per_prompt_stat_tracking_buffer_size"]), "a prompt has its own statistics from 16 rewards on"),
+                16, value["per_prompt_stat_tracking_buffer_size"]), "a prompt has its own from 16 rewards on"),
         "push_to_hub": (value["push_to_hub"], "nothing is uploaded from here")}
     for name, (wrong, reason) in reasons.items():
         if wrong:
             raise ValueError(f"{name}={value[name]!r} has no meaning here: {reason}")
+
+
+def latent_numbers(folder: str, size: Sequence[int] | None = None) -> int:
+    """How many numbers a latent of the Stable Diffusion in a folder has, by its config.json files alone."""
+    try:
+        unet, vae = (json.loads((Path(folder) / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        shrink = 2 ** (len(vae["block_out_channels"]) - 1)
+        side = unet["sample_size"]
+        whole = (side, side) if isinstance(side, int) else side
+        height, width = [length // shrink for length in size] if size else whole
+        return int(vae["latent_channels"]) * int(height) * int(width)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the settings of TRL are of a Stable Diffusion in a folder, with unet/config.json and "
+                         f"vae/config.json; in {folder} these cannot be read ({type(error).__name__})") from error
 
 
 def _flat(config: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dforce.align.tuning_run import run_tuning
-from dforce.cli.compose import resumed
+from dforce.cli.compose import resumed, with_trl
 from dforce.config import read
 from dforce.images.pipeline_tuning import PipelineTuning
 from dforce.runs.folder import Invocation
@@ -13,7 +13,7 @@ KEYS = frozenset({"pipeline", "algorithm", "reward", "prompts"})  # what the con
 
 def run(cfg: Any, call: Invocation) -> None:
     """Tunes; adapters, metrics, results, pictures and the page go into the run folder."""
-    cfg, call = resumed(cfg, call, KEYS)
+    cfg, call = resumed(*with_trl(cfg, call), KEYS)
     tuning = read(cfg, PipelineTuning, trust=cfg["trust"])
     folder = run_tuning(tuning, call)
     if folder is not None:

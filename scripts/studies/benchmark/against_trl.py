@@ -4,14 +4,13 @@ scripts/studies/benchmark/against_trl.py --trl PYTHON [--rounds 5] [--rows 8] [-
 PYTHON: the interpreter of an environment with TRL 0.23.1. Both tune rank-4 adapters of the same random pipeline (1.4
 million weights, 16 x 16 latents, guidance 5, eta 1, clip_sample false) on the size of JPEG files, at the same settings,
 each in a process of its own on one thread, in turn; ours as `dforce align pipeline` does, with its check on the policy.
-Seconds are those of the processes themselves, peak memory is ru_maxrss, `before` it that of the loaded pipeline.
+Seconds are those of the processes themselves, peak memory is VmHWM, `before` that of the loaded pipeline.
 First, TRL's own trajectory is taken as a trace: its log-probs and gradients must be those computed here.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,7 @@ GUIDANCE, RANK = 5.0, 4
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
 SETTINGS = {  # of DDPOConfig, beside its defaults
     "defaults of TRL": {},
-    "16 samples, 20 steps": {"sample_num_steps": 20, "sample_batch_size": 8, "train_gradient_accumulation_steps": 8}}
+    "8 samples, 20 steps": {"sample_num_steps": 20, "sample_batch_size": 4, "train_gradient_accumulation_steps": 4}}
 
 
 def adapted(folder: str) -> tuple[Pipeline, Any]:
@@ -75,8 +74,9 @@ def work(folder: str, config: str, rows: int) -> None:
 
 
 def peak() -> float:
-    """MB of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MB of this process so far; ru_maxrss would also count those of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 class Worker:

@@ -6,7 +6,6 @@ It runs in the environment of TRL 0.23.1 and imports no dforce. CONFIG: JSON of 
 import json
 import os
 import random
-import resource
 import sys
 import time
 import warnings
@@ -25,8 +24,9 @@ SPREAD = 0.02  # of the adapters in a trajectory, whose second factor would else
 
 
 def peak() -> float:
-    """MB of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MB of this process so far; ru_maxrss would also count those of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def adapters(trainer: DDPOTrainer) -> dict[str, torch.nn.Parameter]:
