@@ -19,8 +19,8 @@ FILES = [file for file in sorted((ROOT / "configs").glob("**/*.yaml")) if file.p
 VERBS = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.kinds().items() for kind in kinds]
 BAD = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e30, 99999999999999999999999]
 WORDS = set("""checkpoint cut_at data device dtype encoder env host i3d ignore latents lora lpips maze measure methods
-    models name negative networks only out pipeline preferences prompts resume reward reward_node rewards sde
-    selector subset suite token_file trust""".split())  # null, and no number
+    held_out_reward models name negative networks only out pipeline preferences prompts resume reward reward_node
+    reward_settings rewards sde selector subset suite token_file trl trust vote""".split())  # null, and no number
 
 
 def numbers(value: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
