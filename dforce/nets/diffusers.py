@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+GUIDANCE = 3.5  # shown to a network that takes a scale of guidance where none is given: diffusers' own for Flux
 
 
 class Call(NamedTuple):
@@ -65,6 +66,7 @@ class PretrainedNet(nn.Module):
         if self.kind not in CALLS:
             raise ValueError(f"how a {self.kind} is called is not known here; a {', '.join(CALLS)} is wanted")
         self.call = CALLS[self.kind]
+        self.distilled = bool(base_of(module).config.get("guidance_embeds"))
 
     def init_state(self, batch: int, cond: Any = None) -> State:
         """The conditioning of `batch` images. Raises ValueError for unknown names and wrong numbers of rows."""
@@ -72,6 +74,8 @@ class PretrainedNet(nn.Module):
         if unknown := sorted(set(static) - self.call.arguments.keys() - self.call.added.keys()):
             known = sorted({*self.call.arguments, *self.call.added})
             raise ValueError(f"a {self.kind} takes cond['static'] of {known}, got {unknown}")
+        if self.distilled and "guidance" not in static:
+            static["guidance"] = torch.full((batch,), GUIDANCE, device=next(self.module.parameters()).device)
         for name in self.call.needed:
             if name not in static:
                 raise ValueError(f"a {self.kind} needs cond['static'][{name!r}], got {sorted(static)}")

@@ -168,3 +168,9 @@ def any_pipe(request, tmp_path_factory: pytest.TempPathFactory):
     makers = {"sd": stable_diffusion, "xl": stable_diffusion_xl, "sd3": stable_diffusion_3, "flux": flux,
               "pixart": pixart}
     return makers[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def sd_pipe(tmp_path_factory: pytest.TempPathFactory):
+    """A tiny Stable Diffusion 1.x as an object."""
+    return stable_diffusion(tmp_path_factory.mktemp("sd"))
