@@ -50,6 +50,14 @@ class Decode:
                  for part in latents[:, 0].split(self.at_once)]
         return torch.cat(parts)[:, None]
 
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 1, C, H, W] in [-1, 1] -> the means of their latents [B, 1, c, h, w]."""
+        means = [self.vae.encode(part.to(self.vae.device, self.vae.dtype)).latent_dist.mean
+                 for part in images[:, 0].split(self.at_once)]
+        mean = torch.cat(means)
+        return ((mean - self.shift.to(mean)) * self.scale.to(mean))[:, None].to(images.dtype)
+
     def _part(self, part: Tensor) -> Tensor:
         x = part.to(self.vae.device, self.vae.dtype)
         x = self.vae.decode(x / self.scale.to(x) + self.shift.to(x)).sample
