@@ -143,6 +143,8 @@ class EpisodeMonitor:
     player: of the policy, recording. kl_max of a run asks for `sampler`.
     """
 
+    shown = None  # no images
+
     def __init__(self, player: EpisodePlayer, base: Denoiser, seeds: Sequence[int], *, sampler: Any, seed: int = 0):
         self.player, self.base, self.seeds, self.sampler, self.noise = player, base, seeds, sampler, Noise(seed)
 

@@ -12,8 +12,11 @@ from dforce.align.trace import kl
 from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.noise import Noise, NoiseSource
 from dforce.core.tree import map_state, private
+from dforce.data.pixels import to_uint8
 from dforce.report.statistics import ERROR, Z95
+from dforce.runs.trackers import Shown
 
+SHOWN = 8  # images of a look that are kept to be shown
 Measure = Callable[[Tensor, Query], Tensor | float]  # (samples [B, T, *E], what was asked for) -> [B], or a number
 
 
@@ -42,6 +45,7 @@ class Monitor:
             raise ValueError(f"a monitor draws at least one sample, got {samples}")
         self.sampler, self.reference, self.measures, self.decode = sampler, reference, dict(measures), decode
         self.samples, self.noise = samples, Noise(seed)
+        self.shown: Shown | None = None
         self.query = ask(samples, torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
@@ -63,6 +67,10 @@ class Monitor:
         for name, measure in self.measures.items():
             values = torch.as_tensor(measure(x.clone(), private(self.query))).double()
             measured[name] = float(values.mean())
+            if name == "reward" and x.ndim == 5 and x.shape[1] == 1 and x.shape[2] in (1, 3):
+                self.shown = Shown(to_uint8(x[:SHOWN, 0].float().cpu().clamp(-1, 1)), [
+                    f"{prompt} · {value:.4g}" for prompt, value in zip(self.query.prompts[:SHOWN], values.tolist(),
+                                                                       strict=False)])
             if values.ndim and len(values) > 1:
                 measured[name + ERROR] = float(Z95 * values.std() / len(values) ** 0.5)
         return {**measured, **kl_of_run}

@@ -21,6 +21,7 @@ from dforce.align.rewards.protocol import RewardError
 from dforce.report.plots.monitor import watch_curves
 from dforce.runs.folder import Invocation, RunFolder
 from dforce.runs.progress import Advance, Ticker, bar, no_advance
+from dforce.runs.trackers import Shown, need_tracker
 from dforce.runs.training_run import finished, has_checkpoint, resuming, rewind
 from dforce.train.checkpoint import Bundle, find, keep_last, load_state, save, step_folder
 from dforce.train.fit import Training, TrainingState, stop_requested
@@ -37,6 +38,10 @@ class Look(Protocol):
 
     @property
     def sampler(self) -> Sampler: ...
+
+    @property
+    def shown(self) -> Shown | None:
+        """Some of the images of the last look."""
 
     def look(self, advance: Advance = no_advance) -> dict[str, float]: ...
 
@@ -72,6 +77,7 @@ class TuningRun:
     device: str | None = None
     trust: Any = None
     resume: str | None = None
+    tracker: str | None = None
 
     def prepare(self) -> PreparedTuning:
         """Model, reward and algorithm, or ValueError."""
@@ -96,6 +102,7 @@ class TuningRun:
 
 def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
     """Tunes into the run folder, the old one of a resumed run; None where nothing is left, and without writing."""
+    need_tracker(run.tracker)
     with resuming(call, run.resume):
         prepared = run.prepare()
         if run.kl_max is not None and not (prepared.monitor and has_density(prepared.monitor.sampler)):
@@ -105,6 +112,7 @@ def run_tuning(run: TuningRun, call: Invocation) -> Path | None:
             print(f"the run in {run.resume} has all its {steps} steps; raise algorithm.epochs to go on")
             return None
         with call.folder(resume=bool(run.resume)) as folder:
+            folder.track(run.tracker, prepared.state.step if prepared.state else 0)
             saver = Saver(folder, run.keep_last, prepared, call.config)
             follow_epochs(run, prepared, folder, saver)
             if folder.writes and run.evaluate:
@@ -221,6 +229,8 @@ def _after_epoch(run: TuningRun, prepared: PreparedTuning, epoch: Epoch, folder:
 def _look(folder: RunFolder, monitor: Look, step: int, epoch: int, queries: int,
           advance: Advance = no_advance) -> dict[str, float]:
     measured = monitor.look(advance)
+    if monitor.shown is not None:
+        folder.tracking.pictures(step, monitor.shown)
     folder.log(step, epoch=epoch, queries=queries, **{f"watch_{name}": value for name, value in measured.items()})
     return measured
 

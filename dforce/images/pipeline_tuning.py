@@ -27,6 +27,7 @@ from dforce.images.pipeline import Pipeline
 from dforce.images.tuned_pipeline import adapt, open_pipeline, pipeline_store
 from dforce.images.tuning_report import TunedModel
 from dforce.runs.progress import Advance, no_advance
+from dforce.runs.trackers import Shown
 
 SCALED_ON = 32       # images of the base that several rewards are brought to one scale on
 UNSEEN = "unseen_"   # of what the monitor measures on prompts that are never tuned on
@@ -95,6 +96,11 @@ class BothMonitors:
 
     def __init__(self, seen: Monitor, unseen: Monitor):
         self.seen, self.unseen, self.sampler = seen, unseen, seen.sampler
+
+    @property
+    def shown(self) -> Shown | None:
+        """Some of the images of the last look."""
+        return self.seen.shown
 
     def look(self, advance: Advance = no_advance) -> dict[str, float]:
         """The measures of both. advance: told the shares of the sampling."""

@@ -27,11 +27,12 @@ from dforce.report.rows import append_episodes, write_results
 from dforce.runs.environment import environment, peak_memory_mb, results_header
 from dforce.runs.lock import LOCK, occupied
 from dforce.runs.progress import Ticker, progress
+from dforce.runs.trackers import Tracking
 from dforce.train.interrupts import is_stop
 
 RECORD = {LOCK, "config.yaml", "env.json", "STATUS", "index.html"}
 BEGINNING = {*RECORD, "metrics.jsonl", "media", "checkpoints"}
-MADE = {*BEGINNING, "results.json", "episodes.jsonl", "reward"}
+MADE = {*BEGINNING, "results.json", "episodes.jsonl", "reward", "images"}
 TEMPORARY = re.compile(r"\.tmp(-\d+)?$|\.\d+\.partial(\.\w+)?$")  # of writers that were killed
 
 __all__ = ["Invocation", "RunFolder", "Ticker", "environment", "peak_memory_mb", "progress",
@@ -91,6 +92,7 @@ class RunFolder:
                  command: str | None = None, shared: bool = False) -> None:
         self.writes = int(os.environ.get("RANK", "0")) == 0
         self.ending, self.further = "done", "nothing of it can be gone on with"
+        self.tracking = Tracking(None, Path(), {}, 0)
         if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("several processes need one folder: give out=runs/<name>")
         self.path = Path(out) if out is not None else _timed(Path("runs") / verb)
@@ -100,7 +102,7 @@ class RunFolder:
         self._env = environment(command)
         if not self.writes:
             return
-        text = None if config is None else to_yaml(config)
+        text, self._config = None if config is None else to_yaml(config), config
         if not resume and self.path.exists() and not _free(self.path, text):
             raise FileExistsError(f"{self.path} has content; choose another out=, or resume that run")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -136,10 +138,16 @@ class RunFolder:
             said = str(error) if isinstance(error, KeyboardInterrupt) else ""
             text = f"{said if said.startswith('stopped') else 'stopped'}; {self.further}"
         self.status(text)
+        self.tracking.close()
         if self.writes:
             self._lock.close()
         if stopped:
             raise KeyboardInterrupt(text) from error
+
+    def track(self, name: str | None, begin: int = 0) -> None:
+        """Tells the tracker of this name, as `TRACKERS` has it, what `log` is told. begin: steps done already."""
+        if self.writes:
+            self.tracking = Tracking(name, self.path, self._config, begin)
 
     def discard_if_bare(self) -> None:
         """Removes the folder, and those around it that are empty then, where nothing was made but its own record."""
@@ -151,6 +159,7 @@ class RunFolder:
 
     def log(self, step: int, **scalars: Any) -> None:
         """Appends one line to metrics.jsonl. Numbers that are not finite are written as null."""
+        self.tracking.numbers(step, scalars)
         if self.writes:
             row = {"step": step, "seconds": self.seconds(), **scalars}
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -238,6 +247,4 @@ def _json(value: Any) -> Any:
         return [_json(inner) for inner in value]
     if hasattr(value, "tolist"):
         return _json(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

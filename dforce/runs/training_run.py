@@ -17,6 +17,7 @@ from dforce.data.normalize import Affine
 from dforce.report.plots.curves import denoising_curves, loss_curve
 from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
 from dforce.runs.lock import occupied
+from dforce.runs.trackers import need_tracker
 from dforce.train import checkpoint
 from dforce.train.checkpoint import Bundle, find, load, load_state, save
 from dforce.train.fit import Log, stop_requested
@@ -48,6 +49,7 @@ class DenoiserTraining:
     save_every: int
     keep: int
     carry: bool = False
+    tracker: str | None = None
     resume: str | None = None
     trust: Any = None
 
@@ -82,6 +84,9 @@ class TrainingRun(Protocol):
     def resume(self) -> str | None: ...
 
     @property
+    def tracker(self) -> str | None: ...
+
+    @property
     def save_every(self) -> int: ...
 
     @property
@@ -100,6 +105,7 @@ def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.
 
     longer: the key to raise for a longer run. begin: on every process, before the first step, once there is a folder.
     """
+    need_tracker(training.tracker)
     with resuming(call, training.resume):
         prepared = training.prepare()
         if prepared.begin >= prepared.steps and finished(call):
@@ -107,6 +113,7 @@ def run_training(training: TrainingRun, call: Invocation, *, longer: str = "fit.
             return None
         # Only now is the folder touched: what is refused, or has nothing to do, leaves a finished run as it was.
         with call.folder(resume=bool(training.resume)) as folder:
+            folder.track(training.tracker, prepared.begin)
             begin(prepared, folder)
             newest = follow(training, prepared, folder, call.config)
             if folder.writes:
