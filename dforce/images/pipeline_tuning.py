@@ -1,6 +1,5 @@
 """A pretrained pipeline of diffusers tuned towards a reward: low-rank adapters, or the whole denoising network."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,13 @@ import torch
 from torch import Tensor
 
 from dforce.align import Sampler
-from dforce.align.algorithms.common import Setup
-from dforce.align.lora import without_adapters
+from dforce.align.algorithms.common import Setup, reference_of
 from dforce.align.monitor import Monitor
 from dforce.align.rewards.protocol import Subject
 from dforce.align.tuning_run import Look, PreparedTuning, resumed_state
 from dforce.core.denoiser import Cond
 from dforce.core.noise import Noise
-from dforce.core.tree import select
+from dforce.core.tree import map_state
 from dforce.guidance.reporting import share_of
 from dforce.guidance.wrapper import module_inside
 from dforce.images.chosen_prompts import ChosenPrompts, with_held_out
@@ -56,8 +54,7 @@ class PipelineTuning(PictureTuning):
         table = prompt_table(pipeline, learnt, unseen)
         adapt(module_inside(pipeline.denoiser), self.lowrank, self.seed)
         sampler = self._sampler(pipeline, self.steps)
-        reference = without_adapters(sampler.denoiser) if self.lowrank else copy.deepcopy(sampler.denoiser)
-        module_inside(reference).requires_grad_(self.lowrank is not None)
+        reference = reference_of(sampler.denoiser)
         subject = Subject(image_shape(pipeline), seed=self.seed, device=sampler.schedule.alpha.device,
                           few=self.fast_dev_run)
 
@@ -116,6 +113,7 @@ class PromptTable:
     texts: list[Any]
     metadata: list[Any] | None
     encode: Callable[[list[Any]], Cond | None]
+    device: torch.device
 
     def prompts_of(self, labels: Tensor) -> list[Any]:
         """The prompts of these numbers."""
@@ -126,8 +124,7 @@ class PromptTable:
         """Conditioning of images of the prompts of these numbers, each encoded once."""
         unique, place = labels.unique(return_inverse=True)
         cond = self.encode(self.prompts_of(unique))
-        return {key: {name: select(value, place.to(value.device)) for name, value in entries.items()}
-                for key, entries in cond.items()} if cond else None
+        return map_state(lambda leaf: leaf[place.to(leaf.device)].to(self.device), cond) if cond else None
 
 
 def prompt_table(pipeline: Pipeline, *sets: ChosenPrompts | None) -> PromptTable:
@@ -136,7 +133,7 @@ def prompt_table(pipeline: Pipeline, *sets: ChosenPrompts | None) -> PromptTable
     metadata = [more for each in sets if each for more in each.metadata]
     pipeline.encode([*{type(text): text for text in texts}.values()])
     return PromptTable(texts, metadata if any(more is not None for more in metadata) else None,
-                        lambda prompts: pipeline.encode(prompts))
+                       pipeline.encode, pipeline.schedule.alpha.device)
 
 
 @torch.no_grad()
