@@ -21,8 +21,9 @@ from tests.page_rules import check_page
 
 SMALL = ["algorithm.epochs=1", "algorithm.samples=4", "algorithm.updates=1", "steps=2", "watch=0", "evaluate=0",
          "device=cpu"]
-ALGORITHMS = ["ddpo_sf", "ddpo_is", "dpok", "grpo", "rwr", "filtered", "sft", "diffusion_dpo", "d3po", "nft", "draft"]
-GROUPED = {"grpo": 2, "diffusion_dpo": 4, "d3po": 4}  # samples of a prompt
+ALGORITHMS = {  # of every kind of source and loss one, with settings small enough; all: test_pipeline_algorithms.py
+    "grpo": ["algorithm.group=2"], "diffusion_dpo": ["algorithm.group=4", "algorithm.pairs=1"],
+    "sft": ["algorithm.keep=.5"], "nft": [], "draft": []}
 
 
 @pytest.fixture(autouse=True)
@@ -79,15 +80,8 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(sd_folder: Path, capsys: py
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_one_update_of_every_algorithm(name: str, sd_folder: Path) -> None:
-    group = GROUPED.get(name, 1)
-    words = [f"algorithm={name}", "algorithm.samples=4", "algorithm.epochs=1", "algorithm.lr=.01", "rows=3"]
-    words += [f"algorithm.group={group}"] if group > 1 else []
-    words += [] if name == "ddpo_sf" else ["algorithm.updates=1"]
-    words += ["algorithm.pairs=1"] if name in ("diffusion_dpo", "d3po") else []
-    words += ["algorithm.keep=.5"] if name in ("filtered", "sft") else []
-    usual = ["prompts=[a cat,a dog]", "reward=bright", "steps=2", "watch=0", "evaluate=0", "device=cpu", "out=a"]
-    assert main(["align", "pipeline", f"pipeline={sd_folder}", *usual, *words]) == 0
+def test_algorithms_from_the_command_line(name: str, sd_folder: Path) -> None:
+    assert align(sd_folder, f"algorithm={name}", *ALGORITHMS[name], "algorithm.lr=.01", "rows=3", "out=a") == 0
     moved = [value for key, value in learnt("a").items() if key.endswith("lowrank.b")]
     assert moved and any(bool(value.any()) for value in moved)
 
