@@ -20,7 +20,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NULL = len(LETTERS) + 1  # code of every place of no text, for classifier-free guidance; 0 is a place after the end
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono-Bold", "DejaVuSerif-Bold")
 MARGIN = 2               # pixels left free beside the largest text, in width and in height
-SMALLEST = 0.8           # of the largest font size that fits
+SMALLEST = 0.85          # of the largest font size that fits
 CONTRAST = 0.45          # least difference in brightness (0 to 1) of text and background
 STREAM, TEXT, DROPPED = 40, 41, 42  # of the counter-based generator: looks of pictures, random letters, dropped text
 NUMBERS = 10             # uniform numbers that the look of a picture takes
@@ -149,7 +149,7 @@ def _drawn(word: str, look: np.ndarray) -> np.ndarray:
     font = _font(name, max(8, round(_largest(name, len(word)) * (SMALLEST + (1 - SMALLEST) * look[1]))))
     left, top, right, bottom = font.getbbox(word)
     free = np.maximum((width - (right - left), height - (bottom - top)), 0)
-    place = (free * (0.25 + 0.5 * look[2:4])).astype(int)
+    place = (free * (0.35 + 0.3 * look[2:4])).astype(int)
     background, ink = _colours(look[4:])
     picture = Image.new("RGB", (width, height), background)
     ImageDraw.Draw(picture).text((int(place[0]) - left, int(place[1]) - top), word, fill=ink, font=font)
