@@ -41,7 +41,7 @@ DOMAINS = {name: domain for domain, names in (
     (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail "
              "colors retries"),
-    (SIZE, "channels image_size latent lowrank patch rank side size stack width window"),
+    (SIZE, "channels coarse image_size latent letters lowrank patch rank side size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
            "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static "

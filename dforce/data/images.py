@@ -1,4 +1,4 @@
-"""Labelled images: two sets that Python packages ship, or a folder with one folder of images for each class."""
+"""Labelled images: sets that packages ship, IDX files, or a folder with one folder of images for each class."""
 
 import warnings
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dforce.data.batch import Batch
 from dforce.data.draws import philox_uniform
+from dforce.data.idx import FASHION, idx_folder, idx_images
 from dforce.data.pixels import PictureError, from_uint8, read_picture
 from dforce.data.seal import leads_out
 
@@ -41,22 +42,28 @@ def load_images(name: str | Path, *, split: Split = "train", seed: int = 0, size
     """Images of a set, in an order that is the same every time.
 
     name: "digits", the 1,797 real 8x8 digits of scikit-learn; "patches", 32x32 RGB crops of the natural images that
-    scikit-image ships, the class being the image; or a folder of one folder of image files for each class.
+    scikit-image ships, the class being the image; "fashion", the 70,000 28x28 garments of Fashion-MNIST where Debian's
+    package puts them; a folder of IDX files like those; or a folder of one folder of image files for each class.
     split: "train" and "test" share no image, and no pixel of a natural image. seed: which images are test, and where
     patches are cut; the shipped models were trained with 0. size: side in pixels that the images of a folder are cut to
     a square and resized to, None where they have one size. Files that cannot be read are skipped, with a warning.
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
-    if name in ("digits", "patches") and size is not None:
-        raise ValueError(f"the images of {name} have a size; size={size} is for folders")
+    folder = FASHION if name == "fashion" and not Path(name).is_dir() else Path(name)
+    if size is not None and (name in ("digits", "patches") or idx_folder(folder)):
+        raise ValueError(f"the images of {name} have a size; size={size} is for folders of image files")
     if name == "digits":
         return _digits(split, seed)
     if name == "patches":
         return _patches(split, seed)
-    if not Path(name).is_dir():
-        raise ValueError(f"no images {str(name)!r}: it is neither 'digits' nor 'patches' nor a folder")
-    return _folder(Path(name), split, seed, size)
+    if idx_folder(folder):
+        pixels, label, classes = idx_images(folder, split)
+        return Images(_tokens(pixels[..., None]), torch.from_numpy(label), classes)
+    if not folder.is_dir():
+        more = " (apt-get install dataset-fashion-mnist, or give the folder of its files)" if name == "fashion" else ""
+        raise ValueError(f"no images {str(name)!r}: it is neither 'digits', 'patches', 'fashion' nor a folder{more}")
+    return _folder(folder, split, seed, size)
 
 
 class ImageBatches:

@@ -94,17 +94,25 @@ def draw_words(words: Sequence[str], *, seed: int, step: int = 0) -> np.ndarray:
 
 
 class WordBatches:
-    """Pictures of random letters: batch s is a function of (seed, s). drop: share of texts made the null text."""
+    """Pictures of random letters, or those of `images` in their order: batch s is a function of (seed, s).
 
-    def __init__(self, *, batch: int = 64, seed: int = 0, drop: float = 0.0):
+    drop: share of texts made the null text.
+    """
+
+    def __init__(self, *, batch: int = 64, seed: int = 0, drop: float = 0.0, images: Images | None = None):
         if batch < 1 or not 0 <= drop <= 1:
             raise ValueError(f"batch must be positive and drop a share in [0, 1], got {batch} and {drop}")
-        self.batch, self.seed, self.drop = batch, seed, drop
+        self.batch, self.seed, self.drop, self.images = batch, seed, drop, images
 
     def __call__(self, step: int) -> Batch:
         """x [B, 1, 3, 16, 48], cond["static"]["text"] [B, 5] long."""
-        words = random_words(self.batch, seed=self.seed, step=step)
-        x, codes = tokens_of(draw_words(words, seed=self.seed, step=step)), codes_of(words)
+        if self.images is None:
+            words = random_words(self.batch, seed=self.seed, step=step)
+            x = tokens_of(draw_words(words, seed=self.seed, step=step))
+        else:
+            index = torch.arange(step * self.batch, (step + 1) * self.batch) % len(self.images.x)
+            x, words = self.images.x[index], [self.images.classes[i] for i in self.images.label[index].tolist()]
+        codes = codes_of(words)
         dropped = philox_uniform(self.batch, seed=self.seed, stream=DROPPED, step=step) < self.drop
         codes = codes.masked_fill(torch.from_numpy(dropped)[:, None], NULL)
         whole = torch.ones(self.batch, 1, dtype=torch.bool)

@@ -1,6 +1,7 @@
 """Sets of images judged: measures, their rows of results.json, and lines of episodes.jsonl about single images."""
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dforce.align.rewards.ocr import Tesseract
 from dforce.core.frechet import frechet
 from dforce.images.classifier import Classifier, load_classifier
 from dforce.images.model import ImageModel
@@ -18,11 +20,13 @@ from dforce.train.checkpoint import CheckpointError
 
 METRICS: dict[str, tuple[str, bool | None]] = {  # metric: (unit, higher is better)
     "class_accuracy": ("share seen as their class", True),
+    "word_accuracy": ("share read rightly by Tesseract", True),
     "diversity": ("squared distance within a class", None),
     "frechet": ("distance in classifier features", False),
     "jpeg_kb": ("kB (1000 bytes) of a JPEG", None),
     "moved": ("squared distance from the first model's image from the same noise", None),
 }
+SHARES = ("class_accuracy", "word_accuracy")  # of images that are right
 CHUNK = 512  # images judged at once
 
 
@@ -36,7 +40,7 @@ class Judged(NamedTuple):
 
     def rows(self, *, task: str, variant: Mapping[str, Any]) -> list[Row]:
         """One row a metric, with its 95% interval."""
-        intervals = {metric: wilson_interval(int(values.sum()), len(values)) if metric == "class_accuracy"
+        intervals = {metric: wilson_interval(int(values.sum()), len(values)) if metric in SHARES
                      else bootstrap_interval(values, rng=np.random.default_rng(0)) for metric, values in
                      self.values.items()}
         if int(self.label.bincount().max()) > 1:
@@ -76,7 +80,7 @@ def find_judge(wanted: str | bool | None, models: Mapping[str, ImageModel]) -> C
     wanted: its folder; None or "auto" for that of a checkpoint, or of its data; False for nobody.
     """
     first = next(iter(models.values()))
-    if wanted is False:
+    if wanted is False or first.letters:
         return None
     if wanted not in (None, "auto"):
         judge = load_classifier(str(wanted))
@@ -107,6 +111,13 @@ def judge(method: str, x: Tensor, label: Tensor, *, classifier: Classifier | Non
     if classifier is not None:
         values = {"class_accuracy": accuracy(classifier, x, label).double().numpy(), **values}
     return Judged(method, x.clamp(-1, 1), label, values)
+
+
+def readings(model: ImageModel, x: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """word_accuracy, [N] 1 where Tesseract reads the right word, of a model of words; nothing without Tesseract."""
+    if not model.letters or not shutil.which("tesseract"):
+        return {}
+    return {"word_accuracy": Tesseract(words=model.classes, exact=True)(x, label.tolist())}
 
 
 @torch.no_grad()

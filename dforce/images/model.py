@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dforce.config import nearest
-from dforce.core.denoiser import Denoiser, Precond
+from dforce.core.denoiser import Cond, Denoiser, Precond
 from dforce.core.noise import Noise
 from dforce.core.schedule import Schedule
 from dforce.data.pixels import to_uint8
+from dforce.data.words import NULL, checked_word, codes_of, text_cond, words_from, words_of
 from dforce.guidance.wrapper import classifier_free
 from dforce.images.pipeline import Pipeline, class_cond
 from dforce.runs.checkpoint_defaults import no_checkpoint
@@ -20,7 +21,11 @@ from dforce.train.checkpoint import CheckpointError, find, load
 
 
 class ImageModel(NamedTuple):
-    """denoiser: in evaluation mode, with averaged weights. shape: (C, H, W). data: name or folder of the images."""
+    """denoiser: in evaluation mode, with averaged weights. shape: (C, H, W). data: name or folder of the images.
+
+    letters: of the longest text that a model of words is told, whose classes are those words that have a number; 0 for
+    a model of classes.
+    """
 
     denoiser: Precond
     schedule: Schedule
@@ -28,6 +33,36 @@ class ImageModel(NamedTuple):
     classes: tuple[str, ...]
     data: str
     checkpoint: Path
+    letters: int = 0
+
+    def cond(self, labels: Tensor) -> Cond:
+        """The conditioning of images of these classes, [B] integers; len(classes) is the null class, of any model."""
+        if not self.letters:
+            return class_cond(labels)
+        codes = torch.full((len(labels), self.letters), NULL, device=labels.device)
+        told = labels < len(self.classes)
+        if bool(told.any()):
+            codes[told] = codes_of([self.classes[label] for label in labels[told].tolist()]).to(codes)
+        return text_cond(codes)
+
+    def labels(self, cond: Cond | None) -> Tensor:
+        """The classes of a conditioning, the inverse of `cond` for all but the null class."""
+        static = (cond or {})["static"]
+        if not self.letters:
+            return static["class"]
+        return torch.tensor([self.classes.index(word) for word in words_from(static["text"])])
+
+    def choice(self, chosen: Any, part: str) -> list[int]:
+        """`chosen_classes`; where nothing is chosen of a model of words, this part of the listed ones."""
+        return chosen_classes(words_of(part) if self.letters and chosen is None else chosen, self.classes)
+
+    def telling(self, chosen: Any) -> "ImageModel":
+        """A model of words with numbers for the `chosen` ones, too; any other model as it is."""
+        if not self.letters or chosen is None:
+            return self
+        names = [each for each in (chosen if isinstance(chosen, (list, tuple)) else [chosen]) if isinstance(each, str)]
+        words = dict.fromkeys([*self.classes, *(checked_word(name) for name in names)])
+        return self._replace(classes=tuple(words))
 
 
 def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str] | str | None = None,
@@ -40,7 +75,7 @@ def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str
         raise CheckpointError(f"{folder} is no image model of named classes (a token of it has shape {shape}); train "
                               "one with `dforce train image`, or take 'digits'")
     return ImageModel(bundle.denoiser, bundle.schedule, tuple(shape), tuple(classes), str(bundle.layout["dataset"]),
-                      folder)
+                      folder, (bundle.layout.get("static") or {}).get("text", 0))
 
 
 def load_models(checkpoint: Any, *, raw: bool = False, trust: Any = None) -> dict[str, ImageModel]:
@@ -100,8 +135,8 @@ def pipeline_of(model: ImageModel) -> Pipeline:
     """The model as a pipeline; prompts are numbers of classes."""
     device = model.schedule.alpha.device
     return Pipeline(model.denoiser, model.schedule, model.shape,
-                    lambda prompts: class_cond(torch.tensor(list(prompts), device=device)),
-                    class_cond(torch.tensor([len(model.classes)], device=device)), lambda x: x,
+                    lambda prompts: model.cond(torch.tensor(list(prompts), device=device)),
+                    model.cond(torch.tensor([len(model.classes)], device=device)), lambda x: x,
                     lambda steps: model.schedule.grid(steps))
 
 
@@ -109,7 +144,7 @@ def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
     """The model under classifier-free guidance (Ho & Salimans 2022); at scale 1 the model itself, half the work."""
     if scale == 1:
         return model.denoiser
-    return classifier_free(model.denoiser, scale, class_cond(
+    return classifier_free(model.denoiser, scale, model.cond(
         torch.tensor([len(model.classes)], device=model.schedule.alpha.device)))
 
 

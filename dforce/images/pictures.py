@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -11,8 +12,8 @@ from dforce.images.judge import Judged
 from dforce.images.model import pixels
 from dforce.report.plots import style
 
-CELL, GAP = 0.42, 0.06  # inches of an image, and of the gap between two as a share of an image
-ACROSS = 8              # images of a class in a picture of judged sets
+CELL, GAP = 0.42, 0.06  # inches of a square image (others have its area), and of a gap as a share of an image
+ACROSS, DOWN = 8, 16    # images of a class (half as many wide ones), and classes, in a picture of judged sets
 WIDE, SIDE = 12.0, 1.8  # inches of a picture of cards, and of the side of an image in it
 CARDS = 12              # of a picture
 LINES = 3               # of a prompt
@@ -27,7 +28,9 @@ def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[s
     shown = [int(label) for label in labels.unique()]
     rows = [(labels == label).nonzero().flatten()[:per_class] for label in shown]
     across = max(map(len, rows))
-    figure = style.new_figure(1.2 + len(sets) * (across * CELL + 0.25), 0.9 + len(rows) * CELL)
+    height, width = next(iter(sets.values())).shape[-2:]
+    shape = (width / height) ** 0.5
+    figure = style.new_figure(1.2 + len(sets) * (across * CELL * shape + 0.25), 0.9 + len(rows) * CELL / shape)
     axes = figure.subplots(1, len(sets), squeeze=False)[0]
     for ax, (name, x) in zip(axes, sets.items(), strict=True):
         ax.imshow(_mosaic(pixels(x), rows, across), interpolation="nearest")
@@ -36,7 +39,6 @@ def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[s
         ax.set_yticks([])
         for spine in ax.spines.values():
             spine.set_visible(False)
-    height = x.shape[-2]
     axes[0].set_yticks([row * (height + _gap(height)) + height / 2 for row in range(len(rows))],
                        [classes[label] for label in shown], fontsize=style.TICK, color=style.INK)
     axes[0].tick_params(axis="y", length=0)
@@ -45,9 +47,11 @@ def side_by_side(sets: Mapping[str, Tensor], labels: Tensor, classes: Sequence[s
 
 
 def by_class(sets: Mapping[str, Judged], labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Judged sets side by side, a class a row."""
-    return side_by_side({name: each.x for name, each in sets.items()}, labels, classes,
-                        per_class=min(ACROSS, int(labels.bincount().max())))
+    """Judged sets side by side, a class a row; of many classes the first ones."""
+    shown = torch.isin(labels, labels.unique()[:DOWN])
+    height, width = next(iter(sets.values())).x.shape[-2:]
+    return side_by_side({name: each.x[shown] for name, each in sets.items()}, labels[shown], classes,
+                        per_class=min(ACROSS if width < 2 * height else ACROSS // 2, int(labels.bincount().max())))
 
 
 def by_prompt(sets: Mapping[str, Judged], labels: Tensor, prompts: Sequence[str]) -> Figure:

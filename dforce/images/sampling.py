@@ -11,8 +11,8 @@ from torch import Tensor
 from dforce.align.rewards.builtin import Jpeg
 from dforce.core.files import replacing
 from dforce.images.classifier import Classifier
-from dforce.images.judge import find_judge, judge
-from dforce.images.model import ImageModel, chosen_classes, draw, load_models
+from dforce.images.judge import find_judge, judge, readings
+from dforce.images.model import ImageModel, draw, load_models
 from dforce.images.pictures import side_by_side
 from dforce.report.rows import Row
 from dforce.report.terminal import terminal_table
@@ -39,12 +39,13 @@ class ImageSampling:
 
     def run(self, folder: RunFolder) -> None:
         """Draws from every checkpoint: samples.npz (x [models, N, C, H, W]), a picture, results, episodes, a table."""
-        models = load_models(self.checkpoint, raw=self.raw, trust=self.trust)
+        models = {name: model.telling(self.classes) for name, model in
+                  load_models(self.checkpoint, raw=self.raw, trust=self.trust).items()}
         first, classifier = next(iter(models.values())), find_judge(self.classifier, models)
         per_class, steps = self.per_class, self.steps
         if per_class < 1:
             raise ValueError(f"per_class must be at least 1, got {per_class}")
-        labels = torch.tensor(chosen_classes(self.classes, first.classes)).repeat_interleave(per_class)
+        labels = torch.tensor(first.choice(self.classes, "report")).repeat_interleave(per_class)
         drawn: dict[str, Tensor] = {}
         with Ticker(len(models), "sample") as ticker:
             for name, model in models.items():
@@ -67,7 +68,7 @@ def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], l
     """results.json, episodes.jsonl and the table of what each model drew."""
     rows, first = [], next(iter(drawn.values()))
     for name, x in drawn.items():
-        judged = judge(name, x, labels, classifier=classifier, more=_more(x, first))
+        judged = judge(name, x, labels, classifier=classifier, more=_more(x, first) | readings(model, x, labels))
         rows += judged.rows(task=model.data, variant=variant)
         folder.episodes(judged.lines(task=model.data, names=model.classes))
     folder.results(rows, summary=_summary(model, drawn, rows))
@@ -77,9 +78,10 @@ def _report(folder: RunFolder, model: ImageModel, drawn: Mapping[str, Tensor], l
 def _summary(model: ImageModel, drawn: Mapping[str, Tensor], rows: list[Row]) -> str:
     """How many images were drawn, and of how many the classifier sees the class."""
     seen = "; ".join(f"{row['method']}: {row['value']:.0%}" for row in rows
-                     if row["metric"] == "class_accuracy" and row["value"] is not None)
+                     if row["metric"] in ("class_accuracy", "word_accuracy") and row["value"] is not None)
+    judge = "Read rightly by Tesseract" if model.letters else "Seen as their class by the classifier"
     return (f"{len(next(iter(drawn.values())))} images of {model.data} drawn from {', '.join(drawn)}."
-            + (f" Seen as their class by the classifier: {seen}." if seen else ""))
+            + (f" {judge}: {seen}." if seen else ""))
 
 
 def _more(x: Tensor, first: Tensor) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ import torch
 
 from dforce.config import resolve
 from dforce.data.images import ImageBatches, Images, load_images
-from dforce.images.classifier import FOLDER, Classifier, classifier_steps, load_classifier, save_classifier
-from dforce.images.judge import accuracy, judge
-from dforce.images.model import draw, layout_of, load_model
+from dforce.data.words import LONGEST, WORDS, WordBatches, word_images
+from dforce.images.classifier import FOLDER, classifier_steps, load_classifier, save_classifier
+from dforce.images.judge import SHARES, accuracy, judge, readings
+from dforce.images.model import ImageModel, draw, layout_of, load_model
 from dforce.images.pictures import side_by_side
-from dforce.nets.image import ImageMLP
+from dforce.nets.image import ImageMLP, ImageNet
 from dforce.report.rows import Row
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder, Ticker
@@ -36,6 +37,8 @@ class ImageTraining(DenoiserTraining):
 
     def prepare(self) -> Prepared:
         """Data, model and training loop, or ValueError. data: (training images, held-out images)."""
+        if self.data == "words":
+            return self._prepare_words()
         images, held_out = (load_images(self.data, split=split, size=self.size) for split in ("train", "test"))
         layout = {**layout_of(images.shape, images.classes, self.data), "digest": _digest(images)}
         if resolve(self.model["net"]["_target_"], trust=self.trust) is ImageMLP and images.x[0].numel() >= MANY:
@@ -46,11 +49,24 @@ class ImageTraining(DenoiserTraining):
         return self.begin(layout, batches, what="the images of", data=(images, held_out), validate=known,
                           differing=lambda old: None if old.layout.get("digest") == layout["digest"] else "")
 
+    def _prepare_words(self) -> Prepared:
+        """As `prepare`; the training images are drawn as they are wanted."""
+        if self.size is not None:
+            raise ValueError(f"pictures of words have a size; size={self.size} is for folders")
+        if issubclass(resolve(self.model["net"]["_target_"], trust=self.trust), ImageNet):
+            raise ValueError("this network is told classes, words are told in letters: give net=lettering")
+        held_out = word_images("test", seed=self.seed)
+        layout = {**layout_of(held_out.shape, WORDS, "words"), "static": {"text": LONGEST}}
+        batches = WordBatches(batch=self.batch, seed=self.seed, drop=self.drop)
+        known = WordBatches(batch=min(self.batch, len(held_out.x)), seed=self.seed, images=held_out)
+        return self.begin(layout, batches, what="the images of", data=(None, held_out), validate=known,
+                          differing=lambda old: None if old.layout.get("static") == layout["static"] else "")
+
     def train_judge(self, prepared: Prepared, folder: RunFolder) -> None:
         """The classifier of the run folder, trained if there is none yet: it is quick, and wanted while training."""
         images, held_out = prepared.data
         place = folder.path / FOLDER
-        if not self.classifier or (place / "classifier.json").is_file():
+        if images is None or not self.classifier or (place / "classifier.json").is_file():
             return
         steps = self.classifier
         with Ticker(steps, "classifier") as ticker, stop_requested() as stop:
@@ -74,23 +90,25 @@ class ImageTraining(DenoiserTraining):
         some = torch.arange(count) * len(held_out.x) // count  # spread over all: folders are in the order of classes
         real = held_out._replace(x=held_out.x[some], label=held_out.label[some])
         x = draw(model, real.label, seed=self.seed, steps=STEPS)
-        self._report(folder, real, x, load_classifier(folder.path / FOLDER) if self.classifier else None)
+        self._report(folder, model, real, x)
         side_by_side({"held-out images": real.x, "samples": x}, real.label, model.classes, per_class=SHOWN).savefig(
             folder.media / "samples.png")
         folder.captions({"samples.png": "Held-out images, and samples of the same classes."})
 
-    def _report(self, folder: RunFolder, real: Images, x: torch.Tensor, classifier: Classifier | None) -> None:
+    def _report(self, folder: RunFolder, model: ImageModel, real: Images, x: torch.Tensor) -> None:
         task, rows = str(self.data), list[Row]()
-        sets = [judge("data", real.x, real.label, classifier=classifier),
-                judge("samples", x, real.label, classifier=classifier)]
+        classifier = load_classifier(folder.path / FOLDER) if self.classifier and not model.letters else None
+        sets = [judge(name, images, real.label, classifier=classifier, more=readings(model, images, real.label))
+                for name, images in (("data", real.x), ("samples", x))]
         for judged, variant in zip(sets, ({}, {"steps": STEPS}), strict=True):
             rows += judged.rows(task=task, variant=variant)
             if classifier is not None and len(real.x) >= 4:  # half of them is what the others are compared with
                 part = judged.some(slice(1, None, 2))
                 rows.append(part.frechet_row(real.x[::2], classifier, task=task, variant=variant))
-        seen = {row["method"]: f"{row['value']:.0%}" for row in rows if row["metric"] == "class_accuracy"}
-        folder.results(rows, summary=f"Of {len(x)} samples the classifier sees {seen['samples']} as their class, of as "
-                       f"many held-out images {seen['data']}." if seen else "")
+        seen = {row["method"]: f"{row['value']:.0%}" for row in rows if row["metric"] in SHARES}
+        judged = "Tesseract reads {} rightly" if model.letters else "the classifier sees {} as their class"
+        folder.results(rows, summary=f"Of {len(x)} samples {judged.format(seen['samples'])}, of as many held-out "
+                       f"images {seen['data']}." if seen else "")
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
         folder.episodes(line for judged in sets for line in judged.lines(task=task, names=real.classes))
         print(terminal_table(rows))

@@ -15,8 +15,8 @@ from dforce.align.rewards.protocol import Subject, Watched
 from dforce.align.tuning_run import PreparedTuning, checkpoint_store, resumed_state
 from dforce.data.images import load_images
 from dforce.images.classifier import load_classifier, train_classifier
-from dforce.images.judge import find_judge
-from dforce.images.model import ImageModel, chosen_classes, class_cond, draw, guided_by_class, load_model
+from dforce.images.judge import find_judge, readings
+from dforce.images.model import ImageModel, draw, guided_by_class, load_model
 from dforce.images.picture_tuning import SCALED_ON, PictureTuning
 from dforce.images.pictures import by_class
 from dforce.images.tuning_report import TunedModel
@@ -43,19 +43,20 @@ class ImageTuning(PictureTuning):
         if not self.checkpoint:
             raise no_checkpoint("train image")
         device, checkpoint = device_of(self.device), self.checkpoint
-        base = load_model(checkpoint, trust=self.trust)
+        base = load_model(checkpoint, trust=self.trust).telling(self.classes)
         base.denoiser.to(device).requires_grad_(False)
         model = base._replace(denoiser=copy.deepcopy(base.denoiser).requires_grad_(True))
         self.adapted(model.denoiser)
-        classes, judge = chosen_classes(self.classes, model.classes), find_judge(self.classifier, {"base": base})
+        classes, judge = model.choice(self.classes, "tune"), find_judge(self.classifier, {"base": base})
         judge = judge.to(device) if judge is not None else None
         subject = Subject(base.shape, base.classes, base.data, judge, self.seed, device, self.fast_dev_run,
                           load_classifier)
         rewards = self.rewards_for(subject, partial(_drawn, base, self.eval_seed + 2, device))
-        numbers = list(range(len(base.classes)))
         tuned = TunedModel(self._sampler(model, self.steps), guided_by_class(base, self.guidance), rewards, judge,
-                           base.data, "classes", base.classes, numbers, classes,
-                           [number for number in numbers if number not in classes], class_cond, by_class)
+                           base.data, "words" if base.letters else "classes", base.classes,
+                           list(range(len(base.classes))), classes,
+                           [number for number in base.choice(None, "report") if number not in classes], base.cond,
+                           by_class, measures=partial(readings, base), search_others=base.letters > 0)
         aligning = self.algorithm.prepare(Setup(self._sampler(model, self.tune_steps or self.steps), rewards.tuned,
                                                 tuned.ask(classes), seed=self.seed, rows=self.rows))
         state, bundle = resumed_state(aligning, self.resume), load(find(checkpoint), trust=self.trust)

@@ -18,7 +18,7 @@ from dforce.core.noise import Noise
 from dforce.core.tree import map_state
 from dforce.guidance.reporting import reporting, share_of
 from dforce.images.classifier import Classifier
-from dforce.images.judge import Judged, diversity_interval, judge, with_bounds
+from dforce.images.judge import SHARES, Judged, diversity_interval, judge, with_bounds
 from dforce.report.rows import Row, difference_row, make_row
 from dforce.report.statistics import bootstrap_interval, ratio_interval
 from dforce.report.terminal import terminal_table
@@ -28,11 +28,11 @@ from dforce.runs.progress import Advance
 Tell = Callable[[float], object] | None  # as `Sampler.advance`
 
 CHUNK = 4096   # runs at a time of best of n
-UNREWARDED = ("class_accuracy", "moved")  # of single images; what else is measured of them is some reward
-SHOWN = ("reward", "held_out_reward", "class_accuracy", "diversity_share", "diversity_overall_share", "kl",
-         "reward_difference")
+UNREWARDED = (*SHARES, "moved")  # of single images; what else is measured of them is some reward
+SHOWN = ("reward", "held_out_reward", *SHARES, "diversity_share", "diversity_overall_share", "kl",
+         "reward_difference", "word_accuracy_difference")
 CAPTIONS = {"before_after.png": "Before and after{best}, from the same noise{over}.",
-            "not_tuned_on.png": "{kind} that were never tuned on, before and after{over}.",
+            "not_tuned_on.png": "{kind} that were never tuned on, before and after{searched}{over}.",
             "watch.png": "What became of the policy; the dashed line is the model begun with."}
 
 
@@ -53,6 +53,9 @@ class TunedModel(NamedTuple):
     picture: Callable[[Mapping[str, Judged], Tensor, Sequence[str]], Figure]  # (sets, number of each image, names)
     metadata: Sequence[Any] | None = None  # of every prompt
     decode: Callable[[Tensor], Tensor] | None = None  # tokens -> images [B, 1, C, H, W] in -1..1, None: as they are
+    # (images, numbers) -> what else is measured of single images, [B] each
+    measures: Callable[[Tensor, Tensor], dict[str, Tensor]] = lambda x, numbers: {}
+    search_others: bool = False  # is best of n asked for those that are judged only, too?
 
     def ask(self, numbers: Sequence[int]) -> Ask:
         """Asks for as many images of every one of these as goes, in a random order."""
@@ -87,14 +90,15 @@ def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count:
     advance: told the shares of the drawing.
     """
     rows: list[Row] = []
-    total = 3 + best_of + (3 if tuned.others else 0)  # images of one number: both models, KL, best of n; of others none
+    searched = {"tuned on": best_of, "never tuned on": best_of if tuned.search_others else 0}
+    total = 3 + best_of + (3 + searched["never tuned on"] if tuned.others else 0)  # images of one number: models, KL
     (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
     for numbers, name in ((tuned.learnt, "tuned on"), (tuned.others, "never tuned on")):
         if not numbers:
             continue
         labels = torch.tensor(numbers).repeat(-(-count // len(numbers)))[:count].sort().values
         one = share_of(advance, 1 / total)
-        sets = _sets(tuned, labels, seed, best_of if name == "tuned on" else 0, one)
+        sets = _sets(tuned, labels, seed, searched[name], one)
         variant = {"algorithm": algorithm, "reward": tuned.rewards.name, **(
             {tuned.kind: name} if tuned.others else {})}
         rows += rows_of_sets(sets, task=tuned.task, variant=variant)
@@ -105,7 +109,8 @@ def write_report(tuned: TunedModel, folder: RunFolder, *, algorithm: str, count:
         file = "before_after" if name == "tuned on" else "not_tuned_on"
         tuned.picture(sets, labels, tuned.names).savefig(folder.media / f"{file}.png")
     folder.results(rows)
-    words = {"kind": tuned.kind.capitalize(), "best": ", and the best of several before" if best_of else "",
+    best = {name: ", and the best of several before" if count else "" for name, count in searched.items()}
+    words = {"kind": tuned.kind.capitalize(), "best": best["tuned on"], "searched": best["never tuned on"],
              "over": ", each over its reward" if tuned.kind == "prompts" else ""}
     folder.captions({file: text.format(**words) for file, text in CAPTIONS.items()})
     parts = [*tuned.rewards.parts, *(f"{name}_difference" for name in tuned.rewards.parts)]
@@ -153,6 +158,7 @@ def _judge(name: str, x: Tensor, base: Tensor, labels: Tensor, tuned: TunedModel
     given = tuned.given(labels)
     more = {"reward": ask_reward(tuned.rewards.tuned, x, *given)}
     more |= {part: ask_reward(reward, x, *given) for part, reward in tuned.rewards.parts.items()}
+    more |= tuned.measures(x, labels)
     if tuned.rewards.held_out is not None:
         more["held_out_reward"] = ask_reward(tuned.rewards.held_out, x, *given)
     if x is not base:
@@ -166,12 +172,13 @@ def rows_of_sets(sets: dict[str, Judged], *, task: str, variant: dict[str, Any])
     """Rows of every set; differences to the tuned one, if any, paired by noise; the share of diversity left."""
     tuned = sets.get("tuned")
     paired = [metric for metric in sets["base"].values if metric not in UNREWARDED]
+    compared = [*paired, *(["word_accuracy"] if "word_accuracy" in sets["base"].values else [])]
     rows = [row for each in sets.values() for row in each.rows(task=task, variant=variant)]
     for row in rows:
         row["higher_is_better"] = True if row["metric"] in paired else row["higher_is_better"]
     rows += [difference_row(task, f"tuned - {name}", metric, tuned.values[metric], each.values[metric],
                             variant=variant, unit="paired by noise")
-             for name, each in sets.items() if tuned and name != "tuned" for metric in paired]
+             for name, each in sets.items() if tuned and name != "tuned" for metric in compared]
     overall = {name: diversity_interval(each.x) for name, each in sets.items() if len(each.x) > 1}  # over all classes
     rows += [make_row(task, name, "diversity_overall", with_bounds(spread), n=spread.n, variant=variant,
                       unit="squared distance of two samples") for name, spread in overall.items()]

@@ -108,11 +108,11 @@ class ImageUNet(ImageNet):
                              f"multipliers, or resize them to multiples of {shrink}")
         sizes = [width, *(width * m for m in multipliers)]
         self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.down = nn.ModuleList(_Residual(i, o, 4 * width) for i, o in pairwise(sizes))
+        self.down = nn.ModuleList(Residual(i, o, 4 * width) for i, o in pairwise(sizes))
         self.coarsen = nn.ModuleList(nn.Conv2d(size, size, 3, stride=2, padding=1) for size in sizes[1:-1])
-        self.middle = _Residual(sizes[-1], sizes[-1], 4 * width)
+        self.middle = Residual(sizes[-1], sizes[-1], 4 * width)
         coarse = list(zip(sizes[1:], [width, *sizes[1:-1]], strict=True))[::-1]  # from the coarsest resolution up
-        self.up = nn.ModuleList(_Residual(2 * i, o, 4 * width) for i, o in coarse)
+        self.up = nn.ModuleList(Residual(2 * i, o, 4 * width) for i, o in coarse)
         last = _zero(nn.Conv2d(width, channels, 3, padding=1))
         self.last = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), last)
 
@@ -143,7 +143,7 @@ class _Block(nn.Module):
         return h + self.second(F.silu(self.first(self.norm(h)) * (1 + scale) + shift))
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, features: int):
         super().__init__()
         self.first = nn.Sequential(nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))

@@ -113,7 +113,7 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path):
     picture(tmp_path / "b" / "0.png")
     with pytest.raises(ValueError, match="there is none for test"):
         load_images(tmp_path, split="test")
-    for wrong, message in ((("nowhere",), "neither 'digits' nor 'patches' nor a folder"),):
+    for wrong, message in ((("nowhere",), "neither 'digits', 'patches', 'fashion' nor a folder"),):
         with pytest.raises(ValueError, match=message):
             load_images(*wrong)
     with pytest.raises(ValueError, match="split must be"):

@@ -98,8 +98,8 @@ class Tesseract(_Reader):
 
 
 def ocr(subject: Subject, *, exact: bool) -> Watched:
-    """`Ocr` of the prompts' texts, watched by the right words of `Tesseract` where the system has it."""
-    held_out = Tesseract(words=subject.classes, exact=True) if shutil.which("tesseract") else None
+    """`Ocr` of the prompts' texts, watched by `Tesseract` where the system has it."""
+    held_out = Tesseract(words=subject.classes, exact=exact) if shutil.which("tesseract") else None
     return Watched(Ocr(words=subject.classes, exact=exact), held_out)
 
 
