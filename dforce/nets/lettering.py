@@ -18,15 +18,16 @@ CODES = 28      # 0 for no letter, 26 letters, 27 in every place for no text (cl
 HEADS = 4
 SPAN = 0.85     # of the width that a word is taken to cover; attention corrects it
 COLOURS = 3
+SHAPES, ACROSS = 8, 8  # channels and columns of the learnt shape of a letter
 
 
 class LetteringNet(nn.Module):
     """A U-Net of one token, an RGB image [B, 1, 3, H, W] of a word: out = background + mask * (ink - background).
 
     Two colours and a mask [H, W] in 0..1 are predicted, so it takes predict="x0". It sees the image relative to the
-    mean of its border, and along the line of colours from there to the mean of its middle. The embeddings of the
-    letters lie beside the pixels where each letter of a centred word would be, which tells early which part of the
-    image is which letter; at a quarter of the resolution all positions see one another and the letters (attention).
+    mean of its border, and along the line of colours from there to the mean of its middle. Embeddings and learnt shapes
+    of the letters lie beside the pixels where each letter of a centred word would be, so that a shape need only be
+    moved a little; at a quarter of the resolution all positions see one another and the letters (attention).
 
     event_shape: (3, H, W), H and W multiples of 4. static: {"text": L}, places of the text: cond["static"]["text"],
     [B, L] codes of letters, 0 after the last one, 27 everywhere for no text. width, coarse: channels at half and at a
@@ -53,7 +54,8 @@ class LetteringNet(nn.Module):
         self.text = _Letters(self.places, letters)
         self.word = nn.Linear(self.places * letters, features)
         self.colour = nn.Linear(2 * COLOURS, features)
-        self.first = nn.Conv2d(4 * (1 + COLOURS) + letters, width, 3, padding=1)
+        self.shapes = nn.Embedding(CODES, SHAPES * height // 2 * ACROSS)
+        self.first = nn.Conv2d(4 * (1 + COLOURS) + letters + SHAPES, width, 3, padding=1)
         self.fine = Residual(width, width, features)
         self.coarsen = nn.Conv2d(width, coarse, 2, stride=2)
         self.placed = nn.Conv2d(letters, coarse, 1)
@@ -90,10 +92,12 @@ class LetteringNet(nn.Module):
         letters = self.text(codes)
         seen, means = _relative(z)
         embedding = F.silu(self.embed(self.level(label[:, 0])) + self.word(letters.flatten(1)) + self.colour(means))
-        lines = _along(letters, codes, self.event_shape[2] // 2)
-        h = self.first(torch.cat([F.pixel_unshuffle(seen, 2), lines.expand(-1, -1, z.shape[2] // 2, -1)], 1))
+        height, across = z.shape[2] // 2, z.shape[3] // 2
+        lines = _along(letters, codes, across).expand(-1, -1, height, -1)
+        shapes = _shapes_along(self.shapes(codes).unflatten(2, (SHAPES, height, ACROSS)), codes, across)
+        h = self.first(torch.cat([F.pixel_unshuffle(seen, 2), lines, shapes], 1))
         fine = h = self.fine(h, embedding)
-        h = self.coarsen(h) + self.placed(_along(letters, codes, self.event_shape[2] // 4))
+        h = self.coarsen(h) + self.placed(_along(letters, codes, across // 2))
         for block in self.before:
             h = block(h, embedding)
         h = self.attention(h, letters)
@@ -145,15 +149,28 @@ def _length(codes: Tensor) -> Tensor:
     return ((codes > 0) & (codes < CODES - 1)).sum(1, keepdim=True)
 
 
-def _along(letters: Tensor, codes: Tensor, columns: int) -> Tensor:
-    """[B, size, 1, columns]: embeddings where each letter of a centred word would be, one going over into the next."""
+def _places(codes: Tensor, columns: int) -> Tensor:
+    """[B, L, columns]: how far each column is from the middle of a letter's place, in places; far for no letter."""
     length = _length(codes)
     number, column = torch.arange(codes.shape[1], device=codes.device), torch.arange(columns, device=codes.device)
     step = SPAN / length.clamp(min=1)
     center = 0.5 + (number - (length - 1) / 2) * step
-    away = ((column + 0.5) / columns - center[..., None]).abs() / step[..., None]
-    share = (1 - away).clamp(min=0) * (number < length)[..., None]
+    away = ((column + 0.5) / columns - center[..., None]) / step[..., None]
+    return away.masked_fill((number >= length)[..., None], columns)
+
+
+def _along(letters: Tensor, codes: Tensor, columns: int) -> Tensor:
+    """[B, size, 1, columns]: embeddings where each letter of a centred word would be, one going over into the next."""
+    share = (1 - _places(codes, columns).abs()).clamp(min=0)
     return torch.einsum("blc,bls->bsc", share.to(letters.dtype), letters)[:, :, None]
+
+
+def _shapes_along(shapes: Tensor, codes: Tensor, columns: int) -> Tensor:
+    """Shapes [B, L, channels, H, n], n columns a letter's place -> the word that they make, [B, channels, H, columns]."""
+    count = shapes.shape[-1]
+    at = (_places(codes, columns) + 0.5) * count - 0.5  # which column of its shape each column of the word is
+    share = (1 - (at[..., None] - torch.arange(count, device=codes.device)).abs()).clamp(min=0)
+    return torch.einsum("blcn,blshn->bshc", share.to(shapes.dtype), shapes)
 
 
 def _relative(z: Tensor) -> tuple[Tensor, Tensor]:
