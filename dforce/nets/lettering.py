@@ -166,7 +166,7 @@ def _along(letters: Tensor, codes: Tensor, columns: int) -> Tensor:
 
 
 def _shapes_along(shapes: Tensor, codes: Tensor, columns: int) -> Tensor:
-    """Shapes [B, L, channels, H, n], n columns a letter's place -> the word that they make, [B, channels, H, columns]."""
+    """Shapes [B, L, channels, H, n], n columns a place -> the word that they make, [B, channels, H, columns]."""
     count = shapes.shape[-1]
     at = (_places(codes, columns) + 0.5) * count - 0.5  # which column of its shape each column of the word is
     share = (1 - (at[..., None] - torch.arange(count, device=codes.device)).abs()).clamp(min=0)
