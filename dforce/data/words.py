@@ -55,7 +55,7 @@ def words_of(split: str) -> tuple[str, ...]:
 
 def checked_word(word: Any) -> str:
     """`word` in capitals; ValueError unless it is 3 to 5 letters from A to Z."""
-    text = str(word).upper()
+    text = word.upper() if isinstance(word, str) else ""
     if not SHORTEST <= len(text) <= LONGEST or set(text) - set(LETTERS):
         raise ValueError(f"a word has {SHORTEST} to {LONGEST} letters from A to Z, got {word!r}")
     return text
