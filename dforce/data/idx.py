@@ -1,10 +1,10 @@
 """Labelled images in IDX files, the format of MNIST and Fashion-MNIST, whose declared sizes are not believed."""
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is no whole IDX file of bytes ({error}); get it again") from error
 
 
-def _array(file: IO[bytes], most: int) -> np.ndarray:
+def _array(file: io.BufferedIOBase, most: int) -> np.ndarray:
     """most: bytes that the file can hold."""
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] != BYTES or not 1 <= head[3] <= MOST_DIMS:

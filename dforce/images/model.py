@@ -40,9 +40,9 @@ class ImageModel(NamedTuple):
         if not self.letters:
             return class_cond(labels)
         codes = torch.full((len(labels), self.letters), NULL, device=labels.device)
-        told = labels < len(self.classes)
-        if bool(told.any()):
-            codes[told] = codes_of([self.classes[label] for label in labels[told].tolist()]).to(codes)
+        known = labels < len(self.classes)
+        if bool(known.any()):
+            codes[known] = codes_of([self.classes[label] for label in labels[known].tolist()]).to(codes)
         return text_cond(codes)
 
     def labels(self, cond: Cond | None) -> Tensor:
