@@ -38,6 +38,8 @@ class Decode:
     """
 
     def __init__(self, vae: Any, at_once: int = 4):
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            vae.float()  # as its pipeline does: its activations exceed half precision
         self.vae, self.at_once = vae, at_once
         self.scale, self.shift = latent_scale(vae)
 

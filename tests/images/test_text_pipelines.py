@@ -8,7 +8,7 @@ import socket
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from dforce.align import replay
 from dforce.core.noise import Noise
@@ -19,8 +19,8 @@ from tests.images.conftest import flux, stable_diffusion, stable_diffusion_3, st
 PROMPTS, SIZE, STEPS, SCALE = ["a cat", "two dogs"], (16, 16), 3, 3.5
 
 
-def sampled_by_diffusers(pipe, start, **more):
-    """Latents and images in 0..1 of diffusers' own pipeline from `start`, its scheduler turned to DDIM."""
+def sampled_by_diffusers(pipe, start, call=None, **more):
+    """Latents and images in 0..1 of diffusers' own pipeline from `start`, its scheduler turned to DDIM; call: more."""
     flow = "FlowMatch" in type(pipe.scheduler).__name__
     scheduler = pipe.scheduler if flow else DDIMScheduler.from_config(
         pipe.scheduler.config, clip_sample=False, timestep_spacing="leading")
@@ -29,7 +29,7 @@ def sampled_by_diffusers(pipe, start, **more):
     is_flux, is_pixart = ("Flux" in type(pipe).__name__), ("PixArt" in type(pipe).__name__)
     how = {"num_inference_steps": STEPS, "guidance_scale": SCALE, "latents": patches_of(start) if is_flux else start,
            "height": SIZE[0], "width": SIZE[1], **({} if flow else {"eta": 0.0}),
-           **({"use_resolution_binning": False} if is_pixart else {})}
+           **({"use_resolution_binning": False} if is_pixart else {}), **(call or {})}
     x = pipe(PROMPTS, output_type="latent", **how).images
     return image_of_patches(x, start.shape[-2]) if is_flux else x, pipe(PROMPTS, output_type="pt", **how).images
 
@@ -131,29 +131,44 @@ def test_what_is_not_reproduced_is_refused_in_one_line(sd_folder, tmp_path) -> N
             load_pipeline(pipe).encode(prompts)
 
 
+MEMBERS = ["v_prediction", "negative", "t5", "schnell", "true guidance", "dynamic", "without zeroes"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["v_prediction", "t5", "schnell", "dynamic", "without zeroes"])
+@pytest.mark.parametrize("change", MEMBERS)
 def test_other_members_of_a_family(change, tmp_path) -> None:
     """v_prediction of SD 2, T5 of SD3, Flux without embedded guidance, dynamic shifting of SD3, SDXL's own null."""
-    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-
-    more = {}
+    more, call, scale, negative = {}, {}, SCALE, None
     match change:
         case "v_prediction":
             pipe = stable_diffusion(tmp_path, DDIMScheduler(
                 prediction_type="v_prediction", clip_sample=False, steps_offset=1, set_alpha_to_one=False))
+        case "negative":
+            pipe, negative = stable_diffusion_xl(tmp_path), "a bird"
+            call = {"negative_prompt": [negative] * 2}
         case "t5":
             pipe = stable_diffusion_3(tmp_path, third=True)
         case "schnell":
-            pipe = flux(tmp_path, guidance=False)
+            pipe, scale = flux(tmp_path, guidance=False), 1.0  # diffusers guides it by a negative prompt alone
+        case "true guidance":
+            pipe, negative = flux(tmp_path, guidance=False), "a bird"
+            call = {"negative_prompt": [negative] * 2, "true_cfg_scale": SCALE}
         case "dynamic":
             pipe = stable_diffusion_3(tmp_path)
             pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
         case _:
             pipe, more = stable_diffusion_xl(tmp_path), {"force_zeros_for_empty_prompt": False}
             pipe.register_to_config(**more)
-    pipeline = load_pipeline(pipe, size=SIZE)
-    scale = 1.0 if change == "schnell" else SCALE  # without a negative prompt diffusers guides it by no other way
-    expected, _ = sampled_by_diffusers(pipe, start_of(pipeline), **more)
+    pipeline = load_pipeline(pipe, size=SIZE, negative=negative)
+    expected, _ = sampled_by_diffusers(pipe, start_of(pipeline), call, **more)
     x = pipeline.sampler(STEPS, guidance=scale, eta=0.0).tokens(2, pipeline.encode(PROMPTS), Noise(4))
     assert float((x[:, 0] - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_folder_is_read_as_its_pipeline(any_pipe, tmp_path) -> None:
+    any_pipe.save_pretrained(tmp_path)
+    one, other = (load_pipeline(source, size=SIZE) for source in (any_pipe, tmp_path))
+    drawn = [each.decode(each.sampler(2, guidance=SCALE).tokens(2, each.encode(PROMPTS), Noise(4)))
+             for each in (one, other)]
+    torch.testing.assert_close(*drawn, rtol=0, atol=1e-5)
