@@ -19,10 +19,13 @@ def _of(module: str, name: str, *arguments: Any, **more: Any) -> Callable[[], An
 LOADERS = {
     "unet": _of("dforce.nets.diffusers", "load_unet", MISSING),
     "pipeline": _of("dforce.images.pipeline", "from_unet", MISSING),
+    "any pipeline": _of("dforce.images.pipeline", "load_pipeline", MISSING),
+    "lora": _of("dforce.align.lora_diffusers", "load_lora", MISSING, None),
     "scheduler": _of("dforce.nets.diffusers", "load_scheduler", MISSING),
     "latents": _of("dforce.video.latents", "load_latents", MISSING),
     "unet of a folder": _of("dforce.nets.diffusers", "load_unet", "folder"),
     "pipeline of a folder": _of("dforce.images.pipeline", "from_unet", "folder"),
+    "any pipeline of a folder": _of("dforce.images.pipeline", "load_pipeline", "folder"),
     "scheduler of a folder": _of("dforce.nets.diffusers", "load_scheduler", "folder"),
     "latents of a folder": _of("dforce.video.latents", "load_latents", "folder"),
     "checkpoint": _of("dforce.train.checkpoint", "load", MISSING),
