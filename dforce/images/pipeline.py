@@ -108,7 +108,7 @@ def from_unet(folder: str | Path, *, dtype: torch.dtype | None = None,
     net, scheduler = load_unet(str(folder), dtype=dtype).to(device), load_scheduler(str(folder))
     kind = str(scheduler.config.get("prediction_type"))
     unet: Any = net.eval().requires_grad_(False).module
-    unlike = {"a network of text": "text" in net.call.needed, "an autoencoder": any(
+    unlike = {"a network of text": "text" in net.needed, "an autoencoder": any(
         (Path(folder) / part).is_dir() for part in ("vae", "vqvae")), f"prediction_type {kind}": kind not in PREDICT}
     wrong = [name for name, present in unlike.items() if present]
     if wrong or (wrong := refusals(unet, UNET)):

@@ -66,7 +66,10 @@ class PretrainedNet(nn.Module):
         if self.kind not in CALLS:
             raise ValueError(f"how a {self.kind} is called is not known here; a {', '.join(CALLS)} is wanted")
         self.call = CALLS[self.kind]
-        self.distilled = bool(base_of(module).config.get("guidance_embeds"))
+        config = base_of(module).config
+        self.distilled = bool(config.get("guidance_embeds"))
+        sized = config.get("addition_embed_type") == "text_time" or getattr(module, "use_additional_conditions", False)
+        self.needed = (*self.call.needed, *(self.call.added if sized else ()))
 
     def init_state(self, batch: int, cond: Any = None) -> State:
         """The conditioning of `batch` images. Raises ValueError for unknown names and wrong numbers of rows."""
@@ -76,7 +79,7 @@ class PretrainedNet(nn.Module):
             raise ValueError(f"a {self.kind} takes cond['static'] of {known}, got {unknown}")
         if self.distilled and "guidance" not in static:
             static["guidance"] = torch.full((batch,), GUIDANCE, device=next(self.module.parameters()).device)
-        for name in self.call.needed:
+        for name in self.needed:
             if name not in static:
                 raise ValueError(f"a {self.kind} needs cond['static'][{name!r}], got {sorted(static)}")
         for name, value in static.items():

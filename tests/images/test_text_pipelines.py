@@ -53,6 +53,11 @@ def test_its_ode_is_that_of_diffusers_and_a_record_replays(any_pipe, capsys) -> 
     assert float((x[:, 0] - expected).abs().max() / expected.abs().max()) < 1e-4
     torch.testing.assert_close(pipeline.decode(x)[:, 0] / 2 + 0.5, images, rtol=0, atol=1e-4)
     assert largest_ratio(pipeline) < 1e-3
+    static = pipeline.encode(PROMPTS)["static"]
+    assert set(static) == set(pipeline.null["static"])
+    for name in static:
+        with pytest.raises(ValueError, match=f"needs cond.*{name}"):
+            pipeline.denoiser.init_state(2, {"static": {key: value for key, value in static.items() if key != name}})
 
 
 def test_nothing_asks_a_network(sd_folder, monkeypatch) -> None:
