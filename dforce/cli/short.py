@@ -19,6 +19,7 @@ SHORT: dict[str, dict[str, Any]] = {  # command -> dotted key -> value, where th
     "benchmark/speed": {"quick": True},
     "data/lerobot": {"episodes": 2},
     "data/maze": {"steps": 20_000},
+    "data/preferences": {"rows": 8},
     "data/robot": {"episodes": 2, "tail": 10},
     "data/video": {"mazes": 2, "test_mazes": 1, "clips": 2, "test_clips": 2, "frames": 24},
     "demo": {"data_steps": 40_000, "episodes": 8, "plan.pictures": 1, "train.batch": 16,

@@ -31,6 +31,8 @@ class PreferenceData:
     classes: list[str] | None
     user: str | None
     pipeline: str | None
+    rows: int | None
+    fast_dev_run: bool = False
 
     def run(self, folder: RunFolder) -> None:
         """pairs.npz or ratings.npz in the run folder."""
@@ -42,7 +44,7 @@ class PreferenceData:
         if self.pipeline and self.classes:
             raise ValueError("a pipeline takes prompts as text: leave classes out")
         pipeline = load_pipeline(self.pipeline) if self.pipeline else None
-        given = read_preferences(self.source, self._fitted, user=self.user)
+        given = read_preferences(self.source, self._fitted, user=self.user, limit=self.rows)
         if not isinstance(given, PicturePairs):
             write_ratings(folder.path / "ratings.npz",
                           Ratings(pipeline_tokens(pipeline, _tokens(given.picture)), torch.tensor(given.rating)))

@@ -33,20 +33,23 @@ class PictureRatings(NamedTuple):
     rating: list[float]
 
 
-def read_preferences(source: str | Path, fit: Fit, *, user: str | None = None) -> PicturePairs | PictureRatings:
+def read_preferences(source: str | Path, fit: Fit, *, user: str | None = None,
+                     limit: int | None = None) -> PicturePairs | PictureRatings:
     """Pairs, or ratings, of a .parquet or .jsonl file, or of a folder with metadata.jsonl or .parquet files.
 
     Pairs have the columns of Pick-a-Pic (Kirstain et al. 2023): caption, jpg_0 and jpg_1, label_0 (1 where the first
     is preferred, 0 the second, .5 neither), user_id and has_label if there are such. Other names that are read: prompt
     or text, image_0 and image_1, label (the number of the preferred one). Ratings have file_name or image, and rating
     or score. An image is the bytes of a file, {"bytes": ...}, or in .jsonl the path of a file beside it, under its name
-    or, as imagefolder has it, with _file_name behind. user: only rows of this user_id. ValueError names the row.
+    or, as imagefolder has it, with _file_name behind. user: only rows of this user_id. limit: only so many rows. ValueError names the row.
     """
     rows, kind = 0, ""
     pairs, ratings = PicturePairs([], [], [], []), PictureRatings([], [])
     for where, row, folder in _rows(Path(source)):
         if (user is not None and str(row.get("user_id")) != user) or not row.get("has_label", True):
             continue
+        if rows == limit:
+            break
         rows += 1
         try:
             sides = [_first(row, (name, f"{name}_file_name")) for names in SIDES for name in names]

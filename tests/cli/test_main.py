@@ -118,6 +118,7 @@ def test_every_net_is_built_from_its_file_and_the_shapes_of_the_data(file: Path)
 
     layouts = {"image": {"event_shape": [1, 8, 8], "static": {"class": 10}},
                "video": {"event_shape": [3, 16, 16], "token": {"action": 2}},
+               "lettering": {"event_shape": [3, 16, 48], "static": {"text": 5}},
                "policy": {"event_shape": [8], "token": {"kind": 2},
                           "tokens": {"parts": {"state": 3}, "action": 2, "chunk": 4}}}
     config = {"net": OmegaConf.load(file), "schedule": {"_target_": "dforce.core.schedule.linear"}, "predict": "x0"}

@@ -20,8 +20,8 @@ VERBS = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.ki
 BAD = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e30, 99999999999999999999999]
 WORDS = set("""checkpoint cut_at data device dtype encoder env held_out_reward host i3d ignore latents lora lpips maze
     measure methods models name negative networks only out pipeline preferences prompts resume reward
-    reward_node reward_settings rewards sde selector subset suite
-    token_file tracker trl trust vote""".split())  # null, and no number
+    reward_node reward_settings rewards sde selector subset source suite
+    token_file tracker trl trust user vote""".split())  # null, and no number
 
 
 def numbers(value: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
