@@ -121,6 +121,24 @@ def test_bad_input_is_one_line_and_nothing_is_written(sd_folder: Path, capsys: p
         assert not Path("a").exists(), words
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part, key, value", [("scheduler/scheduler_config.json", "_class_name", "LCMScheduler"),
+                                              ("unet/config.json", "in_channels", 9)])
+def test_a_pipeline_that_is_not_reproduced_is_refused_in_one_line(
+        part: str, key: str, value: object, sd_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(sd_folder, "other")
+    config = {**json.loads(Path("other", part).read_text()), key: value}
+    Path("other", part).write_text(json.dumps(config))
+    if part.startswith("scheduler"):
+        index = json.loads(Path("other/model_index.json").read_text())
+        Path("other/model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", value]}))
+    for words in (["align", "pipeline"], ["sample", "pipeline"]):
+        assert main([*words, "pipeline=other", "prompts=[a cat]", "device=cpu", "out=a"]) == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dforce: ")]
+        assert len(error) == 1 and ("LCM" in error[0] or "channels" in error[0] or "in_channels" in error[0]), error
+        assert not Path("a").exists()
+
+
 def test_a_reward_that_fails_leaves_a_run_to_go_on_with(sd_folder: Path, capsys: pytest.CaptureFixture[str],
                                                         monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = "import math\nasked = []\ndef reward(images, prompts, metadata):\n    asked.append(1)\n" \
