@@ -1,5 +1,5 @@
 """An epoch of DDPO on a pipeline of Stable Diffusion, here and in TRL 0.23.1, the last with a DDPOTrainer: python
-scripts/studies/benchmark/against_trl.py --trl PYTHON [--rounds 5] [--rows 8] [--out FILE]
+scripts/studies/benchmark/against_trl.py --trl PYTHON [--rounds 5] [--rows 4] [--out FILE]
 
 PYTHON: the interpreter of an environment with TRL 0.23.1. Both tune rank-4 adapters of the same random pipeline (1.4
 million weights, 16 x 16 latents, guidance 5, eta 1, clip_sample false) on the size of JPEG files, at the same settings,
@@ -41,7 +41,8 @@ GUIDANCE, RANK = 5.0, 4
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
 SETTINGS = {  # of DDPOConfig, beside its defaults
     "defaults of TRL": {},
-    "8 samples, 20 steps": {"sample_num_steps": 20, "sample_batch_size": 4, "train_gradient_accumulation_steps": 4}}
+    "8 samples drawn at once, 20 steps": {"sample_num_steps": 20, "sample_batch_size": 8,
+                                          "sample_num_batches_per_epoch": 1, "train_gradient_accumulation_steps": 4}}
 
 
 def adapted(folder: str) -> tuple[Pipeline, Any]:
@@ -177,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl", help="Python of the environment with TRL")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=8, help="steps of runs in memory at once")
+    parser.add_argument("--rows", type=int, default=4, help="steps of runs in memory at once")
     parser.add_argument("--tasks", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--work", nargs=2, help="be our side, for a pipeline and a configuration")
     parser.add_argument("--out", type=Path)
