@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import runpy
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
+from dforce.align import replay
 from dforce.align.algorithms.ddpo import ImportanceSampling
+from dforce.align.lora_diffusers import load_lora
 from dforce.align.rewards.protocol import RewardError, ask_reward
 from dforce.cli.compose import composed, with_trl
+from dforce.core.noise import Noise
+from dforce.guidance.wrapper import module_inside
+from dforce.images.pipeline import load_pipeline
 from dforce.images.trl import latent_numbers, prompts_from_trl, read_trl, reward_from_trl
 from dforce.runs.folder import Invocation
 
@@ -121,3 +128,25 @@ def test_a_file_of_trl_sets_what_the_command_line_leaves_open(tmp_path) -> None:
         with_trl(other, call)
     with pytest.raises(ValueError, match="cannot be read"):
         latent_numbers(str(tmp_path))
+
+
+def test_before_an_update_a_log_ratio_is_exactly_0_in_the_batch_shape_that_sampled(sd_folder) -> None:
+    pipeline = load_pipeline(sd_folder)
+    sampler = pipeline.sampler(3, guidance=5.0)
+    trace = sampler.record(3, pipeline.encode(["a cat", "a dog", "a zebra"]), Noise(0))
+    with torch.no_grad():
+        now = replay(trace, sampler.denoiser, sampler.schedule, rows=3)
+    assert (trace.dims > 0).any() and torch.equal(now.log_prob, now.old)
+
+
+def test_the_worked_example_tunes_with_the_functions_of_trl_and_writes_adapters(sd_folder, tmp_path, monkeypatch,
+                                                                                capsys) -> None:
+    (tmp_path / "ddpo.yaml").write_text("num_epochs: 1\nsample_num_steps: 2\nlogdir: logs\n")
+    script = Path(__file__).parents[2] / "scripts" / "examples" / "ddpo_jpeg.py"
+    monkeypatch.setattr("sys.argv", [str(script), str(sd_folder), "--config", str(tmp_path / "ddpo.yaml"), "--out",
+                                     str(tmp_path / "out")])
+    runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "epoch 1: reward -" in said and "logdir='logs' is not read" in said
+    tuned = load_lora(tmp_path / "out", module_inside(load_pipeline(sd_folder).denoiser))
+    assert tuned and all(name.endswith(("to_q", "to_k", "to_v", "to_out.0")) for name in tuned)
