@@ -122,7 +122,7 @@ def agreement(folder: str, theirs: list[str], count: int = 4) -> list[Row]:
                              reduce="mean", last=1, cond={"static": {"text": got["prompt_embeds"]}})
             with torch.no_grad():
                 recorded = replay(trace, policy, pipeline.schedule, rows=16)
-            rows.append(agreement_row("at the weights that sampled", "log-prob, largest difference",
+            rows.append(agreement_row("at the weights that sampled", "largest difference of the recorded log-prob",
                                       float(((recorded.log_prob - recorded.old) / recorded.dims).abs().max()),
                                       "nats a dimension"))
         objective = AlignObjective(policy, pipeline.schedule, policy_gradient(clip_nats=1e6, rows=8))
@@ -131,11 +131,11 @@ def agreement(folder: str, theirs: list[str], count: int = 4) -> list[Row]:
         objective(Samples(trace.x[:, -1], trace.cond, advantage, advantage, torch.arange(count), trace))[0].backward()
         now = replay(trace, policy, pipeline.schedule, rows=16).log_prob[..., 0].detach()
         task = "at the weights that sampled" if when == "at" else "at other weights"
-        rows.append(agreement_row(task, "log-prob now, largest difference", float(
+        rows.append(agreement_row(task, "largest difference of the log-prob", float(
             (now / trace.dims[..., 0] - got[f"{when}.now"]).abs().max()), "nats a dimension"))
         wanted = torch.cat([got[f"{when}.gradient.{peft_name(name)}"].flatten() for name in weights]).double()
         gradient = torch.cat([weight.grad.flatten() for weight in weights.values()]).double()  # type: ignore[union-attr]
-        rows.append(agreement_row(task, "gradient, relative difference",
+        rows.append(agreement_row(task, "relative difference of the gradient",
                                   float((gradient - wanted).norm() / wanted.norm()), "of its norm"))
     return rows
 
@@ -163,15 +163,15 @@ def compare(folder: str, theirs: list[str], task: str, config: dict[str, Any], r
     for worker in workers.values():
         worker.close()
     seconds = {name: np.array([each["seconds"] for each in given[1:]]) for name, given in answers.items()}
-    variant = {"rows": rows}
-    result = []
+    result: list[Row] = []
     for name, values in seconds.items():
+        variant = {"rows": rows} if name == "ours" else {"beside": f"rows={rows}"}
         last, first = answers[name][-1], answers[name][0]
         result += [median_row(task, name, "time of an epoch", values, variant=variant, unit="CPU s", higher=False),
                    make_row(task, name, "peak memory", last["peak"], n=1, variant=variant, unit="MB", higher=False),
                    make_row(task, name, "before", first["before"], n=1, variant=variant, unit="MB", higher=False)]
     ratio = seconds["TRL 0.23.1"] / seconds["ours"]
-    return [*result, median_row(task, "ours", "speed-up", ratio, variant=variant, unit="times TRL", higher=True)]
+    return [*result, median_row(task, "ours", "speed-up", ratio, variant={"rows": rows}, unit="times TRL", higher=True)]
 
 
 def main() -> None:
