@@ -53,7 +53,8 @@ class ImageTraining(DenoiserTraining):
         """As `prepare`; the training images are drawn as they are wanted."""
         if self.size is not None:
             raise ValueError(f"pictures of words have a size; size={self.size} is for folders")
-        if issubclass(resolve(self.model["net"]["_target_"], trust=self.trust), ImageNet):
+        network = resolve(self.model["net"]["_target_"], trust=self.trust)
+        if isinstance(network, type) and issubclass(network, ImageNet):
             raise ValueError("this network is told classes, words are told in letters: give net=lettering")
         held_out = word_images("test", seed=self.seed)
         layout = {**layout_of(held_out.shape, WORDS, "words"), "static": {"text": LONGEST}}
@@ -106,8 +107,8 @@ class ImageTraining(DenoiserTraining):
                 part = judged.some(slice(1, None, 2))
                 rows.append(part.frechet_row(real.x[::2], classifier, task=task, variant=variant))
         seen = {row["method"]: f"{row['value']:.0%}" for row in rows if row["metric"] in SHARES}
-        judged = "Tesseract reads {} rightly" if model.letters else "the classifier sees {} as their class"
-        folder.results(rows, summary=f"Of {len(x)} samples {judged.format(seen['samples'])}, of as many held-out "
+        verdict = "Tesseract reads {} rightly" if model.letters else "the classifier sees {} as their class"
+        folder.results(rows, summary=f"Of {len(x)} samples {verdict.format(seen['samples'])}, of as many held-out "
                        f"images {seen['data']}." if seen else "")
         (folder.path / "episodes.jsonl").unlink(missing_ok=True)  # of the run before it was resumed
         folder.episodes(line for judged in sets for line in judged.lines(task=task, names=real.classes))
