@@ -29,7 +29,7 @@ class PreferenceData:
     size: Any
     grey: bool
     classes: list[str] | None
-    user: str | None
+    user: str | int | None
     pipeline: str | None
     rows: int | None
     fast_dev_run: bool = False

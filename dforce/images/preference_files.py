@@ -33,7 +33,7 @@ class PictureRatings(NamedTuple):
     rating: list[float]
 
 
-def read_preferences(source: str | Path, fit: Fit, *, user: str | None = None,
+def read_preferences(source: str | Path, fit: Fit, *, user: str | int | None = None,
                      limit: int | None = None) -> PicturePairs | PictureRatings:
     """Pairs, or ratings, of a .parquet or .jsonl file, or of a folder with metadata.jsonl or .parquet files.
 
@@ -46,7 +46,7 @@ def read_preferences(source: str | Path, fit: Fit, *, user: str | None = None,
     rows, kind = 0, ""
     pairs, ratings = PicturePairs([], [], [], []), PictureRatings([], [])
     for where, row, folder in _rows(Path(source)):
-        if (user is not None and str(row.get("user_id")) != user) or not row.get("has_label", True):
+        if (user is not None and str(row.get("user_id")) != str(user)) or not row.get("has_label", True):
             continue
         if rows == limit:
             break

@@ -49,7 +49,7 @@ def test_pick_a_pics_columns_become_pairs(tmp_path, monkeypatch, capsys) -> None
     wanted = from_uint8(PICTURES)[:, None]
     assert torch.equal(pairs.win, wanted[[0, 3, 4]]) and torch.equal(pairs.lose, wanted[[1, 2, 5]])
     assert pairs.weight.tolist() == [1, 1, 0] and pairs.cond["static"]["class"].tolist() == [1, 0, 1]
-    assert main(["data", "preferences", "source=.", "user='8'", "grey=true", "size=[4, 6]", "out=b"]) == 0
+    assert main(["data", "preferences", "source=.", "user=8", "grey=true", "size=[4, 6]", "out=b"]) == 0
     assert read_pairs("b/pairs.npz").win.shape == (1, 1, 1, 4, 6)
     assert main(["data", "preferences", "source=.", "classes=[dog, cow]", "out=c"]) == 2
     assert "the prompt 'cat' of 2 pairs is none of the classes" in capsys.readouterr().err
@@ -107,3 +107,11 @@ def test_a_pipelines_pairs_are_latents_and_conditioning(sd_folder, tmp_path, mon
         text = pipe.encode_prompt("cat", "cpu", 1, False)[0]
     torch.testing.assert_close(pairs.win[0], latent, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(pairs.cond["static"]["text"][0], text[0], atol=1e-5, rtol=1e-4)
+    words = ["align", "pipeline", f"pipeline={sd_folder}", "prompts=[cat, dog]", "held_out=0.5", "guidance=1", "steps=2",
+             "reward=bright", "algorithm=diffusion_dpo", "algorithm.preferences=a/pairs.npz", "algorithm.epochs=1",
+             "algorithm.updates=1", "watch=0", "evaluate=0"]
+    assert main([*words, "out=b"]) == 0
+    logged = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in logged if "loss" in line]
+    assert losses == [pytest.approx(2 / 3 * np.log(2))]  # a tie in three counts nothing
+    assert main([*words, "algorithm.samples=64", "out=c"]) == 2

@@ -14,6 +14,8 @@ KEYS = frozenset({"pipeline", "algorithm", "reward", "prompts"})  # what the con
 def run(cfg: Any, call: Invocation) -> None:
     """Tunes; adapters, metrics, results, pictures and the page go into the run folder."""
     cfg, call = resumed(*with_trl(cfg, call), KEYS)
+    if cfg["algorithm"].get("preferences") and "algorithm.samples" not in call.given:
+        del cfg["algorithm"]["samples"]  # the usual number of a pipeline, which says nothing about pairs of a file
     tuning = read(cfg, PipelineTuning, trust=cfg["trust"])
     folder = run_tuning(tuning, call)
     if folder is not None:
