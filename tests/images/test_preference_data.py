@@ -107,9 +107,9 @@ def test_a_pipelines_pairs_are_latents_and_conditioning(sd_folder, tmp_path, mon
         text = pipe.encode_prompt("cat", "cpu", 1, False)[0]
     torch.testing.assert_close(pairs.win[0], latent, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(pairs.cond["static"]["text"][0], text[0], atol=1e-5, rtol=1e-4)
-    words = ["align", "pipeline", f"pipeline={sd_folder}", "prompts=[cat, dog]", "held_out=0.5", "guidance=1", "steps=2",
-             "reward=bright", "algorithm=diffusion_dpo", "algorithm.preferences=a/pairs.npz", "algorithm.epochs=1",
-             "algorithm.updates=1", "watch=0", "evaluate=0"]
+    words = ["align", "pipeline", f"pipeline={sd_folder}", "prompts=[cat, dog]", "held_out=0.5", "guidance=1",
+             "steps=2", "reward=bright", "algorithm=diffusion_dpo", "algorithm.preferences=a/pairs.npz",
+             "algorithm.epochs=1", "algorithm.updates=1", "watch=0", "evaluate=0"]
     assert main([*words, "out=b"]) == 0
     logged = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if "loss" in line]
