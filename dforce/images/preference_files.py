@@ -41,7 +41,8 @@ def read_preferences(source: str | Path, fit: Fit, *, user: str | int | None = N
     is preferred, 0 the second, .5 neither), user_id and has_label if there are such. Other names that are read: prompt
     or text, image_0 and image_1, label (the number of the preferred one). Ratings have file_name or image, and rating
     or score. An image is the bytes of a file, {"bytes": ...}, or in .jsonl the path of a file beside it, under its name
-    or, as imagefolder has it, with _file_name behind. user: only rows of this user_id. limit: only so many rows. ValueError names the row.
+    or, as imagefolder has it, with _file_name behind. user: only rows of this user_id.
+    limit: only so many rows. ValueError names the row.
     """
     rows, kind = 0, ""
     pairs, ratings = PicturePairs([], [], [], []), PictureRatings([], [])
