@@ -301,3 +301,11 @@ def test_the_verbs_take_the_nulls_that_they_speak_of() -> None:
         defaults = yaml.safe_load(text_of(verb))
         assert defaults[key] is not None
         check_like(defaults | {key: None}, text_of(verb))
+
+
+def test_weights_of_rewards_are_any_finite_numbers_whatever_the_rewards_are_called():
+    from dforce.config import check_numbers
+
+    check_numbers({"rewards": {"jpeg": 1, "spread": 0.4, "clip": -2}})  # spread and clip are keys elsewhere
+    with pytest.raises(ValueError, match=r"rewards\.spread must be"):
+        check_numbers({"rewards": {"spread": float("nan")}})

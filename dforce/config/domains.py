@@ -71,8 +71,9 @@ def check_numbers(config: Any, *, where: str = "", files: Sequence[Path] = ()) -
         for value in config:
             check_numbers(value, where=where, files=files)
     elif isinstance(config, (int, float)) and not isinstance(config, bool):
-        key = where.rpartition(".")[2].lstrip("+~")
-        domain = DOMAINS.get(key, FINITE)
+        parent, _, key = where.rpartition(".")
+        key = key.lstrip("+~")
+        domain = FINITE if parent.endswith("rewards") else DOMAINS.get(key, FINITE)  # weights, by names of rewards
         if config not in domain:
             raise ValueError(f"{where} must be {domain}, got {config}{line_of(files, key, config)}")
 
