@@ -22,7 +22,7 @@ BUFFER = 64  # rewards of a prompt that its mean and std are taken from
 COUNTS = ("epochs", "samples", "updates", "passes", "group")
 Advantage = Literal["prompt", "batch", "group"]
 # Of `fit`. Weight decay would pull at the weights whatever the reward says; warmup None: the updates of one epoch
-ADAMW: Mapping[str, Any] = {"betas": (0.9, 0.999), "weight_decay": 0.0, "clip": 1.0, "warmup": None}
+ADAMW: Mapping[str, Any] = {"betas": [0.9, 0.999], "weight_decay": 0.0, "clip": 1.0, "warmup": None}
 
 
 class Setup(NamedTuple):

@@ -94,7 +94,7 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"{self.process.args} ended without an answer")
+        raise RuntimeError(f"{self.process.args!r} ended without an answer")
 
     def close(self) -> None:
         assert self.process.stdin
@@ -134,7 +134,7 @@ def agreement(folder: str, theirs: list[str], count: int = 4) -> list[Row]:
         rows.append(agreement_row(task, "largest difference of the log-prob", float(
             (now / trace.dims[..., 0] - got[f"{when}.now"]).abs().max()), "nats a dimension"))
         wanted = torch.cat([got[f"{when}.gradient.{peft_name(name)}"].flatten() for name in weights]).double()
-        gradient = torch.cat([weight.grad.flatten() for weight in weights.values()]).double()  # type: ignore[union-attr]
+        gradient = torch.cat([weight.grad.flatten() for weight in weights.values()]).double()
         rows.append(agreement_row(task, "relative difference of the gradient",
                                   float((gradient - wanted).norm() / wanted.norm()), "of its norm"))
     return rows
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args, begin = parser.parse_args(), time.monotonic()
     if args.work:
-        return work(*args.work, args.rows)
+        return work(args.work[0], args.work[1], args.rows)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         tiny_sd.build(Path(folder))

@@ -43,7 +43,7 @@ class Update:
                            layers_per_block=2, norm_num_groups=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                            up_block_types=("AttnUpBlock2D", "UpBlock2D"))
         self.schedule, self.rows = cosine(1000), rows
-        self.denoiser = Precond(PretrainedNet(unet), self.schedule, "v").eval()  # type: ignore[arg-type]
+        self.denoiser = Precond(PretrainedNet(unet), self.schedule, "v").eval()
         path, start = self.schedule.grid(steps + 1, "index")[:, None], torch.randn(runs, 1, *SHAPE)
         parts = [record(self.denoiser, self.schedule, path, part, noise=Noise(i))
                  for i, part in enumerate(start.split(rows))]

@@ -60,7 +60,7 @@ def make_bed(name: str, steps: int) -> Bed:
     unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(16, 32), layers_per_block=1,
                        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=8)
     schedule = cosine(1000)
-    denoiser = Precond(PretrainedNet(unet), schedule, "v").eval()  # type: ignore[arg-type]
+    denoiser = Precond(PretrainedNet(unet), schedule, "v").eval()
     path = schedule.grid(steps + 1, "index")[:, None]
     return Bed(name, denoiser, schedule, path, (1, 1, 8, 8), brightness, 0, 1e-3, 16)
 

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", OMP_NUM_THREADS="1")
 warnings.filterwarnings("ignore")
@@ -35,17 +36,22 @@ def adapters(trainer: DDPOTrainer) -> dict[str, torch.nn.Parameter]:
 
 def gradients(trainer: DDPOTrainer, samples: dict, advantages: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of the mean loss over all steps of all samples, and their log-probs, [B, S], by the weights of now."""
-    weights, count, nats = adapters(trainer), samples["timesteps"].shape[1], []
+    weights, count, nats = adapters(trainer), samples["timesteps"].shape[1], list[Any]()
     embeds = torch.cat([samples["negative_prompt_embeds"], samples["prompt_embeds"]])
     original = trainer.sd_pipeline.scheduler_step
-    trainer.sd_pipeline.scheduler_step = lambda *given, **more: nats.append(original(*given, **more)) or nats[-1]
+
+    def kept(*given: Any, **more: Any) -> Any:
+        nats.append(original(*given, **more))
+        return nats[-1]
+
+    trainer.sd_pipeline.scheduler_step = kept
     for step in range(count):
         loss, *_ = trainer.calculate_loss(
             samples["latents"][:, step], samples["timesteps"][:, step], samples["next_latents"][:, step],
             samples["log_probs"][:, step], advantages, embeds)
         (loss / count).backward()
     del trainer.sd_pipeline.scheduler_step
-    result = {f"gradient.{name}": weight.grad.clone() for name, weight in weights.items()}
+    result = {f"gradient.{name}": weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
     trainer.optimizer.zero_grad()
     return {**result, "now": torch.stack([step.log_probs.detach() for step in nats], 1)}
 
@@ -57,7 +63,7 @@ def trajectory(trainer: DDPOTrainer, file: str, count: int) -> None:
         for weight in adapters(trainer).values():
             weight.normal_(std=SPREAD)
     samples = trainer._generate_samples(1, count)[0][0]
-    advantages, tensors = torch.randn(count, dtype=torch.float64), {}
+    advantages, tensors = torch.randn(count, dtype=torch.float64), dict[str, torch.Tensor]()
     trainer.config.train_clip_range = 1.0  # a clip would show rounding at its edge
     for when in ("at", "after"):  # the weights that sampled, and others
         tensors |= {f"{when}.{name}": value for name, value in gradients(trainer, samples, advantages).items()}
