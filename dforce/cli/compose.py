@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from dforce.cli import manual
 from dforce.config import Node, bounded_yaml, nearest, option, options, present
-from dforce.images.trl import latent_numbers, read_trl
 from dforce.runs.folder import Invocation, nothing_saved
 from dforce.runs.training_run import has_checkpoint
 from dforce.train.checkpoint import find
@@ -59,24 +58,6 @@ def with_usual(cfg: Mapping[str, Any], call: Invocation) -> tuple[dict[str, Any]
     """The configuration with cfg["usual"] in its algorithm, where the command line says nothing else."""
     given = [key.removeprefix("algorithm.") for key in call.given if key.startswith("algorithm.")]
     changed = {**cfg, "algorithm": suited(cfg["algorithm"], cfg["usual"], given)}
-    return changed, call._replace(config=changed)
-
-
-def with_trl(cfg: Mapping[str, Any], call: Invocation) -> tuple[dict[str, Any], Invocation]:
-    """The configuration with what cfg["trl"], a file of a DDPOConfig, says of keys that the command line does not."""
-    if not cfg["trl"]:
-        return dict(cfg), call
-    read = read_trl(cfg["trl"], dims=latent_numbers(str(cfg["pipeline"]), cfg["size"]))
-    if cfg["algorithm"]["_target_"] != option("algorithm", read.words["algorithm"])["_target_"]:
-        raise ValueError(f"trl={cfg['trl']} has the settings of algorithm={read.words['algorithm']}: leave the other "
-                         "algorithm out, or trl")
-    merged = OmegaConf.create(dict(cfg))
-    for key, value in read.words.items():
-        if key != "algorithm" and key not in call.given:
-            OmegaConf.update(merged, key, value)
-    for note in read.notes:
-        print(f"note: {note}")
-    changed: Any = OmegaConf.to_container(merged, resolve=True)
     return changed, call._replace(config=changed)
 
 

@@ -15,7 +15,8 @@ from dforce.align import replay
 from dforce.align.algorithms.ddpo import ImportanceSampling
 from dforce.align.lora_diffusers import load_lora
 from dforce.align.rewards.protocol import RewardError, ask_reward
-from dforce.cli.compose import composed, with_trl
+from dforce.cli.commands.align_pipeline import with_trl
+from dforce.cli.compose import composed
 from dforce.core.noise import Noise
 from dforce.guidance.wrapper import module_inside
 from dforce.images.pipeline import load_pipeline

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dforce.align.rewards.builtin import per_frame
+from dforce.align.rewards.layouts import under
 from dforce.align.rewards.learnt import BradleyTerry
 from dforce.align.rewards.network import RewardNet, flat
 from dforce.align.rewards.protocol import Reward, Subject, Watched
@@ -58,10 +59,10 @@ def load_reward(where: str | Path, *, encoder: Any = None) -> BradleyTerry | Mea
                 raise ValueError(f"its offset is {offset}")
             return BradleyTerry(_net(config["net"], tensors, folder), offset=offset)
         about = config["head"]
-        head = built_for(lambda: RatingHead(about["features"], hidden=about["hidden"]), _under("head.", tensors),
+        head = built_for(lambda: RatingHead(about["features"], hidden=about["hidden"]), under("head.", tensors),
                          origin=f"the head in {folder}")
         head.eval().requires_grad_(False)
-        return MeanRating(_encoder(config["encoder"], _under("encoder.", tensors), encoder, folder), head)
+        return MeanRating(_encoder(config["encoder"], under("encoder.", tensors), encoder, folder), head)
 
 
 def _described(folder: Path) -> dict[str, Any]:
@@ -128,10 +129,6 @@ def _encoder(about: Mapping[str, Any], tensors: Mapping[str, Tensor], given: Any
 def _net(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> RewardNet:
     net = built_for(lambda: RewardNet(**config), tensors, origin=f"the weights in {folder}")
     return net.eval().requires_grad_(False)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def weights_digest(encoder: Any) -> str:

@@ -1,11 +1,15 @@
 """`dforce align pipeline`: a pretrained pipeline of diffusers towards a reward, beside the pipeline begun with."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from dforce.align.tuning_run import run_tuning
-from dforce.cli.compose import resumed, with_trl
-from dforce.config import read
+from dforce.cli.compose import resumed
+from dforce.config import option, read
 from dforce.images.pipeline_tuning import PipelineTuning
+from dforce.images.trl import latent_numbers, read_trl
 from dforce.runs.folder import Invocation
 
 KEYS = frozenset({"pipeline", "algorithm", "reward", "prompts"})  # what the configuration of its runs has
@@ -20,3 +24,21 @@ def run(cfg: Any, call: Invocation) -> None:
     folder = run_tuning(tuning, call)
     if folder is not None:
         print(f"draw more with: dforce sample pipeline pipeline={tuning.pipeline} lora={folder} prompts=...")
+
+
+def with_trl(cfg: Mapping[str, Any], call: Invocation) -> tuple[dict[str, Any], Invocation]:
+    """The configuration with what cfg["trl"], a file of a DDPOConfig, says of keys that the command line does not."""
+    if not cfg["trl"]:
+        return dict(cfg), call
+    given = read_trl(cfg["trl"], dims=latent_numbers(str(cfg["pipeline"]), cfg["size"]))
+    if cfg["algorithm"]["_target_"] != option("algorithm", given.words["algorithm"])["_target_"]:
+        raise ValueError(f"trl={cfg['trl']} has the settings of algorithm={given.words['algorithm']}: leave the other "
+                         "algorithm out, or trl")
+    merged = OmegaConf.create(dict(cfg))
+    for key, value in given.words.items():
+        if key != "algorithm" and key not in call.given:
+            OmegaConf.update(merged, key, value)
+    for note in given.notes:
+        print(f"note: {note}")
+    changed: Any = OmegaConf.to_container(merged, resolve=True)
+    return changed, call._replace(config=changed)

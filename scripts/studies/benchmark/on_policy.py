@@ -42,11 +42,9 @@ def measured(folder: str, runs: int, steps: int) -> list[Row]:
             ratio = (now.log_prob - now.old).abs()
             variant = {"rows": rows, "dims": int(now.dims.max()), "runs": runs}
             result += [make_row("before any update", name, metric, float(value), n=ratio.numel(), variant=variant,
-                                unit=unit, higher=False)
+                                unit=unit, higher=metric == "exactly 0")
                        for metric, value, unit in (("largest log-ratio", ratio.max(), "nats of a step"),
                                                    ("exactly 0", (ratio == 0).double().mean(), "of the steps"))]
-    for row in result:
-        row["higher_is_better"] = row["metric"] == "exactly 0"
     return result
 
 
