@@ -35,6 +35,11 @@ class VideoModel(NamedTuple):
         return self.schedule.alpha.device
 
     @property
+    def real_actions(self) -> bool:
+        """Are its actions real numbers, normalised by the layout's action_scale, and no choices?"""
+        return bool(self.layout.get("action_scale"))
+
+    @property
     def event(self) -> tuple[int, int, int]:
         """The shape of a token."""
         if self.latents is not None:

@@ -1,5 +1,6 @@
 """Real video for rollouts: their context, the source of their actions, and what they are measured against."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from dforce.video.stream import Actions
 from dforce.video.walker import FILE, MEMORY, Walker, load_walker, save_walker, train_walker
 
 HOLD = 8        # frames that a random action lasts
+PARTS = 2**20   # equally likely parts of a normal law
 READ_KEYS = ("stride", "held_out", "action_offset", "actions", "fps")  # how the model's training read its clips
 BATCH = 8       # windows of a step of training features and probe
 
@@ -36,9 +38,14 @@ class RealVideo:
     """
 
     def __init__(self, model: VideoModel, data: str, *, split: str = "val", window: int | None = None, seed: int = 0):
+        if split == "val" and data == model.data and model.config.get("held_out") == 0:
+            warnings.warn("the training held no clip out (held_out=0): the model is held against clips that it has "
+                          "learnt from", stacklevel=2)
+            split = "train"
         self.model, self.data, self.split = model, data, split
         # with the seed of training, which may have decided what files were held out
         given = {key: model.config[key] for key in READ_KEYS if model.config.get(key) is not None}
+        given["action_scale"] = scale_of(model)
         wanted = max(model.window, 2 * model.stack) if window is None else window
         window = max(model.stack, wanted // model.stack * model.stack)
         self.set = VideoClips(data, frames=window, size=model.shape[1:], stack=model.stack, batch=BATCH,
@@ -93,6 +100,12 @@ class RealVideo:
         return frames, None if actions is None else actions.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
 
 
+def scale_of(model: VideoModel) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by which the model's real actions were normalised; choices are not."""
+    mean, std = model.layout.get("action_scale") or ([0.0] * model.actions, [1.0] * model.actions)
+    return mean, std
+
+
 def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, batch: int, context: ReferenceClips | None,
                     frames: int, seed: int, file: Path | None = None, steps: int = 600,
                     advance: Advance = no_advance) -> Actions | None:
@@ -117,8 +130,8 @@ def rollout_actions(kind: str, model: VideoModel, real: RealVideo | None, *, bat
     if known is None:
         known = torch.zeros(batch, before, model.actions)
     if kind == "random":
-        return _random(known, model.actions, seed)
-    return _table(torch.cat([known, _from_file(kind, model.actions, frames).expand(batch, -1, -1)], 1))
+        return _random(known, model, seed)
+    return _table(torch.cat([known, _from_file(kind, model, frames).expand(batch, -1, -1)], 1))
 
 
 def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, frames: int) -> Tensor:
@@ -141,8 +154,9 @@ def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, fra
 def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips | None, *, batch: int, seed: int,
             file: Path | None, steps: int, advance: Advance) -> Walker:
     """The walker of the run, the one that came with the model, or a new one, after the context."""
-    if not model.actions:
-        raise ValueError("actions=walker chooses actions, and this model takes none; leave actions=data")
+    if not model.actions or model.real_actions:
+        raise ValueError(f"actions=walker chooses among actions, and this model takes "
+                         f"{'real numbers' if model.actions else 'none'}; leave actions=data")
     there = [one for one in (file, model.checkpoint / FILE) if one is not None and one.is_file()]
     if there:
         policy = load_walker(there[0], device=model.device)
@@ -159,14 +173,19 @@ def _walker(model: VideoModel, real: RealVideo | None, context: ReferenceClips |
     return Walker(policy, frames, torch.zeros(batch, 0, model.actions) if actions is None else actions, seed=seed)
 
 
-def _random(known: Tensor, actions: int, seed: int) -> Actions:
-    """The known actions, then one drawn anew every HOLD frames as a function of (seed, rollout, time)."""
-    batch, before = known.shape[:2]
+def _random(known: Tensor, model: VideoModel, seed: int) -> Actions:
+    """The known actions, then one drawn anew every HOLD frames as a function of (seed, rollout, time): a choice, or
+    real numbers from the normal law of those that the model learnt from."""
+    batch, before, actions = *known.shape[:2], model.actions
 
     def actions_at(frame: int, count: int) -> Tensor:
         at = torch.arange(frame, frame + count)
-        drawn = mix(seed, 2, torch.arange(batch)[:, None], at[None] // HOLD) % actions
-        out = torch.nn.functional.one_hot(drawn, actions).float()
+        drawn = mix(seed, 2, torch.arange(batch)[:, None], at[None] // HOLD)
+        if model.real_actions:
+            parts = mix(seed, 3, drawn[..., None], torch.arange(actions)) % PARTS
+            out = torch.special.ndtri((parts + 0.5) / PARTS).float()
+        else:
+            out = torch.nn.functional.one_hot(drawn % actions, actions).float()
         if frame == 0 and before == 0:
             out[:, 0] = 0  # nothing led to the first frame
         old = min(max(before - frame, 0), count)
@@ -174,9 +193,9 @@ def _random(known: Tensor, actions: int, seed: int) -> Actions:
     return actions_at
 
 
-def _from_file(name: str, actions: int, frames: int) -> Tensor:
-    """[1, frames, A]."""
-    file = Path(name)
+def _from_file(name: str, model: VideoModel, frames: int) -> Tensor:
+    """[1, frames, A], as the model takes them."""
+    file, actions = Path(name), model.actions
     if not file.is_file():
         raise ValueError(f"actions must be data, random, walker, or a file (npy, npz), got {name!r}")
     stored = read_array(file, ACTIONS)
@@ -189,7 +208,8 @@ def _from_file(name: str, actions: int, frames: int) -> Tensor:
         values = torch.nn.functional.one_hot(values.long(), actions)
     if values.ndim != 2 or values.shape[1] != actions or len(values) < frames:
         raise ValueError(f"{file} must hold whole numbers [{frames}], or [{frames}, {actions}], got {[*values.shape]}")
-    return values[None, :frames].float()
+    mean, std = map(torch.tensor, scale_of(model))
+    return (values[None, :frames].float() - mean) / std
 
 
 def _table(values: Tensor) -> Actions:

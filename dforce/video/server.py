@@ -37,18 +37,38 @@ KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
 WORDS = {"left": "ArrowLeft", "right": "ArrowRight", "forward": "ArrowUp", "up": "ArrowUp", "back": "ArrowDown",
          "down": "ArrowDown"}
 FASTEST = 60         # frames a second of a film
+PUSH = 1.5           # standard deviations by which a key moves a real action
 SIDE = 512           # pixels of the picture
 REMEMBERED = 1800    # frames of a visit that its film has, the last ones: two minutes at 15 a second
 LONGEST = 0.5        # seconds between looks at whether the server has been asked to end
 
 
 def keys_of(model: VideoModel) -> dict[str, int]:
-    """Key -> number of its action, by the names of the actions where the checkpoint has them, else in order."""
+    """Key -> number of its action, by the names of the actions where the checkpoint has them, else in order; of real
+    actions, of what is less and what more of each number."""
+    if model.real_actions:
+        return dict(zip(("ArrowLeft", "ArrowRight", "ArrowDown", "ArrowUp", *map(str, range(1, 10))),
+                        range(choices(model)), strict=False))
     names = [str(name).lower() for name in model.layout.get("action_names") or []]
     named = {key: i for i, name in enumerate(names) for word, key in WORDS.items() if word in name}
     rest = [key for key in (*KEYS, *map(str, range(1, 10))) if key not in named]
     free = [i for i in range(model.actions) if i not in named.values()]
     return {**named, **dict(zip(rest, free, strict=False))}
+
+
+def choices(model: VideoModel) -> int:
+    """How many things a key may mean."""
+    return 2 * model.actions if model.real_actions else model.actions
+
+
+def action_of(model: VideoModel, held: int | None) -> Tensor:
+    """The action [A] while the key of this number is held: that choice, or one real number PUSH deviations away."""
+    action = torch.zeros(model.actions)
+    if held is not None and model.real_actions:
+        action[held // 2] = PUSH if held % 2 else -PUSH
+    elif held is not None:
+        action[held] = 1
+    return action
 
 
 class World:
@@ -73,9 +93,7 @@ class World:
         before = frames.shape[1]
 
         def actions(frame: int, count: int) -> Tensor:
-            now = torch.zeros(1, count, self.model.actions)
-            if self.held is not None:
-                now[..., self.held] = 1
+            now = action_of(self.model, self.held).expand(1, count, -1)
             old = min(max(before - frame, 0), count)
             return now if known is None else torch.cat([known[:, frame:frame + old], now[:, old:]], 1)
 
@@ -184,11 +202,11 @@ def _hear(connection: Any, world: World, message: Any, fps: float) -> None:
     try:
         said = json.loads(message)
         held = said.get("held")
-        known = held is None or isinstance(held, int) and not isinstance(held, bool) and 0 <= held < world.model.actions
+        known = held is None or type(held) is int and 0 <= held < choices(world.model)
     except (ValueError, AttributeError, RecursionError):
         known = False
     if not known:
-        connection.send(json.dumps({"error": f"say {{\"held\": 0..{world.model.actions - 1} or null}} or "
+        connection.send(json.dumps({"error": f"say {{\"held\": 0..{choices(world.model) - 1} or null}} or "
                                              f"{{\"again\": true}} or {{\"film\": true}}, got {str(message)[:80]}"}))
     elif said.get("film"):
         name, film = world.film(min(fps, FASTEST))

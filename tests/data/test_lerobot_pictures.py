@@ -233,11 +233,12 @@ def test_clips_of_a_camera_are_its_episodes_and_no_window_crosses_into_another(t
             warnings.simplefilter("ignore")
             clips = VideoClips(place, frames=3, held_out=0)
         batch = clips.gather(np.arange(len(clips)))
+        mean, std = map(np.array, clips.layout["action_scale"])
         shown = told(to_uint8(batch.x.flatten(0, 1))).reshape(-1, 3, 3)
         assert (shown[..., 0] == shown[:, :1, 0]).all() and (shown[..., 2] == camera).all()
         assert (np.diff(shown[..., 1]) == 1).all()
         moved = batch.cond["token"]["action"][:, 1:].numpy()  # row t led to frame t
-        assert np.array_equal(moved[..., 0], shown[:, :-1, 1] / 8 + shown[:, :-1, 0])
+        np.testing.assert_allclose((moved * std + mean)[..., 0], shown[:, :-1, 1] / 8 + shown[:, :-1, 0], atol=1e-5)
     with pytest.raises(ValueError, match="none of its cameras, top, wrist"):
         VideoClips(root / "videos/observation.images.top/chunk-000", frames=3, held_out=0)
 

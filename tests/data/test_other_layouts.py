@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dforce.data import VideoClips, load_episodes
-from dforce.data.video.clip import ArrayClip
 from tests.data.test_video_files import film, stripes, told
 
 
@@ -49,12 +48,3 @@ def test_films_of_several_rates_are_refused_unless_one_is_given(tmp_path):
     film(tmp_path / "near" / "a.mp4", stripes(24), fps=30)
     film(tmp_path / "near" / "b.mp4", stripes(24), fps=30000 / 1001)
     assert len(VideoClips(tmp_path / "near", frames=4, held_out=0).clips) == 2
-
-
-def test_real_actions_too_large_for_a_network_are_refused_by_column():
-    rng = np.random.default_rng(0)
-    make = lambda scale: [ArrayClip.of(np.zeros((9, 8, 8, 3), np.uint8), rng.normal(0, [1, scale], (9, 2)),  # noqa: E731
-                                       name=name) for name in ("a", "b")]
-    assert VideoClips(make(1), frames=4, held_out=0).action_width == 2
-    with pytest.raises(ValueError, match="column 1 of the actions has a root mean square of .*at most 10: divide them"):
-        VideoClips(make(59), frames=4, held_out=0)

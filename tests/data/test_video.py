@@ -101,7 +101,8 @@ def test_random_windows_are_uniform_over_all_starts():
 @pytest.mark.parametrize("stride,stack", [(1, 1), (2, 1), (1, 2), (3, 2)])
 def test_stride_and_stack_keep_every_action(stride, stack):
     video, actions = numbered(0, 40), np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
-    clips = VideoClips([ArrayClip.of(video, actions, name="a")], frames=4, stride=stride, stack=stack, held_out=0)
+    clips = VideoClips([ArrayClip.of(video, actions, name="a")], frames=4, stride=stride, stack=stack, held_out=0,
+                       action_scale=([0, 0], [1, 1]))
     assert clips.event_shape == (3 * stack, 8, 8) and clips.action_width == 2 * stride * stack
     actions[0] = 0
     for number in (0, 1, len(clips) - 1):
@@ -122,7 +123,8 @@ def test_an_action_is_the_one_that_led_to_its_frame(offset, stored):
     for t in range(1, 7):
         assert moved[t] == (raw[t - offset, 0] if t - offset < stored else 0)
     clip = ArrayClip.of(numbered(0, 7), raw.astype(np.float32), name="a")
-    batch = VideoClips([clip], frames=7, held_out=0, action_offset=offset).sequence([0])
+    batch = VideoClips([clip], frames=7, held_out=0, action_offset=offset,
+                       action_scale=([0], [1])).sequence([0])
     np.testing.assert_array_equal(batch.cond["token"]["action"][0, :, 0], moved)
 
 

@@ -111,7 +111,7 @@ def test_folders_of_frames(tmp_path):
         for t, frame in enumerate(stripes(12)):
             iio.imwrite(tmp_path / clip / f"frame_{t}.png", frame)
         np.save(tmp_path / clip / "actions.npy", np.arange(12.0)[:, None])
-    clips = VideoClips(tmp_path, frames=12, held_out=0, batch=2)
+    clips = VideoClips(tmp_path, frames=12, held_out=0, batch=2, action_scale=([0], [1]))
     batch = clips.sequence([0, 1])
     frames = ((batch.x[1] + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert told(frames) == list(range(12))  # frame_2 comes before frame_10

@@ -19,7 +19,7 @@ from dforce.data.draws import SPLIT, TRAIN, VAL, check_window, philox_uniform, s
 from dforce.data.pixels import from_uint8
 from dforce.data.video.clip import BadClip, Clip, resized
 from dforce.data.video.index import describe
-from dforce.data.video.select import Selection, clips_of_split
+from dforce.data.video.select import Scale, Selection, clips_of_split
 
 REDRAWS = 20  # windows that are tried for a row before an error: then hardly any clip can be read
 
@@ -43,15 +43,18 @@ class VideoClips:
                  size: int | tuple[int, int] | None = None, stride: int = 1, stack: int = 1, batch: int = 16,
                  seed: int = 0, split: Literal["train", "val"] = "train", held_out: float = 0.05,
                  action_offset: int | None = None, actions: int | None = None, fps: float | None = None,
-                 cache: bool | str | os.PathLike = False, virtual_shards: int = 8, sequential: bool = False,
-                 device: torch.device | str = "cpu", advance: Callable[[float], object] = lambda share: None):
+                 action_scale: Scale | None = None, cache: bool | str | os.PathLike = False, virtual_shards: int = 8,
+                 sequential: bool = False, device: torch.device | str = "cpu",
+                 advance: Callable[[float], object] = lambda share: None):
         """data: folder, film, Minari data set, "balls", or clips. frames: of a window, a multiple of stack.
 
         size: height and width in pixels; None for the clips' size. held_out: share of the files in `split="val"`, where
-        no folder is called so. action_offset: the action that led to frame t is number t - action_offset: 0 in TECO's
-        files and those made here, 1 in Minari, -1 as the paper's code reads Minecraft. actions: number of discrete
-        actions, None for as many as occur. fps: to read films at, None for their own. cache: decode once, to `size`,
-        and keep the frames in the cache folder (True) or in this one. advance: told the shares of opening and decoding.
+        no folder is called so; see `of_split`. action_offset: the action that led to frame t is number
+        t - action_offset: 0 in TECO's files and those made here, 1 in Minari, -1 as the paper's code reads Minecraft.
+        actions: number of discrete actions, None for as many as occur. action_scale: mean and standard deviation that
+        real actions are normalised by, None for theirs. fps: to read films at, None for their own. cache: decode once,
+        to `size`, and keep the frames in the cache folder (True) or in this one. advance: told the shares of opening
+        and decoding.
         """
         check_window(split, frames=frames, stack=stack, stride=stride, batch=batch, virtual_shards=virtual_shards)
         self.frames, self.stack, self.stride, self.batch, self.seed = frames, stack, stride, batch, seed
@@ -59,7 +62,7 @@ class VideoClips:
         self.virtual_shards = shard_count(batch, virtual_shards)
         self._set(clips_of_split(
             data, span=(frames - 1) * stride + 1, size=size, split=split, held_out=held_out, seed=seed,
-            offset=action_offset, classes=actions, fps=fps, cache=cache, advance=advance))
+            offset=action_offset, classes=actions, fps=fps, cache=cache, scale=action_scale, advance=advance))
         self._number()
 
     def __len__(self) -> int:
@@ -158,7 +161,8 @@ class VideoClips:
         self.layout: dict[str, Any] = {
             "kind": "video", "dataset": chosen.title, "frames": self.frames, "stack": self.stack, "stride": self.stride,
             "size": list(self.size), "channels": channels, "actions": chosen.width, "action_width": self.action_width,
-            "action_offset": chosen.offset, "range": [-1.0, 1.0], **({"fps": chosen.fps} if chosen.fps else {})}
+            "action_offset": chosen.offset, "range": [-1.0, 1.0], **({"fps": chosen.fps} if chosen.fps else {}),
+            **({"action_scale": [*chosen.scale]} if chosen.scale else {})}
 
     def _number(self) -> None:
         """Numbers the windows: clip _order[i] has the windows _begins[i].._ends[i] - 1."""

@@ -7,23 +7,26 @@ from typing import NamedTuple
 import numpy as np
 
 from dforce.data.columns import CHOICES, one_hot
-from dforce.data.draws import split_episodes
 from dforce.data.generate.balls import balls
+from dforce.data.normalize import Affine
 from dforce.data.pixels import to_uint8
-from dforce.data.video.cache import cached
+from dforce.data.video.cache import CachedClip, cached
 from dforce.data.video.clip import ArrayClip, BadClip, Clip, ClipSet
 from dforce.data.video.index import describe, find_clips, several
+from dforce.data.video.split import PART, SHORT, Stretch, of_split
 
 BALLS = {"train": 2000, "val": 200}  # clips of the data set "balls", of 64 frames, 16 x 16
+STEP = 4  # pixels, by which the sides of the shipped networks' pictures divide
 SAME_RATE = 1.02  # 29.97 and 30 frames a second are one rate, 24 and 25 are two
-LARGEST = 10.0  # root mean square of real actions
+
+Scale = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each number of a real action
 
 
 class Selection(NamedTuple):
     """The clips of one split, size (H, W) after resizing; actions: [T, A] of each clip, or None; width: A.
 
     skipped: name -> reason, of all splits. looked_at: files. notes: for the user. offset: of actions. title: of the
-    set. fps: frames a second, None where no clip says.
+    set. fps: frames a second, None where no clip says. scale: that real actions were normalised by; None for choices.
     """
 
     clips: list[Clip]
@@ -36,11 +39,12 @@ class Selection(NamedTuple):
     offset: int
     title: str
     fps: float | None
+    scale: Scale | None
 
 
 def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size: int | tuple[int, int] | None,
                    split: str, held_out: float, seed: int, offset: int | None, classes: int | None,
-                   fps: float | None, cache: bool | str | os.PathLike,
+                   fps: float | None, cache: bool | str | os.PathLike, scale: Scale | None = None,
                    advance: Callable[[float], object] = lambda share: None) -> Selection:
     """The clips of a split. span: stored frames in a window; other arguments and ValueError as for `VideoClips`."""
     whole = _clip_set(data, fps, lambda share: advance(0.2 * share if cache else share))  # opened; then decoded
@@ -57,27 +61,27 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
     if not usable:
         raise ValueError(f"no clip can be used: {describe(skipped, len(whole.names))}")
     given = [raw[clip.name] for clip in usable]
-    tables, width = action_tables(given, [clip.name for clip in usable], classes)
+    tables, width, scale = action_tables(given, [clip.name for clip in usable], classes, scale)
     without = [clip.name for clip, action in zip(usable, given, strict=True) if action is None]
     notes = whole.notes + ([f"{len(without)} of {len(usable)} clips have no actions, theirs are zero; the first is "
                             f"{without[0]}"] if width and without else [])
     shown, rate = _one_size(usable, size), _one_rate(usable)
-    names = _of_split(whole, split, held_out, seed)
-    pairs = [(clip, table) for clip, table in zip(usable, tables, strict=True) if clip.name in names]
-    if not pairs:
+    chosen, note = of_split(whole, usable, split, held_out, seed)
+    notes += [each for each in (note, _crops(usable, shown)) if each]
+    skipped |= {clip.name: f"{clip.frames} frames, a window takes {span}" for _, clip in chosen if clip.frames < span}
+    chosen = [(i, clip) for i, clip in chosen if clip.name not in skipped]
+    if cache and chosen:
+        clips, bad = cached([clip for _, clip in chosen], shown, None if cache is True else cache,
+                            advance=lambda share: advance(0.8 * share))
+        skipped |= bad
+        chosen = [(i, clip) for (i, _), clip in zip(chosen, clips, strict=True) if clip.name not in bad]
+    if not chosen:
         left = f"; {describe(skipped, len(whole.names))}" if skipped else ""
         raise ValueError(f"no {split} clip among the {len(usable)} that can be used (held_out={held_out}; to hold one "
-                         f"out, two are needed){left}")
-    actions = [None if table is None else led_to(table, clip.frames, offset) for clip, table in pairs]
-    clips = [clip for clip, _ in pairs]
-    if cache:
-        clips, bad = cached(clips, shown, None if cache is True else cache, advance=lambda share: advance(0.8 * share))
-        kept = [i for i, clip in enumerate(clips) if clip.name not in bad]
-        clips, actions, skipped = [clips[i] for i in kept], [actions[i] for i in kept], skipped | bad
-        if not clips:
-            raise ValueError(f"no {split} clip can be decoded: {describe(skipped, len(whole.names))}")
-    return Selection(clips, actions, width, shown, skipped, len(whole.names), notes, offset, whole.title,
-                     rate)
+                         f"out, two are needed, or {PART * SHORT} frames of one; held_out=0 holds none out){left}")
+    actions = [_stretch_of(tables[i], usable[i], clip, offset) for i, clip in chosen]
+    return Selection([clip for _, clip in chosen], actions, width, shown, skipped, len(whole.names), notes, offset,
+                     whole.title, rate, scale)
 
 
 def balls_clips(split: str, *, seed: int = 0, frames: int = 64, size: int = 16) -> list[Clip]:
@@ -108,13 +112,32 @@ def _clip_set(data: str | os.PathLike | Sequence[Clip], fps: float | None,
     return ClipSet(list(data), [None] * len(data), {}, names, [])
 
 
-def _of_split(whole: ClipSet, split: str, held_out: float, seed: int) -> set[str]:
-    """Names of a split's clips: by folders, else drawn over all files, so that a bad one moves no other one."""
-    named = {clip.name: where for clip, where in zip(whole.clips, whole.split, strict=True)}
-    if "val" in named.values():
-        return {name for name, where in named.items() if (where or "train") == split}
-    train, val = split_episodes(len(whole.names), held_out, seed)
-    return {whole.names[i] for i in (train if split == "train" else val)}
+def _stretch_of(table: np.ndarray | None, clip: Clip, part: Clip, offset: int) -> np.ndarray | None:
+    """The actions [T, A] that led to the frames of a part of a clip."""
+    stretch = part.origin if isinstance(part, CachedClip) else part
+    first = stretch.first if isinstance(stretch, Stretch) else 0
+    return None if table is None else led_to(table, clip.frames, offset)[first:first + part.frames]
+
+
+def _crops(clips: Sequence[Clip], size: tuple[int, int]) -> str:
+    """What is cut off where clips have another aspect ratio than `size`, "" where it is under 1%."""
+    cut = [clip for clip in clips if _kept(clip, size) < 0.99]
+    if not cut:
+        return ""
+    worst = min(cut, key=lambda clip: _kept(clip, size))
+    long, (short, side) = max(size), sorted((worst.height, worst.width))
+    other = max(round(long * short / side / STEP), 1) * STEP
+    fitting = (other, long) if worst.height < worst.width else (long, other)
+    better = f"; size=[{fitting[0]},{fitting[1]}] keeps {_kept(worst, fitting):.0%}"
+    return (f"{len(cut)} of {len(clips)} clips have another shape than {size[0]}x{size[1]} (height x width), so their "
+            f"borders are cut off: of {worst.name}, {worst.height}x{worst.width}, the middle {_kept(worst, size):.0%} "
+            f"stay{better if _kept(worst, fitting) > _kept(worst, size) else ''}")
+
+
+def _kept(clip: Clip, size: tuple[int, int]) -> float:
+    """The part of a clip's picture that `resized` shows."""
+    areas = clip.width * size[0], clip.height * size[1]
+    return min(areas) / max(areas)
 
 
 def _one_rate(clips: Sequence[Clip]) -> float | None:
@@ -162,9 +185,12 @@ def read_actions(clip: Clip, offset: int) -> np.ndarray | None:
     return raw
 
 
-def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
-                  classes: int | None) -> tuple[list[np.ndarray | None], int]:
-    """All as [R, A] float32, integers one-hot over `classes` (None: as many as occur); and A, 0 without any actions."""
+def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str], classes: int | None,
+                  scale: Scale | None = None) -> tuple[list[np.ndarray | None], int, Scale | None]:
+    """All as [R, A] float32; A, 0 without any actions; and what real ones are normalised by, `scale` where it is given.
+
+    Integers become one-hot over `classes` (None: as many as occur). Floats that are all 0 or 1 stay as they are.
+    """
     kinds: dict[tuple[str, int], str] = {}
     for name, action in zip(names, actions, strict=True):
         if action is not None:
@@ -174,12 +200,10 @@ def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
                             for (kind, width), name in kinds.items())
         raise ValueError(f"the clips have different kinds of actions: {several}")
     if not kinds:
-        return list(actions), 0
+        return list(actions), 0, None
     (_, width), = kinds
     if width:
-        _require_scaled([a for a in actions if a is not None], [n for a, n in zip(actions, names, strict=True)
-                                                                if a is not None])
-        return list(actions), width
+        return _normalised(actions, width, scale)
     highest, name = max((int(a.max()), n) for a, n in zip(actions, names, strict=True) if a is not None and len(a))
     width = highest + 1 if classes is None else classes
     if width > CHOICES:
@@ -187,18 +211,20 @@ def action_tables(actions: Sequence[np.ndarray | None], names: Sequence[str],
                          "one-hot here: are these measurements? Store them as floats, (T, A)")
     if highest >= width:
         raise ValueError(f"actions={classes} means choices 0..{width - 1}, but {name} has {highest}")
-    return [None if a is None else one_hot(a, width) for a in actions], width
+    return [None if a is None else one_hot(a, width) for a in actions], width, None
 
 
-def _require_scaled(actions: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """ValueError for real actions that are too large for a network, which gets them as they are."""
-    square = np.array([(np.square(a, dtype=np.float64)).sum(0) for a in actions])
-    size = np.sqrt(square.sum(0) / max(1, sum(map(len, actions))))
-    if size.max(initial=0) > LARGEST:
-        column = int(size.argmax())
-        raise ValueError(f"column {column} of the actions has a root mean square of {size[column]:.3g} (most of it in "
-                         f"{names[int(square[:, column].argmax())]}); a network gets them as they are and wants about "
-                         f"1, at most {LARGEST:g}: divide them where they are stored")
+def _normalised(actions: Sequence[np.ndarray | None], width: int, scale: Scale | None) -> tuple[
+        list[np.ndarray | None], int, Scale | None]:
+    """Real actions less their mean and over their standard deviation, as `action_tables` returns them."""
+    rows = np.concatenate([each for each in actions if each is not None])
+    if scale is None and (np.isin(rows, (0, 1)).all() or not len(rows)):
+        return list(actions), width, None
+    affine = Affine.fit(rows, names=[f"{i} of the actions" for i in range(width)]) if scale is None else Affine(*scale)
+    if len(affine.mean) != width:
+        raise ValueError(f"the actions have {width} numbers, those that the model learnt from {len(affine.mean)}")
+    mean, std = affine.mean.numpy(), affine.std.numpy()
+    return [None if each is None else (each - mean) / std for each in actions], width, (mean.tolist(), std.tolist())
 
 
 def led_to(actions: np.ndarray, frames: int, offset: int) -> np.ndarray:
