@@ -10,7 +10,7 @@ from dforce.core.denoiser import Cond, Denoiser
 from dforce.core.loss import corrupt
 from dforce.core.matrix import checked_matrix
 from dforce.core.noise import Noise, NoiseSource, shifted
-from dforce.core.sample import generate
+from dforce.core.sample import Descent, generate
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State
 
@@ -52,11 +52,14 @@ def rollout(denoiser: Denoiser, schedule: Schedule, matrix: Tensor, state: State
     like = torch.empty(batch, time, *event_shape, device=schedule.alpha.device)
     tokens, levels = torch.arange(time, device=like.device), torch.full((batch, time), level, device=like.device)
     recent, chunk = state if isinstance(state, Recent) else Recent(state, like[:, :0], {}), first
+    falls = time == 1 and matrix.ndim == 2 and eta == 0 and bool((matrix.diff(dim=0) < 0).all())
+    descend = Descent(schedule, matrix[:, 0].to(like.device), order) if falls else None
     while True:
         here = shifted(noise, rows=(rows + 1) * chunk, tokens=time * chunk)
         given = _checked_cond(cond(chunk), batch, time) if callable(cond) else cond
-        x = generate(denoiser, schedule, matrix, here(rows, tokens, like, salt=1), state=recent.state, cond=given,
-                     eta=eta, order=order, noise=here)
+        x = here(rows, tokens, like, salt=1)
+        x = descend(denoiser, x, recent.state, given) if descend else generate(
+            denoiser, schedule, matrix, x, state=recent.state, cond=given, eta=eta, order=order, noise=here)
         shown = corrupt(schedule, x, levels, here(rows, tokens, x, salt=2)) if mode == "noise" and level else x
         recent = recent._replace(state=denoiser.absorb(shown, levels, recent.state, given))
         chunk += 1

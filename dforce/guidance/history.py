@@ -76,20 +76,26 @@ class history_guided(Wrapper):
     def absorb(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> State:
         number = state["token"][:, None] + torch.arange(x.shape[1], device=x.device)
         noise = self.noise(0, number, x, salt=SALT)
-        after = []
-        for least, past in zip(self.weights, state["past"], strict=True):
-            shown = level.clamp(min=least)
-            after.append(self.denoiser.absorb(renoise(self.schedule, x, level, shown, noise), shown, past, cond))
-        return {"past": tuple(after), "token": state["token"] + x.shape[1]}
+        shown = [level.clamp(min=least) for least in self.weights]
+        seen = [renoise(self.schedule, x, level, each, noise) for each in shown]
+        after = self.denoiser.absorb(torch.cat(seen), torch.cat(shown), self._joined(state),
+                                     fork_cond(cond, len(seen)))
+        return self._after(after, x, state)
 
     def __call__(self, x: Tensor, level: Tensor, state: State, cond: Cond | None = None) -> tuple[Tensor, State]:
-        count, size = len(self.weights), len(x)
-        if count == 1:
-            x0, after = self.denoiser(x, level, state["past"][0], cond)
-            return x0, {"past": (after,), "token": state["token"] + x.shape[1]}
-        together = map_state(lambda *leaves: torch.cat(leaves), *state["past"])
-        x0, after = self.denoiser(x.repeat(count, *(1,) * (x.ndim - 1)), level.repeat(count, 1), together,
+        count = len(self.weights)
+        x0, after = self.denoiser(x.repeat(count, *(1,) * (x.ndim - 1)), level.repeat(count, 1), self._joined(state),
                                   fork_cond(cond, count))
-        x0 = sum(weight * part for weight, part in zip(self.weights.values(), x0.split(size), strict=True))
-        pasts = tuple(map_state(lambda leaf, i=i: leaf[i * size:(i + 1) * size], after) for i in range(count))
-        return x0, {"past": pasts, "token": state["token"] + x.shape[1]}
+        x0 = sum(weight * part for weight, part in zip(self.weights.values(), x0.split(len(x)), strict=True))
+        return x0, self._after(after, x, state)
+
+    def _joined(self, state: State) -> State:
+        """The states of all pasts as rows of one batch, the past as the slow dimension."""
+        return map_state(lambda *leaves: torch.cat(leaves), *state["past"])
+
+    def _after(self, joined: State, x: Tensor, state: State) -> State:
+        """The state after tokens x, from that of all pasts."""
+        size = len(x)
+        pasts = tuple(map_state(lambda leaf, i=i: leaf[i * size:(i + 1) * size], joined)
+                      for i in range(len(self.weights)))
+        return {"past": pasts, "token": state["token"] + x.shape[1]}
