@@ -26,7 +26,9 @@ TAIL, HOLD = 20, 40  # steps of rest in the demonstrations, and behind their end
 METHODS = {
     "Diffusion Forcing": (f"imitation.hold={HOLD}",),
     "cloning, observation dropout": ("imitation=cloning", "imitation.levels.dropout=0.3", f"imitation.hold={HOLD}"),
-    "memoryless diffusion": ("imitation=memoryless", "batch=320", f"imitation.hold={-TAIL}")}
+    "cloning": ("imitation=cloning", f"imitation.hold={HOLD}"),
+    "memoryless diffusion": ("imitation=memoryless", "batch=320", f"imitation.hold={-TAIL}"),
+    "Diffusion Policy": ("imitation=diffusion_policy", f"imitation.hold={-TAIL}")}
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--task", default="remember_place", choices=("remember_place", "remember_color", "count"))
     parser.add_argument("--spans", type=int, nargs="+", default=[20, 60, 100])
     parser.add_argument("--demonstrations", type=int, default=200)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--networks", type=int, default=1, help="trainings of each method at each span")
     parser.add_argument("--episodes", type=int, default=100, help="of each network")
     parser.add_argument("--steps", type=int, default=1500, help="of training")
@@ -49,7 +52,8 @@ def main() -> None:
         jobs.append(Job(str(folder), (), partial(finished, folder), partial(
             command, "data", "robot", f"task={given.task}", f"span={span}", f"episodes={given.demonstrations}",
             f"tail={TAIL}", f"name={data}", f"out={folder}")))
-        methods = {name: (*words, f"fit.steps={given.steps}", "fit.device=cpu") for name, words in METHODS.items()}
+        methods = {name: (*words, f"fit.steps={given.steps}", "fit.device=cpu")
+                   for name, words in METHODS.items() if name in given.methods}
         studies.append(Comparison(ROBOT_TASKS[given.task], data, work, methods, given.networks, dict.fromkeys(
             methods, {CLEAN: given.episodes}), variant={"span": span}, needs=(str(folder),)))
         jobs += studies[-1].jobs()
