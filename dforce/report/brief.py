@@ -10,9 +10,9 @@ from dforce.report.table import DIFFERENCE, Cell, Table, digits_for, tabulate, v
 COLUMNS = 5  # of numbers in a brief table: with the methods' names it has six
 FIRST = (  # metrics, the most telling first
     "score", "success", "reached", "held", "in_wall", "leaps", "return", "reward", "held_out_reward", "class_accuracy",
-    "accuracy", "frechet / floor", "change / real", "action seen / real", "bad frames", "frozen windows",
-    "frames per second", "diversity_share", "diversity", "kl", "frechet", "pair_accuracy", "rank_correlation",
-    "speed-up", "time")
+    "accuracy", "broken off", "frechet / floor", "error / copying", "change / real", "action seen / real", "bad frames",
+    "frozen windows", "frames per second", "diversity_share", "diversity", "kl", "frechet", "pair_accuracy",
+    "rank_correlation", "speed-up", "time")
 
 
 def few_metrics(rows: Iterable[Row]) -> list[Row]:

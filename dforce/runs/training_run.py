@@ -21,9 +21,9 @@ from dforce.runs.trackers import need_tracker
 from dforce.train import checkpoint
 from dforce.train.checkpoint import Bundle, find, load, load_state, save
 from dforce.train.fit import Log, stop_requested
+from dforce.train.validation import ERROR, noted
 
 LINE = 25  # steps a line of metrics.jsonl
-ERROR = "val_error_"
 
 
 class Prepared(NamedTuple):
@@ -207,7 +207,7 @@ def _follow(prepared: Prepared, save_every: int, folder: RunFolder, write: Calla
             last, requested = log.step == log.steps, stop()
             if log.step % LINE == 0 or last or log.validation:  # to read the numbers of a step is to wait for it
                 folder.log(log.step, **log.metrics)
-                note = f"loss {log.metrics['loss']:.4f}"
+                note = noted(log.metrics, note)
             ticker.advance(note=note)
             write(log, due=log.step % save_every == 0 or last or requested)
             if requested and not last:

@@ -13,6 +13,16 @@ from dforce.core.tree import State, fork, map_state
 
 STDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # noise std over signal, beside pure noise
 PURE, KEPT = "pure", "kept"
+ERROR = "val_error_"  # before these, in the metrics of a validation
+
+
+def noted(metrics: dict[str, float], before: str) -> str:
+    """A line on a step: its loss, and the last validation's error from noise beside that of keeping the token before,
+    which the line `before` has where this step had no validation."""
+    errors = [metrics.get(ERROR + name) for name in (PURE, KEPT)]
+    held_out = (f", held out from noise {errors[0]:.3f}, keeping the last {errors[1]:.3f}" if None not in errors
+                else "".join(before.partition(",")[1:]))
+    return f"loss {metrics['loss']:.4f}{held_out}"
 
 
 @torch.no_grad()

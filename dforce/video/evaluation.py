@@ -11,6 +11,7 @@ from dforce.guidance.reporting import share_of
 from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder, write_atomic
 from dforce.runs.progress import Advance, no_advance, telling
+from dforce.video.copying import copying_rows
 from dforce.video.metrics.drift import Reference, reference
 from dforce.video.metrics.features import PairEncoder, load_features, save_features, train_features, train_probe
 from dforce.video.metrics.measure import DriftReport, RowMaker, measure_drift, picture, probe_rows
@@ -40,7 +41,6 @@ class Yardstick(NamedTuple):
     learnt: RealVideo
     real: RealVideo
     of: Reference  # both, as far as drift is measured
-    counts: tuple[int, int]  # clips of either
     settings: MetricSettings
 
 
@@ -50,13 +50,11 @@ def yardstick(model: VideoModel, real: RealVideo, frames: int, settings: MetricS
 
     advance: told the shares of the training as they are done, 1 in all.
     """
-    window = min(settings.window, frames)
     learnt = RealVideo(model, real.data, split="train", seed=settings.seed)
-    counts = min(CLIPS, max(len(learnt), 2)), min(CLIPS, max(len(real), 2))
-    near, far = (each.clips(n, max(window, min(STRETCH, each.shortest))).frames
-                 for each, n in zip((learnt, real), counts, strict=True))
+    window = min(settings.window, frames, learnt.shortest, real.shortest)
+    near, far = (each.stretches(CLIPS, max(window, min(STRETCH, each.shortest))).frames for each in (learnt, real))
     of = reference(measuring_features(settings, learnt, advance), near, far, window=window)
-    return Yardstick(model, learnt, real, of, counts, settings)
+    return Yardstick(model, learnt, real, of, settings)
 
 
 def evaluate_rollout(folder: RunFolder, yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, maker: RowMaker, *,
@@ -83,8 +81,9 @@ def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, make
     """
     real, settings = yard.real, yard.settings
     measured = measure_drift(made, yard.of, maker, seed=settings.seed)
-    rows = list(measured.rows)  # a probe names actions, and cannot guess numbers:
-    advance(0.1)
+    rows = list(measured.rows)
+    rows += [] if maker.method == "sliding" else copying_rows(yard.model, real.windows, maker, seed=settings.seed)
+    advance(0.1)  # a probe names actions, and cannot guess numbers:
     if fed is not None and fed.shape[-1] > 1 and np.isin(fed, (0, 1)).all() and (fed.sum(-1) <= 1).all():
         rows += action_rows(yard.learnt, real, made, fed, maker, steps=settings.feature_steps, seed=settings.seed,
                             advance=share_of(advance, 0.7))
@@ -96,8 +95,7 @@ def rollout_rows(yard: Yardstick, made: np.ndarray, fed: np.ndarray | None, make
         rows += position_rows(real, made, start, maker, settings.seed) if start is not None else []
     if settings.i3d:
         length = max(yard.of.window, 16)
-        near, far = (each.clips(n, length).frames
-                     for each, n in zip((yard.learnt, real), yard.counts, strict=True))
+        near, far = (each.stretches(CLIPS, length).frames for each in (yard.learnt, real))
         rows += fvd_rows(settings.i3d, made, near, far, maker)
     advance(0.2)
     return rows, measured
@@ -108,7 +106,7 @@ def action_rows(learnt: RealVideo, real: RealVideo, made: np.ndarray, fed: np.nd
     """What a probe, trained `steps` steps on clips that the model has learnt from, sees of the actions fed."""
     clips = telling(partial(labelled_windows, learnt), steps, advance)
     probe = train_probe(clips, learnt.model.actions, steps=steps, seed=seed, device=learnt.model.device)
-    held_out = real.clips(min(CLIPS, max(len(real), 2)))
+    held_out = real.clips(min(CLIPS, len(real)))
     assert held_out.actions is not None
     return probe_rows(probe, made, fed, (held_out.frames, held_out.actions), maker, seed=seed)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dforce.core.noise import mix
+from dforce.data.batch import Batch
 from dforce.data.video.clip import ACTIONS, read_array
 from dforce.data.video.dataset import VideoClips
 from dforce.runs.progress import Advance, no_advance, telling
@@ -71,19 +72,36 @@ class RealVideo:
 
     def windows(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Frames [B, T, C, H, W] and actions [B, T, A] of a step: a function of (seed, step)."""
-        return self._unstacked(self.set.batch_at(step))
+        return unstacked(self.set.batch_at(step), self.model.stack)
 
     def clips(self, count: int, frames: int | None = None, *, skip: int = 0) -> ReferenceClips:
         """`count` clips of `frames` frames (None: as all have), in the seed's order, after `skip`; or ValueError."""
-        long = [i for i, clip in enumerate(self.set.clips) if clip.frames >= (frames or 2) * self.set.stride]
+        order = self._long(frames or 2)
+        chosen = [order[(skip + i) % len(order)] for i in range(count)]
+        return self._read(chosen, 0, frames)
+
+    def stretches(self, most: int, frames: int) -> ReferenceClips:
+        """Up to `most` stretches of `frames` frames that do not overlap, in the seed's order; or ValueError.
+
+        The first ones begin their clips; then come the second ones of all clips that are long enough, and so on.
+        """
+        order, span = self._long(frames), frames * self.set.stride
+        longest = max(self.set.clips[i].frames for i in order)
+        places = [(i, begin) for begin in range(0, longest - span + 1, span) for i in order
+                  if begin + span <= self.set.clips[i].frames][:most]
+        return self._read([i for i, _ in places], [begin for _, begin in places], frames)
+
+    def _long(self, frames: int) -> list[int]:
+        """Numbers of the clips of so many frames or more, in the seed's order."""
+        long = [i for i, clip in enumerate(self.set.clips) if clip.frames >= frames * self.set.stride]
         if not long:
             raise ValueError(f"no {self.split} clip of {self.data} has {frames} frames")
-        key = mix(self.seed, 1, torch.arange(len(long)))
-        order = [long[i] for i in key.argsort().tolist()]
-        chosen = [order[(skip + i) % len(order)] for i in range(count)]
+        return [long[i] for i in mix(self.seed, 1, torch.arange(len(long))).argsort().tolist()]
+
+    def _read(self, chosen: list[int], start: int | list[int], frames: int | None) -> ReferenceClips:
         if frames is not None:
             frames = -(-frames // self.model.stack) * self.model.stack
-        stretch, actions = self._unstacked(self.set.sequence(chosen, frames=frames))
+        stretch, actions = unstacked(self.set.sequence(chosen, start=start, frames=frames), self.model.stack)
         return ReferenceClips(stretch, actions, chosen)
 
     def __len__(self) -> int:
@@ -92,12 +110,14 @@ class RealVideo:
 
     def whole(self, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
         """Frames [N, T, C, H, W] and actions [N, T, A] of clips by number, as long as the shortest of them."""
-        return self._unstacked(self.set.sequence(numbers))
+        return unstacked(self.set.sequence(numbers), self.model.stack)
 
-    def _unstacked(self, batch: object) -> tuple[Tensor, Tensor | None]:
-        frames = batch.x.unflatten(2, (self.model.stack, -1)).flatten(1, 2)  # type: ignore[attr-defined]
-        actions = batch.cond.get("token", {}).get("action")  # type: ignore[attr-defined]
-        return frames, None if actions is None else actions.unflatten(2, (self.model.stack, -1)).flatten(1, 2)
+
+def unstacked(batch: Batch, stack: int) -> tuple[Tensor, Tensor | None]:
+    """Frames [B, T, C, H, W] and actions [B, T, A], None for none, of a batch whose tokens are `stack` frames."""
+    actions = (batch.cond or {}).get("token", {}).get("action")
+    return (batch.x.unflatten(2, (stack, -1)).flatten(1, 2),
+            None if actions is None else actions.unflatten(2, (stack, -1)).flatten(1, 2))
 
 
 def scale_of(model: VideoModel) -> tuple[list[float], list[float]]:

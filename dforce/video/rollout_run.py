@@ -14,19 +14,22 @@ from torch import Tensor
 from dforce.core.noise import Noise
 from dforce.core.tree import State, leaves
 from dforce.data.pixels import from_uint8, to_uint8
+from dforce.report.brief import few_metrics
 from dforce.report.rows import Row
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import RunFolder
 from dforce.runs.progress import Ticker, bar
+from dforce.video.copying import copying_sentence
 from dforce.video.evaluation import MetricSettings, evaluate_rollout, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, film_frame, strip
-from dforce.video.metrics.measure import RowMaker
+from dforce.video.metrics.measure import WORST, RowMaker
 from dforce.video.model import VideoModel
 from dforce.video.recording import Record
 from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
 from dforce.video.stream import Actions, Recipe, begin, stream
 from dforce.video.walker import FILE, Walker
 
+FEW = 8  # held-out clips: with fewer, the summary says how many
 CAPTIONS = {
     "strip.png": "Generated frames by their number; a row is a rollout.",
     "drift.png": "Statistics of the frames over time, beside real video."}
@@ -125,9 +128,17 @@ class RolloutRun:
             with bar("measure") as advance:
                 rows += evaluate_rollout(folder, yard, made, record.actions_fed(), maker._replace(task=real.data),
                                          start=start, advance=advance)
-        folder.results(rows, summary=f"{self.samples} rollouts of {len(made)} frames, generated after "
-                       f"{self.context_frames} real ones{_closeness(rows)}.")
-        print(terminal_table(rows) if rows else f"{len(made)} frames were there already, and nothing is measured")
+        said = self.summary(len(made), rows, real)
+        folder.results(rows, summary=said)
+        print(said, terminal_table(few_metrics(rows)) if rows else "All frames were there already, and nothing is "
+              "measured.", sep="\n")
+
+    def summary(self, frames: int, rows: list[Row], real: RealVideo | None) -> str:
+        """What came out, in sentences: first how many rollouts broke off."""
+        few = f"Only {len(real)} clips are held out." if rows and real is not None and len(real) < FEW else ""
+        return " ".join(filter(None, [
+            f"{self.samples} rollouts of {frames} frames, generated after {self.context_frames} real ones"
+            f"{_closeness(rows)}.", few, copying_sentence(rows)]))
 
     def caption(self, beside: np.ndarray | None) -> str:
         """What the film shows. beside: the real frames above the generated ones."""
@@ -196,10 +207,16 @@ class RolloutRun:
 
 
 def _closeness(rows: list[Row]) -> str:
-    """How far the last frames are from real video, for the summary; "" where that was not measured."""
-    far = [row for row in rows if row["metric"] == "frechet / floor" and row["value"] is not None]
-    return (f"; frames {far[-1]['variant']['frames']} are {far[-1]['value']:.2f} times as far from real video as other "
-            "real video is" if far else "")
+    """How many rollouts broke off, and how far the others are from real video, for the summary; "" where neither was
+    measured."""
+    broken = next((row for row in rows if row["metric"] == "broken off"), None)
+    if broken is None:
+        return ""
+    far = {row["variant"]["frames"]: row["value"] for row in rows if row["metric"] == "frechet / floor"}
+    shown = [f"frames {name} are {value:.2f}" for name, value in far.items() if value is not None and name != WORST]
+    worst = f", the worst 100 {far[WORST]:.2f}" if far.get(WORST) is not None else ""
+    return (f": {round((broken['value'] or 0) * broken['n'])} of {broken['n']} broke off from real video"
+            + (f"; {shown[-1]} times as far from it as other real video is{worst}" if shown else ""))
 
 
 def variant_of(recipe: Recipe) -> dict[str, Any]:

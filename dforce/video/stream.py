@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from dforce.video.model import VideoModel
 
 Actions = Callable[[int, int], Tensor]  # (frame, count) -> actions [B, count, A] that lead to frame, frame + 1, ...
 METHODS = ("forcing", "sliding", "regression")
+FEWEST = 3  # steps a frame in which history guidance above 1 holds: 1 and 2 were measured to collapse
 AT_ONCE = 64  # tokens of context absorbed in one call
 
 
@@ -41,6 +42,22 @@ class Recipe(NamedTuple):
     keep: int = 8
     history: float = 1.0
     history_std: float | None = None
+
+    def fitting(self, given: Collection[str], *, latents: bool) -> tuple[Recipe, list[str]]:
+        """The recipe with what does not go together changed, but for the keys in `given`, and lines that say so.
+
+        latents: frames are made as latents.
+        """
+        recipe, lines = self, []
+        if recipe.history > 1 and recipe.steps < FEWEST:
+            free = "history" not in given
+            lines = [f"history={recipe.history:g} collapses in fewer than {FEWEST} steps a frame, got "
+                     f"steps={recipe.steps}: " + ("history=1 is taken" if free else "give history=1, or more steps")]
+            recipe = recipe._replace(history=1.0) if free else recipe
+        if latents and recipe.clamp is not None and "clamp" not in given:
+            recipe = recipe._replace(clamp=None)
+            lines.append("clamp=null is taken: this model makes latents, which have no largest size")
+        return recipe, lines
 
     def checked(self, stack: int) -> Recipe:
         """The recipe with its chunk filled in, for tokens of `stack` frames. ValueError for what does not fit."""

@@ -13,14 +13,18 @@ from torch import Tensor
 from dforce.data.batch import Batch
 from dforce.data.pixels import to_uint8
 from dforce.data.video.dataset import VideoClips
+from dforce.report.rows import Row
 from dforce.runs.folder import RunFolder
 from dforce.runs.progress import bar
 from dforce.runs.training_run import DenoiserTraining, Prepared
 from dforce.train.checkpoint import Bundle
 from dforce.train.distributed import join
+from dforce.video.copying import copying_rows, copying_sentence
 from dforce.video.film import strip
 from dforce.video.latents import load_latents
-from dforce.video.model import load_video
+from dforce.video.metrics.measure import RowMaker
+from dforce.video.model import VideoModel, load_video
+from dforce.video.reference_clips import unstacked
 from dforce.video.stream import Recipe, continued
 
 COLUMNS = 12    # pictures in a row of the picture
@@ -59,9 +63,18 @@ class VideoTraining(DenoiserTraining):
                           shards=clips.virtual_shards, validate=held_out and encoded(held_out))
 
     def finish(self, prepared: Prepared, folder: RunFolder, newest: Path) -> None:
-        """A picture of held-out clips, continued with their own actions."""
-        if self.samples and prepared.data is not None and self.latents is None:
-            self._picture(folder, newest, prepared.data)
+        """What it learnt beside keeping the last frame; a picture of held-out clips, continued with their actions."""
+        model = load_video(newest, device=self.device, trust=self.trust)
+        rows: list[Row] = []
+        said = "No clip is held out, so nothing says whether it does better than keeping the last frame."
+        if prepared.data is not None:
+            rows = copying_rows(model, lambda step: unstacked(prepared.data.batch_at(step), self.stack),
+                                RowMaker(self.data, "model", {}), seed=self.seed)
+            said = copying_sentence(rows)
+            if self.samples and self.latents is None:
+                self._picture(folder, model, prepared.data)
+        folder.results(rows, summary=f"Trained for {prepared.steps} steps. {said}")
+        print(said)
 
     @property
     def device(self) -> torch.device:
@@ -90,9 +103,8 @@ class VideoTraining(DenoiserTraining):
             return batch_at
         return latents.event_shape(clips.event_shape), encoded
 
-    def _picture(self, folder: RunFolder, checkpoint: Path, held_out: VideoClips) -> None:
+    def _picture(self, folder: RunFolder, model: VideoModel, held_out: VideoClips) -> None:
         """media/frames.png: held-out clips, and what the model makes of their beginnings, under the same actions."""
-        model = load_video(checkpoint, device=self.device, trust=self.trust)
         count = min(self.samples, len(held_out.clips))
         real = held_out.sequence(range(count))
         frames, shown = model.frames(real.x), min(2 * self.frames, real.x.shape[1] * self.stack)

@@ -24,6 +24,7 @@ from dforce.video.metrics.drift import (
     spans_of,
     statistics,
     windows_of,
+    worst_span,
 )
 from dforce.video.metrics.features import PairEncoder
 from dforce.video.metrics.measure import RowMaker, measure_drift, picture
@@ -240,3 +241,16 @@ def test_lpips_of_other_files_is_refused(alexnet, tmp_path):
 def test_records_are_uint8_of_frames_in_one_to_one():
     frames = torch.tensor([-2.0, -1, 0, 1, 2]).view(5, 1, 1, 1)
     assert to_uint8(frames).flatten().tolist() == [0, 0, 128, 255, 255] and to_uint8(frames).dtype == np.uint8
+
+
+def test_draws_that_repeat_have_no_interval_and_the_worst_span_is_found(of):
+    few, real = reference(of.encoder, clips(1, 10, 0), clips(1, 10, 1), window=10), stored(clips(4, 350, 2))
+    assert math.isnan(floor(few, 4, 10).low) and floor(few, 4, 10).n == 1      # one stretch of one clip, eight times
+    assert floor(of, 4, 10).low < floor(of, 4, 10).value < floor(of, 4, 10).high
+    real[200:300] = 255
+    assert worst_span(real, of) == (200, 300) and worst_span(real[:60], of) == (0, 100)
+    rows = {(row["metric"], row["variant"].get("frames")): row for row in measure_drift(
+        real, of, RowMaker("balls", "test", {})).rows}
+    assert next(iter(rows)) == ("broken off", None) and rows["begins at", "worst 100"]["value"] == 200
+    far = {name: rows["frechet / floor", name]["value"] for name in ("0-100", "100-200", "250-350", "worst 100")}
+    assert max(far, key=far.__getitem__) == "worst 100"

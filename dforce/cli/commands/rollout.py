@@ -19,8 +19,9 @@ def run(cfg: Any, call: Invocation) -> None:
         raise no_checkpoint("train video")
     model = load_video(cfg["checkpoint"], device=device_of(cfg["device"]), raw=cfg["raw"], trust=cfg["trust"])
     cfg = defaults(cfg, model.config.get("recipe", {}), given=call.given, unless=("method",))
-    rollout = read(cfg, RolloutRun, model=model, recipe=read(cfg, Recipe).checked(model.stack),
-                   settings=read(cfg, MetricSettings))
+    recipe, lines = read(cfg, Recipe).checked(model.stack).fitting(call.given, latents=model.latents is not None)
+    print(*lines, sep="\n", end="\n" if lines else "")
+    rollout = read(cfg, RolloutRun, model=model, recipe=recipe, settings=read(cfg, MetricSettings))
     if cfg["serve"]:
         rollout.serve(int(cfg["serve"]), cfg["host"] and str(cfg["host"]))
         return

@@ -97,20 +97,21 @@ class VideoClips:
         video, action, real, first = (np.stack(column) for column in zip(*rows, strict=True))
         return self._batch(video, action, real, first)
 
-    def sequence(self, clips: Sequence[int], *, start: int = 0, frames: int | None = None) -> Batch:
-        """Whole clips by number, from stored frame `start` on, as windows are; frames: None for the shortest clip's."""
-        chosen = [self.clips[i] for i in clips]
-        longest = min((clip.frames - start - 1) // self.stride + 1 for clip in chosen)
+    def sequence(self, clips: Sequence[int], *, start: int | Sequence[int] = 0, frames: int | None = None) -> Batch:
+        """Whole clips by number, from stored frame `start` on (one for all, or one each), as windows are; frames: None
+        for the shortest clip's."""
+        chosen, begins = [self.clips[i] for i in clips], np.broadcast_to(start, len(clips))
+        longest = min((clip.frames - begin - 1) // self.stride + 1 for clip, begin in zip(chosen, begins, strict=True))
         frames = longest // self.stack * self.stack if frames is None else frames
         if frames < 1 or frames % self.stack or frames > longest:
             raise ValueError(f"{frames} frames from {start} on: the clips have {longest} there, a token {self.stack}")
-        stored, video = start + self.stride * np.arange(frames), []
-        for clip in chosen:
+        stored, video = begins[:, None] + self.stride * np.arange(frames), []
+        for clip, numbers in zip(chosen, stored, strict=True):
             try:
-                video.append(self._read(clip, stored))
+                video.append(self._read(clip, numbers))
             except BadClip as error:
                 raise ValueError(f"{clip.name}: {error}") from error
-        action = np.stack([self._actions(i, stored) for i in clips])
+        action = np.stack([self._actions(i, numbers) for i, numbers in zip(clips, stored, strict=True)])
         return self._batch(np.stack(video), action, np.full(len(chosen), frames), np.ones(len(chosen), bool))
 
     def poses(self, clips: Sequence[int], *, start: int = 0, frames: int) -> Tensor | None:

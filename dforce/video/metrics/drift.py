@@ -119,16 +119,20 @@ def frechet_interval(features: Tensor, to: Tensor) -> Interval:
 
 
 def floor(of: Reference, clips: int, frames: int, *, repeats: int = 8, seed: int = 0) -> Interval:
-    """The distance of real clips from real clips: mean over `repeats` draws of clips x frames, and 95% of the draws."""
+    """The distance of real clips from real clips: mean over `repeats` draws of clips x frames, and what 95% of them lie
+    in, nan where draws repeat, for there are too few clips."""
     generator = torch.Generator().manual_seed(seed)
     total, time = of.groups.shape[:2]
     length, size = min(frames - 1, time), min(clips, total)
-    drawn = []
+    drawn, different = [], set()
     for _ in range(repeats):
         chosen = torch.randperm(total, generator=generator)[:size]
         start = torch.randint(time - length + 1, (size,), generator=generator)
         stretch = torch.stack([of.groups[c, s:s + length] for c, s in zip(chosen, start, strict=True)])
         drawn.append(frechet(stretch.flatten(0, 1), of.features))
+        different.add(frozenset(zip(chosen.tolist(), start.tolist(), strict=True)))
+    if len(different) < repeats:
+        return Interval(float(np.mean(drawn)), math.nan, math.nan, len(different))
     return spread_interval(np.array(drawn))
 
 
@@ -141,6 +145,14 @@ def distances(frames: np.ndarray, of: Reference, spans: Sequence[tuple[int, int]
         clip = from_uint8(frames[begin:end]).transpose(0, 1)
         intervals.append(frechet_interval(clip_features(of.encoder, clip), of.features))
     return intervals
+
+
+def worst_span(frames: np.ndarray, of: Reference, length: int = 100) -> tuple[int, int]:
+    """The span (begin, end) of `length` frames, beginning at a multiple of it, that is the furthest from real video."""
+    spans = [(begin, begin + length) for begin in range(0, max(len(frames) - length, 0) + 1, length)]
+    far = [frechet(clip_features(of.encoder, from_uint8(frames[begin:end]).transpose(0, 1)).flatten(0, 1), of.features)
+           for begin, end in spans]
+    return spans[int(np.argmax(far))]
 
 
 def spans_of(frames: int, length: int = 100) -> list[tuple[int, int]]:

@@ -14,8 +14,10 @@ from dforce.data.pixels import from_uint8
 from dforce.report.plots.monitor import drift_panels
 from dforce.report.rows import Row, make_row
 from dforce.report.statistics import Interval, bootstrap_interval, bootstrap_of, success_interval
-from dforce.video.metrics.drift import STATISTICS, Drift, Reference, distances, drift, floor, spans_of
+from dforce.video.metrics.drift import STATISTICS, Drift, Reference, distances, drift, floor, spans_of, worst_span
 from dforce.video.metrics.features import ActionProbe, fed_and_seen, kappa
+
+WORST = "worst 100"  # the name of the span of 100 frames that is the furthest from real video
 
 
 class DriftReport(NamedTuple):
@@ -29,27 +31,30 @@ class DriftReport(NamedTuple):
 def measure_drift(frames: np.ndarray, of: Reference, maker: RowMaker, *, seed: int = 0) -> DriftReport:
     """Distances of frames uint8 [T, B, H, W, C] from real video and their floor; statistics over real ones."""
     curves, spans = drift(frames, of), spans_of(len(frames))
-    far = distances(frames, of, spans)
-    rows: list[Row] = []
-    for (begin, end), distance in zip(spans, far, strict=True):
-        part, least = maker.having(frames=f"{begin}-{end}"), floor(of, frames.shape[1], end - begin)
+    share = success_interval((curves.broken >= 0).numpy(), rng=np.random.default_rng(seed))
+    rows = [maker.row("broken off", share, unit="fraction of rollouts", higher=False)]
+    worst = worst_span(frames, of) if len(spans) > 1 else spans[0]
+    far = distances(frames, of, [*spans, *([worst] if len(spans) > 1 else [])])
+    names = [f"{begin}-{end}" for begin, end in spans] + [WORST]
+    for (begin, end), name, distance in zip([*spans, worst], names, far, strict=False):
+        part, least = maker.having(frames=name), floor(of, frames.shape[1], end - begin)
         rows += [part.row("frechet", distance, higher=False), part.real().row("frechet", least, higher=False),
                  part.row("frechet / floor", distance.value / max(least.value, 1e-12), n=distance.n, unit="times",
                           higher=False)]
+        if name == WORST:
+            rows.append(part.row("begins at", begin, n=distance.n, unit="frame"))
         windows = slice(begin // of.window, max(end // of.window, begin // of.window + 1))
         rows += [part.mean(f"{name} / real", curves.values[name][:, windows].mean(1) / of.mean[name], seed=seed)
                  for name in ("brightness", "contrast", "change")]
     if len(spans) > 1:
-        rows.append(maker.row("frechet last / first", far[-1].value / max(far[0].value, 1e-12), n=far[0].n,
+        rows.append(maker.row("frechet last / first", far[len(spans) - 1].value / max(far[0].value, 1e-12), n=far[0].n,
                                 unit="times", higher=False))
         for name in ("brightness", "change"):
             first, last = (curves.values[name][:, begin // of.window:end // of.window].mean(1)
                            for begin, end in (spans[0], spans[-1]))
             rows.append(maker.mean(f"{name} last / first", last / first.clamp(min=1e-6), seed=seed))
-    share = success_interval((curves.broken >= 0).numpy(), rng=np.random.default_rng(seed))
     frozen = curves.frozen.double().mean(1)
-    rows += [maker.row("broken off", share, unit="fraction of rollouts", higher=False),
-             maker.mean("frozen windows", frozen, seed=seed, unit="fraction", higher=False)]
+    rows.append(maker.mean("frozen windows", frozen, seed=seed, unit="fraction", higher=False))
     samples = [{"task": maker.task, "method": maker.method, **maker.variant, "sample": b,
                 "broken_at": int(curves.broken[b]),
                 **{f"{name}_last": float(curves.values[name][b, -1]) for name in STATISTICS},
