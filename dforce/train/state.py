@@ -136,11 +136,18 @@ def go_on_from(training: Training, state: TrainingState) -> None:
         first = {name: value["exp_avg"] for name, value in moments.items()}
         check_weights(learning, first, "the optimiser to resume from")
         for name, parameter in learning.items():
-            training.optimizer.state[parameter] = {key: value.to(parameter.device, copy=True)
+            training.optimizer.state[parameter] = {key: _laid_like(parameter, value)
                                                    for key, value in moments[name].items()}
     training.carried = [state.carried[str(i)].clone() for i in range(len(state.carried))] or None
     training.step = state.step
     training.skipped += float(state.record.get("skipped", 0))
+
+
+def _laid_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of a moment, in memory as its parameter lies: the fused kernel walks through both in memory's order."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device, copy=True)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def call(objective: nn.Module, forward: nn.Module, batch: Any, draw: torch.Generator,
