@@ -122,10 +122,10 @@ def explore(maze: DoomMaze, rng: np.random.Generator) -> Generator[int, Any, Non
     action, left, before = FORWARD, 0, None
     pose = yield FORWARD
     while True:
-        ahead = _room(maze, pose, 0.0)
+        ahead = room_ahead(maze, pose, 0.0)
         stuck = before is not None and action == FORWARD and np.hypot(*(pose[:2] - before[:2])) < 0.01
         if (ahead < 0.7 or stuck) and (action == FORWARD or left <= 0):
-            sides = _room(maze, pose, 60.0), _room(maze, pose, -60.0)
+            sides = room_ahead(maze, pose, 60.0), room_ahead(maze, pose, -60.0)
             action = LEFT if sides[0] + rng.normal(0, 0.5) > sides[1] else RIGHT
             left = int(rng.integers(3, 10))
         elif left <= 0:
@@ -135,7 +135,7 @@ def explore(maze: DoomMaze, rng: np.random.Generator) -> Generator[int, Any, Non
         pose = yield action
 
 
-def _room(maze: DoomMaze, pose: np.ndarray, turn: float) -> float:
+def room_ahead(maze: DoomMaze, pose: np.ndarray, turn: float) -> float:
     """Distance to the next wall, in cells, at most 4, in the direction `turn` degrees to the left of the pose's."""
     angle = np.deg2rad(pose[2] + turn)
     reach = np.arange(0.05, 4.0, 0.05)

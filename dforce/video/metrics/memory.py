@@ -72,3 +72,15 @@ def memory(made: Tensor, truth: Tensor, pose: Tensor, *, start: int, known: int 
         rows.append((float(frame - before), float(gain(made[clip, frame])), float(gain(truth[clip, before])), clip))
     columns = torch.tensor(rows, dtype=torch.float64).view(-1, 4).unbind(1)
     return RevisitGains(columns[0], columns[1], columns[2], columns[3].long())
+
+
+def return_gain(frames: Tensor, before: Tensor, at: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How well a view comes back: at frame `at` of walks [B, T, C, H, W] the camera is where `before` [B, C, H, W] was
+    seen, one frame earlier and later it is not. PSNR [B] of frame `at` with `before`, the mean PSNR of these two
+    neighbours, and the gain, their difference, in dB; equal frames have 60.
+    """
+    if not 1 <= at < frames.shape[1] - 1:
+        raise ValueError(f"frame {at} has no neighbours on both sides in walks of {frames.shape[1]} frames")
+    near = psnr(frames[:, at - 1:at + 2], before[:, None].expand(-1, 3, -1, -1, -1)).clamp(max=60)
+    beside = (near[:, 0] + near[:, 2]) / 2
+    return near[:, 1], beside, near[:, 1] - beside
