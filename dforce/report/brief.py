@@ -12,7 +12,7 @@ FIRST = (  # metrics, the most telling first
     "score", "success", "reached", "held", "in_wall", "leaps", "return", "reward", "held_out_reward", "class_accuracy",
     "accuracy", "broken off", "frechet / floor", "error / copying", "change / real", "action seen / real", "bad frames",
     "frozen windows", "frames per second", "diversity_share", "diversity", "kl", "frechet", "pair_accuracy",
-    "rank_correlation", "speed-up", "time")
+    "rank_correlation", "speed-up", "time", "error from noise", "error of copying")
 
 
 def few_metrics(rows: Iterable[Row]) -> list[Row]:

@@ -15,7 +15,8 @@ from dforce.video.metrics.measure import RowMaker
 from dforce.video.model import VideoModel
 
 WINDOWS = 64
-RATIO = "error / copying"  # metric: error from noise over that of keeping the frames before
+MADE, KEPT = "error from noise", "error of copying"  # metrics: root mean squares, and the first over the second
+RATIO = "error / copying"
 
 
 @torch.no_grad()
@@ -57,17 +58,19 @@ def copying_rows(model: VideoModel, windows: Callable[[int], tuple[Tensor, Tenso
 
     size, unit = len(made), "-1..1"
     return [maker.row(RATIO, bootstrap_of(ratio, size, rng=np.random.default_rng(seed)), unit="times", higher=False),
-            maker.row("error from noise", float(made.mean().sqrt()), n=size, unit=unit, higher=False),
-            maker.real().row("error of copying", float(kept.mean().sqrt()), n=size, unit=unit, higher=False)]
+            maker.row(MADE, float(made.mean().sqrt()), n=size, unit=unit, higher=False),
+            maker.real().row(KEPT, float(kept.mean().sqrt()), n=size, unit=unit, higher=False)]
 
 
 def copying_sentence(rows: list[Row]) -> str:
-    """What these rows say, as a sentence; "" where they are not among `rows`."""
-    row = next((row for row in rows if row["metric"] == RATIO and row["value"] is not None), None)
-    if row is None:
+    """What these rows say, in a sentence or two; "" where they are not among `rows`."""
+    by_name = {row["metric"]: row for row in rows}
+    if RATIO not in by_name or by_name[RATIO]["value"] is None:
         return ""
-    value = value_with_interval(row, 2)
+    row, errors = by_name[RATIO], [value_with_interval(by_name[name], 3) for name in (MADE, KEPT)]
+    both = (f"a frame made from noise errs {errors[0]}, one that repeats the last {errors[1]} "
+            f"({value_with_interval(row, 2)} times)")
     if (row["value"] if row["high"] is None else row["high"]) < 1:  # type: ignore[operator]
-        return f"From noise the model errs {value} times as much as keeping the last frame does."
-    return (f"The model is no better than keeping the last frame: from noise it errs {value} times as much. Its "
-            "rollouts are not to be trusted; train longer, on more clips, or at another size.")
+        return f"On held-out clips {both}."
+    return (f"The model is no better than keeping the last frame: on held-out clips {both}. Its rollouts are not to be "
+            "trusted; train longer, on more clips, or at another size.")

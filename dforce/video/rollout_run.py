@@ -213,8 +213,8 @@ def _closeness(rows: list[Row]) -> str:
     if broken is None:
         return ""
     far = {row["variant"]["frames"]: row["value"] for row in rows if row["metric"] == "frechet / floor"}
-    shown = [f"frames {name} are {value:.2f}" for name, value in far.items() if value is not None and name != WORST]
-    worst = f", the worst 100 {far[WORST]:.2f}" if far.get(WORST) is not None else ""
+    shown = [f"frames {name} are {value:.3g}" for name, value in far.items() if value is not None and name != WORST]
+    worst = f", the worst 100 {far[WORST]:.3g}" if far.get(WORST) is not None else ""
     return (f": {round((broken['value'] or 0) * broken['n'])} of {broken['n']} broke off from real video"
             + (f"; {shown[-1]} times as far from it as other real video is{worst}" if shown else ""))
 

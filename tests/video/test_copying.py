@@ -41,10 +41,11 @@ def test_rows_have_an_interval_over_windows_and_the_sentence_follows_it(model):
     row = rows["error / copying"]
     assert row["n"] == 64 and row["low"] < row["value"] < row["high"]
     assert row["value"] == pytest.approx(rows["error from noise"]["value"] / rows["error of copying"]["value"])
-    better, unsure, worse = ([MAKER.row("error / copying", Interval(*values, 64))] for values in (
+    better, unsure, worse = ([MAKER.row("error / copying", Interval(*values, 64)), MAKER.row("error from noise", 0.09,
+                              n=64), MAKER.real().row("error of copying", 0.1, n=64)] for values in (
         (0.9, 0.85, 0.95), (0.98, 0.93, 1.02), (1.5, 1.4, 1.6)))
-    assert copying_sentence(better) == ("From noise the model errs 0.90 [0.85, 0.95] times as much as keeping the last "
-                                        "frame does.")
+    assert copying_sentence(better) == ("On held-out clips a frame made from noise errs 0.090, one that repeats the "
+                                        "last 0.100 (0.90 [0.85, 0.95] times).")
     assert all("no better than keeping the last frame" in copying_sentence(each) for each in (unsure, worse))
     assert copying_sentence([]) == "" and copying_rows(model, lambda step: tuple(
         each[:, :2] for each in windows(step)), MAKER) == []
