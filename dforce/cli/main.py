@@ -13,13 +13,17 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dforce import __version__
 from dforce.cli import manual
 from dforce.train.interrupts import interruptible, is_stop, received
 
+PACKAGE, PYTHONS = Path(__file__).parents[1], warnings.formatwarning
 USER_ERROR, FAILURE, PIPE_CLOSED = 2, 1, 141
 CURES = {  # number of an error of the operating system -> what helps
     **dict.fromkeys(("ENOSPC", "EDQUOT"), "; free some space, or choose another disk, out=FOLDER"),
@@ -34,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `dforce`. Returns the exit code: 0, 2 for what a user can mend (one message), 1 for a fault of dforce, and
     128 + the signal, 130 or 143, where it was stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _note
     if not words or words[0] in ("-h", "--help", "help"):
         return _show(manual.overview(), 0 if words else USER_ERROR)
     if words[0] == "--version":
@@ -55,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not isinstance(error, Exception):
                 raise
             return report_error(error)
+
+
+def _note(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+    """A warning of dforce as one line; others as Python writes them."""
+    ours = category is UserWarning and Path(filename).is_relative_to(PACKAGE)
+    return f"note: {message}\n" if ours else PYTHONS(message, category, filename, *place)
 
 
 def _stopped(error: BaseException, words: Sequence[str]) -> int:

@@ -43,6 +43,8 @@ def test_films_of_several_rates_are_refused_unless_one_is_given(tmp_path):
     assert clips.layout["fps"] == 10 and [clip.frames for clip in clips.clips] == [24, 8, 4]
     frames = clips.clips[1].read(np.arange(8))
     assert told(frames) == [1, 4, 7, 10, 13, 16, 19, 22]  # every third, from the middle of a longer one
+    with pytest.warns(UserWarning, match="2 of 3 films have fewer than fps=60 frames a second, the first is 10.mp4"):
+        VideoClips(tmp_path / "mixed", frames=4, held_out=0, fps=60)
     film(tmp_path / "one" / "a.mp4", stripes(24), fps=30)
     assert VideoClips(tmp_path / "one", frames=4, held_out=0).layout["fps"] == pytest.approx(30)
     film(tmp_path / "near" / "a.mp4", stripes(24), fps=30)

@@ -209,6 +209,17 @@ def test_the_cache_shows_the_same_frames_and_is_made_once(tmp_path, monkeypatch)
         make(cache=tmp_path / "elsewhere")
 
 
+def test_a_film_added_later_is_seen_also_through_the_cache(tmp_path):
+    make = lambda: VideoClips(tmp_path / "set", frames=6, held_out=0, cache=tmp_path / "frames")  # noqa: E731
+    for number in range(2):
+        film(tmp_path / "set" / f"{number}.mp4", stripes(9 + number))
+        assert [clip.name for clip in make().clips] == [f"{i}.mp4" for i in range(number + 1)]
+    film(tmp_path / "set" / "0.mp4", stripes(12))                              # another film of that name
+    assert [clip.frames for clip in make().clips] == [12, 10]
+    (tmp_path / "set" / "1.mp4").unlink()
+    assert [clip.name for clip in make().clips] == ["0.mp4"]
+
+
 def test_a_clip_that_cannot_be_decoded_is_left_out_of_the_cache(tmp_path, monkeypatch):
     video = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), np.uint8)
     for name in "abc":

@@ -56,6 +56,10 @@ class Clip:
         """Actions as stored, [R] integers or [R, A] floats; None where there are none."""
         return None if self.action_path is None else read_array(self.action_path, ACTIONS)
 
+    def distinct(self) -> int:
+        """How many of its frames are stored; the others are shown again, to keep the rate."""
+        return self.frames
+
     def poses(self) -> np.ndarray | None:
         """Position and direction of the camera, [T, P]; None where they are not stored."""
         return None

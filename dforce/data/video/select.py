@@ -67,7 +67,7 @@ def clips_of_split(data: str | os.PathLike | Sequence[Clip], *, span: int, size:
                             f"{without[0]}"] if width and without else [])
     shown, rate = _one_size(usable, size), _one_rate(usable)
     chosen, note = of_split(whole, usable, split, held_out, seed)
-    notes += [each for each in (note, _crops(usable, shown)) if each]
+    notes += [each for each in (note, _crops(usable, shown), _repeats(usable, fps)) if each]
     skipped |= {clip.name: f"{clip.frames} frames, a window takes {span}" for _, clip in chosen if clip.frames < span}
     chosen = [(i, clip) for i, clip in chosen if clip.name not in skipped]
     if cache and chosen:
@@ -132,6 +132,13 @@ def _crops(clips: Sequence[Clip], size: tuple[int, int]) -> str:
     return (f"{len(cut)} of {len(clips)} clips have another shape than {size[0]}x{size[1]} (height x width), so their "
             f"borders are cut off: of {worst.name}, {worst.height}x{worst.width}, the middle {_kept(worst, size):.0%} "
             f"stay{better if _kept(worst, fitting) > _kept(worst, size) else ''}")
+
+
+def _repeats(clips: Sequence[Clip], fps: float | None) -> str:
+    """Which films have fewer frames a second than `fps` asks for; "" for none."""
+    slow = [clip.name for clip in clips if fps and clip.distinct() < 0.95 * clip.frames]
+    return (f"{len(slow)} of {len(clips)} films have fewer than fps={fps:g} frames a second, the first is {slow[0]}: "
+            "theirs are shown again, and motion stands still meanwhile; a smaller fps= avoids that" if slow else "")
 
 
 def _kept(clip: Clip, size: tuple[int, int]) -> float:

@@ -52,6 +52,9 @@ class FilmClip(Clip):
         clip.height, clip.width = clip.read(np.zeros(1, int)).shape[1:3]
         return clip
 
+    def distinct(self) -> int:
+        return len(set(self.shown))
+
     def read(self, index: np.ndarray) -> np.ndarray:
         av, wanted = import_av(), [self.shown[i] for i in index]
         try:
