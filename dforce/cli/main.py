@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from dforce import __version__
 from dforce.cli import manual
@@ -62,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return report_error(error)
 
 
-def _note(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+def _note(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+          line: str | None = None) -> str:
     """A warning of dforce as one line; others as Python writes them."""
     ours = category is UserWarning and Path(filename).is_relative_to(PACKAGE)
-    return f"note: {message}\n" if ours else PYTHONS(message, category, filename, *place)
+    return f"note: {message}\n" if ours else PYTHONS(message, category, filename, lineno, line)
 
 
 def _stopped(error: BaseException, words: Sequence[str]) -> int:
