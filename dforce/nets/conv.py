@@ -57,7 +57,8 @@ class ConvGRUNet(nn.Module):
         self.null = nn.Parameter(torch.zeros(latent, *self.coarse))
         with torch.no_grad():
             self.inward.bias[latent:2 * latent] += REMEMBER  # type: ignore[index]
-        self.to(memory_format=torch.channels_last)  # as frames are: else every convolution copies its weights first
+        # as frames are: else every convolution copies its weights first
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def init_state(self, batch: int, cond: Any = None) -> State:
         """The learnt latent before the first frame, and no frame; it does not depend on the conditioning."""

@@ -37,9 +37,10 @@ class Layout:
         shrink = patch * 2 ** (len(multipliers) - 1)
         height, wide = self.shape[1:]
         if height % shrink or wide % shrink:
+            fits = ",".join(str(max(side // shrink, 1) * shrink) for side in (height, wide))
             raise ValueError(f"frames of {height}x{wide} do not divide by patch {patch} times {shrink // patch} for "
-                             f"{len(multipliers)} resolutions: choose sides that are multiples of {shrink} (size=), a "
-                             "smaller net.patch or fewer net.multipliers")
+                             f"{len(multipliers)} resolutions: choose sides that are multiples of {shrink} "
+                             f"(size=[{fits}]), a smaller net.patch or fewer net.multipliers")
         self.coarse = (height // shrink, wide // shrink)
 
 

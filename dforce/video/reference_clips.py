@@ -108,9 +108,12 @@ class RealVideo:
         """How many clips the split has."""
         return len(self.set.clips)
 
-    def whole(self, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
-        """Frames [N, T, C, H, W] and actions [N, T, A] of clips by number, as long as the shortest of them."""
-        return unstacked(self.set.sequence(numbers), self.model.stack)
+    def whole(self, numbers: list[int], most: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Frames [N, T, C, H, W] and actions [N, T, A] of clips by number, as long as the shortest of them, and at most
+        `most` frames, in whole tokens."""
+        lengths = [(self.set.clips[i].frames - 1) // self.set.stride + 1 for i in numbers]
+        frames = min(lengths if most is None else [*lengths, most]) // self.model.stack * self.model.stack
+        return unstacked(self.set.sequence(numbers, frames=frames), self.model.stack)
 
 
 def unstacked(batch: Batch, stack: int) -> tuple[Tensor, Tensor | None]:
@@ -162,7 +165,7 @@ def _from_clips(real: RealVideo, context: ReferenceClips | None, batch: int, fra
         parts, length, turn = [], 0, 0
         while length < frames:
             i = (number + turn) % len(real)
-            _, actions = real.whole([i])
+            _, actions = real.whole([i], max(frames - length + 1, 2 * real.model.stack))
             assert actions is not None
             parts.append(actions[0] if turn == 0 else actions[0, 1:])
             length += len(parts[-1])

@@ -22,7 +22,7 @@ from dforce.runs.progress import Ticker, bar
 from dforce.video.copying import copying_sentence
 from dforce.video.evaluation import MetricSettings, evaluate_rollout, yardstick
 from dforce.video.film import FILMED, LOOKS, Film, film_frame, strip
-from dforce.video.metrics.measure import WORST, RowMaker
+from dforce.video.metrics.measure import RowMaker, closeness
 from dforce.video.model import VideoModel
 from dforce.video.recording import Record
 from dforce.video.reference_clips import RealVideo, ReferenceClips, rollout_actions
@@ -128,17 +128,19 @@ class RolloutRun:
             with bar("measure") as advance:
                 rows += evaluate_rollout(folder, yard, made, record.actions_fed(), maker._replace(task=real.data),
                                          start=start, advance=advance)
-        said = self.summary(len(made), rows, real)
+        said = self.summary(len(made), rows, real, start)
         folder.results(rows, summary=said)
         print(said, terminal_table(few_metrics(rows)) if rows else "All frames were there already, and nothing is "
               "measured.", sep="\n")
 
-    def summary(self, frames: int, rows: list[Row], real: RealVideo | None) -> str:
+    def summary(self, frames: int, rows: list[Row], real: RealVideo | None, start: ReferenceClips | None) -> str:
         """What came out, in sentences: first how many rollouts broke off."""
-        few = f"Only {len(real)} clips are held out." if rows and real is not None and len(real) < FEW else ""
+        begun = len(set(start.numbers)) if start is not None else self.samples
+        again = f"They begin in {_clips(begun)} only, so intervals are too narrow." if begun < self.samples else ""
+        few = f"Held out: {_clips(len(real))} only." if rows and real is not None and len(real) < FEW else ""
         return " ".join(filter(None, [
             f"{self.samples} rollouts of {frames} frames, generated after {self.context_frames} real ones"
-            f"{_closeness(rows)}.", few, copying_sentence(rows)]))
+            f"{closeness(rows)}.", few, again, copying_sentence(rows)]))
 
     def caption(self, beside: np.ndarray | None) -> str:
         """What the film shows. beside: the real frames above the generated ones."""
@@ -206,17 +208,8 @@ class RolloutRun:
             yield x, pixels, after
 
 
-def _closeness(rows: list[Row]) -> str:
-    """How many rollouts broke off, and how far the others are from real video, for the summary; "" where neither was
-    measured."""
-    broken = next((row for row in rows if row["metric"] == "broken off"), None)
-    if broken is None:
-        return ""
-    far = {row["variant"]["frames"]: row["value"] for row in rows if row["metric"] == "frechet / floor"}
-    shown = [f"frames {name} are {value:.3g}" for name, value in far.items() if value is not None and name != WORST]
-    worst = f", the worst 100 {far[WORST]:.3g}" if far.get(WORST) is not None else ""
-    return (f": {round((broken['value'] or 0) * broken['n'])} of {broken['n']} broke off from real video"
-            + (f"; {shown[-1]} times as far from it as other real video is{worst}" if shown else ""))
+def _clips(count: int) -> str:
+    return f"{count} clip{'s' * (count > 1)}"
 
 
 def variant_of(recipe: Recipe) -> dict[str, Any]:
@@ -235,8 +228,8 @@ def _beside(real: RealVideo | None, start: ReferenceClips | None, frames: int) -
     if real is None or start is None:
         return None
     before = start.frames.shape[1]
-    whole, _ = real.whole(start.numbers)
-    return to_uint8(whole[:FILMED, before:before + frames].transpose(0, 1)) if whole.shape[1] > before else None
+    whole, _ = real.whole(start.numbers[:FILMED], before + frames)
+    return to_uint8(whole[:, before:].transpose(0, 1)) if whole.shape[1] > before else None
 
 
 def _numbers(x: Tensor, state: State) -> dict[str, float]:

@@ -26,7 +26,7 @@ BAD_RESIDUAL, BAD_MASS = 0.03, 0.5  # mean squared pixel distance from any frame
 def truth_rows(real: RealVideo, made: np.ndarray, start: ReferenceClips, maker: RowMaker, *,
                lpips: Sequence[str] | None, seed: int) -> list[Row]:
     """PSNR, SSIM and LPIPS of the first frames with what really followed; later another future is as good."""
-    whole, _ = real.whole(start.numbers)
+    whole, _ = real.whole(start.numbers, start.frames.shape[1] + max(FIRST))
     truth = whole[:, start.frames.shape[1]:]
     time = min(truth.shape[1], len(made))
     if time == 0:
@@ -47,8 +47,8 @@ def memory_rows(real: RealVideo, made: np.ndarray, fed: np.ndarray | None, start
     """How much better the right frame is drawn at revisits, where true poses and the clips' actions are known."""
     if start.actions is None or fed is None:
         return []
-    whole, actions = real.whole(start.numbers)
     before = start.frames.shape[1]
+    whole, actions = real.whole(start.numbers, before + len(made))
     time = min(whole.shape[1], before + len(made))
     pose = real.set.poses(start.numbers, frames=time)
     assert actions is not None

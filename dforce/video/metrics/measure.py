@@ -62,6 +62,19 @@ def measure_drift(frames: np.ndarray, of: Reference, maker: RowMaker, *, seed: i
     return DriftReport(rows, samples, curves)
 
 
+def closeness(rows: list[Row]) -> str:
+    """How many rollouts broke off, and how far the others are from real video, for the summary; "" where neither was
+    measured."""
+    broken = next((row for row in rows if row["metric"] == "broken off"), None)
+    if broken is None:
+        return ""
+    far = {row["variant"]["frames"]: row["value"] for row in rows if row["metric"] == "frechet / floor"}
+    shown = [f"frames {name} are {value:.3g}" for name, value in far.items() if value is not None and name != WORST]
+    worst = f", the worst 100 {far[WORST]:.3g}" if far.get(WORST) is not None else ""
+    return (f": {round((broken['value'] or 0) * broken['n'])} of {broken['n']} broke off from real video"
+            + (f"; {shown[-1]} times as far from it as other real video is{worst}" if shown else ""))
+
+
 def probe_rows(probe: ActionProbe, frames: np.ndarray, actions: np.ndarray, real: tuple[Tensor, Tensor],
                maker: RowMaker, *, seed: int = 0) -> list[Row]:
     """Kappa of the fed actions and those the probe sees, of the first, middle and last 100 frames, beside real clips.
@@ -127,6 +140,7 @@ class RowMaker(NamedTuple):
 
     def mean(self, metric: str, values: Tensor, *, seed: int = 0, unit: str = "times",
              higher: bool | None = None) -> Row:
-        """A row of the mean over rollouts [B], bootstrapped over them."""
+        """A row of the mean over rollouts [B], bootstrapped over them; without interval where all are equal."""
         interval = bootstrap_interval(values.double().numpy(), rng=np.random.default_rng(seed))
-        return self.row(metric, interval if interval.n > 1 else interval.value, n=interval.n, unit=unit, higher=higher)
+        return self.row(metric, interval if interval.low < interval.high else interval.value, n=interval.n, unit=unit,
+                        higher=higher)
