@@ -1,6 +1,6 @@
 """An image model ready to use: what a checkpoint of `dforce train image` (or a tuned one) means."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class ImageModel(NamedTuple):
     """denoiser: in evaluation mode, with averaged weights. shape: (C, H, W). data: name or folder of the images.
 
     letters: of the longest text that a model of words is told, whose classes are those words that have a number; 0 for
-    a model of classes.
+    a model of classes. guidance: the scale that it is sampled at, unless another one is asked for.
     """
 
     denoiser: Precond
@@ -34,6 +34,7 @@ class ImageModel(NamedTuple):
     data: str
     checkpoint: Path
     letters: int = 0
+    guidance: float = 1.0
 
     def cond(self, labels: Tensor) -> Cond:
         """The conditioning of images of these classes, [B] integers; len(classes) is the null class, of any model."""
@@ -75,7 +76,13 @@ def load_model(checkpoint: str | Path, *, raw: bool = False, trust: Iterable[str
         raise CheckpointError(f"{folder} is no image model of named classes (a token of it has shape {shape}); train "
                               "one with `dforce train image`, or take 'digits'")
     return ImageModel(bundle.denoiser, bundle.schedule, tuple(shape), tuple(classes), str(bundle.layout["dataset"]),
-                      folder, (bundle.layout.get("static") or {}).get("text", 0))
+                      folder, (bundle.layout.get("static") or {}).get("text", 0), guidance_of(bundle.config))
+
+
+def guidance_of(config: Mapping[str, Any]) -> float:
+    """The guidance scale in the configuration of a checkpoint: of its tuning, else the one that it ships with, or 1."""
+    scale = config.get("guidance")
+    return float(config.get("recipe", {}).get("guidance", 1.0) if scale is None else scale)
 
 
 def load_models(checkpoint: Any, *, raw: bool = False, trust: Any = None) -> dict[str, ImageModel]:
@@ -140,8 +147,12 @@ def pipeline_of(model: ImageModel) -> Pipeline:
                     lambda steps: model.schedule.grid(steps))
 
 
-def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
-    """The model under classifier-free guidance (Ho & Salimans 2022); at scale 1 the model itself, half the work."""
+def guided_by_class(model: ImageModel, scale: float | None = 1.0) -> Denoiser:
+    """The model under classifier-free guidance (Ho & Salimans 2022); at scale 1 the model itself, half the work.
+
+    scale: None for the model's own.
+    """
+    scale = model.guidance if scale is None else scale
     if scale == 1:
         return model.denoiser
     return classifier_free(model.denoiser, scale, model.cond(
@@ -149,14 +160,14 @@ def guided_by_class(model: ImageModel, scale: float = 1.0) -> Denoiser:
 
 
 def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, eta: float = 0.0, order: int = 2,
-         scale: float = 1.0, advance: Callable[[float], object] | None = None) -> Tensor:
+         scale: float | None = None, advance: Callable[[float], object] | None = None) -> Tensor:
     """Images [B, 1, C, H, W] of classes `labels` [B]; image i is a function of (seed, i, its class) and the model.
 
-    steps: levels, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free guidance;
-    advance: as in `Sampler`.
+    steps: levels, evenly spaced in log-SNR; eta, order: as in `dforce.sample`; scale: of classifier-free guidance, None
+    for the model's own; advance: as in `Sampler`.
     """
     pipeline = pipeline_of(model)
-    return pipeline.sampler(steps, guidance=scale, eta=eta, order=order, advance=advance).tokens(
+    return pipeline.sampler(steps, guidance=model.guidance if scale is None else scale, eta=eta, order=order, advance=advance).tokens(
         len(labels), pipeline.encode(labels.tolist()), Noise(seed))
 
 

@@ -40,7 +40,6 @@ class PictureTuning(TuningRun):
     steps: int
     tune_steps: int | None
     sde: str | None
-    guidance: float
     best_of: int
     fast_dev_run: bool = False
 

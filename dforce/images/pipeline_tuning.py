@@ -40,6 +40,7 @@ class PipelineTuning(PictureTuning):
     held_out: Any
     negative: str | None
     size: Any
+    guidance: float
     hub: bool
     dtype: Literal["fp32", "bf16", "fp16"] | None
 

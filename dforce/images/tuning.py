@@ -35,6 +35,7 @@ class ImageTuning(PictureTuning):
 
     checkpoint: str | None
     classes: Any
+    guidance: float | None
     spacing: Literal["index", "log_snr"]
     classifier: Any
 
@@ -61,7 +62,8 @@ class ImageTuning(PictureTuning):
                                                 tuned.ask(classes), seed=self.seed, rows=self.rows))
         state, bundle = resumed_state(aligning, self.resume), load(find(checkpoint), trust=self.trust)
         about = self.record(checkpoint, aligning, reward=rewards.name, classes=[base.classes[i] for i in classes])
-        store = checkpoint_store(bundle, lambda config: {**model_of(bundle.config), **config})
+        store = checkpoint_store(bundle, lambda config: {
+            **model_of(bundle.config), "recipe": {"guidance": base.guidance}, **config})
         return PreparedTuning(aligning, self.monitor(tuned, classes, seed=self.eval_seed + 1), store, about, state,
                               tuned)
 

@@ -40,7 +40,7 @@ def main() -> None:
     weights = {f"denoiser.{name}": value for name, value in bundle.denoiser.state_dict().items()}
     config = model_of(bundle.config)
     config |= settings
-    training = {key: value for key, value in bundle.config.items() if key != "out"}
+    training = {key: value for key, value in bundle.config.items() if key not in ("out", "resume")}
     use = "dforce plan"
     if bundle.layout.get("kind") == "video":
         use, data = "dforce rollout", str(training.get("data", ""))
