@@ -86,7 +86,7 @@ class EpisodeReport:
         if not self.film:
             return captions
         stride, dt = -(-count // FILMED), episodes.about.get("dt")
-        frames = (np.concatenate([_sized(images[begin + t:begin + t + 1])[0] for images in episodes.images.values()], 1)
+        frames = (_side_by_side([_sized(images[begin + t:begin + t + 1])[0] for images in episodes.images.values()])
                   for t in range(0, count, stride))
         fps = max(1, round(1 / (dt * stride))) if dt else FPS
         film = write_frames(folder.media / "film.mp4", (frame[:frame.shape[0] // 2 * 2, :frame.shape[1] // 2 * 2]
@@ -137,6 +137,13 @@ def _groups(episodes: Episodes, e: int, infos: dict[str, np.ndarray]) -> dict[st
 def _framed(frame: np.ndarray) -> np.ndarray:
     """A picture with a white rim at the right and below."""
     return np.pad(frame, ((0, RIM), (0, RIM), (0, 0)), constant_values=255)
+
+
+def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures [H, W, 3] of any sizes as one, white below the lower ones."""
+    tall = max(len(picture) for picture in pictures)
+    return np.concatenate([np.pad(picture, ((0, tall - len(picture)), (0, 0), (0, 0)), constant_values=255)
+                           for picture in pictures], 1)
 
 
 def _sized(frames: np.ndarray) -> np.ndarray:
