@@ -26,7 +26,7 @@ from dforce.report.terminal import terminal_table
 from dforce.runs.folder import environment, results_header
 from dforce.runs.jobs import Job, claims_in, run_jobs
 
-SETTINGS = {"nft": ("algorithm.lr=3e-4",), "ddpo_is": ("algorithm.advantage=batch",), "grpo": (), "dpok": ()}
+SETTINGS = {"nft": ("algorithm.decay=cosine",), "ddpo_is": ("algorithm.advantage=batch",), "grpo": (), "dpok": ()}
 MEASURES = {"word_accuracy": "share that Tesseract reads rightly", "reward": "1 - edit distance / letters, by RapidOCR"}
 ONE_RUN = ("kl", "diversity_overall_share")  # of samples together, so a number a seed
 
@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder of the tunings")
     parser.add_argument("--algorithms", nargs="+", choices=SETTINGS, default=["nft"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--evaluate", type=int, default=128, help="images of the words that are reported")
-    parser.add_argument("--best-of", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--evaluate", type=int, default=64, help="images of the words that are reported")
+    parser.add_argument("--best-of", type=int, default=12)
     parser.add_argument("--report", action="store_true", help="only write what has been tuned so far")
     parser.add_argument("--out", type=Path, default=Path("docs/results/words.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/img/words.png"))
