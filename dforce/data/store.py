@@ -33,12 +33,15 @@ def unknown_dataset(name: str, root: str | os.PathLike | None) -> str:
     there = list_datasets(root)
     near = difflib.get_close_matches(name, there, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else "."
+    if os.path.isfile(os.path.join(name, "zarr.json")):
+        return f"{name} is a zarr store of format 3; Diffusion Policy's are of format 2: save it with zarr_format=2"
+    if os.path.isfile(os.path.join(name, "meta", "info.json")):
+        return f"{name}: meta/info.json is damaged, or not that of a LeRobot data set (a JSON object with `features`)"
     if os.path.isdir(name):
         return (f"the folder {name} holds no data that dforce knows: Minari's have data/metadata.json, LeRobot's "
                 "meta/info.json, Diffusion Policy's zarr .zgroup; robomimic's and D4RL's are HDF5 files")
-    return (f"no dataset {name!r} in {datasets_root(root)}{hint} Datasets there: {', '.join(there) or 'none'}. Maze "
-            "data are made by `dforce data maze` (make_maze_dataset in Python), published ones are fetched by `minari "
-            "download <name>`.")
+    return (f"no dataset {name!r} in {datasets_root(root)}{hint} Datasets there: {', '.join(there) or 'none'}. Data "
+            "are made by `dforce data maze` and `dforce data robot`, published ones are fetched by `minari download <name>`.")
 
 
 @contextlib.contextmanager

@@ -138,7 +138,8 @@ class WholeEpisodes:
             raise ValueError(f"hold={hold} leaves nothing of episodes of {int(episodes.lengths[chosen].min())} steps")
         chunk, steps = self.tokens.chunk, int(real.max())
         if steps < chunk:
-            raise ValueError(f"chunk={chunk}: the longest episode has {steps} steps, which is no whole chunk")
+            held = f" with hold={hold}" if hold else ""
+            raise ValueError(f"chunk={chunk}: the longest episode has {steps} steps{held}, which is no whole chunk")
         self.cycles = self.window or math.ceil(steps / (self.stride or chunk * (1 - self.cut / 2)))
         self._real = real.astype(np.int64)
         ends, step = np.minimum(real, episodes.lengths[chosen])[:, None], np.arange(steps + 1)

@@ -26,8 +26,8 @@ class Request(NamedTuple):
 
 
 def largest(parts: Parts) -> int:
-    """Bytes of the longest message about an observation of these parts."""
-    return 4096 + sum((8 * size if isinstance(size, int) else math.prod(size)) + len(name.encode()) + 256
+    """Bytes of the longest message about an observation of these parts; in any dtype, so that a wrong one is told."""
+    return 4096 + sum(8 * (size if isinstance(size, int) else math.prod(size)) + len(name.encode()) + 256
                       for name, size in parts.items())
 
 

@@ -101,6 +101,7 @@ def replace(demo: h5py.Group, key: str, value: object) -> None:
 BAD_HDF5 = {
     "no observations": (lambda d: d.parent["demo_0"].pop("obs"), "has no observations .*dataset_states_to_obs"),
     "another number of steps": (lose_rows, r"demo_2 cannot be read \(num_samples is 3, it has 2 actions\)"),
+    "fewer observations": (lambda d: replace(d, "obs/gripper", np.zeros((2, 1))), "obs/gripper has 2 rows, there are 3 act"),
     "wider actions": (lambda d: replace(d, "actions", np.zeros((3, 5))), "actions of 2 and 5 numbers"),
     "wider observations": (lambda d: replace(d, "obs/gripper", np.zeros((3, 2))), "obs/gripper has 2 numbers a row"),
     "a missing camera": (lambda d: d["obs"].pop("front_image"), "obs has no front_image"),
@@ -234,6 +235,14 @@ def test_bad_replay_buffers_get_one_clear_line(tmp_path, name):
     spoil(root)
     with refused_in_one_line(root, message):
         load_episodes(root).images["img"][:]
+
+
+@pytest.mark.filterwarnings("default")
+def test_pieces_that_are_not_stored_are_told(tmp_path):
+    root = buffer(tmp_path / "a.zarr")
+    next((root / "data/action").glob("0.*")).unlink()
+    with pytest.warns(UserWarning, match="data/action/.zarray: 1 of the array's pieces"):
+        load_episodes(root)
 
 
 def test_links_out_of_a_buffer_are_not_followed(tmp_path):

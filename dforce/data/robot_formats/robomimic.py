@@ -150,7 +150,10 @@ def _episode(demo: Any, vectors: dict[str, int], infos: Sequence[str]) -> dict[s
     if declared != steps:
         raise ValueError(f"num_samples is {declared}, it has {steps} actions")
     for key, width in vectors.items():
-        values = np.asarray(read_part(demo, f"obs/{key}")).reshape(steps, -1)
+        values = np.asarray(read_part(demo, f"obs/{key}"))
+        if len(values) != steps:
+            raise ValueError(f"obs/{key} has {len(values)} rows, there are {steps} actions")
+        values = values.reshape(steps, -1)
         if values.shape[1] != width:
             raise ValueError(f"obs/{key} has {values.shape[1]} numbers a row, in the first episode {width}")
         last = values[-1] if after is None else np.ravel(read_part(after, key)[-1])

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -166,6 +167,10 @@ def zarr_array(store: Store, name: str) -> ZarrArray:
         if max(declared, piece) > max(SMALL, stored * PACKED):
             raise ValueError(f"it declares {declared / 1e9:,.1f} GB in pieces of {piece / 1e9:,.1f} GB, of which "
                              f"{stored / 1e9:,.3f} GB are stored")
+        holes = math.prod(-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True)) - len(files)
+        if holes:
+            warnings.warn(f"{where}: {holes} of the array's pieces are not stored; by zarr's rule they hold the value "
+                          f"{about.get('fill_value')}: are files lost?", stacklevel=4)
         fill = about.get("fill_value") or 0
         number = np.asarray(float(fill) if isinstance(fill, str) else fill).astype(dtype)
         return ZarrArray(store, name, shape, chunks, dtype, str(about.get("order", "C")), number, compressor, files)
