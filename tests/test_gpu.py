@@ -17,7 +17,8 @@ from dforce.nets import gru
 from dforce.nets.recurrent import RecurrentNet
 from dforce.nets.transformer import TransformerNet
 from dforce.planning.diffuser import DiffuserPlanner
-from dforce.planning.planner import BestOfN, DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner
+from dforce.planning.search.best_of_n import BestOfN
 from dforce.planning.search.mctd import TreeDiffusionPlanner
 from dforce.train.fit import fit
 from dforce.train.objectives import ForcingObjective

@@ -1,5 +1,6 @@
 """The whole road at once: demonstrations of a maze, training, planning, scores, pictures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,8 @@ from dforce.train.checkpoint import load
 from dforce.train.precision import device_of
 
 USUAL = 1_000_000  # environment steps of data, as D4RL has
-RIVALS = ("guided", "full sequence", "retrieval", "controller")  # planners that MCTG is compared with
+RIVALS = ("MCTG", "guided", "full sequence", "retrieval", "controller")  # what the main planner is compared with
+SHOWN = ("straight", "controller", "retrieval", "guided")  # what is printed beside it
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,22 @@ class Demo:
         chains = load_episodes(data).chains()
         methods = [*reference_methods(maze, seed=self.seed), *self._methods(maze, planner, chains)]
         compared = score_methods(folder, as_world(maze), methods, starts, np.asarray(maze.goal, float),
-                                 task=f"maze2d-{maze.name}", more=lambda compared: _differences(compared, methods))
+                                 task=f"maze2d-{maze.name}", more=lambda compared: _differences(compared, methods),
+                                 shown=self._shown(methods))
         with bar("draw") as advance:
-            draw_plans(folder.media, maze, planner, compared.played[_number(methods, "MCTG")],
+            draw_plans(folder.media, maze, planner, compared.played[_number(methods, methods[-1].name)],
                        worth_drawing(compared, self.planning.pictures), advance=advance)
         coverage(maze.walls, chains[0].reshape(-1, 4)[:, :2], "where the demonstrations are").savefig(
             folder.media / "coverage.png")
         if self.fast_dev_run:
             print("fast_dev_run: the planner saw a few batches only, so its scores mean nothing")
         print("a larger maze, with a planner that ships: dforce plan maze=medium checkpoint=pretrained")
+
+    def _shown(self, methods: list[Method]) -> Callable[[Row], bool]:
+        """Of SHOWN and the main planner the first variant each: five rows."""
+        first = {name: methods[_number(methods, name)].variant for name in {method.name for method in methods}}
+        chosen = {*SHOWN, methods[-1].name}
+        return lambda row: row["method"] in chosen and first[row["method"]].items() <= row["variant"].items()
 
     def _methods(self, maze: Maze, planner: Any, chains: tuple[np.ndarray, np.ndarray]) -> list[Method]:
         """Retrieval, then the planner in all its variants, each under all executors."""
@@ -88,11 +97,13 @@ class Demo:
 
 
 def _differences(compared: Comparison, methods: list[Method]) -> list[Row]:
-    """MCTG against each other planner of the list under the first executor, paired on the same starts."""
-    tree = _number(methods, "MCTG")
-    others = [name for name in dict.fromkeys(method.name for method in methods) if name in RIVALS]
-    return [row for other in others for row in difference(
-        compared.rows[0]["task"], f"MCTG - {other}", compared.reports[tree], compared.reports[_number(methods, other)])]
+    """The last planner against each rival under the first executor, paired on the same starts."""
+    main = methods[-1].name
+    tree = _number(methods, main)
+    others = [name for name in dict.fromkeys(method.name for method in methods) if name in RIVALS and name != main]
+    task, reports = compared.rows[0]["task"], compared.reports
+    return [row for other in others
+            for row in difference(task, f"{main} - {other}", reports[tree], reports[_number(methods, other)])]
 
 
 def _number(methods: list[Method], name: str) -> int:

@@ -49,9 +49,10 @@ DOMAINS = {name: domain for domain, names in (
     (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones layer longest"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
     (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
-               "power rate slow file_mb pause timeout"),
+               "power rate slow file_mb pause timeout leap radius"),
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
-                   "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt"),
+                   "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt "
+                   "smooth"),
     (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
     (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (Domain(0, 65535), "port"),
     (FINITE, "begin hold scale scales sign"),

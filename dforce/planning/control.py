@@ -27,6 +27,7 @@ class Plan(NamedTuple):
 
     actions: np.ndarray
     states: np.ndarray
+    raw: np.ndarray | None = None  # the states before they were smoothed; None where they were not
 
 
 Planner = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], Plan]
@@ -205,7 +206,7 @@ def run_episodes(place: Maze | Env, planner: Planner, executor: Executor, starts
 
 def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
     """The plan, read-only, if it is finite, at least one step long and made for `count` episodes; else ValueError."""
-    actions, states = plan
+    actions, states, _ = plan
     horizon = states.shape[1] if states.ndim == 3 else 0
     seen, acted = world.observation_width, world.action_width
     if horizon < 1 or states.shape != (count, horizon, seen) or actions.shape != (count, horizon, acted):
@@ -217,6 +218,6 @@ def checked_plan(plan: Plan, count: int, world: Env) -> Plan:
             episode, step, column = np.argwhere(~np.isfinite(array))[0]
             raise ValueError(f"planned {name} are not finite, first at episode {episode}, step {step}, column "
                              f"{column}; a smaller guidance scale usually cures it")
-    checked = Plan(actions.view(), states.view())
+    checked = Plan(actions.view(), states.view(), plan.raw)
     checked.actions.flags.writeable = checked.states.flags.writeable = False
     return checked

@@ -72,7 +72,7 @@ class DiffuserPlanner:
         for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes):
             progress = share_of(self.progress, (rows.stop - rows.start) / len(obs))
             parts.append(self.with_(progress=progress)._part(obs[rows], goal[rows], remaining, noise))
-        return Plan(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Plan(*map(np.concatenate, zip(*(part[:2] for part in parts), strict=True)))
 
     @property
     def method(self) -> str:

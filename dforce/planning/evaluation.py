@@ -12,6 +12,7 @@ from dforce.envs import Env, Maze, World
 from dforce.guidance.reporting import share_of
 from dforce.planning.baselines.drivers import Driver, controller_driver, random_driver, run_driver, straight_in
 from dforce.planning.control import Executed, Executor, Plan, Planner, executor_in, run_episodes
+from dforce.planning.cost import Meter, meter_of, plan_cost_rows
 from dforce.planning.scores import METRICS, ScoreReport, blocked_mask, score_report
 from dforce.planning.worlds import as_env
 from dforce.report.rows import Row, difference_row, make_row
@@ -29,6 +30,7 @@ class Method(NamedTuple):
     name: str
     variant: dict[str, Any]  # of its rows of results
     play: Callable[..., Executed]  # (starts [N, O], goals [N, G], advance) -> its episodes; advance as in `play`
+    meter: Meter | None = None  # what its plans cost
 
 
 class Comparison(NamedTuple):
@@ -61,13 +63,16 @@ def reference_methods(place: Maze | Env, *, seed: int = 0) -> list[Method]:
 def planned(name: str, place: Maze | Env, planner: Planner, executor: Executor, *, seed: int = 0,
             variant: dict[str, Any] | None = None, **control: Any) -> Method:
     """A planner under an executor; `control` is replan_every and shrink of `run_episodes`."""
+    meter = planner.meter if isinstance(planner, once) else meter_of(planner)
+
     def play(starts: np.ndarray, goals: np.ndarray, advance: Callable[[float], object] | None = None) -> Executed:
         plans = -(-as_env(place).max_steps // (control.get("replan_every") or as_env(place).max_steps))
-        return run_episodes(place, watched(planner, share_of(advance, PLANNING / plans)), executor, starts, goals,
-                            seed=seed, advance=share_of(advance, 1 - PLANNING), **control)
+        meter.inner = watched(meter.inner, share_of(advance, PLANNING / plans))
+        return run_episodes(place, planner if isinstance(planner, once) else meter, executor, starts, goals, seed=seed,
+                            advance=share_of(advance, 1 - PLANNING), **control)
 
     named = {**named_variant(planner), **named_variant(executor_in(executor, place)), **(variant or {})}
-    return Method(name, {**named, **{key: value for key, value in control.items() if value}}, play)
+    return Method(name, {**named, **{key: value for key, value in control.items() if value}}, play, meter)
 
 
 def named_variant(made: Any) -> dict[str, Any]:
@@ -77,9 +82,6 @@ def named_variant(made: Any) -> dict[str, Any]:
 
 def watched(planner: Any, advance: Callable[[float], object] | None) -> Any:
     """The planner telling the shares of a plan's work as they are done, where it is one that can."""
-    if isinstance(planner, once):
-        planner.planner = watched(planner.planner, advance)
-        return planner
     return planner.with_(progress=advance) if hasattr(planner, "progress") else planner
 
 
@@ -87,14 +89,14 @@ class once:
     """A planner that answers its last question again without planning: several executors of the same plans."""
 
     def __init__(self, planner: Planner):
-        self.planner, self.question = planner, b""
+        self.meter, self.question = planner if isinstance(planner, Meter) else meter_of(planner), b""
         self.plan: Plan | None = None
         self.variant = named_variant(planner)
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         question = obs.tobytes() + goal.tobytes() + f"{remaining} {rng.bit_generator.state}".encode()
         if question != self.question or self.plan is None:
-            self.question, self.plan = question, self.planner(obs, goal, remaining, rng)
+            self.question, self.plan = question, self.meter(obs, goal, remaining, rng)
         return self.plan
 
 
@@ -110,6 +112,8 @@ def compare_methods(place: Maze | Env, methods: Iterable[Method], starts: np.nda
             played.append(method.play(starts, goals, advance))
         reports.append(score_report(place, [played[-1]], [blocked]))
         rows += reports[-1].rows(task=task, method=method.name, variant=method.variant)
+        if method.meter is not None:
+            rows += plan_cost_rows(task, method.name, method.variant, [method.meter.cost], f"{len(starts)} at once")
         lines += reports[-1].episodes(task=task, method=method.name, variant=method.variant)
     return Comparison(rows, lines, played, reports, blocked, names)
 

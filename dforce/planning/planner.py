@@ -1,4 +1,4 @@
-"""The diffusion planner: a plan from where the robot is to a goal, by guided sampling; and the best of several."""
+"""The diffusion planner: a plan from where the robot is to a goal, by guided sampling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,16 +19,17 @@ from dforce.core.sample import generate, sample
 from dforce.core.schedule import Schedule
 from dforce.core.step import Step
 from dforce.data.normalize import Affine
-from dforce.guidance.energy import Energy, energies, guided
+from dforce.guidance.energy import Energy, guided
 from dforce.guidance.inpaint import padded
 from dforce.guidance.monte_carlo import monte_carlo
 from dforce.guidance.reporting import reporting, share_of
 from dforce.planning.control import Plan
 from dforce.planning.energy import Physical, SumOfDistances
+from dforce.planning.smoothing import smoothed
 from dforce.planning.worlds import checked_request
 from dforce.train.checkpoint import Bundle
 
-BUILDABLE = ("DiffusionPlanner", "BestOfN")  # by name, in a configuration
+BUILDABLE = ("DiffusionPlanner",)  # by name, in a configuration
 
 
 def noise_of(rng: np.random.Generator) -> Noise:
@@ -43,6 +44,7 @@ class DiffusionPlanner:
     denoiser, schedule, normalizer, layout: as a checkpoint holds them. energy: goal [N, G] -> Energy of physical plans.
     options: further ones of `monte_carlo`. horizon: environment steps of a plan; None for as many as it is asked for.
     pad_to: environment steps that a network which is not causal is shown at least, pure noise behind a shorter plan.
+    smooth: tokens over which leaps between tokens are spread (`smoothed`); 0 leaves plans as the network makes them.
     episodes: bounds memory, changes no plan. bf16: autocast of the network.
     progress: told the shares of a call's work as they are done, 1 in all.
     """
@@ -63,6 +65,7 @@ class DiffusionPlanner:
     options: tuple[tuple[str, Any], ...] = ()
     horizon: int | None = None
     pad_to: int = 0
+    smooth: float = 0.0
     episodes: int = 256
     bf16: bool = False
     progress: Callable[[float], object] | None = None
@@ -72,6 +75,8 @@ class DiffusionPlanner:
             raise ValueError(f"horizon={self.horizon}: give environment steps >= 1, or None for those asked for")
         if self.pad_to < 0:
             raise ValueError(f"pad_to={self.pad_to}: give environment steps >= 0; 0 pads nothing")
+        if self.smooth < 0:
+            raise ValueError(f"smooth={self.smooth}: give tokens >= 0; 0 leaves plans as the network makes them")
 
     def __call__(self, obs: np.ndarray, goal: np.ndarray, remaining: int, rng: np.random.Generator) -> Plan:
         obs, goal = checked_request(obs, goal, remaining, self.layout)
@@ -79,11 +84,11 @@ class DiffusionPlanner:
         for rows, noise in noise_of_parts(noise_of(rng), len(obs), self.episodes):
             progress = share_of(self.progress, (rows.stop - rows.start) / len(obs))
             parts.append(replace(self, progress=progress)._part(obs[rows], goal[rows], remaining, noise))
-        return self._plan(torch.cat(parts))
+        return self._smoothed(self._plan(torch.cat(parts)), obs, goal.shape[1])
 
     def planned(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Plan:
         """The plans of one batch under that noise."""
-        return self._plan(self._part(obs, goal, remaining, noise))
+        return self._smoothed(self._plan(self._part(obs, goal, remaining, noise)), obs, goal.shape[1])
 
     def decoded(self, x0: Tensor) -> Plan:
         """Clean tokens [N, T, stack * D], as the network has them, as a plan."""
@@ -100,7 +105,7 @@ class DiffusionPlanner:
         named = {"steps": self.steps, "delay": self.delay, "order": self.order, "scale": self.scale,
                  "draws": self.draws}
         named |= {"horizon": self.horizon} if self.horizon else {}
-        return named | ({"pad_to": self.pad_to} if self.pad_to else {})
+        return named | {name: getattr(self, name) for name in ("pad_to", "smooth") if getattr(self, name)}
 
     def tokens(self, remaining: int) -> int:
         """Number of tokens of a plan: they cover `horizon`, or `remaining` environment steps where it is None."""
@@ -145,7 +150,7 @@ class DiffusionPlanner:
         x = noise(-1, torch.arange(time, device=device), like)
         return x, {"static": {"start": start}}, torch.tensor(goal, dtype=torch.float32, device=device)
 
-    def with_(self, **changes: Any) -> DiffusionPlanner:
+    def with_(self, **changes: Any) -> Self:
         """The same planner with other settings."""
         return replace(self, **changes)
 
@@ -167,6 +172,14 @@ class DiffusionPlanner:
             x0 = generate(denoiser, self.schedule, matrix, x, cond=cond, eta=self.eta, order=self.order, noise=noise)
         return torch.as_tensor(self._physical(x0))
 
+    def _smoothed(self, plan: Plan, obs: np.ndarray, width: int) -> Plan:
+        """The plan with its positions, the first `width` numbers of a state, smoothed from where it starts."""
+        if not self.smooth:
+            return plan
+        stack, path = self.layout["stack"], np.concatenate([obs[:, None], plan.states], axis=1)[..., :width]
+        places = smoothed(path, stack, self.smooth * stack)[:, 1:]
+        return Plan(plan.actions, np.concatenate([places, plan.states[..., width:]], axis=-1), plan.states)
+
     def _plan(self, plans: Tensor) -> Plan:
         numbers = plans.double().numpy()
         (a, b), (c, d) = self.layout["action"], self.layout["observation"]
@@ -186,36 +199,6 @@ def planner_around(bundle: Bundle, make: Callable[..., Any] = DiffusionPlanner, 
                "layout": bundle.layout, **settings}
     taken = inspect.signature(make).parameters
     return make(**{name: value for name, value in offered.items() if name in taken})
-
-
-@dataclass(frozen=True)
-class BestOfN(DiffusionPlanner):
-    """`DiffusionPlanner` n times from every start, in one batch, keeping the plan of the highest `selector` energy.
-
-    n: plans a start; n = 1 is `DiffusionPlanner`, exactly. selector: goal [N, G] -> energy of physical plans
-    [B, H, D] -> [B]; None takes the guiding `energy`. It needs no gradient. The network's batch is n times `episodes`.
-    """
-
-    method = "best of n"  # in rows of `dforce plan`
-    n: int = 8
-    selector: Callable[[Tensor], Energy] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n < 1:
-            raise ValueError(f"n={self.n}: give the number of plans to choose from, >= 1")
-
-    @property
-    def variant(self) -> dict[str, Any]:
-        chosen = {} if self.selector is None else {"selector": name_of(self.selector)}
-        return {**super().variant, "n": self.n, **chosen}
-
-    def _part(self, obs: np.ndarray, goal: np.ndarray, remaining: int, noise: NoiseSource) -> Tensor:
-        # The plan is the slow dimension: the first len(obs) rows see the noise that they see when n = 1.
-        plans = DiffusionPlanner._part(self, np.tile(obs, (self.n, 1)), np.tile(goal, (self.n, 1)), remaining, noise)
-        judge = (self.selector or self.energy)(torch.tensor(goal, dtype=plans.dtype, device=plans.device))
-        best = energies(judge, plans).view(self.n, -1).argmax(0)
-        return plans.unflatten(0, (self.n, -1))[best, torch.arange(len(obs))]
 
 
 def name_of(made: Callable[..., Any]) -> str:

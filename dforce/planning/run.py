@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ from dforce.runs.progress import bar
 from dforce.train.checkpoint import Bundle
 from dforce.train.precision import choose
 
+PLANS = ("leaps", "in_wall", "plan_tokens", "plan_seconds")  # what is printed of plans
+
 
 @dataclass(frozen=True)
 class PlanRun:
@@ -36,6 +38,7 @@ class PlanRun:
     seed: int = 0
     replan_every: int | None = None
     shrink: bool = False
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def around(self, bundle: Bundle) -> Any:
         """The planner of a checkpoint. Raises CheckpointError for one that cannot plan in the maze."""
@@ -51,9 +54,11 @@ class PlanRun:
             if (task.maze.rows, task.maze.frame) != (trained.maze.rows, trained.maze.frame):
                 print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
         starts, goals = task.starts(self.episodes, self.seed)
+        main = str(getattr(planner, "method", type(planner).__name__))
+        planners = {name: planner.with_(**changes) for name, changes in self.beside.items()} | {main: planner}
         methods = [*reference_methods(task.world, seed=self.seed),
-                   planned(str(getattr(planner, "method", type(planner).__name__)), task.world, planner, self.executor,
-                           seed=self.seed, replan_every=self.replan_every, shrink=self.shrink)]
+                   *(planned(name, task.world, one, self.executor, seed=self.seed, replan_every=self.replan_every,
+                             shrink=self.shrink) for name, one in planners.items())]
 
         def play(folder: RunFolder) -> Comparison:
             compared = score_methods(folder, task.world, methods, starts, goals, task=task.name)
@@ -67,17 +72,25 @@ class PlanRun:
 
 
 def score_methods(folder: RunFolder, world: Env, methods: Sequence[Method], starts: np.ndarray, goals: np.ndarray, *,
-                  task: str, more: Callable[[Comparison], list[Row]] = lambda compared: []) -> Comparison:
-    """Plays all methods, writes results.json (and `more` rows), episodes.jsonl, media/score.png, prints the table."""
+                  task: str, more: Callable[[Comparison], list[Row]] = lambda compared: [],
+                  shown: Callable[[Row], bool] = lambda row: True) -> Comparison:
+    """Plays all methods, writes results.json (and `more` rows), episodes.jsonl, media/score.png, prints the tables.
+
+    shown: the rows that are printed and drawn; all are written.
+    """
     compared = compare_methods(world, methods, starts, goals, task=task, bar=bar)
-    rows = compared.rows + more(compared)
-    folder.results(rows, summary=_summary(compared, task))
+    rows, summary = compared.rows + more(compared), _summary(compared, task)
+    folder.results(rows, summary=summary)
     folder.episodes(compared.episodes)
     maze = maze_of(world)
     metric = "score" if maze is not None and maze.ref_min is not None else "return"  # only D4RL has reference returns
-    shown = [row for row in rows if row["metric"] in (metric, "success")]
-    bars_with_intervals(shown, metric, references=("straight", "controller")).savefig(folder.media / "score.png")
-    print(terminal_table(shown, metrics=(metric, "success")))
+    rows = [row for row in rows if shown(row)]
+    bars_with_intervals([row for row in rows if row["metric"] in (metric, "success")], metric,
+                        references=("straight", "controller")).savefig(folder.media / "score.png")
+    print(terminal_table(rows, metrics=(metric, "success")))
+    print(terminal_table([row for row in rows if row["metric"] in PLANS and row["variant"].get("starts") != "all"]
+                         or rows, metrics=PLANS))
+    print(summary)
     return compared
 
 
@@ -85,10 +98,12 @@ def _summary(compared: Comparison, task: str) -> str:
     """From how many starts each method came to the goal, the last method first; of a name the first variant counts."""
     arrived: dict[str, str] = {}
     for name, report in zip(compared.methods, compared.reports, strict=True):
-        arrived.setdefault(name, f"{int(report.values['success'].sum())} of {len(report.blocked)}")
-    *others, last = arrived.items()
-    beside = ", ".join(f"{name} from {count}" for name, count in others)
-    return f"{last[0]} came to the goal of {task} from {last[1]} starts" + (f"; {beside}." if beside else ".")
+        there, stuck = report.values["success"] > 0, report.blocked
+        arrived.setdefault(name, f"{int(there.sum())} of {len(stuck)} starts, {int((there & stuck).sum())} of the "
+                                 f"{int(stuck.sum())} from which straight driving gets stuck")
+    *others, (last, count) = arrived.items()
+    beside = ", ".join(f"{name} from {number.split(' starts')[0]}" for name, number in others)
+    return f"{last} came to the goal of {task} from {count}" + (f"; {beside}." if beside else ".")
 
 
 def worth_drawing(compared: Comparison, count: int) -> np.ndarray:

@@ -22,8 +22,10 @@ METRICS: dict[str, tuple[str, bool]] = {  # metric: (unit, higher is better)
     "wall_contact": ("fraction of steps", False),
     "leaps": ("fraction of plans, with a step over twice the fastest executed", False),
     "in_wall": ("fraction of plans, through a wall before they arrive", False),
+    "raw_leaps": ("the same before smoothing", False),
+    "raw_in_wall": ("the same before smoothing", False),
 }
-SHARES = ("success", "leaps", "in_wall")  # yes or no of each episode
+SHARES = ("success", "leaps", "in_wall", "raw_leaps", "raw_in_wall")  # yes or no of each episode
 APART = 0.05  # cells between the places of a planned step that are looked at
 
 
@@ -100,10 +102,12 @@ def episode_values(world: Env, run: Executed, fastest: float) -> dict[str, np.nd
                        "score_latched": normalized_score(maze, run.latched)}
         values["wall_contact"] = maze.near_wall(world.position(run.trajectory[:, :-1])).mean(axis=1)
     if run.plan is not None:
-        path, due = planned_path(world, run)
-        values["leaps"] = ((_lengths(path) > 2 * fastest) & due).any(axis=1)
-        if maze is not None:
-            values["in_wall"] = (_through_walls(maze, path) & due).any(axis=1)
+        raw = run.plan.states if run.plan.raw is None else run.plan.raw
+        for name, states in (("", run.plan.states), ("raw_", raw)):
+            path, due = planned_path(world, run._replace(plan=run.plan._replace(states=states)))
+            values[f"{name}leaps"] = ((_lengths(path) > 2 * fastest) & due).any(axis=1)
+            if maze is not None:
+                values[f"{name}in_wall"] = (_through_walls(maze, path) & due).any(axis=1)
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
 

@@ -35,8 +35,8 @@ def test_data_to_plan(name: str, package: str, columns: list[str], tmp_path: Pat
     assert {row["task"] for row in rows} == {name} and "score" not in {row["metric"] for row in rows}
     success = {row["method"]: row["value"] for row in rows
                if row["metric"] == "success" and row["variant"]["starts"] == "all"}
-    assert success["controller"] == 1.0 and set(success) == {"random", "straight", "controller", "guided"}
-    gains = {row["variant"].get("gain_p") for row in rows if row["method"] == "guided"}
+    assert success["controller"] == 1.0 and set(success) == {"random", "straight", "controller", "best of n"}
+    gains = {row["variant"].get("gain_p") for row in rows if row["method"] == "best of n"}
     assert gains == {task.world.gains[0]}
     assert (tmp_path / "planned" / "media" / "grid.png").stat().st_size > 3_000  # at the few dots an inch of tests
 

@@ -1,4 +1,5 @@
-"""Best of n: one plan is the plain planner, bit for bit; of more, the one that the selector likes best is kept."""
+"""Best of n: one plan is the plain planner, bit for bit; of more, the one that the selector likes best is kept; sound
+plans are above others."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from dforce.planning.energy import Reward, SumOfDistances, Terminal
-from dforce.planning.planner import BestOfN, DiffusionPlanner, name_of
+from dforce.planning.planner import DiffusionPlanner, name_of
+from dforce.planning.search.best_of_n import BestOfN, SoundArrival
 from tests.small_planner import GOALS, STARTS, small, tokens_per_plan
 
 SETTINGS = [{"scale": 0.0}, {"scale": 0.2}, {"scale": 0.2, "draws": 3}, {"scale": 0.2, "eta": 0.5}]
@@ -64,6 +66,61 @@ def test_the_shares_of_the_work_that_a_plan_tells_add_up_to_one(settings):
         assert np.array_equal(telling.states, plan(planner).states)
 
 
+def path(*corners, apart=0.03):
+    """A plan [1, H, 6] along corners at a constant speed, the first row where it starts."""
+    places = [np.array(corners[0], float)]
+    for corner in np.array(corners[1:], float):
+        way = corner - places[-1]
+        count = round(np.linalg.norm(way) / apart)
+        places += [*(places[-1] + way * np.arange(1, count + 1)[:, None] / count)]
+    return torch.tensor(np.pad(places, ((0, 0), (2, 2))))[None]
+
+
+def test_sound_plans_are_above_leaping_ones_and_those_above_plans_that_do_not_arrive():
+    value = SoundArrival(torch.tensor([1.0, 1.0]))
+    sound, late = path((0, 0), (0, 1), (1, 1)), path((0, 0), (0, 1), (0, 0), (0, 1), (1, 1))
+    short, far = path((0, 0), (0, 1)), path((0, 0), (0, 0.5))
+    small, large = sound.clone(), sound.clone()
+    small[:, 5:, 2] += 0.2                             # over 5 times a step of .03
+    large[:, 5:, 2] += 0.4
+    count = late.shape[1]
+    plans = [torch.cat([plan, plan[:, -1:].expand(1, count - plan.shape[1], 6)], 1)
+             for plan in (sound, late, small, large, short, far)]
+    values = torch.cat([value(plan) for plan in plans])
+    assert (values.diff() < 0).all()                   # in the order in which they stand
+    assert values[1] > value.sound >= values[2] and values[3] > 0 >= values[4]
+    after = plans[0].clone()
+    after[:, -1, 2] += 3.0                             # what comes after the arrival counts for nothing
+    assert value(after) == values[0]
+    turned = torch.cat(plans)[..., [1, 0, 3, 2, 5, 4]] * 7  # another frame and unit of length: the same order
+    again = SoundArrival(torch.tensor([7.0, 7.0]), radius=2.8)(turned)
+    assert again.argsort().equal(values.argsort())
+
+
+def test_rounds_go_on_where_no_plan_is_sound_and_only_there():
+    class Fixed(SumOfDistances):
+        sound = -30.0
+
+    rounds = [plan(small(BestOfN, n=2, selector=Fixed, rounds=rounds)) for rounds in (1, 2, 6)]
+    values = np.stack([judged(Fixed, one) - np.linalg.norm(STARTS[:, :2] - GOALS, axis=1) for one in rounds])
+    good = values[0] > Fixed.sound
+    assert 0 < good.sum() < len(good)                  # otherwise the test shows nothing
+    assert np.array_equal(rounds[1].states[good], rounds[0].states[good])
+    assert (np.diff(values, axis=0) >= -1e-4).all() and (values[2] > values[0] + 1e-2).any()
+
+
+def test_rounds_make_the_plans_that_the_start_alone_would_get():
+    class Never(SumOfDistances):
+        sound = np.inf
+
+    class Mixed(SumOfDistances):
+        sound = -30.0
+
+    never, mixed = (plan(small(BestOfN, n=2, selector=kind, rounds=2)) for kind in (Never, Mixed))
+    redrawn = judged(Mixed, plan(small(BestOfN, n=2))) - np.linalg.norm(STARTS[:, :2] - GOALS, axis=1) <= Mixed.sound
+    assert redrawn.any() and np.allclose(never.states[redrawn], mixed.states[redrawn], atol=1e-5)
+
+
 def test_variant_and_names():
     from functools import partial
 
@@ -75,6 +132,10 @@ def test_variant_and_names():
 def test_bad_settings():
     with pytest.raises(ValueError, match="n=0"):
         small(BestOfN, n=0)
+    with pytest.raises(ValueError, match="rounds=0"):
+        small(BestOfN, rounds=0)
+    with pytest.raises(ValueError, match="leap > 1"):
+        SoundArrival(torch.zeros(2), leap=1.0)
     with pytest.raises(ValueError, match="horizon=0"):
         small(BestOfN, horizon=0)
     with pytest.raises(ValueError, match="one number each"):

@@ -8,8 +8,9 @@ import torch
 
 from dforce.planning.diffuser import DiffuserPlanner
 from dforce.planning.energy import Terminal
-from dforce.planning.planner import BestOfN, DiffusionPlanner
+from dforce.planning.planner import DiffusionPlanner
 from dforce.planning.returns import LowTemperature
+from dforce.planning.search.best_of_n import BestOfN
 from dforce.planning.search.mctd import TreeDiffusionPlanner
 from tests.small_planner import GOALS, LAYOUT, STARTS, small
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,8 @@ from dforce.benchmarks.planning.suite import MethodNode
 from dforce.config import build, resolve
 from dforce.data import load_episodes
 from dforce.guidance.reporting import share_of
-from dforce.planning.baselines.drivers import Driver
-from dforce.planning.control import Executed, Plan, Planner, play, run_episodes
+from dforce.planning.control import Executed, play, run_episodes
+from dforce.planning.cost import Cost, Meter, TokenCounter
 from dforce.planning.evaluation import PLANNING, once, watched
 from dforce.planning.tasks import Task
 from dforce.runs.progress import Advance, no_advance
@@ -25,18 +24,6 @@ from dforce.train.checkpoint import Bundle, load
 from dforce.train.precision import choose
 
 GIVEN = ("bf16", "seed", "cache")  # given even to those that have a default of their own
-
-
-class Cost(NamedTuple):
-    """Cost of planning or driving."""
-
-    plans: int = 0        # number made, each of a batch counts
-    seconds: float = 0.0  # of the processor, of the clock on a GPU
-    tokens: int = 0       # through the network forwards (without those absorbed into a state once finished)
-
-    def since(self, before: Cost) -> Cost:
-        """The difference to an earlier cost."""
-        return Cost(self.plans - before.plans, self.seconds - before.seconds, self.tokens - before.tokens)
 
 
 class Played(NamedTuple):
@@ -59,7 +46,7 @@ class MethodInputs:
     def __init__(self, task: Task, data: str, model: Path | None, *, seed: int = 0, device: torch.device | str = "cpu",
                  precision: str = "auto", trust: str | None = None, cache: str | None = None):
         self.task, self.data, self.model, self.seed = task, data, model, seed
-        self.device, self.trust, self.tokens = torch.device(device), trust, 0
+        self.device, self.trust, self.counter = torch.device(device), trust, TokenCounter(None, device)
         self.offers: dict[str, Callable[[], Any]] = {  # each is made when it is asked for
             "denoiser": lambda: self.bundle.denoiser, "schedule": lambda: self.bundle.schedule,
             "normalizer": lambda: self.bundle.normalizer, "layout": lambda: self.bundle.layout,
@@ -82,35 +69,12 @@ class MethodInputs:
         bundle = load(self.model, device=self.device, trust=self.trust)
         for parameter in bundle.denoiser.parameters():
             parameter.requires_grad_(False)  # guidance differentiates in the plan, not in the weights
-        bundle.denoiser.register_forward_hook(self._count)
+        self.counter.watch(bundle.denoiser)
         return bundle
 
     @cached_property
     def chains(self) -> tuple[np.ndarray, np.ndarray]:
         return load_episodes(self.data).chains()
-
-    def _count(self, module: Any, inputs: tuple, output: Any) -> None:
-        self.tokens += inputs[0].shape[0] * inputs[0].shape[1]
-
-    def seconds(self) -> float:
-        """A clock that other processes do not move where that can be had: the processor's, the wall's for a GPU."""
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
-
-
-class Meter:
-    """A planner or driver that is timed: `cost` grows with every call."""
-
-    def __init__(self, inner: Planner | Driver, source: MethodInputs):
-        self.inner, self.source, self.cost = inner, source, Cost()
-        self.variant = getattr(inner, "variant", {})
-
-    def __call__(self, obs: np.ndarray, *rest: Any) -> Any:
-        seconds, tokens = self.source.seconds(), self.source.tokens
-        answer = self.inner(obs, *rest)
-        plans = len(obs) if isinstance(answer, Plan) else 0
-        self.cost = Cost(self.cost.plans + plans, self.cost.seconds + self.source.seconds() - seconds,
-                         self.cost.tokens + self.source.tokens - tokens)
-        return answer
 
 
 def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapping[str, Mapping[str, Any]],
@@ -120,7 +84,7 @@ def play_method(method: MethodNode, settings: Mapping[str, Any], executors: Mapp
 
     advance: told the shares of the work as they are done, 1 in all.
     """
-    meter = Meter(source.make({**method.node, **settings}), source)
+    meter = Meter(source.make({**method.node, **settings}), source.counter)
     task, variant = source.task, dict(meter.variant)
     if method.drives:
         rng = np.random.default_rng(source.seed)

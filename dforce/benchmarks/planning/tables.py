@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 from dforce.benchmarks.planning.benchmark import PlanningBenchmark, read_evaluation, read_tuning
 from dforce.benchmarks.planning.learning import learning_rows
 from dforce.benchmarks.planning.suite import MethodNode, Suite, label, side
+from dforce.planning.cost import Cost, plan_cost_rows
 from dforce.planning.evaluation import Key, aggregate_rows, headline, paired_rows, pooled
 from dforce.planning.scores import ScoreReport
 from dforce.report.rows import Row, make_row
 from dforce.runs.shards import Shard
 
-MAIN = ("score", "score_iqm", "return", "success", "score_latched", "return_latched", "first_reach")
+MAIN = ("score", "score_iqm", "return", "success", "leaps", "in_wall", "raw_leaps", "raw_in_wall", "score_latched",
+        "return_latched", "first_reach")
 COSTS = ("plan_seconds", "plan_tokens", "episode_seconds")
 
 
@@ -74,15 +76,12 @@ def cost_rows(task: str, costs: list[dict[str, Any]]) -> list[Row]:
     rows = []
     for method in dict.fromkeys(cost["method"] for cost in costs):
         of_method = [cost for cost in costs if cost["method"] == method]
-        seconds, tokens, plans, episodes = (sum(c[key] for c in of_method)
-                                            for key in ("seconds", "tokens", "plans", "episodes"))
+        seconds, episodes = (sum(cost[key] for cost in of_method) for key in ("seconds", "episodes"))
         many = f"{of_method[0]['episodes']} at once"
-        measured = [("episode_seconds", seconds / episodes, episodes, f"s of deciding an episode, {many}")]
-        if plans:
-            measured += [("plan_seconds", seconds / plans, plans, f"s a plan, {many}"),
-                         ("plan_tokens", tokens / plans, plans, "tokens through the network a plan")]
-        rows += [make_row(task, method, metric, value, n=n, variant=of_method[0]["variant"], seeds=len(of_method),
-                          unit=unit, higher=False) for metric, value, n, unit in measured]
+        rows.append(make_row(task, method, "episode_seconds", seconds / episodes, n=episodes, unit=f"s of deciding an "
+                             f"episode, {many}", variant=of_method[0]["variant"], seeds=len(of_method), higher=False))
+        rows += plan_cost_rows(task, method, of_method[0]["variant"],
+                               [Cost(cost["plans"], cost["seconds"], cost["tokens"]) for cost in of_method], many)
     return rows
 
 
