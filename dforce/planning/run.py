@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ class PlanRun:
     seed: int = 0
     replan_every: int | None = None
     shrink: bool = False
-    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    beside: dict[str, dict[str, Any]] | None = None
 
     def around(self, bundle: Bundle) -> Any:
         """The planner of a checkpoint. Raises CheckpointError for one that cannot plan in the maze."""
@@ -55,7 +55,7 @@ class PlanRun:
                 print(f"note: {name} was trained in {trained.name}, and is driven in {task.name}")
         starts, goals = task.starts(self.episodes, self.seed)
         main = str(getattr(planner, "method", type(planner).__name__))
-        planners = {name: planner.with_(**changes) for name, changes in self.beside.items()} | {main: planner}
+        planners = {name: planner.with_(**changes) for name, changes in (self.beside or {}).items()} | {main: planner}
         methods = [*reference_methods(task.world, seed=self.seed),
                    *(planned(name, task.world, one, self.executor, seed=self.seed, replan_every=self.replan_every,
                              shrink=self.shrink) for name, one in planners.items())]
