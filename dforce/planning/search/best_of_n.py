@@ -80,12 +80,13 @@ class BestOfN(DiffusionPlanner):
         plans, values, sound = self._best(obs, goal, remaining, noise)
         device = self.schedule.alpha.device
         for number in range(1, self.rounds):
-            rows = np.flatnonzero(values.numpy() <= sound)
+            rows = (values <= sound).nonzero()[:, 0]
             if not len(rows):
                 break
-            sample = (torch.arange(self.n)[:, None] * len(obs) + torch.as_tensor(rows)).flatten().to(device)
+            sample = (torch.arange(self.n)[:, None] * len(obs) + rows).flatten().to(device)
             fresh = BranchNoise(noise, torch.full_like(sample, number), sample, self.n * len(obs))
-            others, worth, _ = self.with_(scale=0.0, progress=None)._best(obs[rows], goal[rows], remaining, fresh)
+            unguided, some = self.with_(scale=0.0, progress=None), rows.numpy()
+            others, worth, _ = unguided._best(obs[some], goal[some], remaining, fresh)
             better = worth > values[rows]
             plans[rows[better]], values[rows[better]] = others[better], worth[better]
         return plans
