@@ -40,12 +40,12 @@ DOMAINS = {name: domain for domain, names in (
             "stride pixels until buffer"),
     (AMOUNT, "action_offset best_of burst context delay evaluate features goal jumpy_delay least pictures reach rest "
              "past number rollout_frames rollouts samples test_clips test_mazes warmup watch classifier span tail "
-             "colors retries"),
-    (SIZE, "channels coarse image_size latent letters lowrank patch rank side size stack width window"),
+             "colors retries attended clean_label"),
+    (SIZE, "channels coarse head_size image_size latent letters lowrank patch rank side size stack width window"),
     (Domain(0, 2**16), "hidden"),
     (MANY, "actions batch children chunk clips draws episode episodes group horizon last levels lookahead mazes n "
            "clients observations pairs particles passes per_class plans rows sub_plans updates event_shape static "
-           "token"),
+           "token stabilisation"),
     (FEW, "balls depth floors fps heads layers multipliers objects processes textures threads zones layer longest"),
     (SEED, "eval_seed seed seeds tune_seed classes"),
     (POSITIVE, "beta cap clamp clip clip_nats deadline gamma idle keep kl_max kl_target limit limit_seconds lr pace "
@@ -53,8 +53,8 @@ DOMAINS = {name: domain for domain, names in (
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
                    "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt "
                    "smooth"),
-    (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"), (SOME, "fraction"),
-    (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (Domain(0, 65535), "port"),
+    (SHARE, "decay eta floor gae missing"), (PART, "betas cut drop dropout ema held_out"),
+    (SOME, "clean_scale fraction"), (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (Domain(0, 65535), "port"),
     (FINITE, "begin hold scale scales sign"),
 ) for name in names.split()}
 

@@ -75,14 +75,13 @@ class Precond(nn.Module):
     """Wraps a raw network so that it answers with x0_hat (Karras et al. 2022, section 5).
 
     net: (x, label, state, cond) -> (out, state), with label [B, T] from the schedule's table, and `init_state`. Its
-    attributes `causal` (it then has `absorb` too) and `recurrent` are False where it does not set them.
+    attributes `causal` (it then has `absorb` too), `recurrent` and `keeps_chunk` are False where it does not set them.
     predict: what `out` is: "x0" the clean token, "eps" the noise, "v" = alpha eps - sigma x0 (Salimans & Ho 2022),
     "flow" = eps - x0 (the velocity of the straight path).
     data_std: scales the input to unit variance, x / sqrt(alpha^2 data_std^2 + sigma^2); None passes x as it is.
     """
 
     global_x0 = False
-    keeps_chunk = False
     net: Any  # an nn.Module with init_state and absorb beside forward
 
     def __init__(self, net: nn.Module, schedule: Schedule, predict: Literal["x0", "eps", "v", "flow"] = "x0", *,
@@ -102,6 +101,10 @@ class Precond(nn.Module):
     @property
     def recurrent(self) -> bool:
         return getattr(self.net, "recurrent", False)
+
+    @property
+    def keeps_chunk(self) -> bool:
+        return getattr(self.net, "keeps_chunk", False)
 
     def init_state(self, batch: int, cond: Cond | None = None) -> State:
         return self.net.init_state(batch, cond)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-BUILDABLE = ("linear", "cosine", "sigmoid", "flow")  # by name, in a configuration
+BUILDABLE = ("linear", "cosine", "sigmoid", "flow", "timesteps")  # by name, in a configuration
 
 NOISE_END = -12.0   # nats of log-SNR: even spacing starts here where level K is noisier (below it nothing happens)
 LABEL_RANGE = 20.0  # nats of log-SNR: beyond e^20 a token is clean, below e^-20 it is noise, to any float32 network
@@ -171,3 +171,11 @@ def flow(levels: int = 1000, *, shift: float = 1.0) -> Schedule:
     u = torch.linspace(0, 1, levels + 1, dtype=torch.float64)
     s = shift * u / (1 + (shift - 1) * u)
     return Schedule(1 - s, s)
+
+
+def timesteps(curve: Literal["linear", "cosine", "sigmoid"], levels: int = 1000) -> Schedule:
+    """A schedule that labels level k as code after Ho et al. (2020) does: the timestep k - 1, and -1 where clean."""
+    if curve not in ("linear", "cosine", "sigmoid"):
+        raise ValueError(f"curve must be linear, cosine or sigmoid, got {curve!r}")
+    path = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}[curve](levels)
+    return Schedule(path.alpha, path.sigma, torch.arange(-1, levels))
