@@ -22,6 +22,9 @@ from dforce.align import (
     jpeg_incompressibility,
     per_frame,
 )
+from dforce.align.rewards.builtin import main_directions, spread_of_class
+from dforce.align.rewards.protocol import Subject
+from dforce.data.images import load_images
 
 
 def images(count=6, channels=1, height=8, width=8):
@@ -171,3 +174,32 @@ def test_spread_is_the_diversity_of_every_prompt() -> None:
     assert torch.equal(Spread()(x * 5, prompts), Spread()((x * 5).clamp(-1, 1), prompts))  # of what can be seen
     with pytest.raises(ValueError, match="two samples of every prompt"):
         Spread()(x[:3], prompts[:3])
+
+
+def test_speckle_does_not_pay_for_spread() -> None:
+    real = load_images("digits")
+    prompts = real.label[:400].tolist()
+    clean = 0.5 * real.x[:400]  # what is clamped shrinks: nothing is
+    watched = spread_of_class(Subject((1, 8, 8), real.classes, "digits"), share=0.9)
+    plain = watched.held_out
+    assert plain is not None
+    sides = torch.zeros(8, 8)  # no digit reaches the columns at the sides
+    sides[:, 0] = sides[:, -1] = 1
+    for where, most in ((sides, 0.02), (torch.ones(8, 8), 0.4)):
+        noise = 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * where
+        gain = [(reward(clean + noise, prompts) - reward(clean, prompts)).mean() for reward in (watched.tuned, plain)]
+        assert gain[0] < most * gain[1] and gain[1] > 0
+    along = main_directions(clean, 0.9)
+    assert torch.allclose(along.T @ along, torch.eye(along.shape[1], dtype=torch.float64), atol=1e-9)
+    beyond = torch.randn(400, 64, generator=torch.Generator().manual_seed(1)).double()
+    beyond -= beyond @ along @ along.T
+    x = (0.1 * torch.randn(400, 64, generator=torch.Generator().manual_seed(2))).double()
+    assert torch.allclose(Spread(along)(x + 0.01 * beyond, prompts), Spread(along)(x, prompts))
+    assert torch.allclose(Spread(torch.eye(64))(x, prompts), Spread()(x, prompts))
+
+
+def test_spread_is_of_classes() -> None:
+    with pytest.raises(ValueError, match="these have none"):
+        spread_of_class(Subject((1, 8, 8)), share=0.9)
+    with pytest.raises(ValueError, match=r"the shape \[1, 8, 8\] where this model makes \[3, 9, 9\]"):
+        spread_of_class(Subject((3, 9, 9), ("a",), "digits"), share=0.9)

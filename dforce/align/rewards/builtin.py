@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 
 from dforce.align.rewards.network import evaluating
 from dforce.align.rewards.protocol import Reward, Subject, Watched
+from dforce.data.idx import idx_folder
+from dforce.data.images import load_images
 from dforce.data.pixels import to_uint8
+from dforce.data.words import word_images
 
 BUILDABLE = (  # by name, in a configuration
     "Jpeg", "Brightness", "Spread", "jpeg_compressibility", "jpeg_incompressibility", "file_size", "brightness",
@@ -19,6 +23,7 @@ BUILDABLE = (  # by name, in a configuration
 )
 
 KILOBYTE = 1000  # bytes, as in Black et al. 2023
+LOOKED_AT = 1000  # real images, to know in which directions they vary
 
 
 class Jpeg:
@@ -98,11 +103,17 @@ class Spread:
 
     Its mean over a batch is the diversity of each prompt, so tuning on it beside another reward keeps diversity up. A
     sample's reward depends on its batch. Clamped to [-1, 1] like images on a screen.
+
+    along: [D, k] orthonormal directions of a sample's D numbers; only distances along them count. None: all of them.
     """
+
+    def __init__(self, along: Tensor | None = None):
+        self.along = along
 
     def __call__(self, samples: Tensor, prompts: Sequence[Any], metadata: Sequence[Any] = ()) -> Tensor:
         """[B] float64. samples: [B, T, *E]."""
         flat, away = samples.detach().clamp(-1, 1).flatten(1).double(), torch.zeros(len(samples), dtype=torch.float64)
+        flat = flat if self.along is None else flat @ self.along.to(flat)
         rows: dict[Any, list[int]] = {}
         for row, prompt in enumerate(prompts):
             rows.setdefault(prompt, []).append(row)
@@ -114,11 +125,36 @@ class Spread:
         return away
 
 
-def spread_of_class(subject: Subject) -> Watched:
-    """`Spread`, watched by nothing. ValueError where images have no classes."""
+def main_directions(images: Tensor, share: float) -> Tensor:
+    """[D, k]: principal components of `images` [N, *E], the first that hold `share` of their variance, at least one."""
+    flat = images.flatten(1).double()
+    _, lengths, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    held = lengths.square().cumsum(0)
+    return directions[:1 + int((held < share * held[-1]).sum())].T
+
+
+def spread_of_class(subject: Subject, *, share: float) -> Watched:
+    """`Spread` along the directions in which real images vary most, watched by that of all pixels.
+
+    Noise where images hardly vary, such as speckle beside the digits, so does not pay, and noise of all pixels alike
+    pays k / D of what it did. share: of the variance of real images. ValueError where images have no classes.
+    """
     if not subject.classes:
         raise ValueError("spread compares images of one class, and these have none")
-    return Watched(Spread())
+    return Watched(Spread(main_directions(_real_images(subject), share)), Spread())
+
+
+def _real_images(subject: Subject) -> Tensor:
+    """[N, 1, C, H, W] of those that the model was trained on, at its size."""
+    if subject.data == "words":
+        return word_images("tune").x[:LOOKED_AT]
+    folder, (_, height, width) = Path(subject.data), subject.shape
+    cut = height == width and folder.is_dir() and not idx_folder(folder)
+    images = load_images(subject.data, size=height if cut else None)
+    if images.shape != subject.shape:
+        raise ValueError(f"spread compares images by how those of {subject.data} vary, which have the shape "
+                         f"{[*images.shape]} where this model makes {[*subject.shape]}: give the images it learnt from")
+    return images.x[:LOOKED_AT]
 
 
 class ClassLogProb:
