@@ -136,6 +136,23 @@ def corrupt(schedule: Schedule, x0: Tensor, level: Tensor, noise: Tensor | torch
     return alpha.to(x0.dtype) * x0 + sigma.to(x0.dtype) * noise
 
 
+def jolted(x0: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
+    """Sequences x0 [B, T, C, ...] whose tokens before a random one have another contrast and other means.
+
+    Up to a cut, uniform in 0..T - 1 tokens, they are scaled by 1 + a about the mean of each channel and moved by b, a
+    shared by the channels of a sequence, b drawn for each, both of this std. So a network learns that a past whose
+    colours are unlike the data's is to be left, without doubting those that are. White noise does not teach it, for the
+    mean of a picture is legible in it at all levels but the highest.
+    """
+    shape = len(x0), 1, x0.shape[2], *(1,) * (x0.ndim - 3)
+    cut = _draw(torch.randint, 0, x0.shape[1], (len(x0), 1), generator=generator).to(x0.device)
+    offset = std * _draw(torch.randn, shape, generator=generator).to(x0)
+    gain = 1 + std * _draw(torch.randn, shape[:2] + (1,) * (x0.ndim - 2), generator=generator).to(x0)
+    mean = x0.mean(tuple(range(3, x0.ndim)), keepdim=True) if x0.ndim > 3 else torch.zeros_like(x0)
+    before = torch.arange(x0.shape[1], device=x0.device) < cut
+    return torch.where(before.view(*before.shape, *(1,) * (x0.ndim - 2)), mean + (x0 - mean) * gain + offset, x0)
+
+
 def forcing_loss(denoiser: Denoiser, schedule: Schedule, x0: Tensor, *, mask: Tensor | None = None,
                  cond: Cond | None = None, state: State = None, levels: Levels = independent,
                  weight: Weight | None = None, generator: torch.Generator | None = None) -> tuple[Tensor, State]:

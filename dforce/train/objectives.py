@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dforce.core.denoiser import Cond, Denoiser, slice_cond
 from dforce.core.elbo import held_out_bound
-from dforce.core.loss import DECAY, Levels, Weight, forcing_loss, fused_snr, independent, shared
+from dforce.core.loss import DECAY, Levels, Weight, forcing_loss, fused_snr, independent, jolted, shared
 from dforce.core.noise import Noise
 from dforce.core.schedule import Schedule
 from dforce.core.tree import State, leaves, map_state, reset
@@ -29,23 +29,25 @@ class ForcingObjective(nn.Module):
     have `error_<noise>` (`held_out_error`, of a quarter of the rows) and, of a causal denoiser, `bound` in nats per
     token (`held_out_bound`, of a sixteenth). Their levels and noise follow the generator's seed alone.
 
+    jolt: std of `jolted`, in training alone; 0 for none.
     carry: a window begins in the state in which the window before it in the same row ended, without gradient, except
     where `batch.first`. Then objective(batch, generator, carried) -> (loss, logs, carried), tensors of B rows, None at
     first.
     """
 
     def __init__(self, denoiser: nn.Module, schedule: Schedule, *, levels: Levels = independent,
-                 weight: Weight | None = None, carry: bool = False):
+                 weight: Weight | None = None, jolt: float = 0.0, carry: bool = False):
         super().__init__()
         if carry and not denoiser.causal:
             raise ValueError("carry=True needs a causal denoiser: others end a window in no state that goes on")
         self.denoiser, self.schedule, self.levels, self.carry = denoiser, schedule, levels, carry
-        self.weight = weight or fused_snr(decay=DECAY)
+        self.weight, self.jolt = weight or fused_snr(decay=DECAY), jolt
 
     def forward(self, batch: Any, generator: torch.Generator | None = None,
                 carried: list[Tensor] | None = None) -> tuple[Any, ...]:
         before = None if carried is None else self._begin(batch, carried)
-        loss, state = forcing_loss(self.denoiser, self.schedule, batch.x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
+        x = jolted(batch.x, self.jolt, generator) if self.jolt and self.training else batch.x
+        loss, state = forcing_loss(self.denoiser, self.schedule, x, mask=batch.mask, cond=batch.cond,  # type: ignore[arg-type]
                                    state=before, levels=self.levels, weight=self.weight, generator=generator)
         logs = {"loss": loss.detach()}
         if not self.training:

@@ -14,6 +14,7 @@ from dforce.core.loss import (
     forcing_loss,
     fused_snr,
     independent,
+    jolted,
     min_snr,
     pyramids,
     rising,
@@ -61,6 +62,22 @@ def test_corrupt_has_the_closed_form_moments():
     x0 = torch.randn(2, 3, 2)
     got = corrupt(S, x0, torch.full((2, 3), 50), noise)
     torch.testing.assert_close(got, (S.alpha[50] * x0 + S.sigma[50] * noise).float())
+
+
+def test_a_jolt_moves_means_and_contrasts_before_its_cut_and_nothing_after():
+    x0 = torch.rand(1, 1, 2, 3, 4, generator=torch.Generator().manual_seed(0)).expand(20_000, 3, -1, -1, -1)
+    shown = jolted(x0, 0.1, torch.Generator().manual_seed(1))
+    moved = (shown != x0).flatten(2).any(2)
+    cut = moved.sum(1)
+    assert torch.equal(moved, torch.arange(3) < cut[:, None])  # a beginning
+    torch.testing.assert_close(cut.bincount(minlength=3) / len(cut), torch.full((3,), 1 / 3), rtol=0, atol=0.01)
+    mean, was = shown.mean((3, 4), keepdim=True), x0.mean((3, 4), keepdim=True)
+    offset, gain = (mean - was)[cut == 2, :2, :, 0, 0], ((shown - mean) / (x0 - was)).flatten(2)[cut == 2, :2]
+    torch.testing.assert_close(gain, gain[:, :1, :1].expand_as(gain), rtol=0, atol=1e-3)  # one for a sequence
+    torch.testing.assert_close(offset[:, 0], offset[:, 1])
+    for drawn in (offset[:, 0, 0], offset[:, 0, 1], gain[:, 0, 0] - 1):
+        assert abs(drawn.mean()) < 0.005 and abs(drawn.std() - 0.1) < 0.004
+    assert abs(torch.corrcoef(offset[:, 0].T)[0, 1]) < 0.05  # channels apart
 
 
 # ---------------------------------------------------------------------------------------------------- level samplers

@@ -44,10 +44,10 @@ from dforce.video.training import VideoTraining
 FORCING = "dforce.train.objectives.ForcingObjective"
 TRAININGS: dict[str, list[str]] = {  # name -> what it changes in configs/verbs/train/video.yaml
     "forcing": [],
-    "teacher": ["objective._target_=dforce.video.baselines.TwoCall", "~objective.levels"],
+    "teacher": ["objective._target_=dforce.video.baselines.TwoCall", "~objective.levels", "~objective.jolt"],
     "full sequence": ["objective.levels._target_=dforce.core.loss.shared", "objective.levels.power=1"],
     "regression": ["objective._target_=dforce.video.baselines.next_frame_regression", "~objective.levels",
-                   "~objective.weight"],
+                   "~objective.weight", "~objective.jolt"],
     "rising": ["objective.levels._target_=dforce.core.loss.rising"],
     "carry": ["carry=true"],
 }
