@@ -41,7 +41,8 @@ def unknown_dataset(name: str, root: str | os.PathLike | None) -> str:
         return (f"the folder {name} holds no data that dforce knows: Minari's have data/metadata.json, LeRobot's "
                 "meta/info.json, Diffusion Policy's zarr .zgroup; robomimic's and D4RL's are HDF5 files")
     return (f"no dataset {name!r} in {datasets_root(root)}{hint} Datasets there: {', '.join(there) or 'none'}. Data "
-            "are made by `dforce data maze` and `dforce data robot`, published ones are fetched by `minari download <name>`.")
+            "are made by `dforce data maze` and `dforce data robot`, published ones are fetched by `minari download "
+            "<name>`.")
 
 
 @contextlib.contextmanager

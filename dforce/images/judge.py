@@ -62,7 +62,7 @@ class Judged(NamedTuple):
                         higher=higher)
 
     def lines(self, *, task: str, names: Sequence[str], kind: str = "classes") -> list[dict[str, Any]]:
-        """One flat object an image. names: of what images are asked for; kind: what these are, classes, words or prompts."""
+        """One flat object an image. names: of what is asked for; kind: classes, words or prompts."""
         key = {"classes": "class", "prompts": "prompt", "words": "word"}[kind]
         return [{"task": task, "method": self.method, "sample": i, key: names[int(label)],
                  **{metric: float(values[i]) for metric, values in self.values.items()}}

@@ -167,8 +167,9 @@ def draw(model: ImageModel, labels: Tensor, *, seed: int = 0, steps: int = 20, e
     for the model's own; advance: as in `Sampler`.
     """
     pipeline = pipeline_of(model)
-    return pipeline.sampler(steps, guidance=model.guidance if scale is None else scale, eta=eta, order=order, advance=advance).tokens(
-        len(labels), pipeline.encode(labels.tolist()), Noise(seed))
+    sampler = pipeline.sampler(steps, guidance=model.guidance if scale is None else scale, eta=eta, order=order,
+                               advance=advance)
+    return sampler.tokens(len(labels), pipeline.encode(labels.tolist()), Noise(seed))
 
 
 def pixels(x: Tensor) -> np.ndarray:

@@ -55,7 +55,8 @@ class ImageSampling:
         with replacing(folder.path / "samples.npz") as partial:
             np.savez_compressed(partial, x=torch.stack(list(drawn.values()))[:, :, 0].numpy(), label=labels.numpy(),
                                 models=np.array(list(drawn)), classes=np.array(first.classes))
-        variant = {"steps": steps, "eta": self.eta, "order": self.order, "guidance": first.guidance if self.guidance is None else self.guidance}
+        variant = {"steps": steps, "eta": self.eta, "order": self.order,
+                   "guidance": first.guidance if self.guidance is None else self.guidance}
         _report(folder, first, drawn, labels, classifier, variant)
         side_by_side(drawn, labels, first.classes, per_class=min(per_class, ACROSS)).savefig(
             folder.media / "samples.png")

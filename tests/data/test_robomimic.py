@@ -101,7 +101,7 @@ def replace(demo: h5py.Group, key: str, value: object) -> None:
 BAD_HDF5 = {
     "no observations": (lambda d: d.parent["demo_0"].pop("obs"), "has no observations .*dataset_states_to_obs"),
     "another number of steps": (lose_rows, r"demo_2 cannot be read \(num_samples is 3, it has 2 actions\)"),
-    "fewer observations": (lambda d: replace(d, "obs/gripper", np.zeros((2, 1))), "obs/gripper has 2 rows, there are 3 act"),
+    "fewer observations": (lambda d: replace(d, "obs/gripper", np.zeros((2, 1))), "gripper has 2 rows, there are 3"),
     "wider actions": (lambda d: replace(d, "actions", np.zeros((3, 5))), "actions of 2 and 5 numbers"),
     "wider observations": (lambda d: replace(d, "obs/gripper", np.zeros((3, 2))), "obs/gripper has 2 numbers a row"),
     "a missing camera": (lambda d: d["obs"].pop("front_image"), "obs has no front_image"),
