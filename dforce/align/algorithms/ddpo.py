@@ -50,6 +50,7 @@ class GRPO(PolicyGradient):
     """Group advantages under PPO's clip. The keys are explained in configs/algorithm/grpo.yaml."""
 
     name = "grpo"
+    lr: float = 1.5e-5
     updates: int = 4
     passes: int = 1
     group: int = 8

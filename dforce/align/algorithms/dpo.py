@@ -52,6 +52,7 @@ class D3PO(SampleLearning):
     """The keys are explained in configs/algorithm/d3po.yaml."""
 
     name = "d3po"
+    lr: float = 1.5e-5
     group: int = 8
     pairs: int = 2
     beta: float = 0.1

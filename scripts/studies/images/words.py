@@ -26,7 +26,8 @@ from dforce.report.terminal import terminal_table
 from dforce.runs.folder import environment, results_header
 from dforce.runs.jobs import Job, claims_in, run_jobs
 
-SETTINGS = {"nft": ("algorithm.decay=cosine",), "ddpo_is": ("algorithm.advantage=batch",), "grpo": (), "dpok": ()}
+SETTINGS = {"nft": ("algorithm.decay=cosine",), "ddpo_is": ("algorithm.advantage=batch",),
+            "grpo": ("algorithm.lr=3e-4",), "dpok": ()}
 MEASURES = {"word_accuracy": "share that Tesseract reads rightly", "reward": "1 - edit distance / letters, by RapidOCR"}
 ONE_RUN = ("kl", "diversity_overall_share")  # of samples together, so a number a seed
 
