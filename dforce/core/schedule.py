@@ -6,6 +6,7 @@ A network is told a level through the third column, `label` (log-SNR, or the tim
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -175,7 +176,8 @@ def flow(levels: int = 1000, *, shift: float = 1.0) -> Schedule:
 
 def timesteps(curve: Literal["linear", "cosine", "sigmoid"], levels: int = 1000) -> Schedule:
     """A schedule that labels level k as code after Ho et al. (2020) does: the timestep k - 1, and -1 where clean."""
-    if curve not in ("linear", "cosine", "sigmoid"):
+    curves: dict[str, Callable[[int], Schedule]] = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}
+    if curve not in curves:
         raise ValueError(f"curve must be linear, cosine or sigmoid, got {curve!r}")
-    path = {"linear": linear, "cosine": cosine, "sigmoid": sigmoid}[curve](levels)
+    path = curves[curve](levels)
     return Schedule(path.alpha, path.sigma, torch.arange(-1, levels))

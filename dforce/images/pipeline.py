@@ -53,7 +53,8 @@ class Pipeline(NamedTuple):
             denoiser = conditioned(denoiser, self.distilled(guidance))
         elif guidance != 1:
             if self.null is None:
-                raise ValueError("classifier-free guidance wants a model that knows images without a prompt")
+                raise ValueError("classifier-free guidance wants a model that knows images without a prompt; take "
+                                 "guidance=1")
             denoiser = classifier_free(denoiser, guidance, self.null)
         return Sampler(denoiser, self.schedule, self.levels(steps)[:, None], (1, *self.shape), **how)
 
@@ -120,6 +121,13 @@ def from_unet(folder: str | Path, *, dtype: torch.dtype | None = None,
     height, width = (side, side) if isinstance(side, int) else side
     classes = unet["num_class_embeds"]
 
-    return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, (unet["in_channels"], height, width),
-                    (lambda prompts: class_cond(torch.tensor(list(prompts)))) if classes else lambda prompts: None,
-                    None, lambda x: x.clamp(-1, 1), levels)
+    def encode(prompts: Sequence[Any]) -> Cond | None:
+        if not classes:
+            return None
+        strange = [each for each in prompts if not isinstance(each, int) or not 0 <= each < classes]
+        if strange:
+            raise ValueError(f"prompts of {folder} are numbers of classes, 0 to {classes - 1}, got {strange[0]!r}")
+        return class_cond(torch.tensor(list(prompts)))
+
+    return Pipeline(Precond(net, schedule, PREDICT[kind]), schedule, (unet["in_channels"], height, width), encode, None,
+                    lambda x: x.clamp(-1, 1), levels)

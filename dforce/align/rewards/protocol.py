@@ -37,6 +37,9 @@ class Watched(NamedTuple):
     held_out: Reward | None = None
 
 
+TRL = "; a reward of TRL's, which answers with (rewards, metadata), goes through dforce.images.trl.reward_from_trl"
+
+
 class RewardError(RuntimeError):
     """A reward raised, or answered with something else than one finite number for each sample."""
 
@@ -54,7 +57,8 @@ def ask_reward(reward: Reward, samples: Tensor, prompts: Sequence[Any], metadata
     try:
         values = torch.as_tensor(answer, dtype=torch.float64, device=samples.device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RewardError(f"{label} answered with a {type(answer).__name__}, which is no list of numbers") from error
+        raise RewardError(f"{label} answered with a {type(answer).__name__}, which is no list of numbers"
+                          f"{TRL if isinstance(answer, tuple) else ''}") from error
     if values.shape != samples.shape[:1]:
         raise RewardError(f"{label} must answer with one number for each of the {len(samples)} samples, "
                           f"[{len(samples)}], got {[*values.shape]}")
