@@ -35,7 +35,7 @@ def test_the_demo_leaves_everything_behind(demo: Path) -> None:
     rows = read_results(demo / "results.json").rows
     methods, main = {row["method"] for row in rows}, "best of n"
     assert {"random", "straight", "controller", "retrieval", "unguided", main, f"{main} - retrieval"} <= methods
-    assert {row["variant"]["starts"] for row in rows} == {"all", "blocked"}
+    assert {row["variant"].get("starts", "all") for row in rows} == {"all", "blocked"}
     executors = {(row["variant"].get("hold"), row["variant"].get("pace")) for row in rows if row["method"] == main}
     assert executors == {(True, 1.0), (False, 1.0), (True, 1.5)}
     lines = [json.loads(line) for line in (demo / "episodes.jsonl").read_text().splitlines()]
