@@ -234,9 +234,11 @@ def test_the_demo_trains_and_guides_what_the_benchmark_does_for_its_maze() -> No
     assert {key: demo["train"]["fit"][key] for key in ("steps", "lr")} == {
         key: trained["fit"][key] for key in ("steps", "lr")}
     assert planner["scale"] in text["scales"]
-    wanted = text["methods"]["MCTG n=4"]["planner"]
-    assert {key: planner[key] for key in ("steps", "delay", "draws", "lookahead")} == {
-        key: wanted[key] for key in ("steps", "delay", "draws", "lookahead")}
+    wanted = text["methods"]["best of 4"]["planner"]
+    assert {key: planner[key] for key in ("_target_", "steps", "delay", "n")} == {
+        key: wanted[key] for key in ("_target_", "steps", "delay", "n")}
+    tree = text["methods"]["MCTG n=4"]["planner"]
+    assert planner["draws"] == 1 and demo["methods"]["MCTG"]["draws"] == tree["draws"]
 
 
 # tuning and evaluation

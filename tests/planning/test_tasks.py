@@ -84,4 +84,4 @@ def test_the_maze_of_the_manual_has_starts_that_need_a_plan() -> None:
     grid, = re.findall(r'dforce data maze maze="([^"]+)"', page)
     task = get_task(grid)
     blocked = blocked_mask(task.world, *task.starts(40, 0))
-    assert 0.3 < blocked.mean() < 0.7
+    assert 0.7 < blocked.mean() < 1  # a spiral: straight driving arrives from few
