@@ -80,7 +80,7 @@ def solid(rng: np.random.Generator, frames: int) -> np.ndarray:
 def walks(folder: Path, clips: int, frames: int, seed: int) -> None:
     """Walks through mazes, four of each, without their actions."""
     with TemporaryDirectory() as work:
-        for _ in doom(work, mazes=-(-clips // 4), test_mazes=0, clips=4, frames=frames, size=(HEIGHT, WIDTH),
+        for _ in doom(work, mazes=-(-clips // 4), test_mazes=0, clips=4, frames=frames, size=HEIGHT,
                       seed=seed):
             pass
         files = sorted(Path(work).rglob("*.npz"))[:clips]
