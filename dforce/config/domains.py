@@ -53,7 +53,7 @@ DOMAINS = {name: domain for domain, names in (
     (NOT_NEGATIVE, "accuracy arrive diversity ensemble exploration gain_d gain_p gather guidance history history_std "
                    "kl lam min_std moved noise push sde slack stabilise_std temperature weight_decay data_std dt "
                    "smooth"),
-    (SHARE, "decay eta floor gae jolt missing"), (PART, "betas cut drop dropout ema held_out"),
+    (SHARE, "decay eta floor gae jolt missing share"), (PART, "betas cut drop dropout ema held_out"),
     (SOME, "clean_scale fraction"), (Domain(1, 2), "order"), (Domain(1, 65535), "serve"), (Domain(0, 65535), "port"),
     (FINITE, "begin hold scale scales sign"),
 ) for name in names.split()}

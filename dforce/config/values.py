@@ -1,5 +1,6 @@
 """Values of a configuration: which fit an annotation, and what a message says of those that do not."""
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -56,7 +57,8 @@ def line_of(files: Sequence[Path], key: str, value: Any = None) -> str:
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        of_fields = dataclasses.is_dataclass(target)  # annotated in the modules of all classes that it derives from
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) and not of_fields else target)
     except Exception:  # an annotation known to type checkers only: its types go unchecked, its keys do not
         return {}
 

@@ -131,7 +131,7 @@ def test_a_mistake_is_one_line(words: str, parts: list[str], capsys: pytest.Capt
     ("plan", "dforce train", "maze2d-medium, maze2d-umaze"),
     ("align planner", "dforce train", "maze2d-medium, maze2d-umaze"),
     ("rollout", "dforce train video", "balls, doom16"), ("align video", "dforce train video", "balls, doom16"),
-    ("sample image checkpoint=null", "dforce train image", "digits")])
+    ("sample image checkpoint=null", "dforce train image", "digits, words")])
 def test_a_missing_checkpoint_lists_what_ships(command: str, verb: str, ships: str,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     line = one_line(command, capsys)

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = [file for file in sorted((ROOT / "configs").glob("**/*.yaml")) if file.parent.name != "suites"]
 VERBS = [verb if kind == verb else f"{verb}/{kind}" for verb, kinds in manual.kinds().items() for kind in kinds]
 BAD = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e30, 99999999999999999999999]
-WORDS = set("""checkpoint cut_at data device dtype encoder env held_out_reward host i3d ignore latents lora lpips maze
-    measure methods models name negative networks only out pipeline preferences prompts resume reward
+WORDS = set("""beside checkpoint cut_at data device dtype encoder env held_out_reward host i3d ignore latents lora lpips
+    maze measure methods models name negative networks only out pipeline preferences prompts resume reward
     reward_node reward_settings rewards sde selector subset source suite
     token_file tracker trl trust user vote""".split())  # null, and no number
 

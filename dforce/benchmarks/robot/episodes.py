@@ -121,8 +121,9 @@ def check_task(env: Any, layout: Mapping[str, Any]) -> None:
     observation, info = env.reset(seed=0)
     lacking = [key for key in NEEDED if key not in info]
     if lacking:
-        raise ValueError(f"{env.unwrapped} is no task with stages: its info lacks {', '.join(lacking)}; give it these, "
-                         "or play episodes with dforce.policy.evaluation.run_policy")
+        raise ValueError(f"{getattr(env, 'unwrapped', env)} is no task with stages: its info lacks "
+                         f"{', '.join(lacking)}; give it these, or play episodes with "
+                         "dforce.policy.evaluation.run_policy")
     parts, action = dict(layout["tokens"]["parts"]), layout["tokens"]["action"]
     if cameras := layout.get("cameras"):
         parts |= {name: (*size, 3) for name, size in cameras["sizes"].items()}
