@@ -27,6 +27,12 @@ class Job(NamedTuple):
     work: Callable[[], None]  # makes the result, and leaves nothing half written
 
 
+def run_is_done(folder: Path) -> bool:
+    """Has the run in this folder come to its end? What a job asks whose result is a run folder."""
+    status = folder / "STATUS"
+    return status.is_file() and status.read_text(encoding="utf-8", errors="replace").strip() == "done"
+
+
 class Stopped(Exception):
     """Raised by work that kept its progress and can be continued later."""
 

@@ -16,6 +16,7 @@ from dforce.config import Node
 from dforce.data.normalize import Affine
 from dforce.report.plots.curves import denoising_curves, loss_curve
 from dforce.runs.folder import Invocation, RunFolder, Ticker, write_atomic
+from dforce.runs.jobs import run_is_done
 from dforce.runs.lock import occupied
 from dforce.runs.trackers import need_tracker
 from dforce.train import checkpoint
@@ -128,8 +129,7 @@ def resuming(call: Invocation, resume: str | None) -> AbstractContextManager[Non
 
 def finished(call: Invocation) -> bool:
     """Has the run in the folder of `call` come to its end?"""
-    status = Path(call.out or "") / "STATUS"
-    return status.is_file() and status.read_text(encoding="utf-8", errors="replace").strip() == "done"
+    return run_is_done(Path(call.out or ""))
 
 
 def follow(training: TrainingRun, prepared: Prepared, folder: RunFolder, config: dict[str, Any],

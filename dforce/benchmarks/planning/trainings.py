@@ -12,7 +12,7 @@ from dforce.benchmarks.planning.suite import ModelNode
 from dforce.config import bounded_yaml, present
 from dforce.report.html import write_index
 from dforce.runs.folder import Invocation, RunFolder, nothing_saved
-from dforce.runs.jobs import Job, Stopped, slug
+from dforce.runs.jobs import Job, Stopped, run_is_done, slug
 from dforce.runs.shards import differing
 from dforce.runs.training_run import follow
 from dforce.runs.trajectory_training import TrajectoryTraining
@@ -68,9 +68,7 @@ class ModelTraining:
             find(self.out)
         except CheckpointError as error:
             return "other", f"has no whole checkpoint ({error})"
-        status = self.out / "STATUS"
-        finished = status.is_file() and status.read_text(encoding="utf-8").strip() == "done"
-        return ("done" if finished else "begun"), ""
+        return ("done" if run_is_done(self.out) else "begun"), ""
 
     def job(self, *, late: Callable[[], bool], tell: Callable[[str], None]) -> Job:
         """late: once true, the training stops at a checkpoint. tell: receives messages."""

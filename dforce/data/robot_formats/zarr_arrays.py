@@ -162,12 +162,11 @@ def zarr_array(store: Store, name: str) -> ZarrArray:
         if about.get("filters") or compressor is not None and compressor["id"] not in CODECS:
             kind = about.get("filters") or compressor["id"]
             raise LayoutError(f"{where}: it is packed with {kind}; {', '.join(sorted(CODECS))} are read: save it anew")
-        files, stored = _pieces(store.names(name), len(shape), shape, chunks)
+        files, stored, holes = _pieces(store.names(name), len(shape), shape, chunks)
         declared, piece = math.prod(shape) * dtype.itemsize, math.prod(chunks) * dtype.itemsize
         if max(declared, piece) > max(SMALL, stored * PACKED):
             raise ValueError(f"it declares {declared / 1e9:,.1f} GB in pieces of {piece / 1e9:,.1f} GB, of which "
                              f"{stored / 1e9:,.3f} GB are stored")
-        holes = math.prod(-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True)) - len(files)
         if holes:
             warnings.warn(f"{where}: {holes} of the array's pieces are not stored; by zarr's rule they hold the value "
                           f"{about.get('fill_value')}: are files lost?", stacklevel=4)
@@ -177,14 +176,17 @@ def zarr_array(store: Store, name: str) -> ZarrArray:
 
 
 def _pieces(names: dict[str, int], sides: int, shape: Sequence[int], chunks: Sequence[int]
-            ) -> tuple[dict[tuple[int, ...], str], int]:
-    """Place in the grid -> file, and how many bytes they have together; either of `.` and `/` is between numbers."""
+            ) -> tuple[dict[tuple[int, ...], str], int, int]:
+    """Place in the grid -> file, how many bytes they have together, and how many places have none.
+
+    Either of `.` and `/` is between the numbers of a place.
+    """
     places = {tuple(map(int, re.split(r"[./]", name))): name for name in names
               if re.fullmatch(r"\d{1,12}([./]\d{1,12})*", name)}
     grid = [-(-side // chunk) for side, chunk in zip(shape, chunks, strict=True)]
     files = {place: name for place, name in places.items()
              if len(place) == sides and all(i < most for i, most in zip(place, grid, strict=True))}
-    return files, sum(names[name] for name in files.values())
+    return files, sum(names[name] for name in files.values()), math.prod(grid) - len(files)
 
 
 def is_zarr(path: Path, marker: str) -> bool:

@@ -24,7 +24,7 @@ from dforce.report.rows import Row, difference_row, filter_rows, make_row, read_
 from dforce.report.statistics import bootstrap_interval
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import environment, results_header
-from dforce.runs.jobs import Job, claims_in, run_jobs
+from dforce.runs.jobs import Job, claims_in, run_is_done, run_jobs
 
 SETTINGS = {"nft": ("algorithm.decay=cosine",), "ddpo_is": ("algorithm.advantage=batch",),
             "grpo": ("algorithm.lr=3e-4",), "dpok": ()}
@@ -47,24 +47,19 @@ def main() -> None:
     torch.set_num_threads(1)
     folders = {(name, seed): given.work.resolve() / f"{name}-{seed}" for name in given.algorithms
                for seed in given.seeds}
-    jobs = [Job(str(folder), (), partial(_finished, folder), partial(
+    jobs = [Job(str(folder), (), partial(run_is_done, folder), partial(
         _tune, folder, (f"algorithm={name}", *SETTINGS[name], f"algorithm.epochs={given.epochs}", f"seed={seed}",
                         f"eval_seed={1000 + 10 * seed}", f"evaluate={given.evaluate}", f"best_of={given.best_of}")))
         for (name, seed), folder in folders.items()]
     outcome = run_jobs([] if given.report else jobs, claims_in(given.work / "locks"))
     for name, error in outcome.failed.items():
         print(f"{name} failed: {error}")
-    done = {key: folder for key, folder in folders.items() if _finished(folder)}
+    done = {key: folder for key, folder in folders.items() if run_is_done(folder)}
     rows = [row for name in given.algorithms for row in _rows(name, [f for (of, _), f in done.items() if of == name])]
     write_results(given.out, results_header(environment(), round(time.monotonic() - begin, 1)), rows)
     if done:
         shutil.copyfile(next(iter(done.values())) / "media" / "not_tuned_on.png", given.picture)
     print(terminal_table(rows))
-
-
-def _finished(folder: Path) -> bool:
-    status = folder / "STATUS"
-    return status.is_file() and status.read_text(encoding="utf-8").strip() == "done"
 
 
 def _tune(folder: Path, words: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from dforce.policy.evaluation import BLOCK
 from dforce.report.rows import Row, difference_row, make_row, read_episodes, write_episodes
 from dforce.report.statistics import success_interval, wilson_interval
 from dforce.runs.imitation import load_policy
-from dforce.runs.jobs import Job, claims_in, run_jobs, slug
+from dforce.runs.jobs import Job, claims_in, run_is_done, run_jobs, slug
 
 CONFIG = Path(__file__).parents[3] / "configs" / "verbs" / "evaluate" / "robot.yaml"
 COPIES, CLEAN = 50, "none"
@@ -62,7 +62,7 @@ class Comparison:
         for number in range(self.networks):
             for method, words in self.methods.items():
                 folder = self._folder(method, number)
-                yield Job(str(folder), self.needs, partial(finished, folder),
+                yield Job(str(folder), self.needs, partial(run_is_done, folder),
                           partial(_train, folder, (f"data={self.data}", f"seed={number}", *words)))
                 for condition, count in self.played[method].items():
                     file = self._episodes(method, number, condition)
@@ -177,12 +177,6 @@ def command(*words: str) -> None:
     """`dforce` with these words, or RuntimeError."""
     if main(words):
         raise RuntimeError(f"dforce {' '.join(words)} failed")
-
-
-def finished(folder: Path) -> bool:
-    """Has the run in this folder come to its end?"""
-    status = folder / "STATUS"
-    return status.is_file() and status.read_text(encoding="utf-8").strip() == "done"
 
 
 def _train(folder: Path, words: tuple[str, ...]) -> None:

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from compared import CLEAN, Comparison, command, finished, work_off
+from compared import CLEAN, Comparison, command, work_off
 
 from dforce.envs import ROBOT_TASKS
 from dforce.report.plots.benchmark import Point, sweep_panels
 from dforce.report.rows import Row, filter_rows, write_results
 from dforce.report.terminal import terminal_table
 from dforce.runs.folder import environment, results_header
-from dforce.runs.jobs import Job, slug
+from dforce.runs.jobs import Job, run_is_done, slug
 
 TAIL, HOLD = 20, 40  # steps of rest in the demonstrations, and behind their end
 METHODS = {
@@ -49,7 +49,7 @@ def main() -> None:
     for span in given.spans:
         work, data = given.work.resolve() / f"{given.task}-{span}", f"robot/study-{slug(given.task)}-{span}-v0"
         folder = work / "data"
-        jobs.append(Job(str(folder), (), partial(finished, folder), partial(
+        jobs.append(Job(str(folder), (), partial(run_is_done, folder), partial(
             command, "data", "robot", f"task={given.task}", f"span={span}", f"episodes={given.demonstrations}",
             f"tail={TAIL}", f"name={data}", f"out={folder}")))
         methods = {name: (*words, f"fit.steps={given.steps}", "fit.device=cpu")
